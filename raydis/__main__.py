@@ -1,0 +1,6 @@
+"""`python -m raydis VERB`."""
+
+from raydis.cli import main
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,59 @@
+"""Configuration -> objects: the one place where a family's name meets its class."""
+
+from __future__ import annotations
+
+from torch import nn
+
+from raydis.config import DygaSdConfig, PatchPcaStage, PixelStage, RunConfig
+from raydis.diffusion.objective import Objective
+from raydis.methods.dyga_sd import DygaSd
+from raydis.models.anchors import Anchors
+from raydis.models.autoencoders import PatchPCA, Pixel
+from raydis.models.encoder import Encoder
+from raydis.models.unet import UNet
+
+
+def build_first_stage(config: PixelStage | PatchPcaStage, image_channels: int) -> Pixel | PatchPCA:
+    """The unfitted first stage."""
+    match config:
+        case PixelStage():
+            return Pixel(image_channels)
+        case PatchPcaStage():
+            return PatchPCA(image_channels, config.patch_size, config.latent_dim)
+
+
+def build_method(config: RunConfig, image_channels: int) -> DygaSd:
+    """The untrained method; weights come from torch's global generator, which the caller seeds."""
+    match config.method:
+        case DygaSdConfig() as method:
+            stage = build_first_stage(config.first_stage, image_channels)
+            return DygaSd(
+                encoder=Encoder(
+                    image_size=config.data.image_size,
+                    image_channels=image_channels,
+                    num_units=method.num_units,
+                    unit_dim=method.unit_dim,
+                    **method.encoder.model_dump(),
+                ),
+                unet=UNet(
+                    latent_dim=stage.latent_dim,
+                    latent_size=config.latent_size,
+                    unit_dim=method.unit_dim,
+                    **method.unet.model_dump(),
+                ),
+                anchors=Anchors(
+                    method.num_units,
+                    method.unit_dim,
+                    mode=method.anchors.mode,
+                    max_gaussians=method.anchors.max_gaussians,
+                    shift_rate=method.anchors.shift_rate,
+                ),
+                first_stage=stage,
+                objective=Objective(**method.diffusion.model_dump()),
+                latent_size=config.latent_size,
+            )
+
+
+def num_parameters(module: nn.Module) -> int:
+    """Trainable numbers in a module."""
+    return sum(parameter.numel() for parameter in module.parameters())

@@ -1,0 +1,187 @@
+"""`python -m raydis VERB`: train one run, look at a checkpoint, and keep the registry. Heavy imports wait for their verb."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from raydis.errors import ConfigError, RaydisError
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="Train, look at and publish disentangled diffusion models. A sweep is `python -m raydis.sweep`.",
+)
+models = typer.Typer(no_args_is_help=True, help="The registry: versions of models, and the aliases that point at them.")
+app.add_typer(models, name="models")
+
+Overrides = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="Override one key, e.g. train.num_images=1000. Repeatable."),
+]
+Storage = Annotated[str, typer.Option(help="Folder or s3://bucket/prefix that holds runs and the registry.")]
+
+
+@app.command()
+def train(
+    config: Annotated[Path | None, typer.Argument(help="YAML of one run; without it the preset alone.")] = None,
+    preset: Annotated[str | None, typer.Option(help="small, reference or tiny.")] = None,
+    overrides: Overrides = None,
+    storage: Storage = "runs",
+    name: Annotated[str | None, typer.Option(help="Run name; default: a hash of the configuration.")] = None,
+) -> None:
+    """Train one configuration under Ray Train; the same command after an interruption goes on where it stopped."""
+    from raydis.config import RunConfig
+    from raydis.configfile import apply_overrides, parse, read_yaml
+    from raydis.presets import expand
+    from raydis.train import run
+
+    tree = read_yaml(config) if config else {}
+    if preset is not None:
+        tree = {**tree, "preset": preset}
+    if not config and preset is None:
+        raise ConfigError("nothing to train: give a YAML file or --preset small")
+    source = str(config) if config else f"preset {preset}"
+    resolved = parse(RunConfig, apply_overrides(expand(tree), overrides or []), source=source)
+    result = run(resolved, storage=storage, name=name)
+    typer.echo(f"checkpoint  {result.checkpoint}")
+    if result.scores:
+        typer.echo(json.dumps({key: value for key, value in result.scores.items() if key != "importance"}))
+
+
+def _open_editor(checkpoint: str, storage: str) -> Any:
+    """An Editor on a checkpoint folder, its s3:// URI, or a `name@alias` of the registry."""
+    from raydis.engine.checkpoint import fetch_checkpoint
+    from raydis.engine.editor import Editor
+    from raydis.registry import Registry, default_cache
+    from raydis.store import open_store
+
+    if "@" in checkpoint and not Path(checkpoint).exists() and "://" not in checkpoint:
+        registry = Registry(open_store(storage))
+        return Editor.open(registry.fetch(registry.resolve(checkpoint), default_cache()))
+    return Editor.open(fetch_checkpoint(checkpoint, default_cache()))
+
+
+def _pick_images(editor: Any, images: list[Path], count: int) -> Any:
+    """`count` images (count, H, W, C): the given files, or images of the model's own data set."""
+    import numpy as np
+
+    from raydis.data import open_dataset, read_image
+
+    if images:
+        return np.stack([read_image(path, editor.image_shape[0], editor.image_shape[2]) for path in images])
+    dataset = open_dataset(editor.config.data)
+    return dataset.images(np.random.default_rng(7).choice(len(dataset), size=count, replace=False))
+
+
+@app.command()
+def traverse(
+    checkpoint: Annotated[str, typer.Argument(help="Checkpoint folder, s3:// URI, or name@alias.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="PNG to write.")] = Path("traversal.png"),
+    image: Annotated[Path | None, typer.Option(help="Start from this image; default: one of the data set.")] = None,
+    num_values: Annotated[int, typer.Option(min=2, max=25, help="Columns.")] = 7,
+    seed: Annotated[int, typer.Option(help="Seed of the one starting noise.")] = 0,
+    steps: Annotated[int, typer.Option(min=1, max=1000, help="Sampling steps.")] = 50,
+    storage: Storage = "runs",
+) -> None:
+    """Draw a grid: one row a unit, columns along the unit's quantiles over the data, all from one starting noise."""
+    from raydis.report.grids import draw_traversal, save_picture
+
+    editor = _open_editor(checkpoint, storage)
+    start = _pick_images(editor, [image] if image else [], 1)[0]
+    save_picture(draw_traversal(editor, start, num_values=num_values, seed=seed, num_steps=steps), output)
+    typer.echo(f"wrote {output}")
+
+
+@app.command()
+def swap(
+    checkpoint: Annotated[str, typer.Argument(help="Checkpoint folder, s3:// URI, or name@alias.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="PNG to write.")] = Path("swap.png"),
+    source: Annotated[Path | None, typer.Option(help="Image that is changed.")] = None,
+    target: Annotated[Path | None, typer.Option(help="Image that units are taken from.")] = None,
+    num_pairs: Annotated[int, typer.Option(min=1, max=20, help="Rows, where no files are given.")] = 4,
+    seed: Annotated[int, typer.Option(help="Seed of the one starting noise.")] = 0,
+    steps: Annotated[int, typer.Option(min=1, max=1000, help="Sampling steps.")] = 50,
+    storage: Storage = "runs",
+) -> None:
+    """Draw a grid: source, target, and the source with each single unit of the target in turn."""
+    from raydis.report.grids import draw_swaps, save_picture
+
+    if (source is None) != (target is None):
+        raise ConfigError("a swap needs --source and --target, or neither")
+    editor = _open_editor(checkpoint, storage)
+    files = [source, target] if source and target else []
+    images = _pick_images(editor, files, 2 * num_pairs)
+    save_picture(draw_swaps(editor, images[0::2], images[1::2], seed=seed, num_steps=steps), output)
+    typer.echo(f"wrote {output}")
+
+
+@models.command("list")
+def list_models(storage: Storage = "runs") -> None:
+    """Every model with its versions and aliases."""
+    from raydis.registry import Registry
+    from raydis.store import open_store
+
+    registry = Registry(open_store(storage))
+    names = list(registry.names())
+    if not names:
+        typer.echo(f"no models in {storage}; a sweep registers its best trial")
+    for name in names:
+        aliases = ", ".join(f"{alias} -> {version}" for alias, version in sorted(registry.aliases(name).items()))
+        versions = ", ".join(map(str, registry.versions(name)))
+        typer.echo(f"{name:24} versions {versions:16} {aliases or 'no alias'}")
+
+
+@models.command("show")
+def show_model(
+    model: Annotated[str, typer.Argument(help="name, name@version or name@alias.")], storage: Storage = "runs"
+) -> None:
+    """Manifest and scores of one version, as JSON."""
+    from raydis.registry import Registry
+    from raydis.store import open_store
+
+    registry = Registry(open_store(storage))
+    ref = registry.resolve(model)
+    facts = {
+        "name": ref.name,
+        "version": ref.version,
+        "manifest": registry.manifest(ref).model_dump(mode="json"),
+        "metrics": registry.metrics(ref),
+    }
+    typer.echo(json.dumps(facts, indent=2))
+
+
+@models.command("promote")
+def promote_model(
+    model: Annotated[str, typer.Argument(help="name@version that the alias shall point at.")],
+    alias: Annotated[str, typer.Option(help="Alias to move.")] = "best",
+    storage: Storage = "runs",
+) -> None:
+    """Point an alias at a version, whatever its scores: the decision is yours."""
+    from raydis.registry import Registry
+    from raydis.store import open_store
+
+    registry = Registry(open_store(storage))
+    ref = registry.resolve(model)
+    registry.set_alias(ref.name, alias, ref.version)
+    typer.echo(f"{ref.name}@{alias} -> version {ref.version}")
+
+
+def run_cli(command: Callable[..., Any]) -> None:
+    """Run a typer command; a RaydisError becomes one line on standard error and exit code 2."""
+    try:
+        command()
+    except RaydisError as error:
+        print(f"raydis: {error}", file=sys.stderr)
+        sys.exit(2)
+
+
+def main() -> None:
+    """Entry point of `python -m raydis`."""
+    run_cli(app)

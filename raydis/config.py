@@ -1,0 +1,256 @@
+"""Every knob of one training run, as frozen pydantic models.
+
+A `RunConfig` says all that decides a run's result: data, first stage, method, training, evaluation, seed.
+Names carry their unit: `_px`, `_rate` in [0, 1), `_dim` channels, `_steps` optimiser steps, prefix `num_` a count.
+Budgets are counted in images seen, so that runs with different batch sizes compare.
+
+The defaults are the reference sizes of DyGA+SD (arXiv 2410.23820 and its released code) unless a field says
+otherwise. Nothing here imports torch or ray.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+FACTOR_SETS = (
+    "shapes3d_procedural",
+    "dsprites_procedural",
+    "shapes3d",
+    "dsprites",
+    "mpi3d",
+    "cars3d",
+    "sprites",
+)
+PROCEDURAL_SETS = ("shapes3d_procedural", "dsprites_procedural")
+
+Size = Annotated[int, Field(ge=1)]
+Rate = Annotated[float, Field(ge=0.0, lt=1.0)]
+
+
+class Model(BaseModel):
+    """A frozen config section: unknown keys and non-finite numbers are errors."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class DataConfig(Model):
+    """Which images, and which part of their factor grid."""
+
+    name: Literal[
+        "shapes3d_procedural",
+        "dsprites_procedural",
+        "shapes3d",
+        "dsprites",
+        "mpi3d",
+        "cars3d",
+        "sprites",
+        "image_folder",
+    ] = Field("shapes3d_procedural", description="Data set; `*_procedural` sets are rendered, the others are files.")
+    path: str | None = Field(None, description="File or folder of a data set that is read: local path or s3:// URI.")
+    image_size: int = Field(64, ge=8, le=512, description="Height and width of the images, px.")
+    levels: dict[str, int | tuple[int, ...]] = Field(
+        default_factory=dict,
+        description="Sub-grid by factor name: a count n keeps level floor(i*K/n), i < n; a list keeps those levels.",
+    )
+
+    @model_validator(mode="after")
+    def _path(self) -> Self:
+        if self.name in PROCEDURAL_SETS and self.path is not None:
+            raise ValueError(f"data.name={self.name} is rendered, not read: remove data.path={self.path}")
+        if self.name not in PROCEDURAL_SETS and self.path is None:
+            raise ValueError(f"data.name={self.name} is read from files: set data.path to a local path or s3:// URI")
+        if self.name == "image_folder" and self.levels:
+            raise ValueError("data.levels needs factors, but an image_folder has none: remove data.levels")
+        return self
+
+
+class PixelStage(Model):
+    """No first stage: the diffusion model works on the pixels themselves."""
+
+    kind: Literal["pixel"] = "pixel"
+
+
+class PatchPcaStage(Model):
+    """Closed-form first stage: PCA of non-overlapping image patches."""
+
+    kind: Literal["patch_pca"] = "patch_pca"
+    patch_size: int = Field(4, ge=2, le=16, description="Side of a patch, px; the latent is that much smaller.")
+    latent_dim: int = Field(12, ge=1, description="Principal components kept, the channels of the latent.")
+
+
+FirstStageConfig = Annotated[PixelStage | PatchPcaStage, Field(discriminator="kind")]
+
+
+class EncoderConfig(Model):
+    """Image encoder: one scalar a unit, then a private MLP a unit that turns the scalar into a token."""
+
+    channels: tuple[Size, ...] = Field(
+        (64, 128, 256, 256, 256), min_length=2, description="Channels of the convolutions; all but the first halve."
+    )
+    stem_stride: int = Field(
+        1, ge=1, le=16, description="First convolution: 1 is 7x7 at full size as published, s > 1 an s x s patch embedding."
+    )
+    hidden_dims: tuple[Size, ...] = Field((4096, 256), description="Hidden layers between the flattened map and units.")
+    norm: Literal["batch", "group"] = Field("batch", description="Norm of the convolutions; `group` has no batch mates.")
+    token_hidden_dims: tuple[Size, ...] = Field((256, 512), min_length=1, description="Hidden layers of a unit's MLP.")
+    token_activation: Literal["relu", "none"] = Field("relu", description="Last activation of a unit's MLP.")
+
+
+class UNetConfig(Model):
+    """Denoising U-Net with cross-attention to the tokens, and Skip Dropout on its skip connections."""
+
+    model_dim: int = Field(64, ge=8, description="Channels at the finest level.")
+    multipliers: tuple[Size, ...] = Field((1, 2, 4, 4), min_length=1, description="Channels of a level / model_dim.")
+    num_blocks: int = Field(2, ge=1, description="Residual blocks a level.")
+    attention_sizes: tuple[Size, ...] = Field(
+        (16, 8, 4), description="Spatial sizes, latent px, whose blocks attend to the tokens (the middle always does)."
+    )
+    num_heads: int = Field(8, ge=1, description="Attention heads.")
+    dropout_rate: Rate = Field(0.1, description="Dropout inside residual blocks.")
+    skip_dropout_rate: Rate = Field(0.2, description="Probability that a channel of a skip connection is dropped.")
+    skip_dropout_sizes: tuple[Size, ...] = Field(
+        (16, 8), description="Spatial sizes, latent px, whose skip connections are dropped from."
+    )
+
+    @model_validator(mode="after")
+    def _heads(self) -> Self:
+        for multiplier in self.multipliers:
+            if self.model_dim * multiplier % self.num_heads:
+                raise ValueError(
+                    f"num_heads={self.num_heads} must divide model_dim*multiplier={self.model_dim * multiplier}"
+                )
+        return self
+
+
+class AnchorConfig(Model):
+    """Dynamic Gaussian Anchoring: a Gaussian mixture a unit, and the pull of tokens towards its means."""
+
+    mode: Literal["off", "relative", "ramp", "release"] = Field(
+        "relative",
+        description="`relative`: stored normalisation, shift_rate*exp(-mean|distance|); `ramp`: shift grows linearly "
+        "to shift_rate over training; `release`: the published code's formula, for parity studies only.",
+    )
+    num_gaussians: int = Field(8, ge=1, le=64, description="Components that a unit's mixture starts from.")
+    max_gaussians: int = Field(32, ge=1, le=256, description="Hard upper bound after splitting.")
+    shift_rate: float = Field(0.1, ge=0.0, le=1.0, description="Largest share of the way to the anchor (lambda_max).")
+    num_splits: int = Field(3, ge=0, description="Rounds of splitting loose components.")
+    split_spread: float = Field(
+        0.5, gt=0.0, description="Mean distance to the component's centre above which it splits, normalised tokens."
+    )
+    min_count: float = Field(10.0, ge=1.0, description="Soft count below which a component is dropped.")
+    em_steps: int = Field(30, ge=1, description="EM steps before and after splitting.")
+    fit_samples: int = Field(10_000, ge=16, description="Images whose tokens a fit sees.")
+    refit_images: int = Field(480_000, ge=1, description="Images between two fits; the first fit ends the warm-up.")
+
+    @model_validator(mode="after")
+    def _bounds(self) -> Self:
+        if self.num_gaussians > self.max_gaussians:
+            raise ValueError(f"num_gaussians={self.num_gaussians} must not exceed max_gaussians={self.max_gaussians}")
+        return self
+
+
+class DiffusionConfig(Model):
+    """Noise schedule and objective."""
+
+    schedule: Literal["ldm_linear", "cosine"] = Field("ldm_linear", description="Noise schedule.")
+    num_timesteps: int = Field(1000, ge=2, description="Steps of the forward process.")
+    loss: Literal["l1", "l2"] = Field("l1", description="Norm of the noise error.")
+    time_power: float = Field(
+        1.0,
+        gt=0.0,
+        le=4.0,
+        description="Training times are T*u**time_power, u uniform: 1 as published, less favours noisy times.",
+    )
+
+
+class DygaSdConfig(Model):
+    """DyGA+SD, and with `anchors.mode: off` and `unet.skip_dropout_rate: 0` EncDiff."""
+
+    family: Literal["dyga_sd"] = "dyga_sd"
+    num_units: int = Field(20, ge=2, le=256, description="Latent units N.")
+    unit_dim: int = Field(32, ge=1, le=1024, description="Width D of a unit's token.")
+    encoder: EncoderConfig = EncoderConfig()
+    unet: UNetConfig = UNetConfig()
+    anchors: AnchorConfig = AnchorConfig()
+    diffusion: DiffusionConfig = DiffusionConfig()
+
+
+MethodConfig = DygaSdConfig  # becomes a union, discriminated by `family`, with the second method
+
+
+class TrainConfig(Model):
+    """Optimisation."""
+
+    num_images: int = Field(4_800_000, ge=1, description="Budget: images seen, over all workers.")
+    batch_size: int = Field(512, ge=1, description="Images a step, over all workers.")
+    learning_rate: float = Field(1e-4, gt=0.0, le=1.0, description="AdamW learning rate.")
+    learning_rate_schedule: Literal["constant", "cosine"] = Field("constant", description="After the warm-up.")
+    warmup_images: int = Field(0, ge=0, description="Images over which the learning rate rises linearly from 0.")
+    weight_decay: float = Field(0.01, ge=0.0, description="AdamW weight decay.")
+    max_grad_norm: float | None = Field(None, gt=0.0, description="Clip the global gradient norm; null: no clipping.")
+    ema_decay: Rate = Field(0.9999, description="Decay of the averaged weights, min(decay, (1+n)/(10+n)) after n steps.")
+    report_images: int = Field(48_000, ge=1, description="Images between two progress reports.")
+    checkpoint_images: int = Field(480_000, ge=1, description="Images between two checkpoints.")
+
+
+class EvaluationConfig(Model):
+    """Scores that a run computes of itself; `published` follows disentanglement_lib, `search` is its cheaper kin."""
+
+    protocol: Literal["published", "search", "none"] = Field("search", description="Scoring at the end of a run.")
+    estimator: Literal["reference", "hist", "tree"] | None = Field(
+        None, description="DCI's classifier; null takes the protocol's own: `reference` or `hist`."
+    )
+    max_images: int = Field(10_000, ge=64, description="`search`: largest product sub-grid that is encoded.")
+    seed: int = Field(0, ge=0, description="Seed of the metrics' draws; the same for every model compared.")
+
+
+class ComputeConfig(Model):
+    """Where a run computes. It decides speed, never what is computed."""
+
+    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="`auto`: a GPU where there is one.")
+    precision: Literal["fp32", "bf16"] = Field("fp32", description="Autocast of the forward pass.")
+    num_workers: int = Field(1, ge=1, description="Data-parallel workers; 1 trains inside the calling process.")
+    num_cpus: float = Field(1, gt=0, description="CPUs a worker.")
+    num_gpus: float = Field(0, ge=0, description="GPUs a worker; a fraction lets workers share one.")
+
+
+class RunConfig(Model):
+    """One training run."""
+
+    data: DataConfig = DataConfig()
+    first_stage: FirstStageConfig = PatchPcaStage()
+    method: MethodConfig = DygaSdConfig()
+    train: TrainConfig = TrainConfig()
+    evaluation: EvaluationConfig = EvaluationConfig()
+    compute: ComputeConfig = ComputeConfig()
+    seed: int = Field(0, ge=0, description="Seed of weights, data order and noise.")
+
+    @property
+    def latent_size(self) -> int:
+        """Side of the latent, px."""
+        stage = self.first_stage
+        return self.data.image_size // (stage.patch_size if isinstance(stage, PatchPcaStage) else 1)
+
+    @model_validator(mode="after")
+    def _sizes(self) -> Self:
+        stage, unet = self.first_stage, self.method.unet
+        if isinstance(stage, PatchPcaStage) and self.data.image_size % stage.patch_size:
+            raise ValueError(
+                f"first_stage.patch_size={stage.patch_size} must divide data.image_size={self.data.image_size}"
+            )
+        sizes = [self.latent_size >> level for level in range(len(unet.multipliers))]
+        if self.latent_size % (1 << (len(unet.multipliers) - 1)):
+            raise ValueError(
+                f"a latent of {self.latent_size} px cannot be halved {len(unet.multipliers) - 1} times: "
+                "give method.unet.multipliers fewer levels"
+            )
+        for field in ("attention_sizes", "skip_dropout_sizes"):
+            unknown = sorted(set(getattr(unet, field)) - set(sizes))
+            if unknown:
+                raise ValueError(f"method.unet.{field} has {unknown}, but the U-Net's levels have sizes {sizes} px")
+        shrink = self.method.encoder.stem_stride << (len(self.method.encoder.channels) - 1)
+        if self.data.image_size % shrink:
+            raise ValueError(f"data.image_size={self.data.image_size} cannot be divided by {shrink} in the encoder")
+        return self

@@ -1,0 +1,265 @@
+"""From YAML text and `--set` assignments to a typed model, with errors that name the key and the nearest valid one.
+
+A tree is what YAML yields: mappings with string keys, lists and scalars. Scalars follow the core schema of YAML 1.2,
+not PyYAML's 1.1: `1e-4` is a float, `480_000` an int, and `off`, `no` and `2024-01-31` are strings, as
+`anchors.mode: off` needs. Precedence is written by the caller as `merge(file, ...)` then `apply_overrides`.
+"""
+
+from __future__ import annotations
+
+import copy
+import difflib
+import re
+import reprlib
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, Literal, TypeVar, get_args, get_origin
+
+import yaml
+from pydantic import BaseModel, ValidationError
+
+from raydis.errors import ConfigError
+
+M = TypeVar("M", bound=BaseModel)
+Tree = dict[str, Any]
+
+_BOUNDS = {
+    "greater_than": ("gt", "above"),
+    "greater_than_equal": ("ge", "at least"),
+    "less_than": ("lt", "below"),
+    "less_than_equal": ("le", "at most"),
+    "multiple_of": ("multiple_of", "a multiple of"),
+}
+
+
+_EXPECTED = {
+    "int": "an integer",
+    "int_from_float": "an integer",
+    "float": "a number",
+    "finite_number": "a finite number",
+    "bool": "true or false",
+    "string": "text",
+    "list": "a list",
+    "tuple": "a list",
+    "dict": "a mapping",
+    "model": "a mapping",
+    "none_required": "null",
+}
+
+
+class _Loader(yaml.SafeLoader):
+    """SafeLoader with the scalars of YAML 1.2's core schema; a key given twice is an error."""
+
+    yaml_implicit_resolvers: dict[str, list[tuple[str, re.Pattern[str]]]] = {}  # noqa: RUF012  (PyYAML's own name)
+
+    def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
+        # Checked while composing: later, a merge key (<<) has already copied the other mapping's keys into this one.
+        node = super().compose_mapping_node(anchor)
+        first: dict[str, yaml.Node] = {}
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode) and first.setdefault(key.value, key) is not key:
+                again, before = key.start_mark.line + 1, first[key.value].start_mark.line + 1
+                raise ConfigError(f"{self.name}: line {again}: duplicate key {key.value}, first given on line {before}")
+        return node
+
+
+for _tag, _pattern, _first in (
+    ("null", r"~|null|Null|NULL|", ["~", "n", "N", ""]),
+    ("bool", r"true|True|TRUE|false|False|FALSE", list("tTfF")),
+    ("int", r"[-+]?(?:0|[1-9][0-9_]*)|0x[0-9a-fA-F]+", list("-+0123456789")),
+    (
+        "float",
+        r"[-+]?(?:\.[0-9]+|[0-9][0-9_]*\.[0-9]*)(?:[eE][-+]?[0-9]+)?|[-+]?[0-9][0-9_]*[eE][-+]?[0-9]+"
+        r"|[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN)",
+        list("-+.0123456789"),
+    ),
+    ("merge", r"<<", ["<"]),
+):
+    _Loader.add_implicit_resolver(f"tag:yaml.org,2002:{_tag}", re.compile(rf"^(?:{_pattern})$"), _first)
+
+
+def _load(text: str, name: str) -> Any:
+    loader = _Loader(text)
+    loader.name = name
+    try:
+        return loader.get_single_data()
+    except yaml.MarkedYAMLError as error:
+        line = f"line {error.problem_mark.line + 1}: " if error.problem_mark else ""
+        raise ConfigError(f"{name}: {line}not YAML: {error.problem or error.context}") from error
+    except (yaml.YAMLError, ValueError) as error:
+        raise ConfigError(f"{name}: not YAML: {' '.join(str(error).split())}") from error
+    finally:
+        loader.dispose()
+
+
+def read_yaml(path: str | Path) -> Tree:
+    """The mapping in a YAML file; an empty file is an empty mapping.
+
+    Raises:
+        ConfigError: unreadable file, bad YAML, a duplicate key (with both lines), or a top level that is no mapping.
+    """
+    try:
+        text = Path(path).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "not UTF-8 text"
+        raise ConfigError(f"cannot read {path}: {reason}") from error
+    tree = _load(text, str(path))
+    if tree is None:
+        return {}
+    if not isinstance(tree, dict):
+        raise ConfigError(f"{path}: found {_show(tree)} at the top level, expected a mapping of keys to values")
+    return tree
+
+
+def merge(base: Tree, over: Tree) -> Tree:
+    """A new tree: `over` on top of `base`. Mappings merge key by key; any other value, null too, replaces."""
+    merged = copy.deepcopy(base)
+    for key, value in over.items():
+        below = merged.get(key)
+        if isinstance(below, dict) and isinstance(value, dict):
+            merged[key] = merge(below, value)
+        else:
+            merged[key] = copy.deepcopy(value)
+    return merged
+
+
+def apply_overrides(tree: Tree, assignments: Sequence[str]) -> Tree:
+    """A new tree with each `a.b.c=value` set in order; values are YAML, so `[8, 4]` and `null` work too.
+
+    Raises:
+        ConfigError: no `=`, an empty name in the path, bad YAML, or a path through something that is no mapping.
+    """
+    result = copy.deepcopy(tree)
+    for assignment in assignments:
+        path, equals, text = assignment.partition("=")
+        names = path.strip().split(".")
+        if not equals or not all(names):
+            raise ConfigError(f"--set {assignment}: expected KEY=VALUE with a dotted key, as in train.batch_size=64")
+        node = result
+        for depth, name in enumerate(names[:-1], 1):
+            below = node.get(name)
+            if below is not None and not isinstance(below, dict):
+                raise ConfigError(
+                    f"--set {assignment}: {'.'.join(names[:depth])} is {_show(below)}, not a mapping with keys below it"
+                )
+            node[name] = below = {} if below is None else below
+            node = below
+        node[names[-1]] = _load(text, f"--set {assignment}")
+    return result
+
+
+def parse(model: type[M], tree: Tree, *, source: str) -> M:
+    """The tree as a `model`.
+
+    Args:
+        source: where the tree came from, the first word of the error.
+
+    Raises:
+        ConfigError: in one line, every problem by its dotted path: unknown keys with the nearest valid name, values
+            out of range with what was found and the bound.
+    """
+    try:
+        return model.model_validate(tree)
+    except ValidationError as error:
+        problems: dict[str, str] = {}
+        for detail in error.errors(include_url=False):
+            path = _path(detail["loc"], tree, detail["type"])
+            message, where = _message(detail, path, model, tree), ".".join(str(part) for part in path)
+            if where in problems:  # a value that fits no member of a union gives one error a member, at one path
+                message = f"{problems[where]} or {message.rpartition(', expected ')[2]}"
+            problems[where] = message
+        lines = [f"{where}: {message}" if where else message for where, message in problems.items()]
+        raise ConfigError(f"{source}: {'; '.join(lines)}") from error
+
+
+def field_paths(model: type[BaseModel]) -> list[str]:
+    """Dotted path of every field below `model`, sections included; of a union, the fields of all its members."""
+    return list(dict.fromkeys(_walk(model, "")))
+
+
+def _walk(model: type[BaseModel], prefix: str) -> Iterator[str]:
+    for name, field in model.model_fields.items():
+        yield prefix + name
+        for section in _sections(field.annotation):
+            yield from _walk(section, f"{prefix}{name}.")
+
+
+def _sections(annotation: Any) -> list[type[BaseModel]]:
+    """The models inside an annotation: itself, or members of its union, optional, list or mapping."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return [annotation]
+    return [section for part in get_args(annotation) for section in _sections(part)]
+
+
+def _path(loc: tuple[Any, ...], tree: Any, kind: str) -> tuple[Any, ...]:
+    """pydantic's location without the labels of union branches, which are no keys of the tree."""
+    path: list[Any] = []
+    node = tree
+    for index, part in enumerate(loc):
+        is_key = part in node if isinstance(node, dict) else isinstance(part, int) and isinstance(node, list)
+        if is_key:
+            node = node[part]
+            path.append(part)
+        elif kind == "missing" and index == len(loc) - 1:
+            path.append(part)
+    return tuple(path)
+
+
+def _message(detail: Any, path: tuple[Any, ...], model: type[BaseModel], tree: Tree) -> str:
+    kind, found, context = detail["type"], detail["input"], detail.get("ctx", {})
+    if kind == "extra_forbidden":
+        return _unknown_key(path, model, tree)
+    if kind == "missing":
+        return "missing"
+    if kind in _BOUNDS:
+        limit, words = _BOUNDS[kind]
+        return f"found {_show(found)}, must be {words} {context[limit]}"
+    if kind == "literal_error":
+        near = difflib.get_close_matches(str(found), re.findall(r"'([^']*)'", context["expected"]), n=1)
+        return f"found {_show(found)}, expected {context['expected']}" + (f"; did you mean {near[0]}?" if near else "")
+    if kind == "union_tag_invalid":
+        return f"{context['discriminator']} is {context['tag']!r}, expected one of {context['expected_tags']}"
+    if kind == "union_tag_not_found":
+        return f"needs the key {context['discriminator']}, which says what kind of section this is"
+    if kind == "value_error":
+        return str(context["error"])
+    if expected := _EXPECTED.get(kind.removesuffix("_parsing").removesuffix("_type")):
+        return f"found {_show(found)}, expected {expected}"
+    message = detail["msg"].removeprefix("Input ")
+    return f"found {_show(found)}, {message[:1].lower()}{message[1:]}"
+
+
+def _unknown_key(path: tuple[Any, ...], model: type[BaseModel], tree: Tree) -> str:
+    """Nearest key of the same section; else the same key in another section; else all keys of the section."""
+    sections: list[type[BaseModel]] = [model]
+    node: Any = tree
+    for part in path[:-1]:
+        fields = [section.model_fields[part] for section in sections if part in section.model_fields]
+        node = node[part]
+        # An index or the key of a plain mapping names no field: the sections below it are already at hand.
+        sections = [below for field in fields for below in _sections(field.annotation)] if fields else sections
+        sections = [section for section in sections if _fits(section, node)] or sections
+    names = list(dict.fromkeys(name for section in sections for name in section.model_fields))
+    key = str(path[-1])
+    if near := difflib.get_close_matches(key, names, n=1):
+        return f"unknown key; did you mean {near[0]}?"
+    here = ".".join(part for part in path if isinstance(part, str))  # a key of another kind of this very section
+    if elsewhere := [known for known in field_paths(model) if known.endswith(f".{key}") and known != here]:
+        return f"unknown key; did you mean {elsewhere[0]}?"
+    return f"unknown key; known here: {', '.join(names)}"
+
+
+def _fits(section: type[BaseModel], node: Any) -> bool:
+    """Whether the node's tags (`kind`, `family`: fields with a single allowed value) are this section's."""
+    tags = {
+        name: get_args(field.annotation)
+        for name, field in section.model_fields.items()
+        if get_origin(field.annotation) is Literal and len(get_args(field.annotation)) == 1
+    }
+    return not isinstance(node, dict) or all(node.get(name, values[0]) == values[0] for name, values in tags.items())
+
+
+def _show(value: Any) -> str:
+    short = reprlib.Repr()
+    short.maxstring = short.maxother = 60
+    return short.repr(value)

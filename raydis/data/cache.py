@@ -1,0 +1,155 @@
+"""The cache folder: arrays that are decoded or rendered once, and files fetched from S3 once.
+
+Everything in it can be deleted at any time. A file appears under its final name only when it is complete, and
+processes that want the same file wait for the one that makes it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import hashlib
+import math
+import os
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+
+from raydis.data.dataset import digest
+from raydis.errors import DataError
+from raydis.store import open_store, split_uri
+from raydis.store.base import temporary_beside
+
+RAM_BYTES = 1 << 30  # larger arrays are memory-mapped, so that the processes of a machine share one copy
+NUM_PIECES = 256  # of a fingerprint
+PIECE_BYTES = 1 << 16
+DOWNLOADS_AT_ONCE = 16
+
+
+def cache_folder(cache_dir: Path | None) -> Path:
+    """The folder given, else $RAYDIS_CACHE, else ~/.cache/raydis. It is made when something is written to it."""
+    return cache_dir or Path(os.environ.get("RAYDIS_CACHE") or Path.home() / ".cache" / "raydis")
+
+
+def new_array(shape: tuple[int, ...], fill: Callable[[np.ndarray], None]) -> np.ndarray:
+    """A uint8 array in RAM that `fill` has written to."""
+    array = np.empty(shape, np.uint8)
+    fill(array)
+    return array
+
+
+def cached_array(path: Path, shape: tuple[int, ...], fill: Callable[[np.ndarray], None]) -> np.ndarray:
+    """The memory-mapped uint8 array of an .npy file, made with `fill` where it is missing.
+
+    Writing to the array changes the caller's view alone, never the file.
+
+    Raises:
+        DataError: no room or no permission, or a file that holds another array.
+    """
+    try:
+        with _made_once(path) as missing:
+            if missing:
+                _write_array(path, shape, fill)
+        array = np.load(path, mmap_mode="c", allow_pickle=False)
+    except OSError as error:
+        need = f"it needs {math.prod(shape) / 1e9:.1f} GB"
+        raise DataError(
+            f"cannot cache {path}: {error.strerror or error}; {need}: make room or point RAYDIS_CACHE elsewhere"
+        ) from error
+    except ValueError as error:
+        raise DataError(f"{path} is damaged ({error}): delete it and start again") from error
+    if array.shape != shape or array.dtype != np.uint8:
+        raise DataError(f"{path} holds {array.dtype} {array.shape}, expected uint8 {shape}: delete it and start again")
+    return array
+
+
+def fetch(uri: str, cache_dir: Path) -> Path:
+    """The local copy of a file in S3, downloaded where this version of it is not here yet.
+
+    Raises:
+        DataError: nothing is stored there.
+        StoreError: the store refused.
+    """
+    root, key = split_uri(uri)
+    store = open_store(root)
+    tag = store.tag(key)
+    if tag is None:
+        raise DataError(f"data.path={uri}: nothing is stored there; correct it or upload the file")
+    path = cache_dir / "downloads" / digest(uri=uri, tag=tag)[:16] / key
+    with _made_once(path) as missing:
+        if missing:
+            store.download(key, path)
+    return path
+
+
+def fetch_folder(uri: str, cache_dir: Path) -> Path:
+    """The local copy of a folder in S3; files of this version that are here already are not downloaded again.
+
+    Raises:
+        DataError: nothing is stored below it.
+        StoreError: the store refused.
+    """
+    store = open_store(uri)
+    with ThreadPoolExecutor(DOWNLOADS_AT_ONCE) as pool:
+        keys = list(store.list())
+        if not keys:
+            raise DataError(f"data.path={uri}: nothing is stored below it; correct it or upload the files")
+        tags = list(pool.map(store.tag, keys))
+        folder = cache_dir / "downloads" / digest(uri=uri, keys=keys, tags=tags)[:16]
+        missing = [key for key in keys if not (folder / key).exists()]
+        list(pool.map(lambda key: store.download(key, folder / key), missing))  # reading the results raises errors
+    return folder
+
+
+def fingerprint_files(files: Mapping[str, Path]) -> str:
+    """Digest of files' names, sizes and sampled contents.
+
+    The files are laid end to end and 256 evenly spread pieces of 64 KiB are hashed: all bytes of up to 16 MiB, a sample
+    of larger sets. A change that keeps all sizes and falls between the pieces goes unseen.
+
+    Args:
+        files: path by the name that counts; the name of a set's only file should be empty, so that it may be renamed.
+    """
+    names = sorted(files)
+    sizes = [files[name].stat().st_size for name in names]
+    ends = np.cumsum(sizes)
+    last = max(int(ends[-1]) - PIECE_BYTES, 0)
+    state = hashlib.sha256(digest(names=names, sizes=sizes).encode())
+    for start in sorted({last * piece // (NUM_PIECES - 1) for piece in range(NUM_PIECES)}):
+        position, needed = start, PIECE_BYTES
+        while needed and position < ends[-1]:  # a piece may span several small files
+            owner = int(np.searchsorted(ends, position, side="right"))
+            with files[names[owner]].open("rb") as file:
+                file.seek(position - int(ends[owner]) + sizes[owner])
+                piece = file.read(needed)
+            state.update(piece)
+            position, needed = position + len(piece), needed - len(piece)
+    return state.hexdigest()
+
+
+@contextlib.contextmanager
+def _made_once(path: Path) -> Iterator[bool]:
+    """Whether the caller is to make the file; others who ask wait until it has."""
+    if path.exists():
+        yield False
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.with_name(f"{path.name}.lock").open("ab") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield not path.exists()
+
+
+def _write_array(path: Path, shape: tuple[int, ...], fill: Callable[[np.ndarray], None]) -> None:
+    with temporary_beside(path) as file:
+        np.lib.format.write_array_header_1_0(file, {"descr": "|u1", "fortran_order": False, "shape": shape})
+        offset = file.tell()
+        file.flush()
+        # Reserved now, because a full disk would otherwise kill the process when a mapped page is written.
+        os.posix_fallocate(file.fileno(), 0, offset + math.prod(shape))
+        array = np.memmap(file.name, np.uint8, "r+", offset, shape)
+        fill(array)
+        array.flush()
+        del array
+        os.replace(file.name, path)

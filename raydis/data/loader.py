@@ -1,0 +1,119 @@
+"""Batches of images, as a pure function of (seed, step).
+
+Letters: B batch, C H W image.
+
+The images stay where they are fastest: a copy on the GPU where they fit, else the array in memory or in the page
+cache. A batch is one gather of uint8 rows and one conversion to float; there are no worker processes.
+"""
+
+from __future__ import annotations
+
+import functools
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from raydis.data.dataset import ArrayDataset, FactorDataset
+from raydis.data.space import check_indices
+from raydis.errors import ConfigError
+
+COPY_IMAGES = 4096  # images a copy to the GPU moves at a time
+
+
+def normalise(images: Tensor) -> Tensor:
+    """uint8 (B, H, W, C) -> float32 (B, C, H, W) in [-1, 1]: x/127.5 - 1."""
+    return images.permute(0, 3, 1, 2).contiguous().to(torch.float32).div_(127.5).sub_(1.0)
+
+
+class Loader:
+    """Shuffled batches of a data set, one worker's share of each.
+
+    Step s takes places s*batch_size .. (s+1)*batch_size - 1 of the endless sequence epoch 0, epoch 1, ...; an epoch is a
+    permutation of all images drawn from (seed, epoch). So no image is dropped or repeated within an epoch, and a run
+    that resumes at step s needs no other state. Worker r takes the r-th equal slice of the batch: the global batch
+    does not depend on the number of workers.
+
+    Args:
+        dataset: where images come from; labels are never read.
+        batch_size: images a step, over all workers.
+        seed: of the order.
+        rank: this worker, in [0, world_size).
+        world_size: number of workers.
+        device: where batches are wanted.
+        resident_bytes: on a GPU, copy the images there if they take at most this; None: half of its free memory.
+
+    Raises:
+        ConfigError: batch_size that workers cannot share equally, or a rank out of range.
+    """
+
+    def __init__(
+        self,
+        dataset: FactorDataset,
+        *,
+        batch_size: int,
+        seed: int,
+        rank: int = 0,
+        world_size: int = 1,
+        device: torch.device | str = "cpu",
+        resident_bytes: int | None = None,
+    ) -> None:
+        if not 0 <= rank < world_size:
+            raise ConfigError(f"rank={rank} must lie in 0..{world_size - 1}")
+        if batch_size < 1 or batch_size % world_size:
+            raise ConfigError(f"train.batch_size={batch_size} must be a multiple of the number of workers {world_size}")
+        self.dataset = dataset
+        self.batch_size = batch_size
+        self.seed = seed
+        self.rank = rank
+        self.local_batch_size = batch_size // world_size
+        self.device = torch.device(device)
+        self._resident = self._copy_to_device(resident_bytes) if self.device.type == "cuda" else None
+        self._order = functools.lru_cache(maxsize=2)(self._permutation)  # a batch may end one epoch and begin the next
+
+    def indices(self, step: int) -> np.ndarray:
+        """Indices of this worker's images in a step: (B,) int64, B = batch_size / world_size."""
+        first = step * self.batch_size + self.rank * self.local_batch_size
+        epochs, places = np.divmod(np.arange(first, first + self.local_batch_size), len(self.dataset))
+        parts = [self._order(int(epoch))[places[epochs == epoch]] for epoch in range(epochs[0], epochs[-1] + 1)]
+        return np.concatenate(parts)
+
+    def batch(self, step: int) -> Tensor:
+        """This worker's images of a step: float32 (B, C, H, W) in [-1, 1], B = batch_size / world_size."""
+        return self.gather(self.indices(step))
+
+    def gather(self, indices: np.ndarray) -> Tensor:
+        """Any images: (B,) integers -> float32 (B, C, H, W) in [-1, 1] on the device, in the order asked for.
+
+        Raises:
+            DataError: an index out of range.
+        """
+        indices = check_indices(indices, len(self.dataset))
+        if self._resident is not None:
+            return normalise(self._resident.index_select(0, torch.from_numpy(indices).to(self.device)))
+        return normalise(self._from_host(indices).to(self.device))
+
+    def _from_host(self, indices: np.ndarray) -> Tensor:
+        if not isinstance(self.dataset, ArrayDataset) or not self.dataset.array.flags.writeable:
+            return torch.from_numpy(self.dataset.images(indices))  # torch warns of arrays that it could not write to
+        rows = torch.from_numpy(self.dataset.array_rows(indices))
+        array = torch.from_numpy(self.dataset.array)  # no copy
+        if not isinstance(self.dataset.array, np.memmap):
+            return array.index_select(0, rows)  # six times as fast as array[rows]
+        rows, order = rows.sort()  # a disk reads ahead
+        return array.index_select(0, rows).index_select(0, order.argsort())
+
+    def _permutation(self, epoch: int) -> np.ndarray:
+        return np.random.default_rng([self.seed, epoch]).permutation(len(self.dataset))
+
+    def _copy_to_device(self, resident_bytes: int | None) -> Tensor | None:
+        """All images on the GPU, (B, H, W, C) uint8, or None where they do not fit."""
+        shape = (len(self.dataset), *self.dataset.image_shape)
+        limit = torch.cuda.mem_get_info(self.device)[0] // 2 if resident_bytes is None else resident_bytes
+        if np.prod(shape) > limit:
+            return None
+        resident = torch.empty(shape, dtype=torch.uint8, device=self.device)
+        for start in range(0, len(self.dataset), COPY_IMAGES):
+            part = np.arange(start, min(start + COPY_IMAGES, len(self.dataset)))
+            resident[start : start + len(part)] = torch.from_numpy(self.dataset.images(part))
+        return resident

@@ -1,0 +1,25 @@
+"""Noise schedules of the forward process q(z_t | z_0) = N(sqrt(ab_t) z_0, (1 - ab_t) I), t = 0..T-1."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+
+def alpha_bars(name: str, num_timesteps: int = 1000) -> np.ndarray:
+    """Cumulative products ab_t of 1 - beta_t, float64, shape (T,), strictly decreasing.
+
+    `ldm_linear` is latent-diffusion's "linear" with EncDiff's ends: sqrt(beta) runs linearly from
+    sqrt(0.0015) to sqrt(0.0155) (arXiv 2112.10752 code). `cosine` is Nichol & Dhariwal's with s = 0.008 and
+    beta clipped at 0.999 (arXiv 2102.09672, equation 17).
+    """
+    if name == "ldm_linear":
+        betas = np.linspace(math.sqrt(0.0015), math.sqrt(0.0155), num_timesteps) ** 2
+    elif name == "cosine":
+        steps = np.arange(num_timesteps + 1, dtype=np.float64) / num_timesteps + 0.008
+        squares = np.cos(steps / 1.008 * math.pi / 2) ** 2
+        betas = np.minimum(1.0 - squares[1:] / squares[:-1], 0.999)
+    else:
+        raise ValueError(f"unknown schedule {name!r}: use ldm_linear or cosine")
+    return np.cumprod(1.0 - betas)

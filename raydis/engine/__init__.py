@@ -1,0 +1,1 @@
+"""Train, evaluate, save and edit: the algorithms as a whole, without Ray."""

@@ -1,0 +1,251 @@
+"""Encode and edit images with a trained checkpoint, on uint8 arrays: the one object that CLI, tests and service call.
+
+B images, N units, D unit width, C H W image, S sampling steps, V values.
+An edit keeps what it is not told to change: the codes of the other units, and the starting noise, which `seed`
+fixes. Equal seeds therefore give pictures that differ by the edit alone, whatever else is in the batch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Self
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from raydis.build import build_method
+from raydis.config import RunConfig
+from raydis.data.loader import normalise
+from raydis.engine.checkpoint import open_checkpoint
+from raydis.errors import RaydisError
+from raydis.methods.dyga_sd import DygaSd
+from raydis.registry.manifest import Manifest
+
+DEFAULT_STEPS = 20
+
+
+class EditError(RaydisError):
+    """An edit names a unit that does not exist, or an image does not have the model's shape."""
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """What `encode` says of B images."""
+
+    units: np.ndarray  # (B, N) float32, the units' scalars
+    codes: np.ndarray  # (B, N, D) float32, what conditions the decoder
+    components: np.ndarray  # (B, N) int64, the anchor each token belongs to; -1 where a unit has none
+    responsibilities: np.ndarray  # (B, N) float32 in [0, 1], of that anchor
+
+
+@dataclass(frozen=True)
+class UnitInfo:
+    """What is known of one unit: its range over the data and its anchors."""
+
+    index: int
+    low: float
+    median: float
+    high: float
+    num_gaussians: int
+
+
+class Editor:
+    """A method in eval mode with its manifest.
+
+    Args:
+        method: trained, with unit quantiles measured.
+        config, manifest, metrics: of the checkpoint it came from.
+        image_shape: (H, W, C) that it was trained on.
+    """
+
+    def __init__(
+        self,
+        method: DygaSd,
+        config: RunConfig,
+        manifest: Manifest,
+        metrics: dict,
+        *,
+        image_shape: tuple[int, int, int],
+    ) -> None:
+        self.method = method.eval().requires_grad_(False)
+        self.config = config
+        self.manifest = manifest
+        self.metrics = metrics
+        self.image_shape = image_shape
+        self.device = next(method.parameters()).device
+        self.num_units = int(method.unit_quantiles.shape[0])
+
+    @classmethod
+    def open(cls, folder: str | Path, *, device: str | torch.device = "cpu") -> Self:
+        """Open a checkpoint folder, verifying every file first.
+
+        Raises:
+            CheckpointError: missing or changed files, or weights that do not fit the configuration.
+        """
+        checkpoint = open_checkpoint(Path(folder))
+        channels = int(checkpoint.weights()["encoder.convolutions.0.weight"].shape[1])
+        size = checkpoint.config.data.image_size
+        method = build_method(checkpoint.config, channels)
+        method.load_state_dict(checkpoint.weights())
+        return cls(
+            method.to(device),
+            checkpoint.config,
+            checkpoint.manifest,
+            checkpoint.metrics,
+            image_shape=(size, size, channels),
+        )
+
+    @property
+    def factor_names(self) -> list[str]:
+        """Factors of the data set it was trained on, as its scores' importance matrix orders them; maybe none."""
+        return list(self.metrics.get("factor_names") or [])
+
+    def units(self) -> list[UnitInfo]:
+        """Range and anchors of each unit, in order."""
+        quantiles = self.method.unit_quantiles.cpu()
+        counts = self.method.anchors.num_gaussians.cpu()
+        middle = quantiles.shape[1] // 2
+        return [
+            UnitInfo(index, float(row[0]), float(row[middle]), float(row[-1]), int(count))
+            for index, (row, count) in enumerate(zip(quantiles, counts, strict=True))
+        ]
+
+    @torch.no_grad()
+    def encode(self, images: np.ndarray) -> Encoded:
+        """Encode uint8 images (B, H, W, C)."""
+        units = self.method.units(self._tensor(images))
+        assignment = self.method.anchors.assign(self.method.encoder.tokens(units))
+        return Encoded(
+            units=units.cpu().numpy(),
+            codes=self.method.lift(units).cpu().numpy(),
+            components=assignment.component.cpu().numpy(),
+            responsibilities=assignment.responsibility.cpu().numpy(),
+        )
+
+    def decode(self, units: np.ndarray, *, seed: int | Sequence[int] = 0, num_steps: int = DEFAULT_STEPS) -> np.ndarray:
+        """Draw the images of scalars (B, N): uint8 (B, H, W, C).
+
+        Args:
+            seed: of the one starting noise of all images, or B seeds, one an image. Either way an image depends on
+                its own seed alone.
+
+        Raises:
+            EditError: units of another shape or not finite, or not as many seeds as images.
+        """
+        values = torch.as_tensor(units, dtype=torch.float32, device=self.device)
+        if values.ndim != 2 or values.shape[1] != self.num_units or not bool(torch.isfinite(values).all()):
+            raise EditError(
+                f"units have shape {tuple(values.shape)}: give finite values of shape (B, {self.num_units})"
+            )
+        seeds = [seed] * len(values) if isinstance(seed, int) else list(seed)
+        if len(seeds) != len(values):
+            raise EditError(f"{len(seeds)} seeds for {len(values)} images: give one seed, or one an image")
+        noises = {each: torch.randn(self.method.latent_shape, generator=_generator(each)) for each in set(seeds)}
+        noise = torch.stack([noises[each] for each in seeds]).to(self.device)
+        images = self.method.decode(self.method.lift(values), noise, num_steps)
+        return ((images + 1.0) * 127.5).round().clamp(0, 255).byte().permute(0, 2, 3, 1).cpu().numpy()
+
+    def edit(
+        self,
+        images: np.ndarray,
+        *,
+        set_units: Mapping[int, float] | None = None,
+        shift_units: Mapping[int, float] | None = None,
+        seed: int = 0,
+        num_steps: int = DEFAULT_STEPS,
+    ) -> np.ndarray:
+        """Set units to values, shift units by amounts, and draw again: uint8 (B, H, W, C) in and out.
+
+        With neither it reconstructs. Values are in the unit's own scale; `units()` tells its range.
+
+        Raises:
+            EditError: no such unit, a unit both set and shifted, or images of another shape.
+        """
+        units = self.edit_units(self.encode(images).units, set_units=set_units, shift_units=shift_units)
+        return self.decode(units, seed=seed, num_steps=num_steps)
+
+    def edit_units(
+        self,
+        units: np.ndarray,
+        *,
+        set_units: Mapping[int, float] | None = None,
+        shift_units: Mapping[int, float] | None = None,
+    ) -> np.ndarray:
+        """A copy of scalars (B, N) with some set and some shifted. Raises EditError as `edit` does."""
+        units = units.copy()
+        for index, value in (set_units or {}).items():
+            units[:, self._checked(index)] = value
+        for index, amount in (shift_units or {}).items():
+            if index in (set_units or {}):
+                raise EditError(f"unit {index} is both set and shifted: give one of them")
+            units[:, self._checked(index)] += amount
+        return units
+
+    def swap(
+        self,
+        source: np.ndarray,
+        target: np.ndarray,
+        units: Sequence[int],
+        *,
+        seed: int = 0,
+        num_steps: int = DEFAULT_STEPS,
+    ) -> np.ndarray:
+        """Draw `source` (B, H, W, C) with the given units taken from `target` of the same shape."""
+        values = self.encode(source).units.copy()
+        donors = self.encode(target).units
+        chosen = [self._checked(index) for index in units]
+        values[:, chosen] = donors[:, chosen]
+        return self.decode(values, seed=seed, num_steps=num_steps)
+
+    def swap_each(
+        self, source: np.ndarray, target: np.ndarray, *, seed: int = 0, num_steps: int = DEFAULT_STEPS
+    ) -> np.ndarray:
+        """Draw one image (H, W, C) N times, each time with one unit of another image: (N, H, W, C)."""
+        pair = self.encode(np.stack([source, target])).units
+        values = np.repeat(pair[:1], self.num_units, axis=0)
+        np.fill_diagonal(values, pair[1])
+        return self.decode(values, seed=seed, num_steps=num_steps)
+
+    def traverse(
+        self,
+        image: np.ndarray,
+        *,
+        units: Sequence[int] | None = None,
+        num_values: int = 7,
+        seed: int = 0,
+        num_steps: int = DEFAULT_STEPS,
+    ) -> np.ndarray:
+        """Walk units of one image (H, W, C) along their quantiles over the data: uint8 (N', V, H, W, C).
+
+        Row i changes unit units[i] alone; the columns are the 2.5 % to the 97.5 % quantile, evenly spaced in rank.
+        """
+        chosen = [self._checked(index) for index in (range(self.num_units) if units is None else units)]
+        ranks = np.linspace(0.025, 0.975, num_values)
+        levels = np.linspace(0.0, 1.0, self.method.unit_quantiles.shape[1])
+        quantiles = self.method.unit_quantiles.cpu().numpy()
+        values = np.repeat(self.encode(image[None]).units, len(chosen) * num_values, axis=0)
+        for row, index in enumerate(chosen):
+            values[row * num_values : (row + 1) * num_values, index] = np.interp(ranks, levels, quantiles[index])
+        drawn = self.decode(values, seed=seed, num_steps=num_steps)
+        return drawn.reshape(len(chosen), num_values, *drawn.shape[1:])
+
+    def _checked(self, index: int) -> int:
+        if not 0 <= index < self.num_units:
+            raise EditError(f"no unit {index}: this model has units 0 to {self.num_units - 1}")
+        return index
+
+    def _tensor(self, images: np.ndarray) -> Tensor:
+        if images.dtype != np.uint8 or images.ndim != 4 or images.shape[1:] != self.image_shape:
+            raise EditError(
+                f"images are {images.dtype} of shape {images.shape}: give uint8 of shape (B, "
+                f"{', '.join(map(str, self.image_shape))})"
+            )
+        return normalise(torch.from_numpy(np.ascontiguousarray(images)).to(self.device))
+
+
+def _generator(seed: int) -> torch.Generator:
+    """On the host: the same noise on every device."""
+    return torch.Generator().manual_seed(seed)

@@ -1,0 +1,262 @@
+"""The training loop, as a generator: whoever drives it decides what to report and where to save.
+
+What happens in a step depends only on (config, step): the data order, the times, the noise and the dropped
+channels of step s are drawn from generators seeded by (seed, s). So a run that stops and resumes is the same run,
+and the random state that a checkpoint must carry is one integer.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.distributed
+from torch import Tensor, nn
+
+from raydis.build import build_method
+from raydis.config import RunConfig, TrainConfig
+from raydis.data import FactorDataset, Loader
+from raydis.engine.checkpoint import Checkpoint, TrainingState
+from raydis.errors import CheckpointError, FitError
+from raydis.methods.dyga_sd import DygaSd, Draws
+
+FIRST_STAGE_IMAGES = 4096
+QUANTILE_IMAGES = 4096
+
+
+@dataclass(frozen=True)
+class Progress:
+    """One report of a running fit."""
+
+    step: int
+    images_seen: int
+    num_images: int
+    loss: float  # mean over the steps since the last report, this worker's images
+    images_per_s: float  # all workers
+    num_refits: int
+    checkpoint_due: bool
+    finished: bool
+
+
+def seed_of(*parts: int) -> int:
+    """One well-mixed 63-bit seed from several integers."""
+    return int(np.random.SeedSequence(parts).generate_state(1, np.uint64)[0] >> np.uint64(1))
+
+
+def learning_rate(config: TrainConfig, images_seen: int) -> float:
+    """Learning rate of the step that starts after `images_seen` images: linear warm-up, then constant or cosine."""
+    if images_seen < config.warmup_images:
+        return config.learning_rate * (images_seen + config.batch_size) / (config.warmup_images + config.batch_size)
+    if config.learning_rate_schedule == "constant":
+        return config.learning_rate
+    share = (images_seen - config.warmup_images) / max(config.num_images - config.warmup_images, 1)
+    return config.learning_rate * 0.5 * (1.0 + math.cos(math.pi * min(share, 1.0)))
+
+
+class Training:
+    """Everything that changes while a run trains, on one worker.
+
+    Args:
+        config: the run.
+        dataset: images; labels are never touched.
+        device: where this worker computes.
+        rank, world_size: this worker's place; more than one needs an initialised torch.distributed group.
+    """
+
+    def __init__(
+        self, config: RunConfig, dataset: FactorDataset, *, device: torch.device, rank: int = 0, world_size: int = 1
+    ) -> None:
+        self.config = config
+        self.dataset = dataset
+        self.device = device
+        self.rank, self.world_size = rank, world_size
+        self.loader = Loader(
+            dataset,
+            batch_size=config.train.batch_size,
+            seed=config.seed,
+            rank=rank,
+            world_size=world_size,
+            device=device,
+        )
+        torch.manual_seed(seed_of(config.seed))
+        self.method = build_method(config, dataset.image_shape[2]).to(device)
+        sample = self._sample(FIRST_STAGE_IMAGES, stream=1)
+        self.method.first_stage.fit(self.loader.gather(sample))
+        self.average: DygaSd = copy.deepcopy(self.method).eval().requires_grad_(False)
+        self.optimizer = torch.optim.AdamW(
+            self._weights(self.method),
+            lr=config.train.learning_rate,
+            weight_decay=config.train.weight_decay,
+            fused=True,
+        )
+        self.step = 0
+        self.num_refits = 0
+
+    @property
+    def images_seen(self) -> int:
+        """Images consumed so far, over all workers."""
+        return self.step * self.config.train.batch_size
+
+    def _sample(self, count: int, stream: int) -> np.ndarray:
+        """Sorted indices of at most `count` distinct images, the same on every worker."""
+        rng = np.random.default_rng([self.config.seed, stream])
+        return np.sort(rng.permutation(len(self.dataset))[:count])
+
+    @staticmethod
+    def _weights(method: DygaSd) -> list[nn.Parameter]:
+        return [weight for module in method.trained_modules for weight in module.parameters()]
+
+    def refit(self) -> None:
+        """Fit the anchors to raw tokens of a sample on rank 0, and give every worker the same mixtures."""
+        anchors = self.config.method.anchors
+        if self.rank == 0:
+            self.method.eval()
+            sample = self._sample(anchors.fit_samples, stream=2 + self.num_refits)
+            with torch.no_grad():
+                tokens = torch.cat(
+                    [
+                        self.method.encoder(self.loader.gather(part))
+                        for part in np.array_split(sample, math.ceil(len(sample) / 512))
+                    ]
+                )
+            self.method.anchors.fit(
+                tokens,
+                num_gaussians=anchors.num_gaussians,
+                num_splits=anchors.num_splits,
+                split_spread=anchors.split_spread,
+                min_count=anchors.min_count,
+                em_steps=anchors.em_steps,
+                generator=torch.Generator(self.device).manual_seed(seed_of(self.config.seed, 2, self.num_refits)),
+            )
+        if self.world_size > 1:
+            for buffer in self.method.anchors.buffers():
+                torch.distributed.broadcast(buffer, src=0)
+        self.average.anchors.load_state_dict(self.method.anchors.state_dict())
+        self.num_refits += 1
+
+    def draw(self) -> Draws:
+        """This worker's share of the step's times and noise, drawn for the global batch."""
+        train = self.config.train
+        generator = torch.Generator(self.device).manual_seed(seed_of(self.config.seed, 0, self.step))
+        draws = self.method.draw(train.batch_size, generator)
+        local = train.batch_size // self.world_size
+        return Draws(*(part[self.rank * local : (self.rank + 1) * local] for part in draws))
+
+    @torch.no_grad()
+    def follow(self) -> None:
+        """Move the averaged weights: decay min(ema_decay, (1 + n) / (10 + n)) after n steps (latent-diffusion)."""
+        decay = min(self.config.train.ema_decay, (1 + self.step) / (10 + self.step))
+        averages: list[Tensor] = [weight.data for weight in self._weights(self.average)]
+        torch._foreach_lerp_(averages, [weight.data for weight in self._weights(self.method)], 1.0 - decay)
+        for ours, theirs in zip(self.average.trained_modules, self.method.trained_modules, strict=True):
+            for average, buffer in zip(ours.buffers(), theirs.buffers(), strict=True):
+                average.copy_(buffer)
+
+    def calibrated(self) -> DygaSd:
+        """The averaged method, its units' quantiles measured: what is evaluated, saved and served."""
+        sample = self._sample(QUANTILE_IMAGES, stream=0)
+        parts = np.array_split(sample, math.ceil(len(sample) / 512))
+        self.average.set_unit_quantiles(torch.cat([self.average.units(self.loader.gather(part)) for part in parts]))
+        return self.average
+
+    def state(self) -> TrainingState:
+        """What a checkpoint adds to the averaged weights so that the run can go on exactly."""
+        tensors = {f"method.{name}": tensor for name, tensor in self.method.state_dict().items()}
+        for index, moments in self.optimizer.state_dict()["state"].items():
+            tensors |= {f"optimizer.{index}.{name}": tensor for name, tensor in moments.items()}
+        return TrainingState(tensors=tensors, values={"step": self.step, "num_refits": self.num_refits})
+
+    def resume(self, checkpoint: Checkpoint) -> None:
+        """Continue from a checkpoint of the same configuration and data."""
+        found, wanted = checkpoint.config, self.config
+        if found.model_dump(exclude={"compute"}) != wanted.model_dump(exclude={"compute"}):
+            raise CheckpointError(
+                f"checkpoint {checkpoint.folder} belongs to another configuration: resume with its config.json, "
+                "or start afresh under another name"
+            )
+        training = checkpoint.training()
+        self.average.load_state_dict(checkpoint.weights())
+        method, moments = {}, {}
+        for name, tensor in training.tensors.items():
+            owner, _, rest = name.partition(".")
+            if owner == "method":
+                method[rest] = tensor
+            else:
+                index, _, moment = rest.partition(".")
+                moments.setdefault(int(index), {})[moment] = tensor
+        self.method.load_state_dict(method)
+        groups = self.optimizer.state_dict()["param_groups"]
+        self.optimizer.load_state_dict({"state": moments, "param_groups": groups})
+        self.step = int(training.values["step"])
+        self.num_refits = int(training.values["num_refits"])
+
+
+def _due(interval: int, before: int, after: int) -> bool:
+    """Whether a multiple of `interval` lies in (before, after]."""
+    return after // interval > before // interval
+
+
+def fit(training: Training) -> Iterator[Progress]:
+    """Train until the budget is spent, yielding every `report_images` images and at the end.
+
+    Raises:
+        FitError: the loss is no longer finite.
+    """
+    config, train = training.config, training.config.train
+    method: nn.Module = training.method
+    if training.world_size > 1:
+        method = nn.parallel.DistributedDataParallel(training.method, broadcast_buffers=False)
+    weights = Training._weights(training.method)
+    anchored = config.method.anchors.mode != "off"
+    bf16 = torch.autocast(training.device.type, torch.bfloat16, enabled=config.compute.precision == "bf16")
+    losses = torch.zeros((), device=training.device)
+    reported, started, checkpointed = training.step, time.perf_counter(), training.images_seen
+
+    while training.images_seen < train.num_images:
+        before = training.images_seen
+        if anchored and before and _due(config.method.anchors.refit_images, before - train.batch_size, before):
+            training.refit()
+        training.method.anchors.set_ramp(before / train.num_images)
+        for group in training.optimizer.param_groups:
+            group["lr"] = learning_rate(train, before)
+        torch.manual_seed(seed_of(config.seed, 1, training.step, training.rank))
+        training.method.train()
+        with bf16:
+            loss = method(training.loader.batch(training.step), training.draw())
+        training.optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        if train.max_grad_norm is not None:
+            nn.utils.clip_grad_norm_(weights, train.max_grad_norm, foreach=True)
+        training.optimizer.step()
+        training.step += 1
+        training.follow()
+        losses += loss.detach()
+
+        after, finished = training.images_seen, training.images_seen >= train.num_images
+        if finished or _due(train.report_images, before, after):
+            mean_loss = losses.item() / (training.step - reported)
+            if not math.isfinite(mean_loss):
+                raise FitError(
+                    f"the loss became {mean_loss} by step {training.step} ({after} images): "
+                    "lower train.learning_rate or set train.max_grad_norm"
+                )
+            now = time.perf_counter()
+            yield Progress(
+                step=training.step,
+                images_seen=after,
+                num_images=train.num_images,
+                loss=mean_loss,
+                images_per_s=(training.step - reported) * train.batch_size / (now - started),
+                num_refits=training.num_refits,
+                checkpoint_due=finished or _due(train.checkpoint_images, checkpointed, after),
+                finished=finished,
+            )
+            if _due(train.checkpoint_images, checkpointed, after):
+                checkpointed = after
+            losses.zero_()
+            reported, started = training.step, time.perf_counter()

@@ -1,0 +1,1 @@
+"""Methods: what is trained, what it costs, and how it encodes and edits."""

@@ -1,0 +1,110 @@
+"""DyGA+SD (arXiv 2410.23820): units -> tokens -> anchors -> cross-attention of a denoising U-Net.
+
+B batch, N units, D unit width, C H W image, L channels of the latent, h w its size.
+With anchors off and skip_dropout_rate 0 this is EncDiff (arXiv 2402.09712) with this encoder: every control of the
+paper is a setting, not another class.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from raydis.diffusion.ddim import ddim_sample
+from raydis.diffusion.objective import Objective, add_noise
+from raydis.models.anchors import Anchors
+from raydis.models.autoencoders import FirstStage
+from raydis.models.encoder import Encoder
+from raydis.models.unet import UNet
+
+
+class Draws(NamedTuple):
+    """The random part of one training step, drawn for the whole batch so that workers can share it out."""
+
+    timesteps: Tensor  # (B,)
+    noise: Tensor  # (B, L, h, w)
+
+
+class DygaSd(nn.Module):
+    """Encoder, anchors, first stage and U-Net under one roof; everything that changes `encode` is in the state dict.
+
+    Args:
+        encoder, unet, anchors, first_stage: the networks; their sizes must agree.
+        objective: schedule, times and loss.
+        latent_size: h = w, px.
+    """
+
+    can_edit = True  # codes can be changed and decoded again
+
+    def __init__(
+        self,
+        *,
+        encoder: Encoder,
+        unet: UNet,
+        anchors: Anchors,
+        first_stage: nn.Module,
+        objective: Objective,
+        latent_size: int,
+        num_quantiles: int = 21,
+    ) -> None:
+        super().__init__()
+        self.encoder = encoder
+        self.unet = unet
+        self.anchors = anchors
+        self.first_stage: FirstStage = first_stage  # type: ignore[assignment]  # an nn.Module that is a FirstStage
+        self.objective = objective
+        self.latent_shape = (self.first_stage.latent_dim, latent_size, latent_size)
+        num_units = encoder.tokens.weights[0].shape[0]
+        # Where a unit's scalars lie over the data: what a traversal walks along and a service may be asked for.
+        self.register_buffer("unit_quantiles", torch.zeros(num_units, num_quantiles))
+        self.unit_quantiles: Tensor
+
+    @property
+    def trained_modules(self) -> tuple[nn.Module, nn.Module]:
+        """What the optimiser changes and the average of the weights follows."""
+        return self.encoder, self.unet
+
+    def draw(self, batch_size: int, generator: torch.Generator) -> Draws:
+        """Times and noise of one step, on the generator's device."""
+        noise = torch.randn(batch_size, *self.latent_shape, generator=generator, device=generator.device)
+        return Draws(self.objective.draw_timesteps(batch_size, generator), noise)
+
+    def forward(self, images: Tensor, draws: Draws) -> Tensor:
+        """Loss of a batch, a scalar; images (B, C, H, W) in [-1, 1]."""
+        latents = self.first_stage.encode(images)
+        noisy = add_noise(latents, draws.noise, self.objective.alpha_bars[draws.timesteps])
+        codes = self.anchors(self.encoder(images))
+        predicted = self.unet(noisy, draws.timesteps, self.unet.condition(codes))
+        return self.objective.loss(predicted, draws.noise)
+
+    @torch.no_grad()
+    def units(self, images: Tensor) -> Tensor:
+        """Images (B, C, H, W) in [-1, 1] -> the units' scalars (B, N)."""
+        return self.encoder.units(images)
+
+    @torch.no_grad()
+    def lift(self, units: Tensor) -> Tensor:
+        """Scalars (B, N) -> codes (B, N, D): each unit's token, pulled towards its anchor."""
+        return self.anchors(self.encoder.tokens(units))
+
+    @torch.no_grad()
+    def encode(self, images: Tensor) -> Tensor:
+        """Images (B, C, H, W) in [-1, 1] -> codes (B, N, D): what conditions the decoder."""
+        return self.lift(self.units(images))
+
+    @torch.no_grad()
+    def decode(self, codes: Tensor, noise: Tensor, num_steps: int) -> Tensor:
+        """Codes (B, N, D) and starting noise (B, L, h, w) -> images (B, C, H, W) in [-1, 1], by DDIM."""
+        condition = self.unet.condition(codes)
+        latents = ddim_sample(
+            lambda z, t: self.unet(z, t, condition), noise, self.objective.alpha_bars, num_steps=num_steps
+        )
+        return self.first_stage.decode(latents).clamp(-1.0, 1.0)
+
+    @torch.no_grad()
+    def set_unit_quantiles(self, units: Tensor) -> None:
+        """Remember evenly spaced quantiles of each unit over the data, from scalars (M, N)."""
+        levels = torch.linspace(0.0, 1.0, self.unit_quantiles.shape[1], device=units.device)
+        self.unit_quantiles.copy_(torch.quantile(units.float(), levels, dim=0).t())

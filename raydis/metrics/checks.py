@@ -1,0 +1,69 @@
+"""What every metric asks of its input: M samples, N codes, F factors.
+
+Input that can never be scored raises MetricError. Codes that a failed model produced (NaN, infinity, total
+collapse) are an outcome: the metric returns `status="invalid"`, a reason, and None for each of its numbers.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from raydis.errors import MetricError
+
+Status = Literal["valid", "invalid"]
+
+# scikit-learn's trees cast to float32, so a larger value would reach them as infinity.
+LARGEST_CODE = float(np.finfo(np.float32).max)
+
+
+def check_table(codes: ArrayLike, factors: ArrayLike) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+    """Codes as float64 (M, N) and factors as int64 (M, F), of which at least two vary.
+
+    A metric of disentanglement says how codes tell factors apart: with one varying factor FactorVAE and DCI would be
+    1 for any codes.
+
+    Raises:
+        MetricError: wrong number of axes, no rows or columns, unequal lengths, codes that are not numbers, factors
+            that are not integers, fewer than two varying factors.
+    """
+    codes, factors = np.asarray(codes), np.asarray(factors)
+    for name, array in (("codes", codes), ("factors", factors)):
+        if array.ndim != 2 or 0 in array.shape:
+            hint = "; reduce units to scalars with per_unit_pca first" if name == "codes" and array.ndim == 3 else ""
+            raise MetricError(f"{name} of shape {array.shape} are not a table of samples by columns{hint}")
+    if len(codes) != len(factors):
+        raise MetricError(f"{len(codes)} rows of codes but {len(factors)} of factors: row i of both must be one sample")
+    if codes.dtype.kind not in "fiub":
+        raise MetricError(f"codes of type {codes.dtype} are not real numbers")
+    if factors.dtype.kind not in "iub":
+        raise MetricError(f"factors of type {factors.dtype} are not levels: give the integer index of each value")
+    factors = factors.astype(np.int64, copy=False)
+    if len(varying_factors(factors)) < 2:
+        raise MetricError(
+            f"{len(varying_factors(factors))} of {factors.shape[1]} factors vary in these {len(factors)} rows, "
+            "but at least two must: score more levels of the data set"
+        )
+    return codes.astype(np.float64, copy=False), factors
+
+
+def varying_factors(factors: NDArray[np.int64]) -> NDArray[np.intp]:
+    """Columns of (M, F) that hold more than one level."""
+    return np.flatnonzero((factors != factors[0]).any(axis=0))
+
+
+def constant_factors(factors: NDArray[np.int64]) -> tuple[int, ...]:
+    """The other columns of (M, F): metrics leave them out and name them in their result."""
+    return tuple(np.flatnonzero((factors == factors[0]).all(axis=0)).tolist())
+
+
+def invalid_reason(codes: NDArray[np.float64]) -> str | None:
+    """Why codes (M, N) cannot be given a score, or None."""
+    broken = np.flatnonzero(~(np.abs(codes) <= LARGEST_CODE).all(axis=0))  # NaN compares false
+    if len(broken):
+        return f"codes {broken.tolist()} of {codes.shape[1]} hold NaN, infinity or values beyond float32"
+    if not (codes != codes[0]).any():
+        return f"all {codes.shape[1]} codes are constant: the representation has collapsed"
+    return None

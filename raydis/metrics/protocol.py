@@ -1,0 +1,250 @@
+"""Named evaluation protocols, and the scores that a study compares. M samples, N units, D unit width, F factors.
+
+Two numbers may be compared only if the same protocol and the same estimator made them from the same data:
+`comparable` decides that, and every result carries what it needs to know.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, fields, replace
+from typing import Any, Literal, Self
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from raydis.errors import MetricError
+from raydis.metrics.dci import dci
+from raydis.metrics.factor_vae import factor_vae
+from raydis.metrics.importance import Estimator
+from raydis.metrics.representation import per_unit_pca
+
+ScoreStatus = Literal["valid", "invalid", "no_factors"]
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """Sample sizes of an evaluation; every metric draws with replacement from the rows it is given.
+
+    Attributes:
+        name: what results call it.
+        estimator: DCI's classifier unless the caller says otherwise.
+        whole_data_set: codes must be those of every image; otherwise of a fixed `search_subgrid`.
+        prune_threshold: standard deviation, in raw code units, below which FactorVAE leaves a code out.
+    """
+
+    name: Literal["published", "search"]
+    estimator: Estimator
+    whole_data_set: bool
+    factor_vae_num_variance: int = 10_000
+    factor_vae_num_train: int = 10_000
+    factor_vae_num_eval: int = 5_000
+    factor_vae_batch_size: int = 64
+    prune_threshold: float = 0.05
+    dci_num_train: int = 10_000
+    dci_num_test: int = 5_000
+
+    def sizes(self) -> dict[str, float]:
+        """The numbers among the fields."""
+        return {name: value for name, value in asdict(self).items() if type(value) in (int, float)}
+
+
+PUBLISHED = Protocol("published", estimator="reference", whole_data_set=True)
+SEARCH = Protocol("search", estimator="hist", whole_data_set=False)
+
+
+@dataclass(frozen=True)
+class Scores:
+    """What an evaluation found, with all that decides whether another one compares. JSON-able.
+
+    Attributes:
+        protocol, sizes: name and sample sizes of the protocol.
+        estimator: DCI's classifier.
+        seed: of every draw.
+        num_images: rows of codes that were scored.
+        data_fingerprint: identifies data set and sub-grid, as the caller names them.
+        status: only "valid" scores have numbers. "no_factors" is for data sets without labels.
+        reason: why there are none, else None.
+        factor_vae: FactorVAE score, accuracy on evaluation votes.
+        dci_disentanglement, dci_completeness, dci_informativeness: D, C, and accuracy on the test draw.
+        num_active_units: units that FactorVAE did not prune.
+        importance: DCI's matrix, N rows of F numbers.
+    """
+
+    protocol: str
+    sizes: dict[str, float]
+    estimator: Estimator
+    seed: int
+    num_images: int
+    data_fingerprint: str
+    status: ScoreStatus
+    reason: str | None = None
+    factor_vae: float | None = None
+    dci_disentanglement: float | None = None
+    dci_completeness: float | None = None
+    dci_informativeness: float | None = None
+    num_active_units: int | None = None
+    importance: tuple[tuple[float, ...], ...] | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain dicts, lists and numbers; `from_dict` restores an equal object."""
+        importance = None if self.importance is None else [list(row) for row in self.importance]
+        return {**asdict(self), "importance": importance}
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> Self:
+        """Inverse of `to_dict`.
+
+        Raises:
+            MetricError: a field is missing or unknown.
+        """
+        importance = values.get("importance")
+        try:
+            return cls(**{**values, "importance": importance and tuple(tuple(row) for row in importance)})
+        except TypeError as error:
+            names = ", ".join(field.name for field in fields(cls))
+            raise MetricError(f"these are not scores: {error}; the fields are {names}") from error
+
+
+def score(
+    codes: ArrayLike,
+    factors: ArrayLike,
+    *,
+    protocol: Protocol,
+    data_fingerprint: str,
+    estimator: Estimator | None = None,
+    seed: int = 0,
+    num_jobs: int = 1,
+) -> Scores:
+    """FactorVAE score and DCI of a representation.
+
+    Each metric draws from a fresh generator of the same seed, so neither depends on the other.
+
+    Args:
+        codes: (M, N), or (M, N, D) of which each unit is first reduced to one component.
+        factors: (M, F), integers.
+        protocol: sample sizes.
+        data_fingerprint: name of the data set and of the rows that are scored.
+        estimator: DCI's classifier; None takes the protocol's. A published protocol with another one than
+            `reference` keeps that one's name and compares with no `reference` value.
+        seed: of all draws; the same for every model of a study.
+        num_jobs: processes for DCI's fits; changes no number.
+
+    Returns:
+        Valid scores, or invalid ones without numbers if codes are not finite or have collapsed.
+
+    Raises:
+        MetricError: a table that cannot be scored.
+    """
+    scalars = per_unit_pca(codes)
+    blank = unscored(
+        "invalid",
+        None,
+        protocol=protocol,
+        num_images=len(scalars),
+        data_fingerprint=data_fingerprint,
+        estimator=estimator,
+        seed=seed,
+    )
+    votes = factor_vae(
+        scalars,
+        factors,
+        rng=np.random.default_rng(seed),
+        batch_size=protocol.factor_vae_batch_size,
+        num_variance=protocol.factor_vae_num_variance,
+        num_train=protocol.factor_vae_num_train,
+        num_eval=protocol.factor_vae_num_eval,
+        prune_threshold=protocol.prune_threshold,
+    )
+    if votes.status == "invalid":  # DCI finds no more reasons than FactorVAE does
+        return replace(blank, reason=votes.reason)
+    fits = dci(
+        scalars,
+        factors,
+        rng=np.random.default_rng(seed),
+        estimator=blank.estimator,
+        num_train=protocol.dci_num_train,
+        num_test=protocol.dci_num_test,
+        num_jobs=num_jobs,
+    )
+    assert fits.importance is not None
+    return replace(
+        blank,
+        status="valid",
+        factor_vae=votes.score,
+        dci_disentanglement=fits.disentanglement,
+        dci_completeness=fits.completeness,
+        dci_informativeness=fits.informativeness_test,
+        num_active_units=votes.num_active,
+        importance=tuple(map(tuple, fits.importance.tolist())),
+    )
+
+
+def unscored(
+    status: Literal["invalid", "no_factors"],
+    reason: str | None,
+    *,
+    protocol: Protocol,
+    num_images: int,
+    data_fingerprint: str,
+    estimator: Estimator | None = None,
+    seed: int = 0,
+) -> Scores:
+    """Scores without numbers: of data without factors, or of a run that failed before it had codes."""
+    return Scores(
+        protocol=protocol.name,
+        sizes=protocol.sizes(),
+        estimator=estimator or protocol.estimator,
+        seed=seed,
+        num_images=num_images,
+        data_fingerprint=data_fingerprint,
+        status=status,
+        reason=reason,
+    )
+
+
+def comparable(a: Scores, b: Scores) -> bool:
+    """Whether numbers of `a` and `b` mean the same: equal protocol, sizes, estimator, images and data fingerprint.
+
+    Seeds may differ, since they only move the draws. Validity is another question: look at `status`.
+    """
+
+    def terms(scores: Scores) -> tuple:
+        return scores.protocol, scores.sizes, scores.estimator, scores.num_images, scores.data_fingerprint
+
+    return terms(a) == terms(b)
+
+
+def search_subgrid(sizes: Sequence[int], max_images: int) -> tuple[tuple[int, ...], ...]:
+    """The part of a factor grid that the search protocol scores: levels whose product has at most `max_images` cells.
+
+    The factor with most levels left loses one, and of equals the one that has kept the largest part of its own, until
+    the grid fits; so all factors keep about as many levels, at least 2 each. A trial then encodes only these cells.
+    Levels are spread evenly: level floor(i * K / n) of K for each i < n.
+
+    A sub-grid is easier than its grid, since its levels lie further apart: its scores read higher.
+
+    Args:
+        sizes: number of levels of each factor, F of them.
+        max_images: bound of the number of cells.
+
+    Returns:
+        F ascending tuples of levels, the same for the same arguments.
+
+    Raises:
+        MetricError: two levels of each factor are already too many.
+    """
+    if not sizes or min(sizes) < 1:
+        raise MetricError(f"factor sizes {tuple(sizes)} must be positive, and at least one")
+    smallest = math.prod(min(size, 2) for size in sizes)
+    if smallest > max_images:
+        raise MetricError(
+            f"max_images={max_images} cannot hold 2 levels of each factor of sizes {tuple(sizes)}: "
+            f"raise it to at least {smallest}"
+        )
+    kept = list(sizes)
+    while math.prod(kept) > max_images:
+        widest = max(range(len(kept)), key=lambda j: (kept[j], kept[j] / sizes[j]))
+        kept[widest] -= 1
+    return tuple(tuple(i * size // n for i in range(n)) for size, n in zip(sizes, kept, strict=True))

@@ -1,0 +1,62 @@
+"""Draws from a table of factors by look-up: M samples, F factors."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+@dataclass(frozen=True, eq=False)
+class LevelIndex:
+    """Which rows hold each level of each factor.
+
+    Attributes:
+        level: (F, M), level of a row counted from 0 among those present.
+        order: (F, M), rows sorted by level.
+        start, count: (F, largest number of levels), where the rows of a level begin in `order`, and how many they are.
+    """
+
+    level: NDArray[np.int32]
+    order: NDArray[np.int32]
+    start: NDArray[np.int64]
+    count: NDArray[np.int64]
+
+    @classmethod
+    def of(cls, factors: NDArray[np.int64]) -> Self:
+        """Index a table of factors (M, F)."""
+        num_samples, num_factors = factors.shape
+        order = np.argsort(factors.T, axis=1, kind="stable").astype(np.int32)
+        level = np.empty_like(order)
+        starts, counts = [], []
+        for k in range(num_factors):
+            ascending = factors[order[k], k]
+            new = np.append(True, ascending[1:] != ascending[:-1])
+            level[k, order[k]] = np.cumsum(new) - 1
+            starts.append(np.flatnonzero(new))
+            counts.append(np.diff(starts[-1], append=num_samples))
+        width = max(map(len, starts))
+        start, count = np.zeros((2, num_factors, width), np.int64)
+        for k in range(num_factors):
+            start[k, : len(starts[k])], count[k, : len(counts[k])] = starts[k], counts[k]
+        return cls(level, order, start, count)
+
+    def draw_fixed_factor(
+        self, rng: np.random.Generator, *, num_batches: int, batch_size: int
+    ) -> tuple[NDArray[np.int64], NDArray[np.int32]]:
+        """Batches of rows that agree in one factor and are otherwise random.
+
+        Each batch picks a varying factor uniformly, the level that a uniform row holds, and `batch_size` rows
+        uniformly, with replacement, among those of that level. On a full grid of factors this equals
+        disentanglement_lib's draw of factor vectors of which one column is overwritten by its first value.
+
+        Returns:
+            The fixed factor of each batch (num_batches,), and the rows (num_batches, batch_size).
+        """
+        varying = np.flatnonzero((self.count > 0).sum(axis=1) > 1)
+        fixed = varying[rng.integers(len(varying), size=num_batches)]
+        level = self.level[fixed, rng.integers(self.level.shape[1], size=num_batches)]
+        offset = rng.integers(self.count[fixed, level][:, None], size=(num_batches, batch_size))
+        return fixed, self.order[fixed[:, None], self.start[fixed, level][:, None] + offset]

@@ -1,0 +1,1 @@
+"""Plain networks: blocks, encoder, U-Net with Skip Dropout, Dynamic Gaussian Anchoring, first stages."""

@@ -1,0 +1,94 @@
+"""First stages: maps between images and the latents that the diffusion model works on.
+
+B batch, C H W image, P patch side, L latent channels. All are deterministic and frozen once fitted; whatever
+they learnt is in their state dict. `scale` brings latents to unit standard deviation over the fitting images
+(arXiv 2112.10752, section 4.3.2; computed once over a sample instead of the first batch).
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class FirstStage(Protocol):
+    """What a method needs of a first stage; a learned one (vq, kl) has the same face."""
+
+    latent_dim: int
+
+    def fit(self, images: Tensor) -> None: ...
+    def encode(self, images: Tensor) -> Tensor: ...
+    def decode(self, latents: Tensor) -> Tensor: ...
+
+
+class Pixel(nn.Module):
+    """Identity: the latent is the image."""
+
+    def __init__(self, image_channels: int) -> None:
+        super().__init__()
+        self.latent_dim = image_channels
+        self.register_buffer("scale", torch.ones(()))
+        self.scale: Tensor
+
+    def fit(self, images: Tensor) -> None:
+        """Measure the scale on images (B, C, H, W) in [-1, 1]."""
+        self.scale.copy_(1.0 / images.std().clamp_min(1e-6))
+
+    def encode(self, images: Tensor) -> Tensor:
+        """(B, C, H, W) -> (B, C, H, W) of unit standard deviation."""
+        return images * self.scale
+
+    def decode(self, latents: Tensor) -> Tensor:
+        """Inverse of `encode`."""
+        return latents / self.scale
+
+
+class PatchPCA(nn.Module):
+    """Principal components of non-overlapping image patches: (B, C, H, W) -> (B, L, H/P, W/P).
+
+    The best linear map of patches to L numbers in mean squared error (Eckart-Young); encoding and decoding are
+    one strided convolution each.
+    """
+
+    def __init__(self, image_channels: int, patch_size: int, latent_dim: int) -> None:
+        super().__init__()
+        inputs = image_channels * patch_size**2
+        if latent_dim > inputs:
+            raise ValueError(f"latent_dim={latent_dim} must not exceed the {inputs} values of a patch")
+        self.latent_dim = latent_dim
+        self.patch_size = patch_size
+        self.register_buffer("mean", torch.zeros(image_channels, patch_size, patch_size))
+        self.register_buffer("components", torch.zeros(latent_dim, image_channels, patch_size, patch_size))
+        self.register_buffer("scale", torch.ones(()))
+        self.mean: Tensor
+        self.components: Tensor
+        self.scale: Tensor
+
+    @torch.no_grad()
+    def fit(self, images: Tensor) -> None:
+        """Fit to images (B, C, H, W) in [-1, 1]; B patches' covariance must have latent_dim directions at least."""
+        patches = F.unfold(images, self.patch_size, stride=self.patch_size).transpose(1, 2).flatten(0, 1).double()
+        mean = patches.mean(0)
+        values, vectors = torch.linalg.eigh(torch.cov(patches.t(), correction=0))
+        components = vectors.flip(1)[:, : self.latent_dim].t()
+        # The sign of an eigenvector is arbitrary: fix it, so that equal data gives equal latents everywhere.
+        largest = components.gather(1, components.abs().argmax(1, keepdim=True))
+        components = components * largest.sign()
+        self.mean.copy_(mean.view_as(self.mean))
+        self.components.copy_(components.reshape(self.components.shape))
+        variance = values.flip(0)[: self.latent_dim].mean().clamp_min(1e-12)
+        self.scale.copy_(variance.rsqrt())
+
+    def encode(self, images: Tensor) -> Tensor:
+        """(B, C, H, W) in [-1, 1] -> (B, L, H/P, W/P) of unit mean square."""
+        offset = (self.components * self.mean).sum((1, 2, 3))
+        return (F.conv2d(images, self.components, stride=self.patch_size) - offset[:, None, None]) * self.scale
+
+    def decode(self, latents: Tensor) -> Tensor:
+        """(B, L, H/P, W/P) -> (B, C, H, W); the least-squares inverse of `encode`."""
+        size = latents.shape[-1]
+        image = F.conv_transpose2d(latents / self.scale, self.components, stride=self.patch_size)
+        return image + self.mean.repeat(1, size, size)

@@ -1,0 +1,121 @@
+"""Building blocks of the denoising U-Net.
+
+B batch, C channels, H W latent size, N units, D unit width, E width of the time embedding.
+The layout follows latent-diffusion's U-Net (MIT, arXiv 2112.10752), so that parameter counts compare; what depends on
+the tokens or on time alone is projected once for all blocks by the U-Net and arrives here as plain tensors.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+def group_norm(channels: int, eps: float = 1e-5) -> nn.GroupNorm:
+    """Group norm of 32 groups, or fewer where a group would hold fewer than two channels."""
+    return nn.GroupNorm(math.gcd(32, max(channels // 2, 1)), channels, eps=eps)
+
+
+def zero_init(layer: nn.Conv2d) -> nn.Conv2d:
+    """Start a residual branch at zero, so that the untrained block is the identity."""
+    nn.init.zeros_(layer.weight)
+    if layer.bias is not None:
+        nn.init.zeros_(layer.bias)
+    return layer
+
+
+def drop_skip_channels(skip: Tensor, rate: float) -> Tensor:
+    """Skip Dropout (arXiv 2410.23820): zero whole channels of a U-Net skip connection.
+
+    Args:
+        skip: encoder features, (B, C, H, W).
+        rate: probability in [0, 1) that a channel of one image is dropped.
+
+    Returns:
+        (B, C, H, W). Kept channels are divided by 1 - rate, so the mean is unchanged.
+    """
+    if not 0.0 <= rate < 1.0:
+        raise ValueError(f"rate={rate} must lie in [0, 1)")
+    keep = torch.rand(skip.shape[:2], device=skip.device) >= rate  # (B, C)
+    return skip * (keep.to(skip.dtype) / (1.0 - rate))[:, :, None, None]
+
+
+def timestep_embedding(timesteps: Tensor, dim: int) -> Tensor:
+    """Sinusoidal embedding of (B,) timesteps -> (B, dim), cosines first (Ho et al. 2020)."""
+    half = dim // 2
+    frequencies = torch.exp(-math.log(10_000) * torch.arange(half, device=timesteps.device) / half)
+    angles = timesteps.float()[:, None] * frequencies
+    embedding = torch.cat([angles.cos(), angles.sin()], dim=-1)
+    return F.pad(embedding, (0, dim - 2 * half))
+
+
+class ResBlock(nn.Module):
+    """Residual block whose second norm is scaled and shifted by time; `resample` halves or doubles H and W."""
+
+    def __init__(self, in_dim: int, out_dim: int, dropout_rate: float, resample: str = "none") -> None:
+        super().__init__()
+        self.resample = resample
+        self.norm_in = group_norm(in_dim)
+        self.conv_in = nn.Conv2d(in_dim, out_dim, 3, padding=1)
+        self.norm_out = group_norm(out_dim)
+        self.dropout = nn.Dropout(dropout_rate) if dropout_rate else nn.Identity()
+        self.conv_out = zero_init(nn.Conv2d(out_dim, out_dim, 3, padding=1))
+        self.shortcut = nn.Identity() if in_dim == out_dim else nn.Conv2d(in_dim, out_dim, 1)
+
+    def forward(self, x: Tensor, time_scale_shift: Tensor) -> Tensor:
+        """(B, C_in, H, W), (B, 2 * C_out) -> (B, C_out, H', W')."""
+        h = F.silu(self.norm_in(x))
+        if self.resample == "down":
+            h, x = F.avg_pool2d(h, 2), F.avg_pool2d(x, 2)
+        elif self.resample == "up":
+            h, x = F.interpolate(h, scale_factor=2.0), F.interpolate(x, scale_factor=2.0)
+        h = self.conv_in(h)
+        scale, shift = time_scale_shift[:, :, None, None].chunk(2, dim=1)
+        h = F.silu(torch.addcmul(shift, self.norm_out(h), 1.0 + scale))
+        return self.shortcut(x) + self.conv_out(self.dropout(h))
+
+
+def split_heads(x: Tensor, num_heads: int) -> Tensor:
+    """(B, L, C) -> (B, heads, L, C / heads)."""
+    return x.unflatten(-1, (num_heads, -1)).transpose(1, 2)
+
+
+class TokenTransformer(nn.Module):
+    """Spatial transformer: self-attention over pixels, cross-attention to the N tokens, gated feed-forward."""
+
+    def __init__(self, dim: int, num_heads: int) -> None:
+        super().__init__()
+        self.num_heads = num_heads
+        self.norm = group_norm(dim, eps=1e-6)
+        self.proj_in = nn.Conv2d(dim, dim, 1)
+        self.norm_self = nn.LayerNorm(dim)
+        self.self_qkv = nn.Linear(dim, 3 * dim, bias=False)
+        self.self_out = nn.Linear(dim, dim)
+        self.norm_cross = nn.LayerNorm(dim)
+        self.cross_q = nn.Linear(dim, dim, bias=False)
+        self.cross_out = nn.Linear(dim, dim)
+        self.norm_feed = nn.LayerNorm(dim)
+        self.feed_in = nn.Linear(dim, 8 * dim)
+        self.feed_out = nn.Linear(4 * dim, dim)
+        self.proj_out = zero_init(nn.Conv2d(dim, dim, 1))
+
+    def forward(self, x: Tensor, token_key_value: Tensor) -> Tensor:
+        """(B, C, H, W), keys and values of the tokens (B, N, 2 * C) -> (B, C, H, W)."""
+        height, heads = x.shape[2], self.num_heads
+        h = self.proj_in(self.norm(x)).flatten(2).transpose(1, 2)  # (B, H*W, C)
+
+        query, key, value = (split_heads(part, heads) for part in self.self_qkv(self.norm_self(h)).chunk(3, dim=-1))
+        attended = F.scaled_dot_product_attention(query, key, value).transpose(1, 2).flatten(2)
+        h = h + self.self_out(attended)
+
+        query = split_heads(self.cross_q(self.norm_cross(h)), heads)
+        key, value = (split_heads(part, heads) for part in token_key_value.chunk(2, dim=-1))
+        attended = F.scaled_dot_product_attention(query, key, value).transpose(1, 2).flatten(2)
+        h = h + self.cross_out(attended)
+
+        content, gate = self.feed_in(self.norm_feed(h)).chunk(2, dim=-1)
+        h = h + self.feed_out(content * F.gelu(gate))
+        return x + self.proj_out(h.transpose(1, 2).unflatten(2, (height, -1)))

@@ -1,0 +1,96 @@
+"""Image encoder: an image becomes N scalars (the latent units), and each scalar its own token.
+
+B batch, N units, D unit width, H W image size.
+Layout of DyGA+SD's released encoder (arXiv 2410.23820), which follows EncDiff (arXiv 2402.09712): 23,570,324
+parameters at the reference sizes (N = 20, D = 32). A token depends on the image only through its unit's scalar, so
+a unit's tokens lie on a curve in R^D.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from itertools import pairwise
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from raydis.models.blocks import group_norm
+
+
+class UnitMLP(nn.Module):
+    """N private MLPs, 1 -> ... -> D, as batched matrix products: unit i's weights are row i."""
+
+    def __init__(self, num_units: int, unit_dim: int, hidden_dims: Sequence[int], activation: str) -> None:
+        super().__init__()
+        self.activation = activation
+        dims = [1, *hidden_dims, unit_dim]
+        self.weights = nn.ParameterList(nn.Parameter(torch.empty(num_units, a, b)) for a, b in pairwise(dims))
+        self.biases = nn.ParameterList(nn.Parameter(torch.empty(num_units, 1, b)) for b in dims[1:])
+        for weight, bias in zip(self.weights, self.biases, strict=True):
+            bound = 1 / math.sqrt(weight.shape[1])  # as nn.Linear draws both
+            nn.init.uniform_(weight, -bound, bound)
+            nn.init.uniform_(bias, -bound, bound)
+
+    def forward(self, units: Tensor) -> Tensor:
+        """(B, N) -> tokens (B, N, D)."""
+        h = units.t().unsqueeze(-1)  # (N, B, 1)
+        last = len(self.weights) - 1
+        for layer, (weight, bias) in enumerate(zip(self.weights, self.biases, strict=True)):
+            h = torch.baddbmm(bias, h, weight)
+            if layer < last or self.activation == "relu":
+                h = F.relu(h)
+        return h.transpose(0, 1)
+
+
+class Encoder(nn.Module):
+    """Convolutions that halve the image, a dense head to N scalars, and the units' MLPs.
+
+    Args:
+        image_size: H = W, px; divisible by stem_stride * 2 ** (len(channels) - 1).
+        image_channels: 1 or 3.
+        stem_stride: 1 for a first convolution of 7x7 at full size, s > 1 for an s x s patch embedding.
+        channels: of the convolutions; those behind the first halve the size.
+        hidden_dims: hidden layers of the dense head.
+        norm: `batch` as released, or `group`, which does not look at batch mates.
+        token_hidden_dims, token_activation: of the units' MLPs.
+    """
+
+    def __init__(
+        self,
+        *,
+        image_size: int,
+        image_channels: int,
+        num_units: int,
+        unit_dim: int,
+        stem_stride: int,
+        channels: Sequence[int],
+        hidden_dims: Sequence[int],
+        norm: str,
+        token_hidden_dims: Sequence[int],
+        token_activation: str,
+    ) -> None:
+        super().__init__()
+        stem = (7, 1, 3) if stem_stride == 1 else (stem_stride, stem_stride, 0)  # kernel, stride, padding
+        layers: list[nn.Module] = []
+        for i, (a, b) in enumerate(pairwise([image_channels, *channels])):
+            kernel, stride, padding = stem if i == 0 else (4, 2, 1)
+            layers.append(nn.Conv2d(a, b, kernel, stride, padding))
+            layers += [nn.BatchNorm2d(b) if norm == "batch" else group_norm(b), nn.ReLU(inplace=True)]
+        self.convolutions = nn.Sequential(*layers)
+        size = image_size // stem_stride >> (len(channels) - 1)
+        head: list[nn.Module] = []
+        dims = [channels[-1] * size * size, *hidden_dims]
+        for a, b in pairwise(dims):
+            head += [nn.Linear(a, b), nn.ReLU(inplace=True)]
+        self.head = nn.Sequential(*head, nn.Linear(dims[-1], num_units))
+        self.tokens = UnitMLP(num_units, unit_dim, token_hidden_dims, token_activation)
+
+    def units(self, images: Tensor) -> Tensor:
+        """Images (B, C, H, W) in [-1, 1] -> scalars (B, N), unbounded."""
+        return self.head(self.convolutions(images).flatten(1))
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Images (B, C, H, W) in [-1, 1] -> raw tokens (B, N, D)."""
+        return self.tokens(self.units(images))

@@ -1,0 +1,133 @@
+"""Named starting points for a run: plain trees that a YAML or the command line overrides key by key.
+
+`reference` is the published system's size (arXiv 2410.23820): the defaults of `raydis.config`, with the
+controls' interval of refits counted in images. `small` is what a laptop CPU trains in minutes; `tiny` exists for
+tests and smoke runs and learns nothing.
+"""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+from raydis.configfile import merge
+from raydis.errors import ConfigError
+
+Tree = dict[str, Any]
+
+REFERENCE: Tree = {
+    "data": {"name": "shapes3d_procedural", "image_size": 64},
+    "first_stage": {"kind": "patch_pca", "patch_size": 4, "latent_dim": 12},
+    "method": {"family": "dyga_sd"},
+    "compute": {"precision": "bf16"},
+}
+
+SMALL: Tree = {
+    "data": {
+        "name": "shapes3d_procedural",
+        "image_size": 64,
+        "levels": {"floor_hue": 5, "wall_hue": 5, "object_hue": 5, "scale": 4, "orientation": 5},
+    },
+    "first_stage": {"kind": "patch_pca", "patch_size": 8, "latent_dim": 24},
+    "method": {
+        "family": "dyga_sd",
+        "num_units": 10,
+        "unit_dim": 16,
+        "encoder": {
+            "stem_stride": 8,
+            "channels": [64, 128, 128],
+            "hidden_dims": [128],
+            "norm": "group",
+            "token_hidden_dims": [64, 64],
+        },
+        "unet": {
+            "model_dim": 32,
+            "multipliers": [1, 2],
+            "num_blocks": 1,
+            "attention_sizes": [4],
+            "num_heads": 2,
+            "dropout_rate": 0.0,
+            "skip_dropout_rate": 0.1,
+            "skip_dropout_sizes": [8],
+        },
+        "anchors": {"num_gaussians": 6, "max_gaussians": 16, "fit_samples": 4000, "refit_images": 16_000},
+    },
+    "train": {
+        "num_images": 80_000,
+        "batch_size": 32,
+        "learning_rate": 1e-3,
+        "learning_rate_schedule": "cosine",
+        "warmup_images": 3_200,
+        "max_grad_norm": 1.0,
+        "ema_decay": 0.995,
+        "report_images": 4_000,
+        "checkpoint_images": 40_000,
+    },
+    "evaluation": {"protocol": "search"},
+}
+
+TINY: Tree = {
+    "data": {
+        "name": "shapes3d_procedural",
+        "image_size": 16,
+        "levels": {"floor_hue": 3, "wall_hue": 3, "object_hue": 3, "scale": 2, "shape": 2, "orientation": 3},
+    },
+    "first_stage": {"kind": "patch_pca", "patch_size": 4, "latent_dim": 6},
+    "method": {
+        "family": "dyga_sd",
+        "num_units": 4,
+        "unit_dim": 8,
+        "encoder": {
+            "stem_stride": 4,
+            "channels": [16, 32],
+            "hidden_dims": [32],
+            "norm": "group",
+            "token_hidden_dims": [16],
+        },
+        "unet": {
+            "model_dim": 16,
+            "multipliers": [1, 2],
+            "num_blocks": 1,
+            "attention_sizes": [2],
+            "num_heads": 2,
+            "dropout_rate": 0.0,
+            "skip_dropout_rate": 0.1,
+            "skip_dropout_sizes": [4],
+        },
+        "anchors": {"num_gaussians": 2, "max_gaussians": 4, "fit_samples": 200, "refit_images": 128},
+    },
+    "train": {
+        "num_images": 512,
+        "batch_size": 32,
+        "learning_rate": 1e-3,
+        "ema_decay": 0.9,
+        "report_images": 128,
+        "checkpoint_images": 256,
+    },
+    "evaluation": {"protocol": "search", "estimator": "tree"},
+}
+
+PRESETS: dict[str, Tree] = {"reference": REFERENCE, "small": SMALL, "tiny": TINY}
+
+
+def expand(tree: Tree) -> Tree:
+    """Replace a `preset: NAME` entry by that preset, overridden by the other entries of `tree`.
+
+    A section that chooses another variant (another data.name, first_stage.kind or method.family) starts from that
+    variant's defaults instead of mixing two.
+
+    Raises:
+        ConfigError: no such preset.
+    """
+    if "preset" not in tree:
+        return copy.deepcopy(tree)
+    name = tree["preset"]
+    if name not in PRESETS:
+        raise ConfigError(f"unknown preset {name!r}: use one of {', '.join(PRESETS)}")
+    base = copy.deepcopy(PRESETS[name])
+    over = {key: value for key, value in tree.items() if key != "preset"}
+    for section, variant in (("data", "name"), ("first_stage", "kind"), ("method", "family")):
+        chosen = over.get(section, {}).get(variant)
+        if chosen is not None and chosen != base[section].get(variant):
+            base[section] = {"image_size": base["data"]["image_size"]} if section == "data" else {}
+    return merge(base, over)

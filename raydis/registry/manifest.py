@@ -1,0 +1,155 @@
+"""The manifest of a checkpoint folder: what is in it, byte for byte, and where it came from."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from raydis.errors import CheckpointError
+
+FORMAT_VERSION: Literal[1] = 1
+MANIFEST = "manifest.json"
+CONFIG = "config.json"
+WEIGHTS = "weights.safetensors"
+METRICS = "metrics.json"
+MODEL_FILES = (CONFIG, WEIGHTS, METRICS)
+TRAINING_FILES = ("training.safetensors", "training.json")
+
+Sha256 = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
+
+
+class FileEntry(BaseModel):
+    """One file of a checkpoint."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    sha256: Sha256
+    bytes: int = Field(ge=0)
+
+
+class Parent(BaseModel):
+    """The trial that a checkpoint comes from."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    sweep: str
+    trial: str
+
+
+class Manifest(BaseModel):
+    """Contents and origin of a checkpoint. It lists every file but itself; names outside the format are refused."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    format_version: Literal[1] = FORMAT_VERSION
+    files: dict[str, FileEntry]
+    images_seen: int = Field(ge=0)
+    data_name: str
+    data_fingerprint: str
+    seed: int
+    packages: dict[str, str] = Field(description="Versions of Python and of the packages that made the weights.")
+    code_revision: str | None = Field(description="git commit of raydis, `-dirty` if changed; null outside a checkout.")
+    created: AwareDatetime
+    parent: Parent | None
+
+    @model_validator(mode="after")
+    def _names(self) -> Manifest:
+        names, training = set(self.files), set(TRAINING_FILES)
+        if names - training != set(MODEL_FILES) or names & training not in (set(), training):
+            raise ValueError(
+                f"files are {sorted(names)}, expected {', '.join(MODEL_FILES)} and both or none of "
+                f"{', '.join(TRAINING_FILES)}"
+            )
+        return self
+
+    @property
+    def can_resume(self) -> bool:
+        """Whether the state of the training is there as well."""
+        return set(TRAINING_FILES) <= set(self.files)
+
+    def without_training(self) -> Manifest:
+        """The same checkpoint as it is published: without the files that only a resumed training needs."""
+        return self.model_copy(update={"files": {name: self.files[name] for name in MODEL_FILES}})
+
+    def to_json(self) -> bytes:
+        """The text of manifest.json; its sha256 names the checkpoint's content."""
+        return (self.model_dump_json(indent=2) + "\n").encode()
+
+
+def parse_manifest(text: bytes, source: str) -> Manifest:
+    """The manifest in the bytes of a manifest.json.
+
+    Args:
+        source: where the bytes came from, for the error.
+
+    Raises:
+        CheckpointError: not a manifest, or one of another format version.
+    """
+    try:
+        tree: Any = json.loads(text)
+        version = tree["format_version"]
+        if version != FORMAT_VERSION:
+            raise CheckpointError(
+                f"{source} has format version {version}, this raydis reads {FORMAT_VERSION}: "
+                "open it with the raydis that wrote it (see its `packages`)"
+            )
+        return Manifest.model_validate(tree)
+    except (ValueError, KeyError, TypeError) as error:  # ValidationError and JSONDecodeError are ValueErrors
+        raise CheckpointError(f"{source} is not a checkpoint's manifest: {_reason(error)}") from error
+
+
+def verify(folder: Path) -> Manifest:
+    """Reads a checkpoint's manifest and hashes every file against it.
+
+    Files whose name begins with a dot are left to whoever put them there.
+
+    Raises:
+        CheckpointError: no manifest, a file that is missing, unknown, or not the one that was written: the message
+            names it with the expected and the found hash.
+    """
+    try:
+        text = (folder / MANIFEST).read_bytes()
+    except FileNotFoundError as error:
+        raise CheckpointError(f"no checkpoint in {folder}: there is no {MANIFEST}{_present(folder)}") from error
+    except OSError as error:
+        raise CheckpointError(f"no checkpoint in {folder}: {error.strerror}") from error
+    manifest = parse_manifest(text, str(folder / MANIFEST))
+    found = {path.name for path in folder.iterdir() if not path.name.startswith(".")} - {MANIFEST}
+    if missing := sorted(set(manifest.files) - found):
+        raise CheckpointError(
+            f"checkpoint {folder} lacks {', '.join(missing)}, which its manifest lists: fetch it again"
+        )
+    if unknown := sorted(found - set(manifest.files)):
+        raise CheckpointError(f"checkpoint {folder} holds {', '.join(unknown)}, unknown to its manifest: remove it")
+    for name, expected in manifest.files.items():
+        entry = file_entry(folder / name)
+        if entry != expected:
+            raise CheckpointError(
+                f"checkpoint {folder}: {name} is damaged: expected sha256 {expected.sha256} ({expected.bytes} bytes), "
+                f"found {entry.sha256} ({entry.bytes} bytes). Fetch it again or use another checkpoint"
+            )
+    return manifest
+
+
+def file_entry(path: Path) -> FileEntry:
+    """Hash and size of a file."""
+    with path.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+        return FileEntry(sha256=digest, bytes=file.tell())
+
+
+def _present(folder: Path) -> str:
+    """What an interrupted replacement left beside the folder, as a hint."""
+    kept = sorted(path.name for path in folder.parent.glob(f"{folder.name}.old-*"))
+    return f"; {kept[0]} beside it is the one before, kept by a replacement that was interrupted" if kept else ""
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, ValidationError):
+        first = error.errors(include_url=False)[0]
+        return f"{'.'.join(map(str, first['loc']))}: {first['msg']}".removeprefix(": ")
+    return f"no {error}" if isinstance(error, KeyError) else str(error)

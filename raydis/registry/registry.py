@@ -1,0 +1,238 @@
+"""Named models in a store: numbered versions that never change, and aliases that move between them.
+
+    registry/<name>/versions/<n>/{config.json, weights.safetensors, metrics.json, manifest.json}
+    registry/<name>/aliases/<alias>.json
+
+Two conditional writes carry all concurrency. A version's number belongs to whoever creates its config.json; the
+version exists once its manifest.json does. An alias moves only over the state that was read before.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from itertools import count, islice
+from pathlib import Path
+from typing import Any
+
+from raydis.errors import CheckpointError, RegistryError
+from raydis.registry.manifest import CONFIG, MANIFEST, METRICS, Manifest, parse_manifest, verify
+from raydis.registry.transfer import download_checkpoint
+from raydis.store import Store, StoreConflict, StoreMissing
+
+DEFAULT_ALIAS = "best"
+MAX_TRIES = 100  # of one conditional write; each lost try means that somebody else got on
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+
+
+@dataclass(frozen=True)
+class ModelRef:
+    """One version of one model, and the prefix of its files in the registry's store."""
+
+    name: str
+    version: int
+
+    @property
+    def prefix(self) -> str:
+        return f"registry/{self.name}/versions/{self.version}"
+
+    def __str__(self) -> str:
+        return f"{self.name}@{self.version}"
+
+
+@dataclass(frozen=True)
+class AliasState:
+    """Where an alias points, as read at one moment.
+
+    Attributes:
+        version: None where the alias does not exist.
+        previous: the version before the last move, to roll back to.
+        moves: how often it moved, so that no two states are equal and a tag never comes back.
+        tag: the store's tag of this state.
+    """
+
+    version: int | None = None
+    previous: int | None = None
+    moves: int = 0
+    tag: str | None = None
+
+
+class Registry:
+    """The models of one store. Nothing is kept in memory: every answer is read from the store."""
+
+    def __init__(self, store: Store) -> None:
+        self.store = store
+
+    def register(self, folder: Path, name: str) -> int:
+        """Adds a checkpoint folder, without its training state, as the next version; returns the version's number.
+
+        Of several at once each gets a number of its own. One that is interrupted leaves a number unused.
+
+        Raises:
+            CheckpointError: the folder is not a checkpoint, or does not match its manifest.
+            RegistryError: `name` is not allowed.
+            StoreError: the store refused.
+        """
+        _check(name, "model name")
+        manifest = verify(folder).without_training()
+        config = (folder / CONFIG).read_bytes()
+        first = max(self._claimed(name), default=0) + 1
+        for version in islice(count(first), MAX_TRIES):
+            ref = ModelRef(name, version)
+            try:
+                self.store.write(f"{ref.prefix}/{CONFIG}", config, if_absent=True)
+            except StoreConflict:
+                continue
+            for file in sorted(set(manifest.files) - {CONFIG}):
+                self.store.upload(folder / file, f"{ref.prefix}/{file}")
+            self.store.write(f"{ref.prefix}/{MANIFEST}", manifest.to_json())
+            return version
+        raise RegistryError(f"no free version of {name} in {self.store.uri}: {MAX_TRIES} from {first} on were taken")
+
+    def names(self) -> list[str]:
+        """Models with at least one version."""
+        return sorted({key.split("/")[1] for key in self.store.list("registry/") if _version_in(key)})
+
+    def versions(self, name: str) -> list[int]:
+        """Complete versions of a model, in order; empty for an unknown one."""
+        return sorted(version for key in self.store.list(f"registry/{name}/versions/") if (version := _version_in(key)))
+
+    def aliases(self, name: str) -> dict[str, int]:
+        """The version that each alias of a model points to."""
+        prefix = f"registry/{name}/aliases/"
+        names = [key.removeprefix(prefix).removesuffix(".json") for key in self.store.list(prefix)]
+        states = {alias: self.alias(name, alias).version for alias in names}
+        return {alias: version for alias, version in states.items() if version is not None}
+
+    def resolve(self, text: str) -> ModelRef:
+        """The version that `name@3`, `name@alias` or `name` (which means `name@best`) names.
+
+        Raises:
+            RegistryError: no such model, version or alias; the message lists those that exist.
+        """
+        name, _, wanted = text.partition("@")
+        _check(name, "model name")
+        if wanted.isdecimal():
+            version: int | None = int(wanted)
+        else:
+            version = self.alias(name, _check(wanted or DEFAULT_ALIAS, "alias")).version
+        if version is None or not self.store.exists(f"{ModelRef(name, version).prefix}/{MANIFEST}"):
+            raise RegistryError(self._nothing_at(name, wanted or DEFAULT_ALIAS, version))
+        return ModelRef(name, version)
+
+    def manifest(self, ref: ModelRef) -> Manifest:
+        """Manifest of a version. Raises RegistryError where there is none."""
+        key = f"{ref.prefix}/{MANIFEST}"
+        try:
+            return parse_manifest(self.store.read(key), f"{self.store.uri}/{key}")
+        except StoreMissing as error:
+            raise RegistryError(self._nothing_at(ref.name, str(ref.version), ref.version)) from error
+
+    def metrics(self, ref: ModelRef) -> dict[str, Any]:
+        """metrics.json of a version, checked against its manifest. Raises RegistryError, CheckpointError."""
+        expected = self.manifest(ref).files[METRICS].sha256
+        text = self.store.read(f"{ref.prefix}/{METRICS}")
+        found = hashlib.sha256(text).hexdigest()
+        if found != expected:
+            raise CheckpointError(
+                f"{METRICS} of {ref} in {self.store.uri} is damaged: expected sha256 {expected}, found {found}"
+            )
+        return json.loads(text)
+
+    def fetch(self, ref: ModelRef, cache_dir: Path) -> Path:
+        """A verified local folder of a version; see `transfer.download_checkpoint`."""
+        return download_checkpoint(self.store, ref.prefix, cache_dir)
+
+    def alias(self, name: str, alias: str) -> AliasState:
+        """Where an alias points now. Raises RegistryError where its file cannot be understood."""
+        key = _alias_key(name, alias)
+        tag = self.store.tag(key)  # before the text: if the alias moves in between, the tag is the one that fails
+        if tag is None:
+            return AliasState()
+        try:
+            tree = json.loads(self.store.read(key))
+            return AliasState(int(tree["version"]), tree["previous"], int(tree["moves"]), tag)
+        except StoreMissing:
+            return AliasState()
+        except (ValueError, KeyError, TypeError) as error:
+            raise RegistryError(
+                f"{key} in {self.store.uri} is not an alias ({error!r}): delete it and set the alias again"
+            ) from error
+
+    def move_alias(self, name: str, alias: str, version: int, *, expected: AliasState) -> None:
+        """Points an alias to a version, if it still is as `expected`, which `alias` returned.
+
+        Raises:
+            RegistryError: no such version.
+            StoreConflict: the alias moved in the meantime; nothing was changed.
+        """
+        if not self.store.exists(f"{ModelRef(name, version).prefix}/{MANIFEST}"):
+            raise RegistryError(self._nothing_at(name, str(version), version))
+        state = {
+            "version": version,
+            "previous": expected.version,
+            "moves": expected.moves + 1,
+            "moved": datetime.now(UTC).isoformat(timespec="seconds"),
+        }
+        key, text = _alias_key(name, alias), f"{json.dumps(state)}\n".encode()
+        if expected.tag is None:
+            self.store.write(key, text, if_absent=True)
+        else:
+            self.store.write(key, text, if_match=expected.tag)
+
+    def set_alias(self, name: str, alias: str, version: int) -> None:
+        """Points an alias to a version, whatever it pointed to. Raises RegistryError where there is no such version."""
+        for _ in range(MAX_TRIES):
+            state = self.alias(name, alias)
+            if state.version == version:
+                return None
+            try:
+                return self.move_alias(name, alias, version, expected=state)
+            except StoreConflict:
+                continue
+        raise RegistryError(f"{name}@{alias} in {self.store.uri} moved {MAX_TRIES} times meanwhile: try again")
+
+    def _claimed(self, name: str) -> list[int]:
+        """Numbers that are taken, also by versions that are incomplete."""
+        keys = self.store.list(f"registry/{name}/versions/")
+        return [int(number) for key in keys if (number := key.split("/")[3]).isdecimal()]
+
+    def _nothing_at(self, name: str, wanted: str, version: int | None) -> str:
+        """The error of a reference that leads nowhere: what there is instead, and the command that helps."""
+        missing, versions = f"no model {name}@{wanted} in {self.store.uri}", self.versions(name)
+        if not versions:
+            found = ", ".join(self.names()) or "no models"
+            return f"{missing}; found {found}. Run a sweep first, or `python -m raydis promote` with a checkpoint"
+        listed = f"found version{'s' * (len(versions) > 1)} {', '.join(map(str, versions))}"
+        if wanted.isdecimal():
+            interrupted = version in self._claimed(name)
+            return f"{missing}; {listed}" + ("; the registration of this one was interrupted" if interrupted else "")
+        set_it = f"Run `python -m raydis promote {name}@{versions[-1]} --alias {wanted}` to set it"
+        if version is not None:
+            return f"{missing}: it points to version {version}, which is gone; {listed}. {set_it}"
+        aliases = ", ".join(self.aliases(name))
+        return f"{missing}; {listed} {f'with aliases {aliases}' if aliases else f'without alias {wanted}'}. {set_it}"
+
+
+def _alias_key(name: str, alias: str) -> str:
+    return f"registry/{_check(name, 'model name')}/aliases/{_check(alias, 'alias')}.json"
+
+
+def _version_in(key: str) -> int | None:
+    """Number of the version whose manifest this key is."""
+    parts = key.split("/")
+    is_manifest = len(parts) == 5 and parts[2] == "versions" and parts[4] == MANIFEST and parts[3].isdecimal()
+    return int(parts[3]) if is_manifest else None
+
+
+def _check(text: str, what: str) -> str:
+    if not _NAME.fullmatch(text) or (what == "alias" and text.isdecimal()):
+        raise RegistryError(
+            f"{what} {text[:80]!r} is not allowed: up to 64 letters, digits, '.', '_' and '-', a letter or digit first"
+            + (", and not digits alone, which name a version" if what == "alias" else "")
+        )
+    return text

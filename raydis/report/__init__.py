@@ -1,0 +1,1 @@
+"""Pictures for people: traversal and swap grids, Pareto fronts."""

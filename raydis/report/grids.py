@@ -1,0 +1,122 @@
+"""Picture grids with a label to each row: traversals and swaps.
+
+Rows R, columns V, H W C image.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+from raydis.engine.editor import Editor
+
+GAP_PX = 3
+INK = (32, 33, 36)
+PAPER = (255, 255, 255)
+
+
+def draw_grid(
+    images: np.ndarray,
+    *,
+    row_labels: Sequence[str],
+    column_labels: Sequence[str] = (),
+    title: str = "",
+    cell_px: int = 80,
+    marked: Sequence[tuple[int, int]] = (),
+) -> Image.Image:
+    """Lay uint8 images (R, V, H, W, C) out in a grid.
+
+    Args:
+        images: R rows of V images.
+        row_labels: R texts, left of the rows; a line break gives a second, smaller line.
+        column_labels: V texts above the columns, or none.
+        title: one line above everything.
+        cell_px: side of a drawn image.
+        marked: (row, column) of cells that get a frame.
+
+    Returns:
+        An RGB picture on white.
+    """
+    rows, columns = images.shape[:2]
+    if len(row_labels) != rows or (column_labels and len(column_labels) != columns):
+        raise ValueError(f"a grid of {rows} x {columns} has {len(row_labels)} row and {len(column_labels)} column labels")
+    font, small = ImageFont.load_default(14), ImageFont.load_default(12)
+    left = 16 + max((int(small.getlength(line)) for label in row_labels for line in label.split("\n")), default=0)
+    top = 8 + (26 if title else 0) + (20 if column_labels else 0)
+    step = cell_px + GAP_PX
+    width = max(left + columns * step + 8, int(font.getlength(title)) + 16)
+    sheet = Image.new("RGB", (width, top + rows * step + 8), PAPER)
+    pen = ImageDraw.Draw(sheet)
+    pen.text((8, 8), title, INK, font)
+    for column, label in enumerate(column_labels):
+        x = left + column * step + cell_px / 2
+        pen.text((x, top - 4), label, INK, small, anchor="ms")
+    for row, label in enumerate(row_labels):
+        pen.multiline_text((left - 8, top + row * step + cell_px / 2), label, INK, small, anchor="rm", align="right")
+        for column in range(columns):
+            pixels = images[row, column]
+            cell = Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels).convert("RGB")
+            x, y = left + column * step, top + row * step
+            sheet.paste(cell.resize((cell_px, cell_px), Image.Resampling.BICUBIC), (x, y))
+            if (row, column) in marked:
+                pen.rectangle((x - 2, y - 2, x + cell_px + 1, y + cell_px + 1), outline=INK, width=2)
+    return sheet
+
+
+def save_picture(picture: Image.Image, path: Path) -> None:
+    """Write a PNG under a temporary name, then rename it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    picture.save(temporary, format="PNG", optimize=True)
+    temporary.replace(path)
+
+
+def best_factor(scores: dict | None, names: Sequence[str], unit: int) -> str:
+    """The factor that a unit tells most about by DCI's importances, or nothing where there are none."""
+    importance = (scores or {}).get("importance")
+    if not importance or not any(importance[unit]):
+        return ""
+    return names[int(np.argmax(importance[unit]))]
+
+
+def draw_traversal(
+    editor: Editor, image: np.ndarray, *, num_values: int = 7, seed: int = 0, num_steps: int = 50
+) -> Image.Image:
+    """One row a unit, columns along its quantiles over the data, all from one starting noise.
+
+    Rows are in the order of the factors that DCI's importances name for the units, where the checkpoint has scores.
+    """
+    scores, names = editor.metrics.get("scores"), editor.factor_names
+    factors = [best_factor(scores, names, unit) for unit in range(editor.num_units)]
+    rank = {name: place for place, name in enumerate([*names, ""])}
+    order = sorted(range(editor.num_units), key=lambda unit: (rank[factors[unit]], unit))
+    drawn = editor.traverse(image, units=order, num_values=num_values, seed=seed, num_steps=num_steps)
+    drawn = np.concatenate([np.broadcast_to(image, (len(order), 1, *image.shape)), drawn], axis=1)
+    ranks = np.linspace(2.5, 97.5, num_values)
+    return draw_grid(
+        drawn,
+        row_labels=[f"unit {unit}\n{factors[unit].replace('_', ' ')}".rstrip() for unit in order],
+        column_labels=["image", *(f"{rank:.3g} %" for rank in ranks)],
+        title="each row moves one unit along its quantiles",
+    )
+
+
+def draw_swaps(
+    editor: Editor, sources: np.ndarray, targets: np.ndarray, *, seed: int = 0, num_steps: int = 50
+) -> Image.Image:
+    """A row a pair: source, target, and the source with one unit of the target, for every unit in turn."""
+    rows = [
+        np.concatenate([[source, target], editor.swap_each(source, target, seed=seed, num_steps=num_steps)])
+        for source, target in zip(sources, targets, strict=True)
+    ]
+    return draw_grid(
+        np.stack(rows),
+        row_labels=[f"pair {row + 1}" for row in range(len(rows))],
+        column_labels=["source", "target", *(f"unit {unit}" for unit in range(editor.num_units))],
+        title="the source with single units of the target",
+        cell_px=64,
+    )

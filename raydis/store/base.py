@@ -1,0 +1,125 @@
+"""What every store can do, and the rule for keys.
+
+A key is a relative path with `/` between its parts, such as `registry/quickstart/aliases/best.json`. A tag names one
+version of one key's bytes: as long as `tag(key)` answers the same, `read(key)` does too. Tags of different stores do
+not compare.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import secrets
+from collections.abc import Iterator
+from pathlib import Path
+from typing import BinaryIO, Protocol
+
+from raydis.errors import StoreError
+
+RESERVED_PREFIX = ".raydis-"  # parts that begin so are the stores' own files: locks and unfinished writes
+MAX_KEY_BYTES = 1024  # S3's limit
+
+
+class StoreMissing(StoreError):
+    """Nothing is stored under the key."""
+
+
+class StoreConflict(StoreError):
+    """A conditional write lost: the key exists already, or its tag is no longer the one given."""
+
+
+class Store(Protocol):
+    """Bytes under keys.
+
+    Every method raises StoreError, in one line, for a key that is not allowed and for storage that fails: no
+    permission, no credentials, no such bucket, unreachable, full. A write is seen whole or not at all.
+    """
+
+    @property
+    def uri(self) -> str:
+        """Where the keys lie; `open_store(uri)` opens the same store."""
+        ...
+
+    def read(self, key: str) -> bytes:
+        """The bytes under the key. Raises StoreMissing."""
+        ...
+
+    def write(self, key: str, data: bytes, *, if_absent: bool = False, if_match: str | None = None) -> str:
+        """Replaces the bytes under the key and returns their tag.
+
+        Args:
+            if_absent: write only where nothing is stored; of several such writers exactly one succeeds.
+            if_match: write only while the key's tag is this one; of several such writers exactly one succeeds.
+
+        Raises:
+            StoreConflict: the condition did not hold, and nothing was written.
+        """
+        ...
+
+    def tag(self, key: str) -> str | None:
+        """Tag of the key's present version; None where nothing is stored."""
+        ...
+
+    def exists(self, key: str) -> bool:
+        """Whether anything is stored under the key."""
+        ...
+
+    def list(self, prefix: str = "") -> Iterator[str]:
+        """All keys that begin with `prefix` as text, sorted; `a/b` finds `a/b/c` and `a/bc`, `a/b/` only the first."""
+        ...
+
+    def delete(self, key: str) -> None:
+        """Removes the key; nothing happens where it is absent."""
+        ...
+
+    def upload(self, path: Path, key: str) -> None:
+        """Stores a file's bytes under the key without holding them in memory."""
+        ...
+
+    def download(self, key: str, path: Path) -> None:
+        """Writes the key's bytes to a file without holding them in memory. Raises StoreMissing.
+
+        The file appears under its name when it is complete; its folder is made where it is missing.
+        """
+        ...
+
+
+def check_key(key: str) -> str:
+    """The key, if it is allowed.
+
+    Raises:
+        StoreError: empty, absolute, longer than MAX_KEY_BYTES, or with a part that is empty, `.`, `..`, reserved, or
+            holds a backslash or a control character: such a key could leave its store or mean two things.
+    """
+    parts = key.split("/")
+    bad = [part for part in parts if part in ("", ".", "..") or part.startswith(RESERVED_PREFIX)]
+    if bad or any(char < " " or char in "\\\x7f" for char in key) or len(key.encode()) > MAX_KEY_BYTES:
+        raise StoreError(
+            f"key {key[:80]!r} is not allowed: use a relative path such as registry/quickstart/aliases/best.json, "
+            f"without empty parts, '.', '..', backslashes or parts that begin with {RESERVED_PREFIX}"
+        )
+    return key
+
+
+def check_prefix(prefix: str) -> str:
+    """A prefix of allowed keys: a key, a key with `/` at its end, or nothing. Raises StoreError."""
+    if prefix:
+        check_key(prefix.removesuffix("/"))
+    return prefix
+
+
+def check_condition(if_absent: bool, if_match: str | None) -> None:
+    """Refuses two conditions at once, which no caller can mean."""
+    if if_absent and if_match is not None:
+        raise ValueError("give if_absent or if_match, not both")
+
+
+@contextlib.contextmanager
+def temporary_beside(path: Path) -> Iterator[BinaryIO]:
+    """A new file in the folder of `path`, which is made, for the caller to rename; removed where it was not."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.parent / f"{RESERVED_PREFIX}{secrets.token_hex(8)}"
+    try:
+        with temporary.open("xb") as file:
+            yield file
+    finally:
+        temporary.unlink(missing_ok=True)

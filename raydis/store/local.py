@@ -1,0 +1,145 @@
+"""A folder as a store: safe between the threads and processes of one machine."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import hashlib
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import BinaryIO
+
+from raydis.errors import StoreError
+from raydis.store.base import (
+    RESERVED_PREFIX,
+    StoreConflict,
+    StoreMissing,
+    check_condition,
+    check_key,
+    check_prefix,
+    temporary_beside,
+)
+
+LOCK_NAME = f"{RESERVED_PREFIX}lock"
+COPY_BYTES = 1 << 20
+
+_ABSENT = (FileNotFoundError, NotADirectoryError, IsADirectoryError)
+
+
+class LocalStore:
+    """A file a key, below one folder that the first write makes. A tag is the sha256 of the bytes.
+
+    A write fills a temporary file beside its target and renames it. It holds the folder's lock for the rename, so that
+    a condition is checked and acted upon in one step. Readers take no lock: a rename is atomic.
+    """
+
+    def __init__(self, root: str | Path) -> None:
+        self._root = Path(os.path.abspath(Path(root).expanduser()))
+
+    @property
+    def uri(self) -> str:
+        return str(self._root)
+
+    def read(self, key: str) -> bytes:
+        with self._errors(f"read {key}"), self._open(key) as file:
+            return file.read()
+
+    def write(self, key: str, data: bytes, *, if_absent: bool = False, if_match: str | None = None) -> str:
+        check_condition(if_absent, if_match)
+        path = self._path(key)
+        with self._errors(f"write {key}"), temporary_beside(path) as file:
+            file.write(data)
+            _flush(file)
+            with self._lock():
+                found = _tag(path) if if_absent or if_match is not None else None
+                if (if_absent and found is not None) or (if_match is not None and found != if_match):
+                    raise StoreConflict(
+                        f"{key} in {self.uri} was not written: expected {if_match or 'nothing there'}, "
+                        f"found {found or 'nothing there'}. Read it again and decide anew"
+                    )
+                os.replace(file.name, path)
+        return hashlib.sha256(data).hexdigest()
+
+    def tag(self, key: str) -> str | None:
+        path = self._path(key)
+        with self._errors(f"read {key}"):
+            return _tag(path)
+
+    def exists(self, key: str) -> bool:
+        return self._path(key).is_file()
+
+    def list(self, prefix: str = "") -> Iterator[str]:
+        folder = self._root / check_prefix(prefix).rpartition("/")[0]
+        with self._errors(f"list {prefix or 'keys'}"):
+            keys = [
+                Path(where, name).relative_to(self._root).as_posix()
+                for where, _, names in os.walk(folder, onerror=_raise_unless_absent)
+                for name in names
+                if not name.startswith(RESERVED_PREFIX)
+            ]
+        return iter(sorted(key for key in keys if key.startswith(prefix)))
+
+    def delete(self, key: str) -> None:
+        path = self._path(key)
+        with self._errors(f"delete {key}"):
+            if path.is_file():
+                with self._lock():
+                    path.unlink(missing_ok=True)
+
+    def upload(self, path: Path, key: str) -> None:
+        target = self._path(key)
+        with self._errors(f"upload {path} to {key}"), open(path, "rb") as source, temporary_beside(target) as file:
+            shutil.copyfileobj(source, file, COPY_BYTES)
+            _flush(file)
+            with self._lock():
+                os.replace(file.name, target)
+
+    def download(self, key: str, path: Path) -> None:
+        with self._errors(f"download {key} to {path}"), self._open(key) as source, temporary_beside(path) as file:
+            shutil.copyfileobj(source, file, COPY_BYTES)
+            file.flush()
+            os.replace(file.name, path)
+
+    def _path(self, key: str) -> Path:
+        return self._root / check_key(key)
+
+    def _open(self, key: str) -> BinaryIO:
+        try:
+            return self._path(key).open("rb")
+        except _ABSENT as error:
+            raise StoreMissing(f"no key {key} in {self.uri}") from error
+
+    @contextlib.contextmanager
+    def _errors(self, action: str) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise StoreError(f"cannot {action} in the store {self.uri}: {error.strerror or error}") from error
+
+    @contextlib.contextmanager
+    def _lock(self) -> Iterator[None]:
+        # flock belongs to the open file: it keeps threads apart as well as processes, and a killed holder frees it.
+        with open(self._root / LOCK_NAME, "ab") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            yield
+
+
+def _flush(file: BinaryIO) -> None:
+    """To the disk, so that the rename does not outlive the bytes in a power cut."""
+    file.flush()
+    os.fsync(file.fileno())
+
+
+def _tag(path: Path) -> str | None:
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except _ABSENT:
+        return None
+
+
+def _raise_unless_absent(error: OSError) -> None:
+    if not isinstance(error, _ABSENT):
+        raise error

@@ -1,0 +1,191 @@
+"""What a sweep shows while it runs: a table that stays in place on a terminal, a line now and then elsewhere."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from ray import tune
+from rich.console import Console, Group
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
+LINE_INTERVAL_S = 10.0
+MAX_ROWS = 12
+
+
+@dataclass
+class TrialView:
+    """What is known of a trial that has started."""
+
+    number: int
+    control: str | None
+    settings: dict[str, Any]
+    state: str = "running"  # then done or failed
+    images_seen: int = 0
+    loss: float | None = None
+    scores: dict[str, float] = field(default_factory=dict)
+
+
+class SweepState:
+    """Trials by number, counts and the time left.
+
+    Args:
+        num_trials: of the sweep.
+        num_images: budget of one trial.
+        objectives: names of the scores to show.
+        clock: seconds, ever rising.
+    """
+
+    def __init__(
+        self, num_trials: int, num_images: int, objectives: list[str], clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self.num_trials, self.num_images, self.objectives = num_trials, num_images, objectives
+        self.trials: dict[int, TrialView] = {}
+        self._clock = clock
+        self._started = clock()
+
+    def start(self, config: dict[str, Any]) -> TrialView:
+        """A trial begins, or begins again."""
+        number = config["number"]
+        view = self.trials.setdefault(number, TrialView(number, config["control"], config["settings"]))
+        view.state = "running"
+        return view
+
+    def update(self, config: dict[str, Any], result: dict[str, Any]) -> None:
+        """A trial reported."""
+        view = self.trials.get(config["number"]) or self.start(config)
+        view.images_seen = result.get("images_seen") or view.images_seen
+        view.loss = result.get("loss", view.loss)
+        if result.get("finished"):
+            view.state = "done" if result.get("status") == "valid" else "failed"
+            view.scores = {name: result[name] for name in self.objectives if result.get(name) is not None}
+
+    def fail(self, config: dict[str, Any]) -> None:
+        """A trial raised an error, or its process died."""
+        self.start(config).state = "failed"
+
+    def count(self, state: str) -> int:
+        """Trials in a state."""
+        return sum(view.state == state for view in self.trials.values())
+
+    @property
+    def elapsed_s(self) -> float:
+        return self._clock() - self._started
+
+    @property
+    def share(self) -> float:
+        """Share of the sweep's images that are behind it, in [0, 1]."""
+        seen = sum(
+            min(view.images_seen / self.num_images, 1.0) if view.state == "running" else 1.0
+            for view in self.trials.values()
+        )
+        return min(seen / self.num_trials, 1.0)
+
+    @property
+    def left_s(self) -> float | None:
+        """Seconds left if the rest goes as what is done; None while too little is."""
+        return self.elapsed_s * (1.0 - self.share) / self.share if self.share > 0.01 else None
+
+    def best(self) -> TrialView | None:
+        """The trial with the highest mean of the objectives so far."""
+        scored = [view for view in self.trials.values() if view.state == "done" and view.scores]
+        return max(scored, key=lambda view: sum(view.scores.values()), default=None)
+
+    def line(self) -> str:
+        """All of it in one line of at most 100 columns."""
+        failed = self.count("failed")
+        parts = [f"{self.count('done')} of {self.num_trials} trials done", f"{self.count('running')} running"]
+        parts += [f"{failed} failed"] if failed else []
+        if best := self.best():
+            parts.append(f"best {best.number}: " + " ".join(f"{short(k)} {v:.2f}" for k, v in best.scores.items()))
+        parts.append(f"{duration(self.left_s)} left" if self.left_s is not None else "estimating")
+        return f"{duration(self.elapsed_s):>7}  {', '.join(parts)}"[:100]
+
+    def table(self) -> Table:
+        """Running trials, and the last that ended."""
+        table = Table(box=None, pad_edge=False, header_style="bold")
+        for heading in ("trial", "images", "loss", *map(short, self.objectives), "settings"):
+            table.add_column(heading, justify="left" if heading == "settings" else "right", overflow="ellipsis")
+        table.columns[-1].no_wrap = True
+        running = [view for view in self.trials.values() if view.state == "running"]
+        ended = [view for view in self.trials.values() if view.state != "running"]
+        for view in sorted([*ended[-max(MAX_ROWS - len(running), 3) :], *running], key=lambda view: view.number):
+            images = f"{100 * view.images_seen / self.num_images:.0f} %" if view.state == "running" else view.state
+            loss = "" if view.loss is None else f"{view.loss:.4f}"
+            scores = [f"{view.scores[name]:.3f}" if name in view.scores else "" for name in self.objectives]
+            table.add_row(str(view.number), images, loss, *scores, describe(view.settings, view.control))
+        return table
+
+
+class SweepProgress(tune.Callback):
+    """Keeps a SweepState while Tune runs and shows it on a console."""
+
+    def __init__(self, state: SweepState, console: Console) -> None:
+        self.state = state
+        self._console = console
+        self._live: Live | None = None
+        self._last_line_s = state.elapsed_s
+
+    def __enter__(self) -> SweepProgress:
+        if self._console.is_terminal:
+            self._live = Live(console=self._console, auto_refresh=True, refresh_per_second=2, transient=True)
+            self._live.get_renderable = lambda: Group(Text(self.state.line()), self.state.table())
+            self._live.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._live is not None:
+            self._live.stop()
+            self._live = None
+        else:
+            self._console.print(self.state.line(), highlight=False, soft_wrap=True)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"state": None, "_console": None, "_live": None}  # Tune stores its callbacks; a console cannot be
+
+    def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        self.state.start(trial.config)
+
+    def on_trial_result(self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **i: Any) -> None:
+        self.state.update(trial.config, result)
+
+    def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        self.state.fail(trial.config)
+
+    def on_step_end(self, iteration: int, trials: list[Any], **info: Any) -> None:
+        if self._live is None and self.state.elapsed_s - self._last_line_s >= LINE_INTERVAL_S:
+            self._last_line_s = self.state.elapsed_s
+            self._console.print(self.state.line(), highlight=False, soft_wrap=True)
+
+
+def describe(settings: dict[str, Any], control: str | None = None) -> str:
+    """Settings in short: the last part of each key, three digits; a control by its name."""
+    if control is not None:
+        return f"control {control}"
+    return " ".join(f"{key.rpartition('.')[2]}={brief(value)}" for key, value in settings.items())
+
+
+def brief(value: Any) -> str:
+    """A setting in a few characters."""
+    return f"{value:.3g}" if isinstance(value, float) else str(value)
+
+
+def short(metric: str) -> str:
+    """A score's name for a narrow column."""
+    return {"dci_disentanglement": "dci", "factor_vae": "fvae"}.get(metric, metric.removeprefix("dci_"))
+
+
+def duration(seconds: float | None) -> str:
+    """`45 s`, `3 min 20 s`, `2 h 05 min`."""
+    if seconds is None:
+        return "?"
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60:02d} s"
+    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"

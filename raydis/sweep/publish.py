@@ -1,0 +1,139 @@
+"""The best trial becomes a version: scored by the final protocol, drawn, registered, and promoted if it is better."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import ray
+
+from raydis.config import RunConfig
+from raydis.errors import RaydisError
+from raydis.metrics.protocol import Scores
+from raydis.registry.manifest import CONFIG, MANIFEST, METRICS, MODEL_FILES, file_entry, verify
+from raydis.registry.promotion import Promotion, Rule, promote
+from raydis.registry.registry import Registry
+from raydis.registry.transfer import fetch_checkpoint
+from raydis.store import open_store
+from raydis.sweep.spec import PromotionConfig
+from raydis.sweep.summary import TrialRecord
+from raydis.train.cluster import cluster_nodes, worker_resources
+
+MAX_SCORING_CPUS = 8  # DCI fits one classifier a factor; no data set has more factors
+
+
+@dataclass(frozen=True)
+class Published:
+    """The final scores of the best trial and what the registry made of it."""
+
+    scores: Scores
+    promotion: Promotion
+    picture: str  # the traversal grid's key below the storage
+
+
+def publish(
+    best: TrialRecord, run: RunConfig, config: PromotionConfig, *, model: str, storage: str, folder: str
+) -> Published:
+    """Score, draw, register and promote on the cluster; `folder` is the sweep's key below `storage`.
+
+    Raises:
+        RaydisError: of scoring, drawing, or the registry.
+    """
+    cpus = min(MAX_SCORING_CPUS, max(int(node.get("CPU", 0)) for node in cluster_nodes()))
+    task = ray.remote(_publish).options(
+        num_cpus=max(cpus, 1), num_gpus=worker_resources(run.compute).get("GPU", 0), max_retries=1
+    )
+    try:
+        return ray.get(
+            task.remote(
+                best.checkpoint,
+                run.model_dump(mode="json"),
+                config.model_dump(mode="json"),
+                model=model,
+                storage=storage,
+                folder=folder,
+                num_jobs=max(cpus, 1),
+            )
+        )
+    except ray.exceptions.RayTaskError as error:
+        if isinstance(error.cause, RaydisError):
+            raise error.cause from None
+        raise
+
+
+def _publish(
+    checkpoint: str,
+    run_tree: dict[str, Any],
+    promotion_tree: dict[str, Any],
+    *,
+    model: str,
+    storage: str,
+    folder: str,
+    num_jobs: int,
+) -> Published:
+    """Runs as a Ray task, so that the driver needs neither torch nor a GPU."""
+    run, config = RunConfig.model_validate(run_tree), PromotionConfig.model_validate(promotion_tree)
+    with tempfile.TemporaryDirectory(prefix="raydis-") as work:
+        source = fetch_checkpoint(checkpoint, Path(work, "fetched"))
+        scores = _score(source, run, config, num_jobs)
+        final = with_scores(source, Path(work, "final"), scores)
+        picture = Path(work, "traversal.png")
+        _draw(final, run, picture)
+        store = open_store(storage)
+        store.upload(picture, f"{folder}/{picture.name}")
+        rule: Rule = config.rule
+        promotion = promote(Registry(store), final, model, alias=config.alias, rule=rule)
+    return Published(scores, promotion, f"{folder}/{picture.name}")
+
+
+def with_scores(source: Path, folder: Path, scores: Scores) -> Path:
+    """A copy of a checkpoint without its training state, whose metrics hold `scores` and keep the old as `search`."""
+    manifest = verify(source).without_training()
+    folder.mkdir(parents=True)
+    for name in MODEL_FILES:
+        shutil.copyfile(source / name, folder / name)
+    metrics = json.loads((source / METRICS).read_text(encoding="utf-8"))
+    metrics = metrics | {"scores": scores.to_dict(), "search_scores": metrics.get("scores")}
+    (folder / METRICS).write_text(json.dumps(metrics, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+    files = manifest.files | {METRICS: file_entry(folder / METRICS)}
+    (folder / MANIFEST).write_bytes(manifest.model_copy(update={"files": files}).to_json())
+    assert CONFIG in manifest.files
+    return folder
+
+
+def _score(folder: Path, run: RunConfig, config: PromotionConfig, num_jobs: int) -> Scores:
+    from raydis.data import Loader, open_dataset
+    from raydis.engine.device import resolve_device
+    from raydis.engine.editor import Editor
+    from raydis.engine.evaluate import evaluate
+
+    device = resolve_device(run.compute)
+    editor = Editor.open(folder, device=device)
+    dataset = open_dataset(run.data)
+    loader = Loader(dataset, batch_size=run.train.batch_size, seed=run.seed, rank=0, world_size=1, device=device)
+    wanted = run.evaluation.model_copy(update={"protocol": config.protocol, "estimator": config.estimator})
+    scores = evaluate(editor.method, dataset, loader, wanted, num_jobs=num_jobs)
+    assert scores is not None  # the protocol is not `none`
+    return scores
+
+
+def _draw(folder: Path, run: RunConfig, picture: Path) -> None:
+    from raydis.data import open_dataset
+    from raydis.engine.device import resolve_device
+    from raydis.engine.editor import Editor
+    from raydis.report.grids import draw_traversal, save_picture
+
+    editor = Editor.open(folder, device=resolve_device(run.compute))
+    dataset = open_dataset(run.data)
+    image = dataset.images(_middle(len(dataset)))[0]
+    save_picture(draw_traversal(editor, image), picture)
+
+
+def _middle(count: int) -> Any:
+    import numpy as np
+
+    return np.array([count // 2], dtype=np.int64)

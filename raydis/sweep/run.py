@@ -1,0 +1,201 @@
+"""One sweep from spec to promoted model: claim a folder, search, keep the results, publish the best."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+import ray
+from ray import tune
+from ray.tune.logger import JsonLoggerCallback
+from rich.console import Console
+
+from raydis.config import DataConfig
+from raydis.errors import ConfigError, RaydisError, ResourceError
+from raydis.store import Store, StoreConflict, open_store
+from raydis.sweep.progress import SweepProgress, SweepState
+from raydis.sweep.publish import Published, publish
+from raydis.sweep.searcher import StudySearcher, journal
+from raydis.sweep.spec import SweepSpec
+from raydis.sweep.summary import TrialRecord, choose_best, pareto_front, read_records, to_json, write_tables
+from raydis.sweep.trial import run_trial, trial_name, trial_resources
+from raydis.train.cluster import cluster_nodes, max_parallel_runs, ray_cluster
+
+STUDY_FILE = "optuna.journal"
+
+
+class SweepError(RaydisError):
+    """A sweep ended without a trial that could be ranked."""
+
+
+@dataclass(frozen=True)
+class SweepResult:
+    """What a sweep found.
+
+    Attributes:
+        name, folder: of the sweep; the folder is a path or s3:// URI.
+        records: of all trials that ran, by number.
+        front: numbers of the trials on the Pareto front.
+        best: the trial that the spec's rule prefers.
+        published: what became of it; None without promotion and after an interruption.
+        interrupted: some trials never ended.
+    """
+
+    name: str
+    folder: str
+    records: list[TrialRecord]
+    front: set[int]
+    best: TrialRecord | None
+    published: Published | None
+    interrupted: bool
+
+
+def default_name(spec: SweepSpec) -> str:
+    """Name of a sweep that the user did not name: the spec's, and the time."""
+    return f"{spec.name}-{datetime.now(UTC):%Y%m%d-%H%M%S}"
+
+
+def run_sweep(spec: SweepSpec, *, name: str, storage: str, console: Console) -> SweepResult:
+    """Run all trials of a sweep, write its tables, and publish the best trial.
+
+    Results lie in `sweeps/NAME` below the storage: spec.json, trials.csv and .parquet, summary.json, the Optuna study
+    (local storage only), a folder a trial.
+
+    Args:
+        storage: folder or s3://bucket/prefix.
+        console: where progress is shown.
+
+    Raises:
+        ConfigError: a sweep of this name exists.
+        ResourceError: the cluster cannot hold a trial.
+        DataError: the data set cannot be opened.
+        SweepError: no trial ended with valid scores.
+    """
+    store = open_store(storage)
+    key = f"sweeps/{name}"
+    _claim(store, key, spec)
+    with ray_cluster():
+        parallel = max_parallel_runs(spec.run.compute, cluster_nodes())
+        check_data(spec)
+        searcher = StudySearcher(spec, study_name=name, storage=_study_storage(store, key))
+        grid = _search(spec, searcher, name=name, store=store, parallel=parallel, console=console)
+        records = read_records(grid, spec, scheme="s3://" if _on_s3(store) else "")
+        interrupted = len(records) < spec.total_trials or any(record.state == "stopped" for record in records)
+        front = pareto_front(records, spec.objectives)
+        write_tables(store, key, records, front)
+        best = choose_best(records, spec.promotion.rule if spec.promotion else "mean")
+        published = None
+        if best is not None and spec.promotion is not None and not interrupted:
+            console.print(f"scoring the best trial by the {spec.promotion.protocol} protocol ...", highlight=False)
+            published = publish(
+                best, spec.run, spec.promotion, model=spec.model_name, storage=store.uri, folder=key
+            )
+    result = SweepResult(name, f"{store.uri}/{key}", records, front, best, published, interrupted)
+    store.write(f"{key}/summary.json", json.dumps(_summary(result), indent=2).encode())
+    if best is None and not interrupted:
+        reasons = sorted({record.reason for record in records if record.reason})
+        raise SweepError(
+            f"no trial of {len(records)} ended with valid scores, so nothing was promoted: {'; '.join(reasons)[:400]}. "
+            f"The trials lie in {result.folder}"
+        )
+    return result
+
+
+def check_data(spec: SweepSpec) -> None:
+    """Open the data set on the cluster, once, before any trial does. Raises DataError."""
+    try:
+        ray.get(ray.remote(_open_data).remote(spec.run.data.model_dump(mode="json")))
+    except ray.exceptions.RayTaskError as error:
+        if isinstance(error.cause, RaydisError):
+            raise error.cause from None
+        raise
+
+
+def _open_data(tree: dict[str, Any]) -> int:
+    from raydis.data import open_dataset
+
+    return len(open_dataset(DataConfig.model_validate(tree)))
+
+
+def _search(
+    spec: SweepSpec, searcher: StudySearcher, *, name: str, store: Store, parallel: int, console: Console
+) -> tune.ResultGrid:
+    """Run the trials; Ctrl-C ends them early and in good order."""
+    objectives = [objective.metric for objective in spec.objectives]
+    state = SweepState(spec.total_trials, spec.run.train.num_images, objectives)
+    with SweepProgress(state, console) as progress:
+        tuner = tune.Tuner(
+            tune.with_resources(run_trial, trial_resources(spec.run)),
+            param_space={
+                "run": spec.run.model_dump(mode="json"),
+                "sweep": name,
+                "folder": f"{store.uri}/sweeps/{name}",
+            },
+            tune_config=tune.TuneConfig(
+                search_alg=searcher,
+                num_samples=spec.total_trials,
+                max_concurrent_trials=min(spec.max_concurrent or parallel, parallel),
+                reuse_actors=True,
+                trial_name_creator=_name_of,
+                trial_dirname_creator=_name_of,
+            ),
+            run_config=tune.RunConfig(
+                name=name,
+                storage_path=f"{store.uri}/sweeps",
+                failure_config=tune.FailureConfig(max_failures=spec.max_failures),
+                checkpoint_config=tune.CheckpointConfig(num_to_keep=1),
+                callbacks=[progress, JsonLoggerCallback()],
+                verbose=0,
+            ),
+        )
+        try:
+            return tuner.fit()
+        finally:
+            searcher.close()
+
+
+def _name_of(trial: Any) -> str:
+    return trial_name(trial.config["number"])
+
+
+def _claim(store: Store, key: str, spec: SweepSpec) -> None:
+    """Write the spec under the sweep's name, which nobody else may have; this also tries the storage."""
+    try:
+        store.write(f"{key}/spec.json", spec.model_dump_json(indent=2).encode(), if_absent=True)
+    except StoreConflict as error:
+        raise ConfigError(f"{key} exists in {store.uri}: choose another --name") from error
+
+
+def _study_storage(store: Store, key: str) -> Any:
+    from pathlib import Path
+
+    return None if _on_s3(store) else journal(Path(store.uri, key, STUDY_FILE))
+
+
+def _on_s3(store: Store) -> bool:
+    return store.uri.startswith("s3://")
+
+
+def _summary(result: SweepResult) -> dict[str, Any]:
+    """summary.json: all that the tables say, and what was promoted."""
+    published = result.published
+    return {
+        "name": result.name,
+        "folder": result.folder,
+        "interrupted": result.interrupted,
+        "best": result.best.number if result.best else None,
+        "front": sorted(result.front),
+        "promotion": published
+        and {
+            "model": published.promotion.ref.name,
+            "version": published.promotion.ref.version,
+            "promoted": published.promotion.decision.promote,
+            "reason": published.promotion.decision.reason,
+            "scores": published.scores.to_dict(),
+        },
+        "trials": to_json(result.records, result.front),
+    }
+
+

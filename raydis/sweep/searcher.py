@@ -1,0 +1,158 @@
+"""Optuna behind Ray Tune's searcher interface, told the truth about every trial.
+
+Ray's own OptunaSearch tells a trial that a scheduler stopped as COMPLETE, leaves one with a NaN score RUNNING for
+ever, and cannot hold a search space that is not picklable. Here each trial ends in exactly one state:
+
+    COMPLETE  it trained to the end, and its scores are valid and finite
+    PRUNED    it was stopped before its end
+    FAIL      it raised an error, its process died, or its scores are invalid or not finite
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import pickle
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import optuna
+from optuna.samplers import BaseSampler, NSGAIISampler, RandomSampler, TPESampler
+from optuna.storages import BaseStorage, JournalStorage
+from optuna.storages.journal import JournalFileBackend
+from optuna.trial import TrialState
+from ray.tune.search import Searcher
+
+from raydis.sweep.space import as_point, control_settings, suggest_settings
+from raydis.sweep.spec import SweepSpec
+
+MAX_STARTUP_TRIALS = 10
+NSGA2_POPULATION = 20
+
+
+class StudySearcher(Searcher):
+    """Suggests run settings from an Optuna study.
+
+    A suggestion is `{"number": int, "control": str | None, "settings": {dotted key: value}}`.
+
+    Args:
+        spec: space, objectives, sampler, controls. Controls come first; one that the study holds already is not
+            enqueued again.
+        study_name: unique in its storage.
+        storage: None keeps the study in memory.
+    """
+
+    def __init__(self, spec: SweepSpec, *, study_name: str, storage: BaseStorage | None = None) -> None:
+        super().__init__()  # no metric: Tune then asks for none in every report
+        self.spec = spec
+        self._objectives = [objective.metric for objective in spec.objectives]
+        self._fixed = {control.name: control_settings(spec, control) for control in spec.controls}
+        self._trials: dict[str, optuna.Trial] = {}
+        study = optuna.create_study(
+            study_name=study_name,
+            storage=storage,
+            directions=[f"{objective.direction}imize" for objective in spec.objectives],
+            load_if_exists=True,
+        )
+        known = study.get_trials(deepcopy=False)
+        study.sampler = build_sampler(spec, num_existing=len(known))
+        held = {trial.user_attrs.get("control") for trial in known}
+        for name, settings in self._fixed.items():
+            if name not in held:
+                study.enqueue_trial(as_point(spec.search, settings) or {}, user_attrs={"control": name})
+        self.study = study
+
+    def suggest(self, trial_id: str) -> dict[str, Any]:
+        """Settings of the next trial."""
+        trial = self.study.ask()
+        self._trials[trial_id] = trial
+        control = trial.user_attrs.get("control")
+        settings = None if control is None else self._fixed[control]
+        if settings is None or as_point(self.spec.search, settings) is not None:
+            settings = suggest_settings(trial, self.spec.search)
+        # else the control lies outside of the space: Optuna keeps its scores, but the sampler learns nothing from it
+        return {"number": trial.number, "control": control, "settings": settings}
+
+    def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
+        """Tell Optuna how a trial ended. `result` is its last report, if any."""
+        trial = self._trials.pop(trial_id, None)
+        if trial is None:
+            return
+        state, reason = trial_state(result, error, self._objectives)
+        if reason is not None:
+            trial.set_user_attr("reason", reason)
+        values = [result[name] for name in self._objectives] if result and state is TrialState.COMPLETE else None
+        self.study.tell(trial, values, state=state)
+
+    def close(self) -> None:
+        """Tell Optuna that trials which never ended have failed, as after an interruption."""
+        for trial_id in list(self._trials):
+            self.on_trial_complete(trial_id, error=True)
+
+    def set_search_properties(self, metric: Any, mode: Any, config: dict, **spec: Any) -> bool:
+        """Tune offers its own metric and constants; the space and the objectives are the spec's."""
+        return True
+
+    def save(self, checkpoint_path: str) -> None:
+        """Tune's snapshot of the searcher."""
+        Path(checkpoint_path).write_bytes(pickle.dumps({"study": self.study, "trials": self._trials}))
+
+    def restore(self, checkpoint_path: str) -> None:
+        """Continue from a snapshot; trials asked for after it, which nobody runs any more, are told as failed."""
+        state = pickle.loads(Path(checkpoint_path).read_bytes())
+        self.study, self._trials = state["study"], state["trials"]
+        known = {trial.number for trial in self._trials.values()}
+        for orphan in self.study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
+            if orphan.number not in known:
+                self.study.tell(orphan.number, state=TrialState.FAIL)
+
+
+def trial_state(
+    result: Mapping[str, Any] | None, error: bool, objectives: list[str]
+) -> tuple[TrialState, str | None]:
+    """Optuna's state of a trial that ended, and why where it is not COMPLETE.
+
+    Args:
+        result: the last report: `finished`, `status`, `reason` and the objectives; None if there was none.
+        error: the trial raised, or its process died.
+    """
+    if error or result is None:
+        return TrialState.FAIL, "it ended without a result: see its error.txt"
+    if not result.get("finished"):
+        return TrialState.PRUNED, f"stopped after {result.get('images_seen', 0)} images"
+    if result.get("status") != "valid":
+        return TrialState.FAIL, str(result.get("reason") or result.get("status"))
+    for name in objectives:
+        value = result.get(name)
+        if not isinstance(value, int | float) or not math.isfinite(value):
+            return TrialState.FAIL, f"{name} is {value}"
+    return TrialState.COMPLETE, None
+
+
+def build_sampler(spec: SweepSpec, *, num_existing: int) -> BaseSampler:
+    """The spec's sampler, seeded by the spec and the number of trials there are, so that a second start goes on."""
+    seed = int(np.random.SeedSequence([spec.seed, num_existing]).generate_state(1)[0])
+    match spec.sampler:
+        case "random":
+            return RandomSampler(seed=seed)
+        case "nsga2":
+            return NSGAIISampler(population_size=NSGA2_POPULATION, seed=seed)
+        case "tpe":
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+                return TPESampler(
+                    n_startup_trials=min(MAX_STARTUP_TRIALS, max(3, spec.num_trials // 3)),
+                    multivariate=True,
+                    group=True,
+                    seed=seed,
+                )
+
+
+def journal(path: Path) -> BaseStorage:
+    """A study in one file that `optuna-dashboard PATH` opens while the sweep runs."""
+    logging.getLogger("optuna").setLevel(logging.WARNING)  # it announces every study on standard error
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return JournalStorage(JournalFileBackend(str(path)))

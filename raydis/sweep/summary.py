@@ -1,0 +1,170 @@
+"""What came out of a sweep: one record a trial, the Pareto front, the best, and the files that keep them."""
+
+from __future__ import annotations
+
+import io
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.csv
+import pyarrow.parquet
+from optuna.trial import TrialState
+from ray.tune import Result, ResultGrid
+
+from raydis.metrics.protocol import Scores
+from raydis.registry.promotion import Rule, ScoredVersion, decide
+from raydis.registry.registry import ModelRef
+from raydis.store import Store
+from raydis.sweep.searcher import trial_state
+from raydis.sweep.spec import Objective, SweepSpec
+from raydis.sweep.trial import trial_name
+
+State = Literal["complete", "stopped", "failed"]
+STATES: dict[TrialState, State] = {
+    TrialState.COMPLETE: "complete",
+    TrialState.PRUNED: "stopped",
+    TrialState.FAIL: "failed",
+}
+
+
+@dataclass(frozen=True)
+class TrialRecord:
+    """One trial as it ended.
+
+    Attributes:
+        number, control: its place, and the control's name if it was one.
+        settings: dotted key of the run -> value.
+        state, reason: `complete` trials have valid, finite scores; the others have a reason.
+        scores: whatever evaluation there was.
+        images_seen, loss, time_s: of the last report.
+        checkpoint: folder or s3:// URI of the last one.
+    """
+
+    number: int
+    control: str | None
+    settings: dict[str, Any]
+    state: State
+    reason: str | None
+    scores: Scores | None
+    images_seen: int
+    loss: float | None
+    time_s: float
+    checkpoint: str | None
+
+    @property
+    def name(self) -> str:
+        return trial_name(self.number)
+
+    def value(self, metric: str) -> float | None:
+        """A score by name."""
+        return None if self.scores is None else getattr(self.scores, metric)
+
+
+def read_records(grid: ResultGrid, spec: SweepSpec, *, scheme: str = "") -> list[TrialRecord]:
+    """The trials of a finished Tune run, by number. `scheme` goes before Ray's paths, e.g. `s3://`."""
+    return sorted((_record(result, spec, scheme) for result in grid), key=lambda record: record.number)
+
+
+def _record(result: Result, spec: SweepSpec, scheme: str) -> TrialRecord:
+    config, metrics = result.config or {}, result.metrics or {}
+    objectives = [objective.metric for objective in spec.objectives]
+    state, reason = trial_state(metrics, result.error is not None, objectives)
+    if result.error is not None:
+        reason = f"{type(result.error).__name__}: {str(result.error).strip().rpartition(chr(10))[2]}"
+    checkpoint = metrics.get("checkpoint_uri") or (result.checkpoint and f"{scheme}{result.checkpoint.path}")
+    return TrialRecord(
+        number=config["number"],
+        control=config["control"],
+        settings=config["settings"],
+        state=STATES[state],
+        reason=reason,
+        scores=Scores.from_dict(json.loads(metrics["scores"])) if metrics.get("scores") else None,
+        images_seen=metrics.get("images_seen") or 0,
+        loss=metrics.get("loss"),
+        time_s=metrics.get("time_total_s") or 0.0,
+        checkpoint=checkpoint or None,
+    )
+
+
+def pareto_front(records: Sequence[TrialRecord], objectives: Sequence[Objective]) -> set[int]:
+    """Numbers of the complete trials that no other one dominates."""
+    done = [record for record in records if record.state == "complete"]
+    signs = np.array([1.0 if objective.direction == "max" else -1.0 for objective in objectives])
+    values = np.array([[record.value(objective.metric) for objective in objectives] for record in done], dtype=float)
+    front = set()
+    for record, mine in zip(done, values * signs if done else [], strict=True):
+        dominated = ((values * signs >= mine).all(axis=1) & (values * signs > mine).any(axis=1)).any()
+        if not dominated:
+            front.add(record.number)
+    return front
+
+
+def choose_best(records: Sequence[TrialRecord], rule: Rule) -> TrialRecord | None:
+    """The complete trial that the registry would promote over all others; the earlier one of equals."""
+    best, chosen = None, None
+    for record in records:
+        candidate = ScoredVersion(ModelRef("trial", record.number), record.scores)
+        if record.state == "complete" and decide(candidate, best, rule=rule).promote:
+            best, chosen = candidate, record
+    return chosen
+
+
+def write_tables(store: Store, folder: str, records: Sequence[TrialRecord], front: set[int]) -> None:
+    """trials.csv and trials.parquet: a row a trial, a column a setting."""
+    table = trials_table(records, front)
+    parquet, text = io.BytesIO(), io.BytesIO()
+    pyarrow.parquet.write_table(table, parquet)
+    pyarrow.csv.write_csv(table, text)
+    store.write(f"{folder}/trials.parquet", parquet.getvalue())
+    store.write(f"{folder}/trials.csv", text.getvalue())
+
+
+def trials_table(records: Sequence[TrialRecord], front: set[int]) -> pa.Table:
+    """The records as a table; settings that are no plain numbers or texts, or of mixed types, are JSON."""
+    scores = ("dci_disentanglement", "dci_completeness", "dci_informativeness", "factor_vae", "num_active_units")
+    columns: dict[str, list[Any]] = {
+        "number": [record.number for record in records],
+        "control": [record.control for record in records],
+        "state": [record.state for record in records],
+        "on_front": [record.number in front for record in records],
+        **{name: [record.value(name) for record in records] for name in scores},
+        "images_seen": [record.images_seen for record in records],
+        "loss": [record.loss for record in records],
+        "time_s": [round(record.time_s, 3) for record in records],
+        "reason": [record.reason for record in records],
+        "checkpoint": [record.checkpoint for record in records],
+    }
+    for key in dict.fromkeys(key for record in records for key in record.settings):
+        columns[key] = _uniform([record.settings.get(key) for record in records])
+    return pa.table(columns)
+
+
+def to_json(records: Sequence[TrialRecord], front: set[int]) -> list[dict[str, Any]]:
+    """The records as JSON-able rows, with all of their scores."""
+    return [
+        {
+            "number": record.number,
+            "control": record.control,
+            "settings": record.settings,
+            "state": record.state,
+            "reason": record.reason,
+            "on_front": record.number in front,
+            "scores": record.scores.to_dict() if record.scores else None,
+            "images_seen": record.images_seen,
+            "loss": record.loss if record.loss is not None and math.isfinite(record.loss) else None,
+            "time_s": round(record.time_s, 3),
+            "checkpoint": record.checkpoint,
+        }
+        for record in records
+    ]
+
+
+def _uniform(values: list[Any]) -> list[Any]:
+    kinds = {type(value) for value in values if value is not None}
+    plain = kinds <= {int, float} or kinds in ({str}, {bool})
+    return values if plain else [None if value is None else json.dumps(value) for value in values]

@@ -1,0 +1,108 @@
+"""One trial, in its own process: configure the run, train it, report.
+
+A run of one worker trains right here; one of several launches a trainer, which takes tens of seconds to start. The
+process is used for trial after trial, so imports and data are loaded once. Imports of torch are inside functions,
+because the driver imports this file too.
+"""
+
+from __future__ import annotations
+
+import functools
+import gc
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from ray import tune
+
+from raydis.config import DataConfig, RunConfig
+from raydis.configfile import parse
+from raydis.errors import RaydisError
+from raydis.sweep.spec import configure
+
+LAUNCHER_SHARE = 0.001  # of the head's own resource, see `trial_resources`
+
+
+def run_trial(config: dict[str, Any]) -> None:
+    """Tune's trainable.
+
+    An error of ours is the trial's last report instead of an exception: repeating it would not help, and the process
+    stays for the next trial. Any other error is Tune's, which restarts the trial from its checkpoint.
+
+    Args:
+        config: the sweep's constants `run` (base RunConfig), `sweep` (its name), `folder` (its URI), and the
+            searcher's suggestion: `number`, `control`, `settings`.
+    """
+    from raydis.train.report import failure
+
+    try:
+        run = configure(parse(RunConfig, config["run"], source="run"), config["settings"])
+        parent = {"sweep": config["sweep"], "trial": trial_name(config["number"])}
+        if run.compute.num_workers == 1:
+            _train_here(run, parent)
+        else:
+            _train_with_workers(run, parent, config["folder"])
+    except RaydisError as error:
+        tune.report(failure(error))
+
+
+def trial_name(number: int) -> str:
+    """Name of a trial and of its folder."""
+    return f"trial-{number:04d}"
+
+
+def trial_resources(run: RunConfig) -> tune.PlacementGroupFactory:
+    """What Tune reserves for a trial.
+
+    A trial that launches workers reserves no CPU, for Ray Train reserves the workers' on its own: two launchers that
+    held CPUs could wait for each other's for ever. It takes a sliver of a resource that every head node has.
+    """
+    from raydis.train.cluster import worker_resources
+
+    if run.compute.num_workers == 1:
+        return tune.PlacementGroupFactory([worker_resources(run.compute)])
+    return tune.PlacementGroupFactory([{"node:__internal_head__": LAUNCHER_SHARE}])
+
+
+def _train_here(run: RunConfig, parent: dict[str, str]) -> None:
+    import torch
+
+    from raydis.engine.checkpoint import open_checkpoint
+    from raydis.engine.device import resolve_device, use_one_thread_on_cpu
+    from raydis.engine.fit import Training
+    from raydis.engine.session import run_session
+    from raydis.train.report import metrics_of
+
+    device = resolve_device(run.compute)
+    use_one_thread_on_cpu(device)
+    training = Training(run, _dataset(run.data.model_dump_json()), device=device)
+    if latest := tune.get_checkpoint():
+        with latest.as_directory() as folder:
+            training.resume(open_checkpoint(Path(folder)))
+    with tempfile.TemporaryDirectory(prefix="raydis-") as workdir:
+        for report in run_session(training, Path(workdir), parent=parent):
+            folder = report.checkpoint
+            tune.report(metrics_of(report), checkpoint=tune.Checkpoint.from_directory(folder) if folder else None)
+            if folder:
+                shutil.rmtree(folder)  # Ray has copied it to the storage
+    if device.type == "cuda":  # the next trial in this process may need all of the memory
+        del training
+        gc.collect()
+        torch.cuda.empty_cache()
+
+
+def _train_with_workers(run: RunConfig, parent: dict[str, str], folder: str) -> None:
+    from ray.tune.integration.ray_train import TuneReportCallback
+
+    from raydis.train.trainer import fit_with_ray
+
+    result = fit_with_ray(run, name=parent["trial"], storage=folder, parent=parent, callbacks=[TuneReportCallback()])
+    tune.report(result.metrics | {"checkpoint_uri": result.checkpoint})
+
+
+@functools.lru_cache(maxsize=1)
+def _dataset(data: str) -> Any:
+    from raydis.data import open_dataset
+
+    return open_dataset(DataConfig.model_validate_json(data))

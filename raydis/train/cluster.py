@@ -1,0 +1,133 @@
+"""The Ray cluster that a command works on: its own local one, or the one it finds itself on."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import math
+import os
+import secrets
+from collections.abc import Iterator, Mapping, Sequence
+
+import ray
+from ray.exceptions import AuthenticationError
+
+from raydis.config import ComputeConfig
+from raydis.errors import ResourceError
+
+OBJECT_STORE_BYTES = 128 * 2**20  # what raydis sends through it is configurations and pictures
+ENDPOINT_VARIABLES = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL")
+DEFAULTS = {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",  # at the default of 2 s every report stalls that long
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
+    "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",  # it warns of every checkpoint that is kept
+}
+LOCAL_DEFAULTS = {"RAY_worker_niceness": "0"}
+CHECKSUMS = ("AWS_REQUEST_CHECKSUM_CALCULATION", "AWS_RESPONSE_CHECKSUM_VALIDATION")
+
+
+def set_environment() -> dict[str, str]:
+    """Set what Ray, Tune, Train and S3 clients read from the environment, where the user has not; returns all of it.
+
+    S3 servers other than AWS refuse the checksums that pyarrow sends by default, or store them with the data.
+    """
+    wanted = dict(DEFAULTS)
+    endpoints = {name: os.environ[name] for name in ENDPOINT_VARIABLES if os.environ.get(name)}
+    if endpoints:
+        wanted |= dict.fromkeys(CHECKSUMS, "when_required")
+    for name, value in wanted.items():
+        os.environ.setdefault(name, value)
+    return {name: os.environ[name] for name in wanted} | endpoints
+
+
+@contextlib.contextmanager
+def ray_cluster() -> Iterator[None]:
+    """A connection to Ray for the length of a `with`.
+
+    Inside of a job, or with RAY_ADDRESS set, that is the cluster there; otherwise a local one, with a token of its
+    own, that ends with the block. A connection that exists already is used and left alone.
+
+    Raises:
+        ResourceError: no cluster at RAY_ADDRESS, or one that refuses our token.
+    """
+    if ray.is_initialized():
+        yield
+        return
+    variables = set_environment()
+    address = os.environ.get("RAY_ADDRESS")
+    try:
+        if address:
+            ray.init(address, runtime_env={"env_vars": variables}, log_to_driver=False, logging_level=logging.ERROR)
+        else:
+            _start_local()
+    except (ConnectionError, AuthenticationError) as error:
+        raise ResourceError(
+            f"no Ray cluster at RAY_ADDRESS={address}: {' '.join(str(error).split())[:300]}. Unset RAY_ADDRESS to run "
+            "on this machine alone; if the cluster asks for a token, set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN"
+        ) from error
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+def _start_local() -> None:
+    for name, value in LOCAL_DEFAULTS.items():
+        os.environ.setdefault(name, value)
+    if "RAY_AUTH_MODE" not in os.environ:  # else Ray would write a token to the home folder
+        os.environ["RAY_AUTH_MODE"] = "token"
+        os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
+    ray.init(
+        "local",
+        include_dashboard=False,
+        log_to_driver=False,
+        logging_level=logging.ERROR,
+        object_store_memory=OBJECT_STORE_BYTES,
+    )
+
+
+def gpus_per_worker(compute: ComputeConfig) -> float:
+    """GPUs of one worker: as configured; `device: cuda` without a number means one."""
+    return compute.num_gpus or (1.0 if compute.device == "cuda" else 0.0)
+
+
+def worker_resources(compute: ComputeConfig) -> dict[str, float]:
+    """What Ray reserves for one worker."""
+    gpus = gpus_per_worker(compute)
+    return {"CPU": compute.num_cpus} | ({"GPU": gpus} if gpus else {})
+
+
+def max_parallel_runs(compute: ComputeConfig, nodes: Sequence[Mapping[str, float]]) -> int:
+    """How many runs of this size a cluster holds at once.
+
+    Args:
+        nodes: resources of each node, under Ray's names `CPU` and `GPU`.
+
+    Raises:
+        ResourceError: not even one.
+    """
+    workers = sum(_workers_on(compute, node) for node in nodes)
+    if workers >= compute.num_workers:
+        return workers // compute.num_workers
+    found = ", ".join(f"{node.get('CPU', 0):g} CPUs and {node.get('GPU', 0):g} GPUs" for node in nodes) or "no nodes"
+    raise ResourceError(
+        f"a run needs {compute.num_workers} worker(s) of {compute.num_cpus:g} CPUs and {gpus_per_worker(compute):g} "
+        f"GPUs, but the cluster has nodes with {found}: lower compute.num_workers, compute.num_cpus or "
+        "compute.num_gpus (compute.device=cpu for none)"
+    )
+
+
+def cluster_nodes() -> list[dict[str, float]]:
+    """Resources of each living node of the connected cluster."""
+    return [node["Resources"] for node in ray.nodes() if node["Alive"]]
+
+
+def _workers_on(compute: ComputeConfig, node: Mapping[str, float]) -> int:
+    """Workers that fit on a node; a fraction of a GPU never spans two."""
+    by_cpu = math.floor(node.get("CPU", 0.0) / compute.num_cpus)
+    gpus, have = gpus_per_worker(compute), node.get("GPU", 0.0)
+    if not gpus:
+        return by_cpu
+    by_gpu = math.floor(have / gpus) if gpus >= 1 else math.floor(have) * math.floor(1 / gpus)
+    return min(by_cpu, by_gpu)

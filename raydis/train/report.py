@@ -1,0 +1,45 @@
+"""What a running session tells Ray: flat, the same keys in every report, plain numbers and text."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from raydis.engine.session import Report
+
+SCORES = ("dci_disentanglement", "dci_completeness", "dci_informativeness", "factor_vae")
+
+
+def metrics_of(report: Report) -> dict[str, Any]:
+    """A session's report as Ray metrics.
+
+    `status` is `running` until the end and then that of the scores: `valid`, `invalid`, `no_factors`, or `unscored`
+    where the run does not evaluate itself. Scores are None until they exist; `scores` holds all of them as JSON.
+    """
+    progress, scores = report.progress, report.scores
+    unscored = "unscored" if progress.finished else "running"
+    return {
+        "step": progress.step,
+        "images_seen": progress.images_seen,
+        "num_images": progress.num_images,
+        "loss": progress.loss,
+        "images_per_s": progress.images_per_s,
+        "num_refits": progress.num_refits,
+        "finished": progress.finished,
+        "status": scores.status if scores else unscored,
+        "reason": scores.reason if scores else None,
+        **{name: getattr(scores, name, None) for name in SCORES},
+        "scores": json.dumps(scores.to_dict()) if scores else None,
+    }
+
+
+def failure(error: Exception) -> dict[str, Any]:
+    """The last report of a run that ended with an error of ours: same keys, status `failed`, the error as reason."""
+    numbers = ("step", "images_seen", "num_images", "loss", "images_per_s", "num_refits", *SCORES)
+    return {
+        **dict.fromkeys(numbers),
+        "finished": True,
+        "status": "failed",
+        "reason": f"{type(error).__name__}: {error}",
+        "scores": None,
+    }

@@ -1,0 +1,208 @@
+"""A run under Ray Train's TorchTrainer: start, restart after failures, result."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from ray import train
+from ray.exceptions import RayActorError
+from ray.train import TrainingFailedError
+from ray.train.torch import TorchConfig, TorchTrainer
+from ray.util.queue import Queue
+
+from raydis.config import RunConfig
+from raydis.errors import ConfigError, FitError, RaydisError
+from raydis.store import Store, StoreConflict, open_store
+from raydis.train.cluster import (
+    cluster_nodes,
+    gpus_per_worker,
+    max_parallel_runs,
+    ray_cluster,
+    set_environment,
+    worker_resources,
+)
+from raydis.train.worker import train_worker
+
+MAX_RESTARTS = 3
+MAX_START_FAILURES = 10  # of the worker group, a minute each: the cluster is full or still growing
+
+
+@dataclass(frozen=True)
+class TrainResult:
+    """What a run left behind.
+
+    Attributes:
+        name: of the run.
+        folder: where it lies, a path or s3:// URI.
+        checkpoint: its last checkpoint, likewise.
+        metrics: the last report; see `raydis.train.report.metrics_of`.
+    """
+
+    name: str
+    folder: str
+    checkpoint: str
+    metrics: dict[str, Any]
+
+    @property
+    def scores(self) -> dict[str, Any] | None:
+        """`Scores.to_dict()` of the finished model; None where the run does not evaluate itself."""
+        return json.loads(self.metrics["scores"]) if self.metrics.get("scores") else None
+
+
+class SendReports(train.UserCallback):
+    """Passes rank 0's reports from Ray Train's controller on to a queue."""
+
+    def __init__(self, queue: Queue) -> None:
+        self._queue = queue
+
+    def after_report(self, run_context: Any, metrics: list[dict[str, Any]], checkpoint: Any) -> None:
+        self._queue.put(metrics[0])
+
+
+def run(
+    config: RunConfig,
+    *,
+    storage: str = "runs",
+    name: str | None = None,
+    resume: bool = True,
+    on_report: Callable[[dict[str, Any]], None] | None = None,
+) -> TrainResult:
+    """Train one configuration under Ray Train, on this machine or on the cluster it finds itself on.
+
+    Args:
+        storage: folder or s3://bucket/prefix; the run lies in `train/NAME` below it.
+        name: default: data set and a hash of the configuration, so that the same call goes on where it stopped.
+        resume: False refuses a run that exists.
+        on_report: called with each report's metrics while the run goes on.
+
+    Raises:
+        ConfigError: another configuration has this name, or `resume` is False and the run exists.
+        ResourceError: the cluster cannot hold the run.
+        RaydisError: what a worker raised.
+    """
+    with ray_cluster():
+        max_parallel_runs(config.compute, cluster_nodes())
+        with _forward_reports(on_report) as callbacks:
+            return fit_with_ray(config, name=name, storage=storage, resume=resume, callbacks=callbacks)
+
+
+def fit_with_ray(
+    config: RunConfig,
+    *,
+    name: str | None = None,
+    storage: str,
+    resume: bool = True,
+    parent: dict[str, str] | None = None,
+    callbacks: Sequence[train.UserCallback] = (),
+) -> TrainResult:
+    """Train with `config.compute.num_workers` workers on the connected cluster; arguments and errors as in `run`.
+
+    A worker or controller that dies is replaced, and the run goes on from its last checkpoint, MAX_RESTARTS times.
+    Ray's own count of failures is switched off: it does not know a controller's death, and would repeat our errors.
+    """
+    set_environment()
+    store, name = open_store(storage), name or default_name(config)
+    _claim(store, name, config, resume=resume)
+    gpus = gpus_per_worker(config.compute)
+    for attempt in range(MAX_RESTARTS + 1):
+        trainer = TorchTrainer(
+            train_worker,
+            train_loop_config={"config": config.model_dump(mode="json"), "parent": parent},
+            # Two ranks on one GPU are an error in NCCL.
+            torch_config=TorchConfig(backend="nccl" if gpus >= 1 else "gloo"),
+            scaling_config=train.ScalingConfig(
+                num_workers=config.compute.num_workers,
+                use_gpu=gpus > 0,
+                resources_per_worker=worker_resources(config.compute),
+            ),
+            run_config=train.RunConfig(
+                name=name,
+                storage_path=f"{store.uri}/train",
+                failure_config=train.FailureConfig(max_failures=0, controller_failure_limit=MAX_START_FAILURES),
+                checkpoint_config=train.CheckpointConfig(num_to_keep=1),
+                callbacks=list(callbacks),
+            ),
+        )
+        try:
+            result = trainer.fit()
+        except (TrainingFailedError, RayActorError) as error:
+            if (ours := _raydis_error(error)) is not None:
+                raise ours from None
+            if attempt == MAX_RESTARTS:
+                raise FitError(
+                    f"run {name} failed {attempt + 1} times, last with {_last_line(error)}. The same command goes on "
+                    f"from its last checkpoint in {store.uri}/train/{name}"
+                ) from error
+            continue
+        assert result.checkpoint is not None  # a session's last report brings one
+        scheme = "s3://" if store.uri.startswith("s3://") else ""
+        return TrainResult(
+            name=name,
+            folder=f"{store.uri}/train/{name}",
+            checkpoint=scheme + result.checkpoint.path,
+            metrics=result.metrics or {},
+        )
+    raise AssertionError("unreachable")
+
+
+def default_name(config: RunConfig) -> str:
+    """Data set and a hash of all that decides the result: two configurations never share a run by accident."""
+    text = json.dumps(_identity(config), sort_keys=True)
+    return f"{config.data.name}-{hashlib.sha256(text.encode()).hexdigest()[:12]}"
+
+
+def _identity(config: RunConfig) -> dict[str, Any]:
+    return config.model_dump(mode="json", exclude={"compute"})
+
+
+def _claim(store: Store, name: str, config: RunConfig, *, resume: bool) -> None:
+    """Note a run's configuration in its folder, or compare it with the one that is there."""
+    key, text = f"train/{name}/run.json", json.dumps(_identity(config), indent=2).encode()
+    try:
+        store.write(key, text, if_absent=True)
+    except StoreConflict as error:
+        if not resume:
+            raise ConfigError(f"run {name} exists in {store.uri}/train: resume it, or choose another name") from error
+        if json.loads(store.read(key)) != _identity(config):
+            raise ConfigError(
+                f"run {name} in {store.uri}/train was started with another configuration (its run.json): "
+                "choose another name"
+            ) from error
+
+
+@contextlib.contextmanager
+def _forward_reports(on_report: Callable[[dict[str, Any]], None] | None) -> Iterator[list[train.UserCallback]]:
+    """Callbacks for Ray Train that make `on_report` hear every report, in this process."""
+    if on_report is None:
+        yield []
+        return
+    queue = Queue(actor_options={"num_cpus": 0})
+
+    def forward() -> None:
+        while (metrics := queue.get()) is not None:
+            on_report(metrics)
+
+    thread = threading.Thread(target=forward, daemon=True)
+    thread.start()
+    try:
+        yield [SendReports(queue)]
+    finally:
+        queue.put(None)
+        thread.join()
+        queue.shutdown()
+
+
+def _raydis_error(error: BaseException) -> RaydisError | None:
+    """The error of ours that made a worker fail, if it was one."""
+    failures: dict[int, Exception] = getattr(error, "worker_failures", {})  # by rank
+    return next((cause for _, cause in sorted(failures.items()) if isinstance(cause, RaydisError)), None)
+
+
+def _last_line(error: BaseException) -> str:
+    return str(error).strip().rpartition("\n")[2][:300]

@@ -1,0 +1,79 @@
+"""Registrations and promotions at the same time, on every store."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+import torch
+
+from raydis.config import RunConfig
+from raydis.engine.checkpoint import fetch_checkpoint, open_checkpoint, write_checkpoint
+from raydis.metrics.protocol import SEARCH, Scores
+from raydis.registry.promotion import promote
+from raydis.registry.registry import ModelRef, Registry
+from raydis.registry.transfer import upload_checkpoint
+from raydis.store import Store, open_store
+
+
+def write(folder: Path, dci: float = 0.5) -> Path:
+    scores = Scores(
+        protocol="search",
+        sizes=SEARCH.sizes(),
+        estimator="hist",
+        seed=0,
+        num_images=100,
+        data_fingerprint="abc",
+        status="valid",
+        factor_vae=0.5,
+        dci_disentanglement=dci,
+    )
+    write_checkpoint(
+        folder,
+        config=RunConfig(),
+        weights={"weight": torch.full((3,), dci)},
+        metrics={"scores": scores.to_dict()},
+        training=None,
+        data_name="shapes3d_procedural",
+        data_fingerprint="abc",
+        images_seen=1,
+    )
+    return folder
+
+
+def test_of_promotions_at_once_none_is_lost_and_the_best_holds_the_alias(store: Store, tmp_path: Path) -> None:
+    values = [0.1, 0.7, 0.3, 0.9, 0.5, 0.2, 0.8, 0.4]
+    folders = [write(tmp_path / f"c{value}", value) for value in values]
+    with ThreadPoolExecutor(8) as pool:
+        promotions = list(pool.map(lambda folder: promote(Registry(store), folder, "m", rule="dci"), folders))
+    registry = Registry(store)
+    assert sorted(promotion.ref.version for promotion in promotions) == registry.versions("m") == list(range(1, 9))
+    found = [registry.metrics(promotion.ref)["scores"]["dci_disentanglement"] for promotion in promotions]
+    assert found == values
+    assert registry.resolve("m@best") == promotions[values.index(0.9)].ref
+
+
+def test_aliases_set_at_once_count_every_move(store: Store, tmp_path: Path) -> None:
+    registry = Registry(store)
+    versions = [registry.register(write(tmp_path / "c"), "m") for _ in range(4)]
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(lambda version: registry.set_alias("m", "best", version), versions))
+    assert registry.alias("m", "best").moves == 4
+
+
+def test_a_registered_version_opens_as_the_checkpoint_it_was(store: Store, tmp_path: Path) -> None:
+    registry = Registry(store)
+    ref = ModelRef("m", registry.register(write(tmp_path / "c"), "m"))
+    checkpoint = open_checkpoint(registry.fetch(ref, tmp_path / "cache"))
+    assert torch.equal(checkpoint.weights()["weight"], torch.full((3,), 0.5))
+    assert checkpoint.manifest == registry.manifest(ref)
+
+
+@pytest.mark.s3
+def test_a_checkpoint_is_fetched_by_its_s3_uri(s3_uri: str, tmp_path: Path) -> None:
+    folder = write(tmp_path / "c")
+    upload_checkpoint(folder, open_store(s3_uri), "runs/1")
+    fetched = fetch_checkpoint(f"{s3_uri}/runs/1", tmp_path / "cache")
+    assert fetched.parent == tmp_path / "cache"
+    assert open_checkpoint(fetched).manifest == open_checkpoint(folder).manifest

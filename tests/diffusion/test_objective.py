@@ -1,0 +1,85 @@
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from diffusers.schedulers.scheduling_ddpm import DDPMScheduler
+from torch import Tensor
+
+from raydis.diffusion.objective import Objective, add_noise
+
+
+def make(loss: str = "l1", num_timesteps: int = 1000, time_power: float = 1.0) -> Objective:
+    return Objective(schedule="ldm_linear", num_timesteps=num_timesteps, loss=loss, time_power=time_power)
+
+
+def draws(count: int, *, seed: int = 0, **settings: float) -> Tensor:
+    return make(**settings).draw_timesteps(count, torch.Generator().manual_seed(seed))
+
+
+def test_noising_equals_that_of_diffusers() -> None:
+    torch.manual_seed(0)
+    latents, noise = torch.randn(2, 6, 3, 4, 4)
+    timesteps = torch.tensor([0, 1, 10, 499, 998, 999])
+    scheduler = DDPMScheduler(beta_schedule="scaled_linear", beta_start=0.0015, beta_end=0.0155)
+    ours = add_noise(latents, noise, make().alpha_bars[timesteps])
+    torch.testing.assert_close(ours, scheduler.add_noise(latents, noise, timesteps))
+
+
+def test_alpha_bar_one_keeps_the_latents_and_zero_leaves_the_noise() -> None:
+    latents, noise = torch.randn(2, 2, 1, 3, 3, generator=torch.Generator().manual_seed(0))
+    noisy = add_noise(latents, noise, torch.tensor([1.0, 0.0]))
+    assert torch.equal(noisy[0], latents[0])
+    assert torch.equal(noisy[1], noise[1])
+
+
+def test_losses_are_the_mean_absolute_and_the_mean_squared_error() -> None:
+    predicted, noise = torch.tensor([1.0, -2.0, 0.0, 0.0]), torch.tensor([0.0, 1.0, 0.0, 0.0])
+    assert make("l1").loss(predicted, noise).item() == 1.0
+    assert make("l2").loss(predicted, noise).item() == 2.5
+
+
+def test_predicting_zero_costs_the_mean_of_a_folded_normal() -> None:
+    noise = torch.randn(200_000, generator=torch.Generator().manual_seed(0))
+    assert make("l1").loss(torch.zeros_like(noise), noise).item() == pytest.approx(math.sqrt(2 / math.pi), abs=0.004)
+
+
+def test_a_bfloat16_prediction_is_compared_in_single_precision() -> None:
+    noise = torch.tensor([1.0 + 2**-12])  # not a bfloat16: the distance would vanish there
+    loss = make("l1").loss(torch.ones(1, dtype=torch.bfloat16), noise)
+    assert loss.dtype == torch.float32
+    assert loss.item() == 2**-12
+
+
+def test_training_times_are_uniform_over_all_steps() -> None:
+    times = draws(100_000, num_timesteps=10)
+    counts = torch.bincount(times, minlength=10)
+    assert len(counts) == 10
+    # 5 standard deviations of a binomial count with p = 1/10
+    assert (counts - 10_000).abs().max() < 5 * math.sqrt(100_000 * 0.09)
+
+
+@pytest.mark.parametrize("power", [0.5, 1.0, 2.0])
+def test_time_power_bends_the_distribution_of_training_times(power: float) -> None:
+    times = draws(100_000, num_timesteps=1000, time_power=power)
+    for share in (0.1, 0.25, 0.5, 0.9):
+        expected = share ** (1 / power)  # t < share * T where u ** power < share
+        assert (times < share * 1000).double().mean().item() == pytest.approx(expected, abs=0.007)
+
+
+def test_equal_generators_give_equal_times_and_others_do_not() -> None:
+    assert torch.equal(draws(64), draws(64))
+    assert not torch.equal(draws(64), draws(64, seed=1))
+
+
+def test_the_schedule_moves_with_the_module_but_is_not_saved() -> None:
+    objective = make()
+    assert objective.alpha_bars.dtype == torch.float32
+    assert dict(objective.named_buffers()).keys() == {"alpha_bars"}
+    assert not objective.state_dict()
+
+
+def test_an_unknown_loss_is_refused() -> None:
+    with pytest.raises(ValueError, match="unknown loss 'huber': use l1 or l2"):
+        make("huber")

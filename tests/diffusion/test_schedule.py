@@ -1,0 +1,53 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from diffusers.schedulers.scheduling_ddpm import DDPMScheduler
+
+from raydis.diffusion.schedule import alpha_bars
+
+
+@pytest.mark.parametrize(
+    ("name", "time", "expected"),
+    [
+        ("ldm_linear", 0, 0.9985),
+        ("ldm_linear", 499, 0.1510774),
+        ("ldm_linear", 999, 6.686652e-4),
+        ("cosine", 0, 0.9999587),
+        ("cosine", 499, 0.4938436),
+        ("cosine", 999, 2.428767e-9),
+    ],
+)
+def test_alpha_bars_have_the_reference_values(name: str, time: int, expected: float) -> None:
+    assert alpha_bars(name)[time] == pytest.approx(expected, rel=2e-7)
+
+
+@pytest.mark.parametrize("name", ["ldm_linear", "cosine"])
+@pytest.mark.parametrize("num_timesteps", [2, 50, 1000])
+def test_alpha_bars_fall_strictly_between_one_and_zero(name: str, num_timesteps: int) -> None:
+    values = alpha_bars(name, num_timesteps)
+    assert values.shape == (num_timesteps,)
+    assert values.dtype == np.float64
+    assert 1.0 > values[0]
+    assert (np.diff(values) < 0).all()
+    assert values[-1] > 0.0
+
+
+@pytest.mark.parametrize(
+    ("name", "theirs"),
+    [
+        ("ldm_linear", {"beta_schedule": "scaled_linear", "beta_start": 0.0015, "beta_end": 0.0155}),
+        ("cosine", {"beta_schedule": "squaredcos_cap_v2"}),
+    ],
+)
+@pytest.mark.parametrize("num_timesteps", [100, 1000])
+def test_betas_equal_those_of_diffusers(name: str, theirs: dict, num_timesteps: int) -> None:
+    values = alpha_bars(name, num_timesteps)
+    betas = 1.0 - values / np.concatenate([[1.0], values[:-1]])
+    scheduler = DDPMScheduler(num_train_timesteps=num_timesteps, **theirs)
+    np.testing.assert_allclose(betas, scheduler.betas.numpy(), rtol=1e-6)
+
+
+def test_an_unknown_schedule_is_refused() -> None:
+    with pytest.raises(ValueError, match="unknown schedule 'sqrt': use ldm_linear or cosine"):
+        alpha_bars("sqrt")

@@ -1,0 +1,133 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from sklearn.decomposition import PCA
+from torch import Tensor
+
+from raydis.models.autoencoders import PatchPCA, Pixel
+
+PATCH = 4
+
+
+def smooth_images(count: int = 40, channels: int = 3, size: int = 16, seed: int = 0) -> Tensor:
+    """Random pictures in [-1, 1] with a falling spectrum and a mean far from zero, as photographs have."""
+    generator = torch.Generator().manual_seed(seed)
+    spectrum = torch.fft.rfft2(torch.randn(count, channels, size, size, generator=generator))
+    frequency = torch.fft.fftfreq(size)[:, None].square() + torch.fft.rfftfreq(size).square()
+    images = torch.fft.irfft2(spectrum / (0.01 + frequency).sqrt() * torch.tensor([3.0, 2.0, 1.0])[:channels, None, None])
+    return (images / images.abs().amax() * 0.7 + 0.3).clamp(-1.0, 1.0)
+
+
+def patch_rows(images: Tensor) -> np.ndarray:
+    """Patches as rows (patches, C * P * P), cut without torch's unfold."""
+    count, channels, size, _ = images.shape
+    side = size // PATCH
+    grid = images.numpy().reshape(count, channels, side, PATCH, side, PATCH)
+    return grid.transpose(0, 2, 4, 1, 3, 5).reshape(-1, channels * PATCH * PATCH).astype(np.float64)
+
+
+def fitted(latent_dim: int, images: Tensor) -> PatchPCA:
+    stage = PatchPCA(images.shape[1], PATCH, latent_dim)
+    stage.fit(images)
+    return stage
+
+
+def test_pixels_survive_and_have_unit_deviation_once_fitted() -> None:
+    images = smooth_images()
+    stage = Pixel(3)
+    stage.fit(images)
+    assert stage.latent_dim == 3
+    assert stage.encode(images).std().item() == pytest.approx(1.0, abs=1e-5)
+    torch.testing.assert_close(stage.decode(stage.encode(images)), images)
+
+
+def test_an_unfitted_pixel_stage_is_the_identity() -> None:
+    assert torch.equal(Pixel(3).encode(smooth_images()), smooth_images())
+
+
+@pytest.mark.parametrize("latent_dim", [1, 6, 20])
+def test_components_span_the_subspace_that_scikit_learn_finds(latent_dim: int) -> None:
+    images = smooth_images()
+    ours = fitted(latent_dim, images).components.flatten(1).numpy()
+    theirs = PCA(latent_dim, svd_solver="full").fit(patch_rows(images)).components_
+    np.testing.assert_allclose(ours @ ours.T, np.eye(latent_dim), atol=1e-5)
+    np.testing.assert_allclose(np.abs(np.sum(ours * theirs, axis=1)), 1.0, atol=1e-4)
+
+
+@pytest.mark.parametrize("latent_dim", [1, 6, 20])
+def test_what_decoding_loses_is_what_scikit_learn_loses(latent_dim: int) -> None:
+    images = smooth_images()
+    stage = fitted(latent_dim, images)
+    rows = patch_rows(images)
+    theirs = PCA(latent_dim, svd_solver="full").fit(rows)
+    lost = (stage.decode(stage.encode(images)) - images).square().mean().item()
+    expected = np.square(theirs.inverse_transform(theirs.transform(rows)) - rows).mean()
+    assert lost == pytest.approx(expected, rel=1e-4)
+    assert lost > 0
+
+
+def test_as_many_components_as_a_patch_has_values_lose_nothing() -> None:
+    images = smooth_images()
+    stage = fitted(3 * PATCH**2, images)
+    torch.testing.assert_close(stage.decode(stage.encode(images)), images, rtol=0, atol=1e-5)
+
+
+def test_latents_of_the_fitting_images_have_unit_mean_square() -> None:
+    images = smooth_images()
+    latents = fitted(6, images).encode(images)
+    assert latents.shape == (40, 6, 4, 4)
+    assert latents.square().mean().item() == pytest.approx(1.0, abs=1e-4)
+    assert latents.mean((0, 2, 3)).abs().max() < 1e-4
+
+
+def test_encoding_a_decoded_latent_returns_it() -> None:
+    images = smooth_images()
+    stage = fitted(6, images)
+    latents = torch.randn(2, 6, 4, 4, generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(stage.encode(stage.decode(latents)), latents, rtol=0, atol=1e-4)
+
+
+def test_a_patch_is_encoded_without_its_neighbours() -> None:
+    images = smooth_images()
+    stage = fitted(6, images)
+    changed = images[:1].clone()
+    changed[:, :, 4:8, 8:12] += 0.1
+    moved = (stage.encode(changed) != stage.encode(images[:1])).any(1)[0]
+    assert moved.nonzero().tolist() == [[1, 2]]
+
+
+def test_signs_do_not_depend_on_the_order_of_the_images() -> None:
+    images = smooth_images()
+    probe = smooth_images(4, seed=1)
+    torch.testing.assert_close(fitted(6, images).encode(probe), fitted(6, images.flip(0)).encode(probe))
+
+
+def test_constant_images_are_encoded_to_zero_and_come_back() -> None:
+    images = torch.full((4, 3, 8, 8), 0.25)
+    stage = fitted(6, images)
+    latents = stage.encode(images)
+    assert latents.isfinite().all()
+    torch.testing.assert_close(stage.decode(latents), images)
+
+
+def test_one_channel_images_are_fitted_too() -> None:
+    images = smooth_images(channels=1)
+    stage = fitted(16, images)
+    torch.testing.assert_close(stage.decode(stage.encode(images)), images, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("make", [lambda: Pixel(3), lambda: PatchPCA(3, PATCH, 6)])
+def test_the_state_dict_restores_a_fitted_stage(make) -> None:
+    images = smooth_images()
+    stage, restored = make(), make()
+    stage.fit(images)
+    restored.load_state_dict(stage.state_dict())
+    assert torch.equal(restored.encode(images), stage.encode(images))
+    assert not list(stage.parameters())
+
+
+def test_more_components_than_a_patch_has_values_are_refused() -> None:
+    with pytest.raises(ValueError, match="latent_dim=49 must not exceed the 48 values of a patch"):
+        PatchPCA(3, 4, 49)

@@ -1,0 +1,176 @@
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from raydis.errors import CheckpointError, RegistryError, StoreError
+from raydis.registry.registry import AliasState, ModelRef, Registry
+from raydis.store import LocalStore, StoreConflict
+
+Make = Callable[..., Path]
+
+
+@pytest.fixture
+def registry(tmp_path: Path) -> Registry:
+    return Registry(LocalStore(tmp_path / "store"))
+
+
+@pytest.fixture
+def filled(registry: Registry, make_checkpoint: Make) -> Registry:
+    """Versions 1 and 2 of `quickstart`, no alias."""
+    for number in (1, 2):
+        registry.register(make_checkpoint(f"c{number}", weights=b"%d" % number), "quickstart")
+    return registry
+
+
+def test_versions_count_up_from_one_for_each_name(registry: Registry, make_checkpoint: Make) -> None:
+    folder = make_checkpoint()
+    assert [registry.register(folder, name) for name in ("a", "a", "b", "a")] == [1, 2, 1, 3]
+    assert registry.versions("a") == [1, 2, 3]
+    assert registry.names() == ["a", "b"]
+
+
+def test_versions_are_in_the_order_of_numbers_not_of_text(registry: Registry, make_checkpoint: Make) -> None:
+    folder = make_checkpoint()
+    for _ in range(11):
+        registry.register(folder, "a")
+    assert registry.versions("a") == list(range(1, 12))
+
+
+def test_the_layout_is_the_documented_one_without_training_state(filled: Registry) -> None:
+    filled.set_alias("quickstart", "best", 1)
+    files = ("config.json", "manifest.json", "metrics.json", "weights.safetensors")
+    expected = [f"registry/quickstart/versions/{version}/{file}" for version in (1, 2) for file in files]
+    assert list(filled.store.list()) == ["registry/quickstart/aliases/best.json", *expected]
+
+
+def test_an_empty_store_has_no_models(registry: Registry) -> None:
+    assert (registry.names(), registry.versions("a"), registry.aliases("a")) == ([], [], {})
+
+
+def test_a_damaged_folder_is_not_registered(registry: Registry, make_checkpoint: Make) -> None:
+    folder = make_checkpoint()
+    (folder / "weights.safetensors").write_bytes(b"w3ights")
+    with pytest.raises(CheckpointError, match=r"weights\.safetensors is damaged"):
+        registry.register(folder, "a")
+    assert list(registry.store.list()) == []
+
+
+def test_an_interrupted_registration_is_no_version_and_its_number_stays_unused(
+    filled: Registry, make_checkpoint: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def breaks(path: Path, key: str) -> None:
+        raise StoreError("the network is gone")
+
+    folder = make_checkpoint()
+    monkeypatch.setattr(filled.store, "upload", breaks)
+    with pytest.raises(StoreError, match=r"the network is gone"):
+        filled.register(folder, "quickstart")
+    monkeypatch.undo()
+    assert filled.versions("quickstart") == [1, 2]
+    with pytest.raises(RegistryError, match=r"found versions 1, 2; the registration of this one was interrupted"):
+        filled.resolve("quickstart@3")
+    assert filled.register(folder, "quickstart") == 4
+
+
+def test_references_resolve_by_number_by_alias_and_by_the_default_alias(filled: Registry) -> None:
+    filled.set_alias("quickstart", "best", 1)
+    filled.set_alias("quickstart", "canary", 2)
+    assert filled.resolve("quickstart@2") == ModelRef("quickstart", 2)
+    assert filled.resolve("quickstart@canary") == ModelRef("quickstart", 2)
+    assert filled.resolve("quickstart@best") == filled.resolve("quickstart") == ModelRef("quickstart", 1)
+    assert filled.aliases("quickstart") == {"best": 1, "canary": 2}
+
+
+def test_an_alias_that_is_missing_says_what_there_is(filled: Registry) -> None:
+    message = (
+        rf"no model quickstart@best in {filled.store.uri}; found versions 1, 2 without alias best\. Run `python -m"
+    )
+    with pytest.raises(RegistryError, match=message):
+        filled.resolve("quickstart")
+    filled.set_alias("quickstart", "canary", 1)
+    with pytest.raises(
+        RegistryError, match=r"found versions 1, 2 with aliases canary\. Run .*quickstart@2 --alias best"
+    ):
+        filled.resolve("quickstart")
+
+
+def test_an_unknown_version_or_model_says_what_there_is(filled: Registry) -> None:
+    with pytest.raises(RegistryError, match=r"no model quickstart@7 in .*; found versions 1, 2$"):
+        filled.resolve("quickstart@7")
+    with pytest.raises(RegistryError, match=r"no model quickstrt@best in .*; found quickstart\. Run a sweep first"):
+        filled.resolve("quickstrt")
+    with pytest.raises(RegistryError, match=r"no model quickstart@7 in .*; found versions 1, 2$"):
+        filled.manifest(ModelRef("quickstart", 7))
+
+
+def test_an_alias_to_a_version_that_is_gone_says_so(filled: Registry) -> None:
+    filled.set_alias("quickstart", "best", 2)
+    filled.store.delete("registry/quickstart/versions/2/manifest.json")
+    with pytest.raises(RegistryError, match=r"it points to version 2, which is gone; found version 1\. Run"):
+        filled.resolve("quickstart")
+
+
+@pytest.mark.parametrize("name", ["", "a/b", "../a", "-a", "a" * 65, "a b", "ä"])
+def test_names_that_are_no_plain_word_are_refused(registry: Registry, make_checkpoint: Make, name: str) -> None:
+    with pytest.raises(RegistryError, match=r"model name .* is not allowed: up to 64 letters"):
+        registry.register(make_checkpoint(), name)
+    with pytest.raises(RegistryError, match=r"model name .* is not allowed"):
+        registry.resolve(f"{name}@1")
+
+
+@pytest.mark.parametrize("alias", ["", "7", "a/b", "a@b"])
+def test_an_alias_is_a_word_that_cannot_be_taken_for_a_version(filled: Registry, alias: str) -> None:
+    with pytest.raises(RegistryError, match=r"alias .* is not allowed: .*not digits alone, which name a version"):
+        filled.set_alias("quickstart", alias, 1)
+
+
+def test_an_alias_cannot_point_to_a_version_that_does_not_exist(filled: Registry) -> None:
+    with pytest.raises(RegistryError, match=r"no model quickstart@3 in .*; found versions 1, 2"):
+        filled.set_alias("quickstart", "best", 3)
+    assert filled.aliases("quickstart") == {}
+
+
+def test_an_alias_remembers_where_it_came_from(filled: Registry) -> None:
+    filled.set_alias("quickstart", "best", 1)
+    filled.set_alias("quickstart", "best", 2)
+    filled.set_alias("quickstart", "best", 2)
+    state = filled.alias("quickstart", "best")
+    assert (state.version, state.previous, state.moves) == (2, 1, 2)
+
+
+def test_an_alias_moves_only_over_the_state_that_was_read(filled: Registry) -> None:
+    filled.move_alias("quickstart", "best", 1, expected=AliasState())
+    with pytest.raises(StoreConflict):
+        filled.move_alias("quickstart", "best", 2, expected=AliasState())
+    stale = filled.alias("quickstart", "best")
+    for version in (2, 1):  # and back: the same version, but not the same state
+        filled.set_alias("quickstart", "best", version)
+    with pytest.raises(StoreConflict):
+        filled.move_alias("quickstart", "best", 2, expected=stale)
+    assert filled.aliases("quickstart") == {"best": 1}
+
+
+@pytest.mark.parametrize("text", [b"", b"{}", b"[]", b'{"version": "x", "previous": null, "moves": 1}'])
+def test_an_alias_file_that_is_none_is_named(filled: Registry, text: bytes) -> None:
+    filled.store.write("registry/quickstart/aliases/best.json", text)
+    with pytest.raises(RegistryError, match=r"aliases/best\.json in .* is not an alias .*delete it and set the alias"):
+        filled.resolve("quickstart")
+
+
+def test_a_fetched_version_is_the_registered_one(filled: Registry, tmp_path: Path) -> None:
+    folder = filled.fetch(filled.resolve("quickstart@2"), tmp_path / "cache")
+    assert (folder / "weights.safetensors").read_bytes() == b"2"
+    assert not (folder / "training.json").exists()
+    assert filled.manifest(ModelRef("quickstart", 2)).images_seen == 10
+
+
+def test_metrics_are_checked_against_the_manifest(filled: Registry) -> None:
+    ref = ModelRef("quickstart", 1)
+    assert filled.metrics(ref) == {"loss": 0.1, "scores": None}
+    filled.store.write(f"{ref.prefix}/metrics.json", json.dumps({"loss": 0.0}).encode())
+    with pytest.raises(CheckpointError, match=r"metrics\.json of quickstart@1 in .* is damaged: expected sha256"):
+        filled.metrics(ref)

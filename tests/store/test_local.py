@@ -1,0 +1,76 @@
+from __future__ import annotations
+
+import errno
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from raydis.store import LocalStore, StoreError
+from raydis.store.local import LOCK_NAME
+
+HOLD_LOCK = "import fcntl, sys; f = open(sys.argv[1], 'ab'); fcntl.flock(f, 2); print('held', flush=True); input()"
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> LocalStore:
+    return LocalStore(tmp_path / "store")
+
+
+def test_a_full_disk_keeps_the_old_value_and_leaves_nothing_behind(
+    store: LocalStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(_: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    store.write("key", b"old")
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(StoreError, match=r"cannot write key in the store .*No space left on device"):
+        store.write("key", b"new")
+    assert store.read("key") == b"old"
+    assert sorted(os.listdir(store.uri)) == [LOCK_NAME, "key"]
+
+
+def test_a_key_below_another_key_says_why_it_cannot_be_a_folder(store: LocalStore) -> None:
+    store.write("a", b"x")
+    with pytest.raises(StoreError, match=r"cannot write a/b in the store .*(exists|Not a directory)"):
+        store.write("a/b", b"y")
+    assert store.tag("a/b") is None
+    assert list(store.list("a/")) == []
+
+
+def test_a_part_longer_than_a_file_name_may_be_says_so(store: LocalStore) -> None:
+    with pytest.raises(StoreError, match=r"File name too long"):
+        store.write("k" * 300, b"x")
+
+
+def test_what_a_killed_writer_left_is_no_key(store: LocalStore) -> None:
+    store.write("a/b", b"x")
+    (Path(store.uri) / "a" / ".raydis-0123456789abcdef").write_bytes(b"half")
+    assert list(store.list()) == ["a/b"]
+
+
+def test_the_lock_of_a_killed_process_is_free(store: LocalStore) -> None:
+    store.write("key", b"old")
+    lock = Path(store.uri) / LOCK_NAME
+    holder = subprocess.Popen(
+        [sys.executable, "-c", HOLD_LOCK, str(lock)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    )
+    with holder:
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == b"held\n"
+        holder.send_signal(signal.SIGKILL)
+    store.write("key", b"new")
+    assert store.read("key") == b"new"
+
+
+def test_files_get_the_permissions_of_the_umask(store: LocalStore) -> None:
+    before = os.umask(0o027)
+    try:
+        store.write("key", b"x")
+    finally:
+        os.umask(before)
+    assert (Path(store.uri) / "key").stat().st_mode & 0o777 == 0o640

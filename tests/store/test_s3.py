@@ -1,0 +1,180 @@
+"""S3Store against a server that misbehaves as scripted; the contract suite runs it against one that does not."""
+
+from __future__ import annotations
+
+import socket
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from raydis.store import StoreConflict, StoreError, StoreMissing
+from raydis.store.s3 import S3Store
+
+
+@dataclass(frozen=True)
+class Answer:
+    """One response; `code` fills an S3 error document, `cut_bytes` are announced but never sent."""
+
+    status: int
+    code: str = ""
+    body: bytes = b""
+    cut_bytes: int = 0
+    hang: bool = False
+
+
+@dataclass
+class Script:
+    """Answers in order, the last one for ever; and what was asked."""
+
+    url: str
+    answers: list[Answer] = field(default_factory=lambda: [Answer(200)])
+    requests: list[tuple[str, str, dict[str, str]]] = field(default_factory=list)
+    closing: threading.Event = field(default_factory=threading.Event)
+
+
+@pytest.fixture
+def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Script]:
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"  # answers "Expect: 100-continue", for which boto3 waits a second
+
+        def answer(self) -> None:
+            self.close_connection = True
+            self.rfile.read(int(self.headers.get("Content-Length", 0)))
+            headers = {name.lower(): value for name, value in self.headers.items()}
+            script.requests.append((self.command, self.path, headers))
+            answer = script.answers[0] if len(script.answers) == 1 else script.answers.pop(0)
+            if answer.hang:
+                script.closing.wait(10)
+                return
+            document = f"<Error><Code>{answer.code}</Code><Message>said so</Message></Error>".encode()
+            body = b"" if self.command == "HEAD" else document if answer.code else answer.body
+            self.send_response(answer.status)
+            self.send_header("ETag", '"tag"')
+            self.send_header("Content-Length", str(len(body) + answer.cut_bytes))
+            self.end_headers()
+            self.wfile.write(body)
+
+        do_GET = do_PUT = do_HEAD = do_POST = answer
+
+        def log_message(self, *_: Any) -> None:
+            pass
+
+    http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    script = Script(f"http://127.0.0.1:{http.server_port}")
+    thread = threading.Thread(target=http.serve_forever, kwargs={"poll_interval": 0.02})
+    thread.start()
+    monkeypatch.setenv("AWS_ENDPOINT_URL", script.url)
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "test")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "test")
+    monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+    yield script
+    script.closing.set()
+    http.shutdown()
+    thread.join()
+    http.server_close()
+
+
+def test_a_throttled_request_is_sent_again(server: Script) -> None:
+    server.answers = [Answer(503, "SlowDown"), Answer(200, body=b"value")]
+    assert S3Store("bucket", num_attempts=2).read("key") == b"value"
+    assert len(server.requests) == 2
+
+
+def test_retries_are_bounded_and_the_last_answer_is_told(server: Script) -> None:
+    server.answers = [Answer(503, "SlowDown")]
+    with pytest.raises(StoreError, match=r"cannot write key in s3://bucket/a: the server answered 503 .*SlowDown"):
+        S3Store("bucket", "a", num_attempts=2).write("key", b"")
+    assert len(server.requests) == 2
+
+
+@pytest.mark.parametrize("code", ["AccessDenied", "InvalidAccessKeyId", "SignatureDoesNotMatch"])
+def test_a_refusal_names_the_code_and_where_credentials_come_from(server: Script, code: str) -> None:
+    server.answers = [Answer(403, code)]
+    with pytest.raises(StoreError, match=rf"write key in s3://bucket: permission denied \({code}\): check AWS_ACCESS"):
+        S3Store("bucket").write("key", b"")
+
+
+def test_a_missing_bucket_is_not_a_missing_key(server: Script) -> None:
+    message = f"bucket buckt does not exist at {server.url}: create it or correct the URI"
+    server.answers = [Answer(404, "NoSuchBucket")]
+    for call in (lambda s: s.read("key"), lambda s: s.tag("key"), lambda s: list(s.list())):
+        with pytest.raises(StoreError, match=message) as caught:
+            call(S3Store("buckt"))
+        assert not isinstance(caught.value, StoreMissing)
+
+
+def test_a_silent_server_is_given_up_after_the_timeout(server: Script) -> None:
+    server.answers = [Answer(200, hang=True)]
+    with pytest.raises(StoreError, match=rf"no answer from {server.url} .*check AWS_ENDPOINT_URL and the network"):
+        S3Store("bucket", num_attempts=1, timeout_s=0.2).read("key")
+
+
+def test_an_endpoint_where_nobody_listens_is_named(server: Script, monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))
+        url = f"http://127.0.0.1:{unused.getsockname()[1]}"
+    monkeypatch.setenv("AWS_ENDPOINT_URL", url)
+    with pytest.raises(StoreError, match=f"cannot list keys in s3://bucket: no answer from {url}"):
+        list(S3Store("bucket", num_attempts=1).list())
+
+
+def test_missing_credentials_are_one_clear_line(
+    server: Script, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "none"))
+    monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "none"))
+    with pytest.raises(StoreError, match=r"no S3 credentials .*: check AWS_ACCESS_KEY_ID and") as caught:
+        S3Store("bucket").read("key")
+    assert "\n" not in str(caught.value)
+    assert not server.requests
+
+
+def test_an_unknown_profile_is_told_when_the_store_is_opened(server: Script, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_PROFILE", "nobody")
+    with pytest.raises(StoreError, match=r"cannot set up S3 for s3://bucket: The config profile .nobody. could not"):
+        S3Store("bucket")
+
+
+def test_a_bucket_name_that_cannot_be_is_one_clear_line(server: Script) -> None:
+    with pytest.raises(StoreError, match=r"cannot read key in s3://my bucket: .*Invalid bucket name") as caught:
+        S3Store("my bucket").read("key")
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(("status", "code"), [(412, "PreconditionFailed"), (409, "ConditionalRequestConflict")])
+def test_both_answers_to_a_lost_condition_are_conflicts(server: Script, status: int, code: str) -> None:
+    server.answers = [Answer(status, code)]
+    with pytest.raises(StoreConflict, match=f"somebody else wrote it first .{code}"):
+        S3Store("bucket").write("key", b"", if_absent=True)
+
+
+def test_conditions_and_checksums_are_sent_as_other_servers_accept_them(server: Script) -> None:
+    store = S3Store("bucket", "a")
+    tag = store.write("key", b"value", if_absent=True)
+    store.write("key", b"value", if_match=tag)
+    (method, path, first), (_, _, second) = server.requests
+    assert (method, path) == ("PUT", "/bucket/a/key")
+    assert first["if-none-match"] == "*"
+    assert second["if-match"] == "tag"
+    assert not [name for name in first if "checksum" in name or "trailer" in name or name == "content-encoding"]
+
+
+def test_a_cut_connection_is_an_error_not_a_short_value(server: Script) -> None:
+    server.answers = [Answer(200, body=b"half", cut_bytes=4)]
+    with pytest.raises(StoreError, match=r"cannot read key in s3://bucket: no answer from"):
+        S3Store("bucket").read("key")
+
+
+def test_a_download_that_is_cut_each_time_leaves_no_file(server: Script, tmp_path: Path) -> None:
+    server.answers = [Answer(200, body=b"half", cut_bytes=4)]
+    with pytest.raises(StoreError, match=r"cannot download key in s3://bucket: "):
+        S3Store("bucket").download("key", tmp_path / "out")
+    assert list(tmp_path.iterdir()) == []

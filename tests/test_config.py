@@ -1,0 +1,72 @@
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from pydantic import ValidationError
+
+from raydis.config import FACTOR_SETS, PROCEDURAL_SETS, DataConfig, RunConfig
+
+
+def test_the_defaults_are_a_valid_run() -> None:
+    config = RunConfig()
+    assert config.latent_size == 16
+    assert config.data.name in PROCEDURAL_SETS
+
+
+def test_a_config_survives_json() -> None:
+    method = {"unet": {"attention_sizes": [16], "skip_dropout_sizes": [64]}}
+    tree = {"data": {"levels": {"scale": 4, "shape": [0, 2]}}, "first_stage": {"kind": "pixel"}, "method": method}
+    config = RunConfig.model_validate(tree)
+    assert RunConfig.model_validate_json(config.model_dump_json()) == config
+
+
+def test_a_config_cannot_be_changed() -> None:
+    with pytest.raises(ValidationError, match="frozen"):
+        RunConfig().seed = 1  # pyright: ignore[reportAttributeAccessIssue]
+
+
+@pytest.mark.parametrize(("stage", "size"), [({"kind": "pixel"}, 64), ({"kind": "patch_pca", "patch_size": 8}, 8)])
+def test_the_first_stage_sets_the_size_of_the_latent(stage: dict[str, Any], size: int) -> None:
+    sizes = {"attention_sizes": [size], "skip_dropout_sizes": [], "multipliers": [1, 2]}
+    config = RunConfig.model_validate({"first_stage": stage, "method": {"unet": sizes}})
+    assert config.latent_size == size
+
+
+def test_every_factor_set_is_a_data_set_name() -> None:
+    for name in FACTOR_SETS:
+        DataConfig.model_validate({"name": name, "path": None if name in PROCEDURAL_SETS else "file"})
+
+
+@pytest.mark.parametrize(
+    ("tree", "message"),
+    [
+        ({"data": {"path": "x.h5"}}, r"shapes3d_procedural is rendered, not read: remove data\.path=x\.h5"),
+        ({"data": {"name": "mpi3d"}}, r"data\.name=mpi3d is read from files: set data\.path"),
+        (
+            {"data": {"name": "image_folder", "path": "x", "levels": {"scale": 2}}},
+            "an image_folder has none: remove data.levels",
+        ),
+        ({"method": {"unet": {"model_dim": 60}}}, r"num_heads=8 must divide model_dim\*multiplier=60"),
+        ({"method": {"anchors": {"num_gaussians": 40}}}, r"num_gaussians=40 must not exceed max_gaussians=32"),
+        ({"first_stage": {"kind": "patch_pca", "patch_size": 3}}, r"first_stage\.patch_size=3 must divide .*=64"),
+        ({"data": {"image_size": 48}}, "a latent of 12 px cannot be halved 3 times: give .* fewer levels"),
+        (
+            {"method": {"unet": {"attention_sizes": [16, 5]}}},
+            r"attention_sizes has \[5\], but the U-Net's levels have sizes \[16, 8, 4, 2\] px",
+        ),
+        ({"method": {"unet": {"skip_dropout_sizes": [32]}}}, r"skip_dropout_sizes has \[32\], but"),
+        (
+            {
+                "data": {"image_size": 24},
+                "method": {"unet": {"multipliers": [1, 2], "attention_sizes": [], "skip_dropout_sizes": []}},
+            },
+            r"data\.image_size=24 cannot be divided by 16 in the encoder",
+        ),
+        ({"train": {"learning_rate": float("nan")}}, "finite number"),
+        ({"method": {"unet": {"skip_dropout_rate": 1.0}}}, "less than 1"),
+    ],
+)
+def test_settings_that_do_not_fit_together_are_refused(tree: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValidationError, match=message):
+        RunConfig.model_validate(tree)
