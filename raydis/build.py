@@ -19,7 +19,7 @@ def build_first_stage(config: PixelStage | PatchPcaStage, image_channels: int) -
         case PixelStage():
             return Pixel(image_channels)
         case PatchPcaStage():
-            return PatchPCA(image_channels, config.patch_size, config.latent_dim)
+            return PatchPCA(image_channels, config.patch_size, config.latent_dim, config.whitening)
 
 
 def build_method(config: RunConfig, image_channels: int) -> DygaSd:

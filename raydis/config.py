@@ -78,6 +78,9 @@ class PatchPcaStage(Model):
     kind: Literal["patch_pca"] = "patch_pca"
     patch_size: int = Field(4, ge=2, le=16, description="Side of a patch, px; the latent is that much smaller.")
     latent_dim: int = Field(12, ge=1, description="Principal components kept, the channels of the latent.")
+    whitening: float = Field(
+        1.0, ge=0.0, le=1.0, description="Channel l is divided by std_l**whitening; 1 gives all of them unit variance."
+    )
 
 
 FirstStageConfig = Annotated[PixelStage | PatchPcaStage, Field(discriminator="kind")]

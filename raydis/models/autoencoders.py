@@ -51,18 +51,26 @@ class PatchPCA(nn.Module):
 
     The best linear map of patches to L numbers in mean squared error (Eckart-Young); encoding and decoding are
     one strided convolution each.
+
+    Args:
+        image_channels: C.
+        patch_size: P, px.
+        latent_dim: L, at most C * P * P.
+        whitening: channel l is divided by std_l ** whitening. 0 keeps the image's own weights, under which mean colours
+            drown shape and pose in noise; at 1 every channel has unit variance and the denoising loss hears them all.
     """
 
-    def __init__(self, image_channels: int, patch_size: int, latent_dim: int) -> None:
+    def __init__(self, image_channels: int, patch_size: int, latent_dim: int, whitening: float = 1.0) -> None:
         super().__init__()
         inputs = image_channels * patch_size**2
         if latent_dim > inputs:
             raise ValueError(f"latent_dim={latent_dim} must not exceed the {inputs} values of a patch")
         self.latent_dim = latent_dim
         self.patch_size = patch_size
+        self.whitening = whitening
         self.register_buffer("mean", torch.zeros(image_channels, patch_size, patch_size))
         self.register_buffer("components", torch.zeros(latent_dim, image_channels, patch_size, patch_size))
-        self.register_buffer("scale", torch.ones(()))
+        self.register_buffer("scale", torch.ones(latent_dim, 1, 1))
         self.mean: Tensor
         self.components: Tensor
         self.scale: Tensor
@@ -79,8 +87,10 @@ class PatchPCA(nn.Module):
         components = components * largest.sign()
         self.mean.copy_(mean.view_as(self.mean))
         self.components.copy_(components.reshape(self.components.shape))
-        variance = values.flip(0)[: self.latent_dim].mean().clamp_min(1e-12)
-        self.scale.copy_(variance.rsqrt())
+        deviations = values.flip(0)[: self.latent_dim].clamp_min(1e-12).sqrt()
+        whitened = deviations ** (1.0 - self.whitening)
+        scale = deviations**-self.whitening / whitened.square().mean().sqrt()
+        self.scale.copy_(scale.view_as(self.scale))
 
     def encode(self, images: Tensor) -> Tensor:
         """(B, C, H, W) in [-1, 1] -> (B, L, H/P, W/P) of unit mean square."""

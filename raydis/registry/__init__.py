@@ -2,3 +2,10 @@
 
 No torch here: a registry moves and checks files, it never opens the weights.
 """
+
+from __future__ import annotations
+
+from raydis.registry.registry import AliasState, ModelRef, Registry
+from raydis.registry.transfer import default_cache
+
+__all__ = ["AliasState", "ModelRef", "Registry", "default_cache"]

@@ -67,7 +67,7 @@ def decide(
         return Decision(
             False,
             f"{candidate.ref} does not compare with {incumbent.ref}: {reason}. To point {alias} to it all the same: "
-            f"python -m raydis promote {candidate.ref} --alias {alias} --force",
+            f"python -m raydis models promote {candidate.ref} --alias {alias}",
         )
     compared = f"{rule} {ours:.4f} of {candidate.ref} against {theirs:.4f} of {incumbent.ref}"
     return Decision(ours > theirs, compared if ours > theirs else f"{compared}, which stays {alias}")

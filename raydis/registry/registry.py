@@ -206,12 +206,13 @@ class Registry:
         missing, versions = f"no model {name}@{wanted} in {self.store.uri}", self.versions(name)
         if not versions:
             found = ", ".join(self.names()) or "no models"
-            return f"{missing}; found {found}. Run a sweep first, or `python -m raydis promote` with a checkpoint"
+            return f"{missing}; found {found}. Run a sweep first: it registers its best trial"
         listed = f"found version{'s' * (len(versions) > 1)} {', '.join(map(str, versions))}"
         if wanted.isdecimal():
             interrupted = version in self._claimed(name)
             return f"{missing}; {listed}" + ("; the registration of this one was interrupted" if interrupted else "")
-        set_it = f"Run `python -m raydis promote {name}@{versions[-1]} --alias {wanted}` to set it"
+        command = f"python -m raydis models promote {name}@{versions[-1]} --alias {wanted} --storage {self.store.uri}"
+        set_it = f"Run `{command}` to set it"
         if version is not None:
             return f"{missing}: it points to version {version}, which is gone; {listed}. {set_it}"
         aliases = ", ".join(self.aliases(name))

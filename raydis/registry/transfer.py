@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import secrets
 import shutil
 from pathlib import Path
@@ -10,6 +11,11 @@ from pathlib import Path
 from raydis.errors import CheckpointError
 from raydis.registry.manifest import MANIFEST, Manifest, parse_manifest, verify
 from raydis.store import Store, StoreMissing, open_store
+
+
+def default_cache() -> Path:
+    """Where fetched checkpoints are kept unless a caller says otherwise: below $RAYDIS_CACHE, else ~/.cache/raydis."""
+    return Path(os.environ.get("RAYDIS_CACHE") or Path.home() / ".cache" / "raydis") / "checkpoints"
 
 
 def upload_checkpoint(folder: Path, store: Store, prefix: str) -> Manifest:

@@ -32,10 +32,11 @@ class ImageTooLarge(RaydisError):
 
 
 def decode_image(data: bytes, image_shape: tuple[int, int, int], *, max_pixels: int = MAX_PIXELS) -> np.ndarray:
-    """One image as the model takes it: upright, RGB or grey, resized to H x W whatever its shape was.
+    """One image as the model takes it, prepared as `raydis.data.pictures` prepares training images.
 
-    The first frame of an animation is taken, transparency is dropped, the aspect ratio is not kept. The size is
-    read from the header, and refused, before any pixel is decoded.
+    Turned upright by its EXIF tag, scaled so that its shorter side fits, cropped to its centre; RGB or grey. Of an
+    animation the first frame is taken, and transparency is dropped. The size is read from the header, and refused,
+    before any pixel is decoded.
 
     Args:
         data: a PNG, JPEG or WebP file.
@@ -46,22 +47,22 @@ def decode_image(data: bytes, image_shape: tuple[int, int, int], *, max_pixels: 
         (H, W, C) uint8.
 
     Raises:
-        ImageError: not one of these formats, damaged, truncated, or of more than 8 bits a channel in one channel.
+        ImageError: not one of these formats, damaged, truncated, or grey of more than 8 bits.
         ImageTooLarge: more than `max_pixels`.
     """
     height, width, channels = image_shape
+    mode = "RGB" if channels == 3 else "L"
     try:
         with Image.open(io.BytesIO(data), formats=FORMATS) as image:
             if image.width * image.height > max_pixels:
                 raise _too_large(f"{image.width} x {image.height} pixels", max_pixels)
             if image.mode[0] in "IF":
                 raise ImageError(f"the image has mode {image.mode}: convert it to 8 bits a channel")
+            image.draft(mode, (2 * width, 2 * height))  # lets JPEG decode at a fraction of its size
             upright = ImageOps.exif_transpose(image)
             if upright.mode == "P":  # a palette may hold transparency, which only RGBA takes without a warning
                 upright = upright.convert("RGBA")
-            pixels = upright.convert("RGB" if channels == 3 else "L")
-            if pixels.size != (width, height):
-                pixels = pixels.resize((width, height), Image.Resampling.LANCZOS)
+            pixels = ImageOps.fit(upright.convert(mode), (width, height), Image.Resampling.LANCZOS)
             return np.asarray(pixels, dtype=np.uint8).reshape(image_shape)
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:  # Pillow's own limit came first
         raise _too_large("far too many pixels", max_pixels) from error

@@ -1,56 +1,83 @@
-"""`python -m raydis.sweep`: search, score, promote."""
+"""`python -m raydis.sweep [SPEC]`: search, score, promote. Heavy imports wait until the arguments are understood."""
 
 from __future__ import annotations
 
-import shlex
 import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
-from rich.table import Table
 
 import raydis
 from raydis.errors import ConfigError, RaydisError
-from raydis.sweep.spec import SweepSpec, load_spec
 
 QUICKSTART = Path("sweeps", "quickstart.yaml")
-WIDTH = 100
+WIDTH = 100  # of what is printed where there is no terminal
 INTERRUPTED = 130
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
 
 @app.command()
-def main(
+def sweep(
     spec: Annotated[Path | None, typer.Argument(help=f"Sweep file; default: {QUICKSTART}.")] = None,
     overrides: Annotated[
         list[str] | None,
-        typer.Option("--set", metavar="KEY=VALUE", help="Override a key of the sweep file, e.g. "
-                     "run.train.num_images=1000. Repeatable."),
+        typer.Option(
+            "--set",
+            metavar="KEY=VALUE",
+            help="Override a key of the sweep file: run.train.num_images=1000. Repeatable.",
+        ),
     ] = None,
     storage: Annotated[str, typer.Option(help="Folder or s3://bucket/prefix for sweeps and the registry.")] = "runs",
-    name: Annotated[str | None, typer.Option(help="Name of the sweep; default: the file's and the time.")] = None,
+    name: Annotated[str | None, typer.Option(help="Name of the sweep; default: the file's, and the time.")] = None,
     num_trials: Annotated[int | None, typer.Option(help="Trials to sample; controls come on top.")] = None,
-    max_concurrent: Annotated[int | None, typer.Option(help="Trials at once; default: what the cluster holds.")] = None,
+    max_concurrent: Annotated[int | None, typer.Option(help="Trials at once; default: all that fit.")] = None,
     seed: Annotated[int | None, typer.Option(help="Seed of the sampler.")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the plan and start nothing.")] = False,
 ) -> None:
-    """Search over run settings: train, score and compare trials, then publish the best in the registry."""
+    """Search over run settings: train, score and compare trials, then publish the best one in the registry."""
+    from rich.console import Console
+
+    from raydis.sweep.printout import print_plan, print_result
+    from raydis.sweep.run import default_name, run_sweep
+    from raydis.sweep.spec import load_spec
+    from raydis.train.cluster import lasting_storage
+
     flags = {"num_trials": num_trials, "max_concurrent": max_concurrent, "seed": seed}
-    assignments = [*(overrides or []), *(f"{key}={value}" for key, value in flags.items() if value is not None)]
     path = spec or find_quickstart()
-    plan = load_spec(path, assignments)
-    console = Console(width=None if sys.stdout.isatty() else WIDTH, soft_wrap=False)
+    plan = load_spec(
+        path, [*(overrides or []), *(f"{key}={value}" for key, value in flags.items() if value is not None)]
+    )
+    console = Console() if sys.stdout.isatty() else Console(width=WIDTH)
     if dry_run:
         print_plan(plan, path, console)
         return
-    from raydis.sweep.run import default_name, run_sweep
-
-    sweep = name or default_name(plan)
-    console.print(f"sweep {sweep}: {plan.total_trials} trials of {path}", highlight=False)
-    result = run_sweep(plan, name=sweep, storage=storage, console=console)
+    name = name or default_name(plan)
+    console.print(f"sweep {name}: {plan.total_trials} trials of {path}", highlight=False, soft_wrap=True)
+    result = run_sweep(plan, name=name, storage=lasting_storage(storage), console=console)
     print_result(result, plan, storage, console)
     if result.interrupted:
         raise typer.Exit(INTERRUPTED)
+
+
+def find_quickstart() -> Path:
+    """sweeps/quickstart.yaml of the working directory, else of the checkout that this package lies in."""
+    beside = Path(raydis.__file__).resolve().parents[1] / QUICKSTART
+    for path in (QUICKSTART, beside):
+        if path.is_file():
+            return path
+    raise ConfigError(f"no {QUICKSTART} in {Path.cwd()} nor in {beside.parents[1]}: give a sweep file")
+
+
+def main() -> None:
+    """Run the command; a RaydisError becomes one line on standard error and exit code 2."""
+    try:
+        app()
+    except RaydisError as error:
+        print(f"raydis: {error}", file=sys.stderr)
+        sys.exit(2)
+
+
+if __name__ == "__main__":
+    main()

@@ -13,7 +13,7 @@ from ray.tune.logger import JsonLoggerCallback
 from rich.console import Console
 
 from raydis.config import DataConfig
-from raydis.errors import ConfigError, RaydisError, ResourceError
+from raydis.errors import ConfigError, RaydisError
 from raydis.store import Store, StoreConflict, open_store
 from raydis.sweep.progress import SweepProgress, SweepState
 from raydis.sweep.publish import Published, publish
@@ -89,9 +89,7 @@ def run_sweep(spec: SweepSpec, *, name: str, storage: str, console: Console) -> 
         published = None
         if best is not None and spec.promotion is not None and not interrupted:
             console.print(f"scoring the best trial by the {spec.promotion.protocol} protocol ...", highlight=False)
-            published = publish(
-                best, spec.run, spec.promotion, model=spec.model_name, storage=store.uri, folder=key
-            )
+            published = publish(best, spec.run, spec.promotion, model=spec.model_name, storage=store.uri, folder=key)
     result = SweepResult(name, f"{store.uri}/{key}", records, front, best, published, interrupted)
     store.write(f"{key}/summary.json", json.dumps(_summary(result), indent=2).encode())
     if best is None and not interrupted:
@@ -197,5 +195,3 @@ def _summary(result: SweepResult) -> dict[str, Any]:
         },
         "trials": to_json(result.records, result.front),
     }
-
-

@@ -110,9 +110,7 @@ class StudySearcher(Searcher):
                 self.study.tell(orphan.number, state=TrialState.FAIL)
 
 
-def trial_state(
-    result: Mapping[str, Any] | None, error: bool, objectives: list[str]
-) -> tuple[TrialState, str | None]:
+def trial_state(result: Mapping[str, Any] | None, error: bool, objectives: list[str]) -> tuple[TrialState, str | None]:
     """Optuna's state of a trial that ended, and why where it is not COMPLETE.
 
     Args:

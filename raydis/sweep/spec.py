@@ -123,7 +123,7 @@ class Objective(Model):
 
 
 class Control(Model):
-    """A fixed run to compare with: the base run, with some keys set. Searched keys that it does not set stay at base."""
+    """A fixed run to compare with: the base run, with some keys set."""
 
     name: str = Field(pattern=NAME)
     set: dict[str, Any] = Field(default_factory=dict, description="Dotted keys of the run and their values.")
@@ -215,7 +215,12 @@ def load_spec(path: Path, overrides: list[str]) -> SweepSpec:
     Raises:
         ConfigError: unreadable, or anything in it is wrong; in one line with the nearest valid name.
     """
-    tree = apply_overrides(read_yaml(path), overrides)
+    tree = read_yaml(path)
+    if isinstance(tree.get("search"), dict):
+        tree["search"] = _nested(tree["search"])  # so that an override can reach into it
+    tree = apply_overrides(tree, overrides)
+    if isinstance(tree.get("search"), dict):
+        tree["search"] = dict(_flat(tree["search"]))
     if isinstance(tree.get("run"), dict):
         tree["run"] = expand(tree["run"])
     return parse(SweepSpec, tree, source=str(path))
@@ -270,6 +275,31 @@ def check_key(key: str, where: str) -> None:
         ]
         hint = f"did you mean {near[0]}?" if near else "use a dotted key of the run, as in method.num_units"
         raise ValueError(f"{where}: {key} is no key of a run; {hint}")
+
+
+def _nested(search: Tree) -> Tree:
+    """Dotted keys as nested mappings."""
+    tree: Tree = {}
+    for key, domain in search.items():
+        *above, last = str(key).split(".")
+        node = tree
+        for name in above:
+            node = node.setdefault(name, {})
+            if not isinstance(node, dict):
+                raise ConfigError(f"search: {key} lies inside a key that has a value of its own")
+        node[last] = domain
+    return tree
+
+
+def _flat(tree: Tree, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Nested mappings as dotted keys; a mapping that says its kind, or lies at a field of the run, is a domain."""
+    sections = {path.rpartition(".")[0] for path in field_paths(RunConfig)}
+    for name, node in tree.items():
+        key = f"{prefix}{name}"
+        if isinstance(node, dict) and not isinstance(node.get("kind"), str) and key in sections:
+            yield from _flat(node, f"{key}.")
+        else:
+            yield key, node
 
 
 def _check_bounds(low: float, high: float, log: bool) -> None:

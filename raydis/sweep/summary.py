@@ -75,7 +75,7 @@ def _record(result: Result, spec: SweepSpec, scheme: str) -> TrialRecord:
     objectives = [objective.metric for objective in spec.objectives]
     state, reason = trial_state(metrics, result.error is not None, objectives)
     if result.error is not None:
-        reason = f"{type(result.error).__name__}: {str(result.error).strip().rpartition(chr(10))[2]}"
+        reason = str(result.error).strip().rpartition("\n")[2]  # of a worker's traceback, the line that names the error
     checkpoint = metrics.get("checkpoint_uri") or (result.checkpoint and f"{scheme}{result.checkpoint.path}")
     return TrialRecord(
         number=config["number"],

@@ -8,6 +8,7 @@ import math
 import os
 import secrets
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 
 import ray
 from ray.exceptions import AuthenticationError
@@ -72,11 +73,19 @@ def ray_cluster() -> Iterator[None]:
         ray.shutdown()
 
 
+def lasting_storage(storage: str) -> str:
+    """Where results go: a relative folder of a Ray job is below home, for Ray deletes the job's working directory."""
+    in_job = "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ
+    if not in_job or "://" in storage or os.path.isabs(storage):
+        return storage
+    return str(Path.home() / storage)
+
+
 def _start_local() -> None:
     for name, value in LOCAL_DEFAULTS.items():
         os.environ.setdefault(name, value)
-    if "RAY_AUTH_MODE" not in os.environ:  # else Ray would write a token to the home folder
-        os.environ["RAY_AUTH_MODE"] = "token"
+    if os.environ.get("RAY_AUTH_MODE", "token") == "token" and "RAY_AUTH_TOKEN_PATH" not in os.environ:
+        # Token mode is Ray's default for a new cluster. It would use the one token in the home folder, and write it.
         os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
     ray.init(
         "local",

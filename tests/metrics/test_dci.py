@@ -20,8 +20,8 @@ from raydis.metrics.dci import (
 from raydis.metrics.importance import Estimator
 
 DIAGONAL = 5.0 * np.eye(5)
-SIZES = (4, 3, 3, 2)
-SMALL = {"num_train": 600, "num_test": 300}
+SIZES = (3, 3, 2)
+SMALL = {"num_train": 400, "num_test": 200}
 
 
 def run(codes: np.ndarray, factors: np.ndarray, estimator: Estimator = "tree", **sizes: int) -> DciResult:
@@ -63,7 +63,13 @@ def test_a_single_code_is_complete_and_a_single_factor_is_disentangled_by_conven
 
 @pytest.mark.parametrize(
     ("kind", "expected_d", "expected_c", "accuracy"),
-    [("perfect", 0.976, 0.972, 0.986), ("mixed30", 0.641, 0.721, 0.992), ("noisy", 0.659, 0.628, 0.379)],
+    [
+        ("mixed30", 0.641, 0.721, 0.992),
+        pytest.param("perfect", 0.976, 0.972, 0.986, marks=pytest.mark.slow),
+        pytest.param("permuted", 0.977, 0.972, 0.987, marks=pytest.mark.slow),
+        pytest.param("noisy", 0.659, 0.628, 0.379, marks=pytest.mark.slow),
+        pytest.param("noise", 0.001, 0.001, 0.120, marks=pytest.mark.slow),
+    ],
 )
 def test_hist_reads_the_known_values_on_full_size_codes(
     synthetic: Callable, kind: str, expected_d: float, expected_c: float, accuracy: float
@@ -113,7 +119,7 @@ def test_the_reference_equals_disentanglement_libs_loop_over_the_same_draws(synt
     result = run(codes, factors, "reference")
 
     rng = np.random.default_rng(0)
-    train, test = rng.integers(len(codes), size=600), rng.integers(len(codes), size=300)
+    train, test = rng.integers(len(codes), size=400), rng.integers(len(codes), size=200)
     seeds = rng.integers(2**31, size=len(SIZES))
     models = [
         GradientBoostingClassifier(random_state=int(seed)).fit(codes[train], factors[train, j])
@@ -137,9 +143,9 @@ def identity_table(num_factors: int, num_levels: int) -> np.ndarray:
     return np.random.default_rng(0).integers(1, num_levels + 1, size=(20_000, num_factors))
 
 
-@pytest.mark.parametrize("estimator", ["hist", "tree"])
-def test_identity_codes_are_perfect(estimator: Estimator) -> None:
-    factors = identity_table(10, 10)
+@pytest.mark.parametrize(("estimator", "num_factors"), [("hist", 3), ("tree", 10)])
+def test_identity_codes_are_perfect(estimator: Estimator, num_factors: int) -> None:
+    factors = identity_table(num_factors, 10)
     result = run(factors, factors, estimator, num_train=1000, num_test=1000)
     assert result.disentanglement == pytest.approx(1.0, abs=0.01)
     assert result.completeness == pytest.approx(1.0, abs=0.01)
@@ -204,11 +210,12 @@ def test_permuting_units_permutes_the_importances(synthetic: Callable, estimator
 
 
 def test_codes_of_other_images_score_at_chance(synthetic: Callable) -> None:
-    codes, factors = synthetic("perfect", (10, 10, 10, 8))
+    codes, factors = synthetic("perfect")
     result = run(np.random.default_rng(1).permutation(codes), factors, num_train=4000, num_test=2000)
+    chance = np.mean([1 / 10, 1 / 10, 1 / 10, 1 / 8, 1 / 4, 1 / 15])
     assert result.disentanglement == pytest.approx(0.0, abs=0.05)
     assert result.completeness == pytest.approx(0.0, abs=0.05)
-    assert result.informativeness_test == pytest.approx((0.1 + 0.1 + 0.1 + 0.125) / 4, abs=0.06)
+    assert result.informativeness_test == pytest.approx(chance, abs=0.02)
 
 
 @pytest.mark.parametrize("estimator", ["reference", "hist"])
@@ -261,7 +268,7 @@ def test_a_dead_unit_among_living_ones_costs_nothing() -> None:
 
 
 @pytest.mark.parametrize(
-    ("value", "reason"), [(np.nan, "codes [1] of 8 hold NaN"), (np.inf, "codes [1] of 8 hold NaN"), (None, "collapsed")]
+    ("value", "reason"), [(np.nan, "codes [1] of 7 hold NaN"), (np.inf, "codes [1] of 7 hold NaN"), (None, "collapsed")]
 )
 def test_a_failed_representation_is_invalid_and_has_no_numbers(
     synthetic: Callable, value: float | None, reason: str
@@ -281,7 +288,7 @@ def test_a_failed_representation_is_invalid_and_has_no_numbers(
 
 def test_the_result_names_estimator_and_sizes(synthetic: Callable) -> None:
     result = run(*synthetic("perfect", SIZES))
-    assert (result.estimator, result.num_train, result.num_test) == ("tree", 600, 300)
+    assert (result.estimator, result.num_train, result.num_test) == ("tree", 400, 200)
 
 
 @pytest.mark.parametrize("argument", ["num_train", "num_test", "num_jobs"])

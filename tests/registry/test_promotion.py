@@ -95,7 +95,7 @@ def test_scores_of_another_meaning_are_not_promoted_but_can_be_forced(change: di
     assert not decision.promote
     assert decision.reason == (
         f"m@2 does not compare with m@1: {reason}. To point canary to it all the same: "
-        "python -m raydis promote m@2 --alias canary --force"
+        "python -m raydis models promote m@2 --alias canary"
     )
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from raydis.errors import CheckpointError, StoreError
-from raydis.registry.transfer import download_checkpoint, fetch_checkpoint, upload_checkpoint
+from raydis.registry.transfer import default_cache, download_checkpoint, fetch_checkpoint, upload_checkpoint
 from raydis.store import LocalStore
 
 Make = Callable[..., Path]
@@ -21,6 +21,11 @@ def contents(folder: Path) -> dict[str, bytes]:
 @pytest.fixture
 def store(tmp_path: Path) -> LocalStore:
     return LocalStore(tmp_path / "store")
+
+
+def test_the_cache_lies_where_the_environment_says(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("RAYDIS_CACHE", str(tmp_path))
+    assert default_cache() == tmp_path / "checkpoints"
 
 
 def test_a_checkpoint_arrives_as_it_was_sent(make_checkpoint: Make, store: LocalStore, tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor, wait
 from pathlib import Path
 
 import pytest
@@ -53,17 +54,20 @@ def test_what_a_killed_writer_left_is_no_key(store: LocalStore) -> None:
     assert list(store.list()) == ["a/b"]
 
 
-def test_the_lock_of_a_killed_process_is_free(store: LocalStore) -> None:
+def test_a_write_waits_for_the_lock_and_a_killed_holder_frees_it(store: LocalStore) -> None:
     store.write("key", b"old")
     lock = Path(store.uri) / LOCK_NAME
     holder = subprocess.Popen(
         [sys.executable, "-c", HOLD_LOCK, str(lock)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
     )
-    with holder:
+    with holder, ThreadPoolExecutor(1) as pool:
         assert holder.stdout is not None
         assert holder.stdout.readline() == b"held\n"
+        writing = pool.submit(store.write, "key", b"new")
+        assert not wait([writing], timeout=0.2).done
+        assert store.read("key") == b"old"
         holder.send_signal(signal.SIGKILL)
-    store.write("key", b"new")
+        writing.result()
     assert store.read("key") == b"new"
 
 

@@ -1,0 +1,118 @@
+"""A data set's files as a stream of images, and the way from there to an array.
+
+Letters: B batch, H W C image.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import struct
+import zipfile
+import zlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from raydis.data.cache import RAM_BYTES, cached_array, new_array
+from raydis.data.dataset import ArrayDataset, digest
+from raydis.data.space import FactorSpace
+from raydis.errors import DataError
+
+DECODER = 1  # raised whenever the same files would become other images
+
+
+@dataclass(frozen=True)
+class Source:
+    """The images of a data set's files, in index order.
+
+    Args:
+        name: the set, as in DataConfig.name.
+        shape: (B, H, W, C) of all images as the blocks give them.
+        space: grid of the factors, or None.
+        fingerprint: of the files.
+        blocks: starts a pass over the images: consecutive uint8 (b, H, W, C).
+        mapped: all images in place, memory-mapped, where the file holds them uncompressed.
+        slow: decoding costs so much that the result is cached whatever its size.
+    """
+
+    name: str
+    shape: tuple[int, int, int, int]
+    space: FactorSpace | None
+    fingerprint: str
+    blocks: Callable[[], Iterator[np.ndarray]]
+    mapped: np.ndarray | None = None
+    slow: bool = False
+
+
+def load(
+    source: Source, *, image_size: int, levels: Mapping[str, int | Sequence[int]], cache_dir: Path
+) -> ArrayDataset:
+    """The images of a source at `image_size`, restricted to a sub-grid.
+
+    Images that lie in the file as they are wanted are memory-mapped there. Others are decoded and resized once: into
+    RAM where the source decodes to at most RAM_BYTES, else into an .npy file of the cache.
+
+    Raises:
+        DataError: levels that the grid does not have, damaged files, or no room for the cache.
+    """
+    length, height, width, channels = source.shape
+    if source.mapped is not None and (height, width) == (image_size, image_size):
+        origin = digest(name=source.name, files=source.fingerprint, image_size=image_size, decoder=DECODER)
+        dataset = ArrayDataset(source.name, source.mapped, source.space, fingerprint=origin)
+        return dataset.subgrid(levels) if levels else dataset
+
+    space, rows, kept = source.space, np.arange(length), None
+    if levels:
+        if space is None:
+            raise DataError(f"{source.name} has no factors, so it has no sub-grid: remove data.levels")
+        kept = [level.tolist() for level in space.kept_levels(levels)]
+        space, rows = space.subspace(levels), space.rows(levels)
+    fingerprint = digest(
+        name=source.name, files=source.fingerprint, image_size=image_size, decoder=DECODER, kept=kept
+    )
+    shape = (len(rows), image_size, image_size, channels)
+
+    def fill(out: np.ndarray) -> None:
+        _copy_rows(source, rows, out)
+
+    if source.slow or length * height * width * channels > RAM_BYTES:
+        array = cached_array(cache_dir / f"{source.name}-{fingerprint[:16]}.npy", shape, fill)
+    else:
+        array = new_array(shape, fill)
+    return ArrayDataset(source.name, array, space, fingerprint=fingerprint)
+
+
+def resize(images: np.ndarray, size: int) -> np.ndarray:
+    """uint8 (B, H, W, C) -> (B, size, size, C), bilinear, averaging over the area that an output pixel covers."""
+    if images.shape[1:3] == (size, size):
+        return images
+    pixels = torch.from_numpy(np.ascontiguousarray(images)).permute(0, 3, 1, 2).float()
+    pixels = torch.nn.functional.interpolate(pixels, (size, size), mode="bilinear", antialias=True)
+    return pixels.round_().clamp_(0, 255).byte().permute(0, 2, 3, 1).contiguous().numpy()
+
+
+@contextlib.contextmanager
+def reading(name: str, path: Path) -> Iterator[None]:
+    """Turns what decoders raise on a missing, truncated or foreign file into one DataError."""
+    try:
+        yield
+    except FileNotFoundError as error:
+        raise DataError(f"{name}: no file {path}: correct data.path or download the official file") from error
+    except (OSError, EOFError, ValueError, TypeError, RuntimeError, struct.error, zlib.error, zipfile.BadZipFile) as error:
+        found = " ".join(str(error).split()) or type(error).__name__
+        raise DataError(f"{name}: {path} is truncated or of another format ({found}): download it again") from error
+
+
+def _copy_rows(source: Source, rows: np.ndarray, out: np.ndarray) -> None:
+    """Writes the images at ascending rows to `out`, resized."""
+    start = 0
+    for block in source.blocks():
+        first, last = np.searchsorted(rows, (start, start + len(block)))
+        if last > first:
+            out[first:last] = resize(block[rows[first:last] - start], out.shape[1])
+        start += len(block)
+    if start != source.shape[0]:
+        raise DataError(f"{source.name}: the files hold {start} images, expected {source.shape[0]}: download them again")

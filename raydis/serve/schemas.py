@@ -1,0 +1,176 @@
+"""What goes over the wire, as pydantic models: the source of the OpenAPI document."""
+
+from __future__ import annotations
+
+import base64
+from typing import Annotated, Any, Literal, Self
+
+from fastapi import UploadFile
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, Json
+
+from raydis.engine.editor import DEFAULT_STEPS
+from raydis.serve.model import MAX_STEPS, Codes, ServedModel
+from raydis.serve.service import Edited, Service
+
+VALUE_LIMIT = 1e4  # far outside any unit's range, far inside what float32 computes with
+
+UnitIndex = Annotated[int, Field(ge=0)]
+UnitValue = Annotated[float, Field(ge=-VALUE_LIMIT, le=VALUE_LIMIT, allow_inf_nan=False, strict=True)]
+
+
+class Health(BaseModel):
+    """The process answers and holds a model."""
+
+    status: Literal["ok"] = "ok"
+
+
+class Problem(BaseModel):
+    """An error (RFC 9457), sent as application/problem+json."""
+
+    type: str = "about:blank"
+    title: str
+    status: int
+    detail: str = Field(description="What was found, and what to do.")
+
+
+class Unit(BaseModel):
+    """What is known of one unit over the training data."""
+
+    index: int
+    low: float
+    median: float
+    high: float
+    num_gaussians: int = Field(description="Components of its mixture; 0 without anchors.")
+
+
+class Rejected(BaseModel):
+    """A model that did not pass its checks; the one before goes on serving."""
+
+    model: str
+    reason: str
+    at: AwareDatetime
+
+
+class ModelFacts(BaseModel):
+    """The model that answers, where it comes from, and one that was refused in its place."""
+
+    name: str
+    version: int
+    alias: str | None = Field(description="Alias that named this version when it was opened.")
+    data_name: str = Field(description="Data set it was trained on.")
+    data_fingerprint: str
+    images_seen: int = Field(description="Images seen in training.")
+    seed: int
+    created: AwareDatetime
+    scores: dict[str, Any] | None = Field(description="Scores with their protocol and estimator; null if not scored.")
+    image_shape: tuple[int, int, int] = Field(description="Height, width, channels that every upload is brought to.")
+    latent_shape: tuple[int, int, int] = Field(description="Channels, height, width that the diffusion model works on.")
+    unit_dim: int = Field(description="Width of a unit's token.")
+    max_steps: int = Field(description="Most sampling steps of an edit.")
+    units: list[Unit]
+    rejected: Rejected | None = Field(description="The model that last was to replace this one and could not.")
+
+    @classmethod
+    def of(cls, service: Service) -> Self:
+        model, rejected = service.model, service.rejected
+        editor, manifest = model.editor, model.editor.manifest
+        return cls(
+            name=model.ref.name,
+            version=model.ref.version,
+            alias=model.alias,
+            data_name=manifest.data_name,
+            data_fingerprint=manifest.data_fingerprint,
+            images_seen=manifest.images_seen,
+            seed=manifest.seed,
+            created=manifest.created,
+            scores=editor.metrics.get("scores"),
+            image_shape=editor.image_shape,
+            latent_shape=editor.method.latent_shape,
+            unit_dim=editor.config.method.unit_dim,
+            max_steps=model.max_steps,
+            units=[Unit(**vars(unit)) for unit in editor.units()],
+            rejected=Rejected(**vars(rejected)) if rejected else None,
+        )
+
+
+class UnitCode(BaseModel):
+    """One unit of one image."""
+
+    index: int
+    value: float = Field(description="The unit's scalar, which `set` and `shift` of an edit change.")
+    component: int | None = Field(description="Component of the unit's mixture that it belongs to; null without any.")
+    responsibility: float | None = Field(description="Posterior probability of that component, 0 to 1.")
+
+
+class Encoding(BaseModel):
+    """Units of one image."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {
+                    "model": "quickstart@3",
+                    "units": [
+                        {"index": 0, "value": -0.83, "component": 2, "responsibility": 0.998},
+                        {"index": 1, "value": 1.27, "component": 0, "responsibility": 0.751},
+                    ],
+                }
+            ]
+        }
+    )
+
+    model: str = Field(description="Name and version that answered.")
+    units: list[UnitCode]
+
+    @classmethod
+    def of(cls, model: ServedModel, codes: Codes) -> Self:
+        rows = zip(codes.units, codes.components, codes.responsibilities, strict=True)
+        return cls(
+            model=str(model.ref),
+            units=[
+                UnitCode(
+                    index=index,
+                    value=float(value),
+                    component=int(component) if component >= 0 else None,
+                    responsibility=float(responsibility) if component >= 0 else None,
+                )
+                for index, (value, component, responsibility) in enumerate(rows)
+            ],
+        )
+
+
+class EditForm(BaseModel):
+    """Fields of the multipart form of an edit. A unit may be set or shifted, not both; with neither, the image is
+    reconstructed."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    image: UploadFile = Field(description="A PNG, JPEG or WebP file.")
+    set: Json[dict[UnitIndex, UnitValue]] = Field(
+        default_factory=dict, description="New values by unit, a JSON object.", examples=['{"3": 1.2}']
+    )
+    shift: Json[dict[UnitIndex, UnitValue]] = Field(
+        default_factory=dict, description="Amounts to add by unit, a JSON object.", examples=['{"0": -0.5}']
+    )
+    seed: int = Field(0, ge=0, lt=2**63, description="Seed of the starting noise.")
+    steps: int = Field(DEFAULT_STEPS, ge=1, le=MAX_STEPS, description="Sampling steps; the time taken grows with them.")
+
+
+class Edit(BaseModel):
+    """An edited image as JSON."""
+
+    model: str = Field(description="Name and version that answered.")
+    units: list[float] = Field(description="The units' values after the edit, from which the image was drawn.")
+    seed: int
+    steps: int
+    image: str = Field(description="The PNG file, base64.")
+
+    @classmethod
+    def of(cls, edited: Edited, form: EditForm) -> Self:
+        return cls(
+            model=str(edited.model.ref),
+            units=edited.units.tolist(),
+            seed=form.seed,
+            steps=form.steps,
+            image=base64.b64encode(edited.png).decode(),
+        )

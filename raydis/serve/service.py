@@ -1,0 +1,136 @@
+"""The live model behind the routes: batches its work, and replaces it without ever being without one.
+
+A request takes the present model once and keeps it to its end, so a replacement in between cannot give it the units
+of one version and the pictures of another. No Ray here, and no HTTP.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Executor, ThreadPoolExecutor
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import NamedTuple
+
+import numpy as np
+
+from raydis.engine.device import use_one_thread_on_cpu
+from raydis.errors import RaydisError
+from raydis.serve.batcher import Batcher
+from raydis.serve.images import decode_image, encode_png
+from raydis.serve.model import Codes, Drawing, ServedModel
+
+STALLED_S = 300.0  # a batch that computes longer than this hangs
+
+# What opening a checkpoint that this code cannot run raises besides RaydisError: torch on sizes that differ and on
+# memory, config and tensor look-ups on a foreign layout.
+OPEN_ERRORS = (RaydisError, RuntimeError, ValueError, KeyError, OSError)
+
+
+@dataclass(frozen=True)
+class Rejected:
+    """A model that was to replace the present one and did not."""
+
+    model: str
+    reason: str
+    at: datetime
+
+
+class Edited(NamedTuple):
+    """A drawn edit."""
+
+    model: ServedModel
+    png: bytes
+    units: np.ndarray  # (N,), after the edit
+
+
+class _Image(NamedTuple):
+    model: ServedModel
+    pixels: np.ndarray
+
+
+class _Draw(NamedTuple):
+    model: ServedModel
+    drawing: Drawing
+
+
+class Service:
+    """Encodes and edits uploaded files with the present model.
+
+    Args:
+        model: the first one.
+        open_model: opens the model that a reference names; blocking.
+    """
+
+    def __init__(self, model: ServedModel, open_model: Callable[[str], ServedModel]) -> None:
+        self.model = model
+        self.rejected: Rejected | None = None
+        self._open_model = open_model
+        self._replacing = asyncio.Lock()
+        self._files = ThreadPoolExecutor(2, "files")  # bounds the memory that decoded uploads take
+        # A thread each, so that a long edit does not hold up encodings.
+        self._encoder: Batcher[_Image, Codes] = Batcher(
+            _encode, max_size=model.batch_sizes.encode, key=lambda job: job.model, executor=self._thread("encode")
+        )
+        self._drawer: Batcher[_Draw, bytes] = Batcher(
+            _draw,
+            max_size=model.batch_sizes.edit,
+            key=lambda job: (job.model, job.drawing.num_steps),
+            executor=self._thread("edit"),
+        )
+
+    async def encode(self, data: bytes) -> tuple[ServedModel, Codes]:
+        """Codes of an image file. Raises ImageError, ImageTooLarge."""
+        model = self.model
+        return model, await self._encode(model, data)
+
+    async def edit(
+        self,
+        data: bytes,
+        *,
+        set_units: Mapping[int, float],
+        shift_units: Mapping[int, float],
+        seed: int,
+        num_steps: int,
+    ) -> Edited:
+        """An image file, drawn again with some units changed. Raises EditError, ImageError, ImageTooLarge."""
+        model = self.model
+        model.check_steps(num_steps)
+        codes = await self._encode(model, data)
+        units = model.edit_units(codes.units, set_units, shift_units)
+        png = await self._drawer.submit(_Draw(model, Drawing(units, seed, num_steps)))
+        return Edited(model, png, units)
+
+    async def replace(self, reference: str) -> None:
+        """Opens another model beside the present one and takes it if it works; else remembers why not."""
+        async with self._replacing:
+            try:
+                self.model = await asyncio.to_thread(self._open_model, reference)
+                self.rejected = None
+            except OPEN_ERRORS as error:
+                self.reject(reference, str(error) or type(error).__name__)
+
+    def reject(self, reference: str, reason: str) -> None:
+        """Keeps the present model and remembers why another one was not taken."""
+        self.rejected = Rejected(reference, reason, datetime.now(UTC))
+
+    def stalled(self) -> bool:
+        """Whether a batch hangs."""
+        return max(self._encoder.busy_s, self._drawer.busy_s) > STALLED_S
+
+    async def _encode(self, model: ServedModel, data: bytes) -> Codes:
+        loop = asyncio.get_running_loop()
+        pixels = await loop.run_in_executor(self._files, decode_image, data, model.editor.image_shape)
+        return await self._encoder.submit(_Image(model, pixels))
+
+    def _thread(self, name: str) -> Executor:
+        return ThreadPoolExecutor(1, name, use_one_thread_on_cpu, (self.model.editor.device,))
+
+
+def _encode(jobs: Sequence[_Image]) -> list[Codes]:
+    return jobs[0].model.encode([job.pixels for job in jobs])
+
+
+def _draw(jobs: Sequence[_Draw]) -> list[bytes]:
+    return [encode_png(pixels) for pixels in jobs[0].model.draw([job.drawing for job in jobs])]

@@ -1,0 +1,124 @@
+"""What `python -m raydis.sweep` prints before and after: the plan, and the result with the next command to type."""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from raydis.config import ComputeConfig
+from raydis.sweep.progress import brief, duration, short
+from raydis.sweep.run import STUDY_FILE, SweepResult
+from raydis.sweep.spec import Choice, Domain, SweepSpec
+from raydis.sweep.summary import TrialRecord
+
+DEFAULT_STORAGE = "runs"
+
+
+def print_plan(spec: SweepSpec, path: Path, console: Console) -> None:
+    """What a sweep would do, without starting anything."""
+    run, promotion = spec.run, spec.promotion
+    controls = f" + controls {', '.join(control.name for control in spec.controls)}" if spec.controls else ""
+    steps = -(-run.train.num_images // run.train.batch_size)
+    at_once = f"at most {spec.max_concurrent}" if spec.max_concurrent else "as many as the cluster holds"
+    _print_facts(
+        console,
+        {
+            "sweep": f"{spec.name} ({path})",
+            "trials": f"{spec.num_trials} by {spec.sampler}, seed {spec.seed}{controls}; {at_once} at once",
+            "objectives": ", ".join(f"{goal.direction} {goal.metric}" for goal in spec.objectives)
+            + f" ({run.evaluation.protocol} protocol, estimator {run.evaluation.estimator})",
+            "data": f"{run.data.name}, {run.data.image_size} px",
+            "a trial": f"{run.train.num_images} images in {steps} steps of {run.train.batch_size}",
+            "resources": _resources(run.compute),
+            "in all": f"{spec.total_trials} trials, {spec.total_trials * run.train.num_images} images",
+            "promotion": f"{spec.model_name}@{promotion.alias} by {promotion.rule} of {promotion.protocol} scores "
+            f"(estimator {promotion.estimator})"
+            if promotion
+            else "none",
+        },
+    )
+    console.print("search")
+    width = max(map(len, spec.search))
+    for key, domain in spec.search.items():
+        console.print(f"  {key:{width}}  {_range(domain)}", highlight=False, soft_wrap=True)
+
+
+def print_result(result: SweepResult, spec: SweepSpec, storage: str, console: Console) -> None:
+    """Table of trials, and where everything lies."""
+    console.print(trials_table(result, spec))
+    for record in result.records:
+        if record.reason:
+            console.print(f"trial {record.number} {record.state}: {record.reason}", highlight=False, soft_wrap=True)
+    facts, next_commands = {}, []
+    if result.interrupted:
+        ended = sum(record.state != "stopped" for record in result.records)
+        facts["interrupted"] = f"{ended} of {spec.total_trials} trials ended; nothing was promoted"
+    if result.best is not None:
+        facts["best"] = f"trial {result.best.number}, {_scores(result.best)}; * marks the Pareto front"
+        next_commands.append(f"python -m raydis traverse {result.best.checkpoint} -o traversal.png")
+    if result.published is not None:
+        scores, promotion = result.published.scores, result.published.promotion
+        numbers = f"dci {scores.dci_disentanglement:.3f}, factor_vae {scores.factor_vae:.3f}"
+        facts["published"] = f"{numbers} ({scores.protocol} protocol, estimator {scores.estimator})"
+        verdict = "promoted" if promotion.decision.promote else "registered, not promoted"
+        facts["registry"] = f"{promotion.ref} {verdict}: {promotion.decision.reason}"
+        facts["picture"] = f"{result.folder}/{Path(result.published.picture).name}"
+        where = "" if storage == DEFAULT_STORAGE else f" --storage {shlex.quote(storage)}"
+        next_commands = [f"python -m raydis traverse {promotion.ref}{where} -o traversal.png"]
+        if promotion.decision.promote:
+            next_commands.append("serve run serve_configs/local.yaml")
+    local = "" if result.folder.startswith("s3://") else f", {STUDY_FILE}"
+    facts["folder"] = result.folder
+    facts["files"] = f"trials.csv, trials.parquet, summary.json, spec.json{local}, a folder a trial"
+    facts |= {"next" if row == 0 else " " * row: command for row, command in enumerate(next_commands)}
+    _print_facts(console, facts)
+
+
+def trials_table(result: SweepResult, spec: SweepSpec) -> Table:
+    """A row a trial, a column a searched key."""
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    scores = [goal.metric for goal in spec.objectives]
+    for heading in ("", "trial", *(key.rpartition(".")[2].replace("_", " ") for key in spec.search)):
+        table.add_column(heading, justify="right")
+    for heading in (*map(short, scores), "state", "time"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    for record in result.records:
+        mark = "*" if record.number in result.front else ""
+        label = f"{record.number} {record.control}" if record.control else str(record.number)
+        settings = [brief(record.settings[key]) if key in record.settings else "" for key in spec.search]
+        values = [record.value(name) for name in scores]
+        numbers = ["" if value is None else f"{value:.3f}" for value in values]
+        table.add_row(mark, label, *settings, *numbers, record.state, duration(record.time_s))
+    return table
+
+
+def _print_facts(console: Console, facts: dict[str, str]) -> None:
+    width = max(map(len, facts))
+    for name, fact in facts.items():
+        console.print(Text(f"{name:{width}}  {fact}"), soft_wrap=True)
+
+
+def _scores(record: TrialRecord) -> str:
+    assert record.scores is not None  # the best trial is complete
+    scores = record.scores
+    return (
+        f"dci {scores.dci_disentanglement:.3f}, factor_vae {scores.factor_vae:.3f} ({scores.protocol} protocol, "
+        f"estimator {scores.estimator})"
+    )
+
+
+def _resources(compute: ComputeConfig) -> str:
+    gpus = f", {compute.num_gpus:g} GPUs" if compute.num_gpus else ""
+    workers = "1 worker" if compute.num_workers == 1 else f"{compute.num_workers} workers"
+    return f"{workers} a trial, each {compute.num_cpus:g} CPUs{gpus}, device {compute.device}"
+
+
+def _range(domain: Domain) -> str:
+    if isinstance(domain, Choice):
+        return f"one of {', '.join(map(brief, domain.values))}"
+    step = f", step {domain.step}" if domain.kind == "int" and domain.step != 1 else ""
+    return f"{domain.kind} from {brief(domain.low)} to {brief(domain.high)}{step}{', log' if domain.log else ''}"

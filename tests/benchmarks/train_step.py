@@ -1,0 +1,210 @@
+"""Time of a training step: raydis against the same network and recipe written the plain way.
+
+    python -m tests.benchmarks.train_step [--device cpu|cuda] [--preset small|reference|both] [--steps N]
+
+Plain is `tests.benchmarks.plain` with what its kind of code usually has around it: a DataLoader that normalises image
+by image, AdamW and the averaging of weights tensor by tensor, and `loss.item()` every step. Both have the same sizes,
+images, first stage and arithmetic; anchors are not fitted yet, as in the first part of a run. Rounds of the variants
+alternate (ABAB). A CPU run is measured in CPU-seconds of one thread, a CUDA run in seconds between synchronisations.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import json
+import platform
+import statistics
+import time
+from collections.abc import Callable, Iterator
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from raydis.config import RunConfig
+from raydis.data.dataset import ArrayDataset
+from raydis.diffusion.schedule import alpha_bars
+from raydis.engine.fit import Training, fit
+from raydis.presets import expand
+from tests.benchmarks.plain import PlainUNet, copy_unet, plain_encoder
+
+SEED = 0
+NUM_IMAGES = 2048
+BATCH_SIZES = {("small", "cpu"): 32, ("small", "cuda"): 32, ("reference", "cpu"): 4, ("reference", "cuda"): 512}
+PRECISIONS = {"cpu": ("fp32",), "cuda": ("fp32", "bf16")}
+
+
+def make_config(preset: str, device: str, precision: str, steps: int) -> RunConfig:
+    """A preset with this benchmark's batch size, and a report every `steps` steps that neither saves nor refits."""
+    batch_size = BATCH_SIZES[preset, device]
+    far = batch_size * 10**6
+    train = {"batch_size": batch_size, "num_images": far, "checkpoint_images": far, "report_images": batch_size * steps}
+    tree = expand(
+        {
+            "preset": preset,
+            "train": train,
+            "method": {"anchors": {"refit_images": far}},
+            "compute": {"device": device, "precision": precision},
+            "seed": SEED,
+        }
+    )
+    return RunConfig.model_validate(tree)
+
+
+def make_dataset(image_size: int) -> ArrayDataset:
+    """Random uint8 pictures: their content does not matter to the clock."""
+    array = np.random.default_rng(SEED).integers(0, 256, (NUM_IMAGES, image_size, image_size, 3), dtype=np.uint8)
+    return ArrayDataset("noise", array, None, fingerprint="benchmark")
+
+
+class ImageRows(torch.utils.data.Dataset):
+    """Images one by one, each converted on its own."""
+
+    def __init__(self, array: np.ndarray) -> None:
+        self.array = array
+
+    def __len__(self) -> int:
+        return len(self.array)
+
+    def __getitem__(self, index: int) -> Tensor:
+        return torch.from_numpy(self.array[index]).permute(2, 0, 1).float() / 127.5 - 1.0
+
+
+class PlainAverage:
+    """Moving average of weights, a tensor at a time by name."""
+
+    def __init__(self, networks: nn.ModuleDict, decay: float) -> None:
+        self.decay, self.num_updates = decay, 0
+        self.shadow = {name: weight.detach().clone() for name, weight in networks.named_parameters()}
+
+    @torch.no_grad()
+    def update(self, networks: nn.ModuleDict) -> None:
+        self.num_updates += 1
+        decay = min(self.decay, (1 + self.num_updates) / (10 + self.num_updates))
+        for name, weight in networks.named_parameters():
+            self.shadow[name].sub_((1.0 - decay) * (self.shadow[name] - weight))
+
+
+def plain_steps(training: Training) -> Iterator[float]:
+    """Endless plain training steps from the weights of `training`; yields each loss."""
+    config, device = training.config, training.device
+    method, train = config.method, config.train
+    stage = copy.deepcopy(training.method.first_stage)
+    unet = PlainUNet(
+        latent_dim=stage.latent_dim,
+        latent_size=config.latent_size,
+        unit_dim=method.unit_dim,
+        **method.unet.model_dump(),
+    ).to(device)
+    copy_unet(unet, training.method.unet)
+    networks = nn.ModuleDict({"encoder": plain_encoder(training.method.encoder).to(device), "unet": unet}).train()
+    average = PlainAverage(networks, train.ema_decay)
+    optimizer = torch.optim.AdamW(
+        networks.parameters(), lr=train.learning_rate, weight_decay=train.weight_decay, foreach=False
+    )
+    levels = torch.tensor(alpha_bars(method.diffusion.schedule, method.diffusion.num_timesteps)).float().to(device)
+    loader = torch.utils.data.DataLoader(
+        ImageRows(training.dataset.array),
+        batch_size=train.batch_size,
+        shuffle=True,
+        drop_last=True,
+        num_workers=4 if device.type == "cuda" else 0,
+        pin_memory=device.type == "cuda",
+        persistent_workers=device.type == "cuda",
+    )
+    while True:
+        for batch in loader:
+            images = batch.to(device)
+            with torch.autocast(device.type, torch.bfloat16, enabled=config.compute.precision == "bf16"):
+                latents = stage.encode(images)
+                timesteps = torch.randint(0, len(levels), (len(images),), device=device)
+                noise = torch.randn_like(latents)
+                level = levels[timesteps][:, None, None, None]
+                noisy = level.sqrt() * latents + (1.0 - level).sqrt() * noise
+                predicted = networks["unet"](noisy, timesteps, networks["encoder"](images))
+                loss = (predicted - noise).abs().mean()
+            optimizer.zero_grad()
+            loss.backward()
+            if train.max_grad_norm is not None:
+                nn.utils.clip_grad_norm_(networks.parameters(), train.max_grad_norm, foreach=False)
+            optimizer.step()
+            average.update(networks)
+            yield loss.item()
+
+
+def variants(preset: str, device: str, steps: int) -> dict[str, Callable[[], object]]:
+    """What to time, by name: each call trains `steps` steps."""
+    result: dict[str, Callable[[], object]] = {}
+    for precision in PRECISIONS[device]:
+        config = make_config(preset, device, precision, steps)
+        dataset = make_dataset(config.data.image_size)
+        training = Training(config, dataset, device=torch.device(device))
+        plain, ours = plain_steps(training), fit(training)
+        result[f"plain {precision}"] = lambda plain=plain: [next(plain) for _ in range(steps)]
+        result[f"raydis {precision}"] = lambda ours=ours: next(ours)
+    return result
+
+
+def measure(calls: dict[str, Callable[[], object]], rounds: int, device: str) -> dict[str, list[float]]:
+    """Seconds of each call in alternating rounds, after one round that is not counted."""
+    seconds: dict[str, list[float]] = {name: [] for name in calls}
+    clock = time.perf_counter if device == "cuda" else time.process_time
+    for round_index in range(rounds + 1):
+        for name, call in calls.items():
+            start = clock()
+            call()
+            if device == "cuda":
+                torch.cuda.synchronize()
+            if round_index:
+                seconds[name].append(clock() - start)
+    return seconds
+
+
+def report(preset: str, device: str, steps: int, seconds: dict[str, list[float]]) -> list[dict]:
+    """Print one row a variant and return the rows."""
+    images = steps * BATCH_SIZES[preset, device]
+    rows = []
+    for name, times in seconds.items():
+        ratios = [slow / fast for slow, fast in zip(seconds["plain fp32"], times, strict=True)]
+        rows.append(
+            {
+                "preset": preset,
+                "variant": name,
+                "batch_size": BATCH_SIZES[preset, device],
+                "images_per_s": round(images / statistics.median(times), 1),
+                "ratio": round(statistics.median(ratios), 2),
+                "ratio_range": [round(min(ratios), 2), round(max(ratios), 2)],
+            }
+        )
+        row = rows[-1]
+        print(
+            f"{preset:10} {name:12} {row['batch_size']:6} {row['images_per_s']:10} {row['ratio']:7.2f} "
+            f"{row['ratio_range'][0]:7.2f} - {row['ratio_range'][1]:.2f}"
+        )
+    return rows
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    parser.add_argument("--preset", choices=("small", "reference", "both"), default="both")
+    parser.add_argument("--steps", type=int, help="steps a round: 4 (small) and 1 (reference) on a CPU, 20 on a GPU")
+    parser.add_argument("--rounds", type=int, default=5)
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    torch.manual_seed(SEED)
+    machine = torch.cuda.get_device_name() if options.device == "cuda" else f"{platform.machine()}, 1 thread"
+    unit = "s" if options.device == "cuda" else "CPU-s"
+    print(f"torch {torch.__version__}, {machine}, seed {SEED}, median of {options.rounds} rounds")
+    print(f"{'preset':10} {'variant':12} {'batch':>6} {'img/' + unit:>10} {'ratio':>7} {'lowest - highest':>16}")
+    rows = []
+    for preset in ("small", "reference") if options.preset == "both" else (options.preset,):
+        steps = options.steps or (20 if options.device == "cuda" else {"small": 4, "reference": 1}[preset])
+        calls = variants(preset, options.device, steps)
+        rows += report(preset, options.device, steps, measure(calls, options.rounds, options.device))
+    print(json.dumps({"benchmark": "train_step", "torch": torch.__version__, "machine": machine, "rows": rows}))
+
+
+if __name__ == "__main__":
+    main()

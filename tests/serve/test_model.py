@@ -1,0 +1,76 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from raydis.engine.editor import EditError, Editor
+from raydis.errors import CheckpointError, RegistryError
+from raydis.registry import Registry
+from raydis.serve.model import Drawing, ServedModel, default_batch_sizes, open_model
+
+
+def test_an_encoding_has_the_same_bytes_alone_and_among_any_others(served: ServedModel, pictures: np.ndarray) -> None:
+    alone = [served.encode([picture])[0] for picture in pictures]
+    for mates in (served.encode(list(pictures)), served.encode(list(pictures[::-1]))[::-1]):
+        for one, other in zip(alone, mates, strict=True):
+            assert one.units.tobytes() == other.units.tobytes()
+            assert one.responsibilities.tobytes() == other.responsibilities.tobytes()
+            assert one.components.tolist() == other.components.tolist()
+
+
+def test_a_drawing_has_the_same_bytes_alone_and_among_any_others(served: ServedModel) -> None:
+    rng = np.random.default_rng(0)
+    drawings = [Drawing(units, seed, 5) for seed, units in enumerate(rng.normal(size=(9, 4)).astype(np.float32))]
+    alone = [served.draw([drawing])[0] for drawing in drawings]
+    assert len({picture.tobytes() for picture in alone}) == 9
+    for mates in (served.draw(drawings), served.draw(drawings[::-1])[::-1]):
+        assert [picture.tobytes() for picture in mates] == [picture.tobytes() for picture in alone]
+
+
+def test_a_served_encoding_agrees_with_the_editors(served: ServedModel, pictures: np.ndarray) -> None:
+    codes = served.encode(list(pictures))
+    np.testing.assert_allclose([each.units for each in codes], served.editor.encode(pictures).units, atol=1e-5)
+
+
+def test_batch_sizes_follow_the_device_unless_they_are_given(editor: Editor, served: ServedModel) -> None:
+    assert ServedModel(editor, served.ref).batch_sizes == default_batch_sizes(torch.device("cpu")) == (8, 4)
+    assert ServedModel(editor, served.ref, edit_batch_size=2).batch_sizes == (8, 2)
+    assert default_batch_sizes(torch.device("cuda")) == (64, 16)
+
+
+@pytest.mark.parametrize("steps", [0, 201])
+def test_steps_out_of_range_are_refused_with_the_range(served: ServedModel, steps: int) -> None:
+    with pytest.raises(EditError, match=f"steps={steps} is out of range: this model draws in 1 to 200 steps"):
+        served.check_steps(steps)
+
+
+def test_an_alias_is_opened_as_the_version_it_names(registry: Registry) -> None:
+    for reference, alias in (("tiny", "best"), ("tiny@best", "best"), ("tiny@1", None)):
+        model = open_model(registry, reference)
+        assert (str(model.ref), model.alias) == ("tiny@1", alias)
+
+
+def test_a_version_found_earlier_is_opened_even_if_the_alias_moved_since(registry: Registry, checkpoint: Path) -> None:
+    registry.set_alias("tiny", "best", registry.register(checkpoint, "tiny"))
+    assert str(open_model(registry, "tiny@best", version=1).ref) == "tiny@1"
+    assert str(open_model(registry, "tiny@best").ref) == "tiny@2"
+
+
+def test_an_unknown_model_is_refused(registry: Registry) -> None:
+    with pytest.raises(RegistryError, match="no model absent@best"):
+        open_model(registry, "absent@best")
+
+
+def test_weights_that_are_not_finite_are_refused_by_name(
+    registry: Registry, write_tiny: Callable[..., Path], tmp_path: Path
+) -> None:
+    def spoil(weights: dict[str, torch.Tensor]) -> None:
+        weights["encoder.convolutions.0.weight"][0, 0, 0, 0] = torch.nan
+
+    registry.register(write_tiny(tmp_path / "spoilt", spoil=spoil), "tiny")
+    with pytest.raises(CheckpointError, match=r"tiny@2 cannot be served: .*convolutions\.0\.weight are not finite"):
+        open_model(registry, "tiny@2")

@@ -1,0 +1,152 @@
+"""What Optuna is told, without a cluster."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import optuna
+import pytest
+
+from raydis.configfile import parse
+from raydis.presets import expand
+from raydis.sweep.searcher import StudySearcher, journal
+from raydis.sweep.spec import SweepSpec, configure
+
+GOOD = {"finished": True, "status": "valid", "dci_disentanglement": 0.4, "factor_vae": 0.7, "images_seen": 512}
+
+
+def spec_of(**over: Any) -> SweepSpec:
+    search = {
+        "method.num_units": {"kind": "int", "low": 4, "high": 8},
+        "method.unet.skip_dropout_rate": {"kind": "float", "low": 0.0, "high": 0.5},
+        "method.unit_dim": {"kind": "choice", "values": [4, 8]},
+    }
+    tree = {"name": "test", "run": expand({"preset": "tiny"}), "search": search}
+    return parse(SweepSpec, tree | over, source="sweep.yaml")
+
+
+def states(searcher: StudySearcher) -> list[str]:
+    return [trial.state.name for trial in searcher.study.trials]
+
+
+@pytest.mark.parametrize(
+    ("result", "error", "state", "reason"),
+    [
+        (GOOD, False, "COMPLETE", None),
+        (GOOD | {"factor_vae": math.nan}, False, "FAIL", "factor_vae is nan"),
+        (GOOD | {"dci_disentanglement": None}, False, "FAIL", "dci_disentanglement is None"),
+        (GOOD | {"status": "invalid", "reason": "all codes are constant"}, False, "FAIL", "all codes are constant"),
+        (GOOD | {"status": "failed", "reason": "FitError: nan"}, False, "FAIL", "FitError: nan"),
+        ({"finished": False, "images_seen": 128}, False, "PRUNED", "stopped after 128 images"),
+        ({"finished": False, "images_seen": 128}, True, "FAIL", "it ended without a result: see its error.txt"),
+        (None, True, "FAIL", "it ended without a result: see its error.txt"),
+    ],
+)
+def test_a_trial_ends_in_the_state_that_is_true(result: Any, error: bool, state: str, reason: str | None) -> None:
+    searcher = StudySearcher(spec_of(), study_name="a")
+    searcher.suggest("t0")
+    searcher.on_trial_complete("t0", result, error)
+    trial = searcher.study.trials[0]
+    assert trial.state.name == state
+    assert trial.user_attrs.get("reason") == reason
+    assert trial.values == ([0.4, 0.7] if state == "COMPLETE" else None)
+
+
+def test_a_trial_is_told_once() -> None:
+    searcher = StudySearcher(spec_of(), study_name="a")
+    searcher.suggest("t0")
+    searcher.on_trial_complete("t0", GOOD)
+    searcher.on_trial_complete("t0", None, error=True)
+    searcher.on_trial_complete("unknown", GOOD)
+    assert states(searcher) == ["COMPLETE"]
+
+
+def test_nothing_is_left_running_when_the_sweep_closes() -> None:
+    searcher = StudySearcher(spec_of(), study_name="a")
+    for number in range(4):
+        searcher.suggest(f"t{number}")
+    searcher.on_trial_complete("t1", GOOD)
+    searcher.close()
+    assert states(searcher) == ["FAIL", "COMPLETE", "FAIL", "FAIL"]
+
+
+@pytest.mark.parametrize("sampler", ["tpe", "random", "nsga2"])
+def test_a_mixed_run_of_outcomes_keeps_the_sampler_going(sampler: str) -> None:
+    controls = [{"name": "base"}, {"name": "dyga_off", "set": {"method.anchors.mode": "off"}}]
+    spec = spec_of(sampler=sampler, controls=controls)
+    searcher = StudySearcher(spec, study_name="a")
+    for number in range(40):
+        suggestion = searcher.suggest(f"t{number}")
+        assert suggestion["number"] == number
+        run = configure(spec.run, suggestion["settings"])
+        values = {"dci_disentanglement": run.method.num_units / 10, "factor_vae": 1 - run.method.unet.skip_dropout_rate}
+        outcome = (GOOD | values, GOOD | {"factor_vae": math.nan}, {"finished": False}, None)[
+            0 if number % 5 else number // 5 % 4
+        ]
+        searcher.on_trial_complete(f"t{number}", outcome, error=outcome is None)
+    counts = Counter(states(searcher))
+    assert counts == {"COMPLETE": 34, "FAIL": 4, "PRUNED": 2}
+
+
+def test_controls_go_first_and_one_outside_of_the_space_teaches_the_sampler_nothing() -> None:
+    controls = [{"name": "base"}, {"name": "dyga_off", "set": {"method.anchors.mode": "off"}}]
+    searcher = StudySearcher(spec_of(controls=controls), study_name="a")
+    first, second, third = (searcher.suggest(name) for name in "abc")
+    base = {"method.num_units": 4, "method.unet.skip_dropout_rate": 0.1, "method.unit_dim": 8}
+    assert (first["control"], first["settings"]) == ("base", base)
+    assert (second["control"], second["settings"]) == ("dyga_off", base | {"method.anchors.mode": "off"})
+    assert third["control"] is None
+    assert [trial.params for trial in searcher.study.trials[:2]] == [base, {}]
+
+
+def test_equal_seeds_suggest_equal_settings_and_a_second_start_goes_on_instead_of_repeating(tmp_path: Path) -> None:
+    def start(name: str) -> list[dict[str, Any]]:
+        searcher = StudySearcher(spec_of(seed=3), study_name="a", storage=journal(tmp_path / name))
+        drawn = [searcher.suggest(str(number)) for number in range(3)]
+        searcher.close()
+        return [row["settings"] for row in drawn]
+
+    first, again, second = start("one"), start("two"), start("one")
+    assert first == again
+    assert not [row for row in second if row in first]
+
+
+def test_a_second_start_does_not_enqueue_a_control_again(tmp_path: Path) -> None:
+    spec, storage = spec_of(controls=[{"name": "base"}]), journal(tmp_path / "study")
+    first = StudySearcher(spec, study_name="a", storage=storage)
+    assert first.suggest("t0")["control"] == "base"
+    first.on_trial_complete("t0", GOOD)
+    assert StudySearcher(spec, study_name="a", storage=storage).suggest("t1")["control"] is None
+
+
+def test_the_study_can_be_read_from_its_file_while_the_sweep_runs(tmp_path: Path) -> None:
+    searcher = StudySearcher(spec_of(), study_name="mine", storage=journal(tmp_path / "study"))
+    searcher.suggest("t0")
+    searcher.suggest("t1")
+    searcher.on_trial_complete("t0", GOOD)
+    study = optuna.load_study(study_name="mine", storage=journal(tmp_path / "study"))
+    assert [trial.state.name for trial in study.trials] == ["COMPLETE", "RUNNING"]
+    assert [direction.name for direction in study.directions] == ["MAXIMIZE", "MAXIMIZE"]
+
+
+def test_a_restored_searcher_goes_on_and_fails_trials_that_the_snapshot_did_not_know(tmp_path: Path) -> None:
+    searcher = StudySearcher(spec_of(), study_name="a", storage=journal(tmp_path / "study"))
+    searcher.suggest("before")
+    searcher.save(str(tmp_path / "snapshot"))
+    searcher.suggest("after")
+    restored = StudySearcher(spec_of(), study_name="a", storage=journal(tmp_path / "study"))
+    restored.restore(str(tmp_path / "snapshot"))
+    restored.on_trial_complete("before", GOOD)
+    assert states(restored) == ["COMPLETE", "FAIL"]
+
+
+def test_one_objective_and_a_minimum_are_told_as_such() -> None:
+    objectives = [{"metric": "dci_completeness", "direction": "min"}]
+    searcher = StudySearcher(spec_of(objectives=objectives), study_name="a")
+    searcher.suggest("t0")
+    searcher.on_trial_complete("t0", GOOD | {"dci_completeness": 0.25})
+    assert searcher.study.directions[0].name == "MINIMIZE"
+    assert searcher.study.trials[0].value == 0.25

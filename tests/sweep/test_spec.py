@@ -1,0 +1,172 @@
+"""A sweep file is checked as a whole before anything starts."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from raydis.config import RunConfig
+from raydis.configfile import parse
+from raydis.errors import ConfigError
+from raydis.presets import expand
+from raydis.sweep.spec import MAX_CORNERS, SweepSpec, configure, corners, load_spec, value_at
+
+UNITS = {"method.num_units": {"kind": "int", "low": 4, "high": 6}}
+
+
+def spec_of(**over: Any) -> SweepSpec:
+    tree = {"name": "test", "run": expand({"preset": "tiny"}), "search": UNITS}
+    return parse(SweepSpec, tree | over, source="sweep.yaml")
+
+
+def test_a_file_gives_a_typed_spec_with_its_preset_expanded(tmp_path: Path) -> None:
+    path = tmp_path / "sweep.yaml"
+    path.write_text(
+        "name: tried\n"
+        "run: {preset: tiny, train: {learning_rate: 1e-4}}\n"
+        "search:\n"
+        "  method.anchors.mode: {kind: choice, values: [off, relative]}\n"
+        "  train.learning_rate: {kind: float, low: 1e-5, high: 1e-3, log: true}\n"
+    )
+    spec = load_spec(path, ["run.train.num_images=1000", "num_trials=7"])
+    assert spec.run.method.num_units == 4
+    assert spec.run.train.learning_rate == 1e-4
+    assert spec.run.train.num_images == 1000
+    assert spec.num_trials == 7
+    assert spec.search["method.anchors.mode"].values == ("off", "relative")
+    assert [goal.metric for goal in spec.objectives] == ["dci_disentanglement", "factor_vae"]
+    assert spec.model_name == "tried"
+
+
+def test_an_override_reaches_into_a_domain_of_the_space(tmp_path: Path) -> None:
+    path = tmp_path / "sweep.yaml"
+    path.write_text(
+        "name: tried\nrun: {preset: tiny}\nsearch:\n"
+        "  method.num_units: {kind: int, low: 4, high: 6}\n"
+        "  first_stage.kind: {kind: choice, values: [patch_pca]}\n"
+    )
+    added = "search.method.unit_dim={kind: choice, values: [4, 8]}"
+    spec = load_spec(path, ["search.method.num_units.high=9", added])
+    assert list(spec.search) == ["method.num_units", "method.unit_dim", "first_stage.kind"]
+    assert spec.search["method.num_units"].ends() == (4, 9)
+    assert spec.search["method.unit_dim"].ends() == (4, 8)
+    with pytest.raises(ConfigError, match=r"search: method\.nun_units is no key of a run; did you mean method\.num_u"):
+        load_spec(path, ["search.method.nun_units={kind: int, low: 1, high: 2}"])
+    with pytest.raises(ConfigError, match=r"search\.method\.unit_dim: needs the key 'kind'"):
+        load_spec(path, ["search.method.unit_dim={low: 1}"])
+
+
+@pytest.mark.parametrize(
+    ("over", "message"),
+    [
+        ({"serach": UNITS}, r"serach: unknown key; did you mean search\?"),
+        (
+            {"search": {"method.num_unit": UNITS["method.num_units"]}},
+            r"search: method\.num_unit is no key of a run; did you mean method\.num_units\?",
+        ),
+        (
+            {"search": {"num_units": UNITS["method.num_units"]}},
+            r"search: num_units is no key of a run; did you mean method\.num_units\?",
+        ),
+        (
+            {"search": {"zzz": UNITS["method.num_units"]}},
+            r"search: zzz is no key of a run; use a dotted key of the run, as in method\.num_units",
+        ),
+        (
+            {"search": {"data.image_size": {"kind": "choice", "values": [16, 32]}}},
+            r"data\.image_size must be the same in all trials \(scores on different data do not compare\): "
+            r"set run\.data\.image_size",
+        ),
+        ({"search": {"evaluation.seed": {"kind": "int", "low": 0, "high": 3}}}, r"scores of different protocols"),
+        ({"search": {"compute.num_workers": {"kind": "int", "low": 1, "high": 2}}}, r"it decides speed, not results"),
+        ({"search": {}}, r"search: .*at least 1"),
+        ({"search": {"method.num_units": {"kind": "int", "low": 6, "high": 4}}}, r"empty range: low=6 is above high=4"),
+        (
+            {"search": {"method.num_units": {"kind": "int", "low": 4, "high": 9, "step": 2}}},
+            r"high=9 cannot be reached",
+        ),
+        (
+            {"search": {"method.num_units": {"kind": "int", "low": 4, "high": 8, "step": 2, "log": True}}},
+            r"step=2 does not go with log=true",
+        ),
+        (
+            {"search": {"train.learning_rate": {"kind": "float", "low": 0, "high": 1, "log": True}}},
+            r"low=0\.0 has no logarithm",
+        ),
+        ({"search": {"method.unit_dim": {"kind": "choice", "values": [8, 8]}}}, r"values 8, 8 are not distinct"),
+        ({"search": {"method.unit_dim": {"kind": "integer", "low": 1}}}, r"'integer', expected one of 'int'"),
+        (
+            {"search": {"method.unet": {"kind": "choice", "values": [{}]}, "method.unet.model_dim": {"kind": "int"}}},
+            r"search\.method\.unet\.model_dim\.low: missing",
+        ),
+        ({"run": expand({"preset": "tiny", "train": {"num_image": 3}})}, r"run\.train\.num_image: .*num_images\?"),
+        ({"run": expand({"preset": "tiny", "evaluation": {"protocol": "none"}})}, r"leaves no score to rank"),
+        (
+            {"run": expand({"preset": "tiny", "data": {"name": "image_folder", "path": "x"}})},
+            r"image_folder has no factors.* `python -m raydis train`",
+        ),
+        ({"num_trials": 0}, r"there is nothing to run"),
+        ({"name": "../up"}, r"name: "),
+        ({"controls": [{"name": "a"}, {"name": "a"}]}, r"controls names a, a: each may be there once"),
+        ({"controls": [{"name": "a", "set": {"method.x": 1}}]}, r"control a: method\.x is no key of a run"),
+        (
+            {"controls": [{"name": "a", "set": {"method.num_units": 1}}]},
+            r"control a: method\.num_units=1: method\.num_units: found 1, must be at least 2",
+        ),
+        ({"promotion": {"rule": "median"}}, r"promotion\.rule: "),
+    ],
+)
+def test_a_wrong_spec_is_refused_with_what_to_do(over: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        spec_of(**over)
+
+
+def test_a_corner_of_the_space_that_is_no_valid_run_is_refused() -> None:
+    search = {
+        "method.anchors.num_gaussians": {"kind": "int", "low": 2, "high": 8},
+        "method.anchors.max_gaussians": {"kind": "int", "low": 4, "high": 16},
+    }
+    with pytest.raises(ConfigError, match=r"num_gaussians=8 must not exceed max_gaussians=4"):
+        spec_of(search=search)
+
+
+def test_a_section_and_a_key_inside_of_it_cannot_both_be_searched() -> None:
+    unet = value_at(spec_of().run, "method.unet")
+    search = {
+        "method.unet": {"kind": "choice", "values": [unet]},
+        "method.unet.model_dim": {"kind": "choice", "values": [16, 32]},
+    }
+    with pytest.raises(ConfigError, match=r"method\.unet\.model_dim lies inside method\.unet"):
+        spec_of(search=search)
+
+
+def test_configure_replaces_values_and_whole_sections_and_leaves_the_base_alone() -> None:
+    base = spec_of().run
+    run = configure(base, {"method.unet.multipliers": [1, 1], "first_stage": {"kind": "pixel"}, "seed": 5,
+                           "method.unet.skip_dropout_sizes": [16], "method.unet.attention_sizes": [8]})  # fmt: skip
+    assert run.method.unet.multipliers == (1, 1)
+    assert run.first_stage.kind == "pixel"
+    assert run.seed == 5
+    assert base.first_stage.kind == "patch_pca"
+    assert configure(base, {}) == base
+
+
+def test_corners_of_a_small_space_are_all_of_them() -> None:
+    space = spec_of(search=UNITS | {"method.unit_dim": {"kind": "choice", "values": [4, 8, 16]}}).search
+    found = [tuple(corner.values()) for corner in corners(space)]
+    assert sorted(found) == [(units, dim) for units in (4, 6) for dim in (4, 8, 16)]
+
+
+def test_corners_of_a_large_space_are_bounded_and_hold_every_end() -> None:
+    names = ("num_timesteps", "x", "y", "z", "v", "w")
+    domain = spec_of(search={"method.unit_dim": {"kind": "choice", "values": list(range(1, 6))}}).search
+    space = {name: domain["method.unit_dim"] for name in names}  # 5^6 corners
+    found = list(corners(space))
+    assert len(found) == MAX_CORNERS
+    assert all({corner[name] for corner in found} == {1, 2, 3, 4, 5} for name in names)
+
+
+def test_the_base_run_of_a_spec_is_a_run_config() -> None:
+    assert isinstance(spec_of().run, RunConfig)
