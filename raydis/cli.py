@@ -72,10 +72,11 @@ def _pick_images(editor: Any, images: list[Path], count: int) -> Any:
     """`count` images (count, H, W, C): the given files, or images of the model's own data set."""
     import numpy as np
 
-    from raydis.data import open_dataset, read_image
+    from raydis.data.open import open_dataset
+    from raydis.data.pictures import read_picture
 
     if images:
-        return np.stack([read_image(path, editor.image_shape[0], editor.image_shape[2]) for path in images])
+        return np.stack([read_picture(path, editor.image_shape[0]) for path in images])
     dataset = open_dataset(editor.config.data)
     return dataset.images(np.random.default_rng(7).choice(len(dataset), size=count, replace=False))
 

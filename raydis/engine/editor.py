@@ -106,7 +106,7 @@ class Editor:
     def units(self) -> list[UnitInfo]:
         """Range and anchors of each unit, in order."""
         quantiles = self.method.unit_quantiles.cpu()
-        counts = self.method.anchors.num_gaussians.cpu()
+        counts = self.method.anchors.alive.sum(-1).cpu()
         middle = quantiles.shape[1] // 2
         return [
             UnitInfo(index, float(row[0]), float(row[middle]), float(row[-1]), int(count))

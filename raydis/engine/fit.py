@@ -20,7 +20,8 @@ from torch import Tensor, nn
 
 from raydis.build import build_method
 from raydis.config import RunConfig, TrainConfig
-from raydis.data import FactorDataset, Loader
+from raydis.data.dataset import FactorDataset
+from raydis.data.loader import Loader
 from raydis.engine.checkpoint import Checkpoint, TrainingState
 from raydis.errors import CheckpointError, FitError
 from raydis.methods.dyga_sd import DygaSd, Draws
@@ -221,7 +222,7 @@ def fit(training: Training) -> Iterator[Progress]:
         before = training.images_seen
         if anchored and before and _due(config.method.anchors.refit_images, before - train.batch_size, before):
             training.refit()
-        training.method.anchors.set_ramp(before / train.num_images)
+        training.method.anchors.ramp.fill_(before / train.num_images)
         for group in training.optimizer.param_groups:
             group["lr"] = learning_rate(train, before)
         torch.manual_seed(seed_of(config.seed, 1, training.step, training.rank))

@@ -100,9 +100,9 @@ class SweepState:
         failed = self.count("failed")
         parts = [f"{self.count('done')} of {self.num_trials} trials done", f"{self.count('running')} running"]
         parts += [f"{failed} failed"] if failed else []
+        parts += [f"{duration(self.left_s)} left"] if self.left_s is not None else []
         if best := self.best():
             parts.append(f"best {best.number}: " + " ".join(f"{short(k)} {v:.2f}" for k, v in best.scores.items()))
-        parts.append(f"{duration(self.left_s)} left" if self.left_s is not None else "estimating")
         return f"{duration(self.elapsed_s):>7}  {', '.join(parts)}"[:100]
 
     def table(self) -> Table:

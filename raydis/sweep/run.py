@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import logging
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import ray
@@ -121,6 +123,7 @@ def _search(
     spec: SweepSpec, searcher: StudySearcher, *, name: str, store: Store, parallel: int, console: Console
 ) -> tune.ResultGrid:
     """Run the trials; Ctrl-C ends them early and in good order."""
+    logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # tracebacks of trials are in their error.txt
     objectives = [objective.metric for objective in spec.objectives]
     state = SweepState(spec.total_trials, spec.run.train.num_images, objectives)
     with SweepProgress(state, console) as progress:
@@ -167,8 +170,6 @@ def _claim(store: Store, key: str, spec: SweepSpec) -> None:
 
 
 def _study_storage(store: Store, key: str) -> Any:
-    from pathlib import Path
-
     return None if _on_s3(store) else journal(Path(store.uri, key, STUDY_FILE))
 
 

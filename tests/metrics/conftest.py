@@ -19,17 +19,18 @@ def factor_grid(sizes: Sequence[int]) -> NDArray[np.int64]:
     return np.indices(sizes).reshape(len(sizes), -1).T.astype(np.int64)
 
 
-def synthetic_codes(kind: Kind, sizes: Sequence[int] = SHAPES3D_SIZES, *, seed: int = 0) -> Table:
+def synthetic_codes(kind: Kind, sizes: Sequence[int] = SHAPES3D_SIZES, *, repeats: int = 1, seed: int = 0) -> Table:
     """Codes (M, F + 4) of a full grid (M, F): a standardised level plus noise for each factor, then four noise codes.
 
     Args:
         kind: `perfect` (noise 0.05), `permuted` (order of levels shuffled), `mixed30` (neighbouring pairs of factor
             codes rotated by 30 degrees), `noisy` (noise 0.5), `rotated` (all codes turned at random), `noise`.
         sizes: levels of each factor.
+        repeats: rows of each cell.
         seed: of noise, shuffles and rotation.
     """
     rng = np.random.default_rng(seed)
-    factors = factor_grid(sizes)
+    factors = np.tile(factor_grid(sizes), (repeats, 1))
     if kind == "noise":
         return rng.normal(size=(len(factors), len(sizes) + 4)), factors
     values = factors.astype(np.float64)

@@ -32,7 +32,7 @@ def test_suggestions_lie_in_the_space_and_reach_all_of_it(spec: SweepSpec) -> No
     assert {row["method.num_units"] for row in drawn} == {4, 6, 8}
     assert [row["method.unet.multipliers"] for row in drawn].count([1, 2]) in range(10, 50)
     rates = [row["train.learning_rate"] for row in drawn]
-    assert 1e-4 <= min(rates)
+    assert min(rates) >= 1e-4
     assert max(rates) <= 1e-2
     assert sum(rate < 1e-3 for rate in rates) in range(15, 45)  # evenly in the logarithm
 

@@ -162,7 +162,7 @@ def test_corners_of_a_small_space_are_all_of_them() -> None:
 def test_corners_of_a_large_space_are_bounded_and_hold_every_end() -> None:
     names = ("num_timesteps", "x", "y", "z", "v", "w")
     domain = spec_of(search={"method.unit_dim": {"kind": "choice", "values": list(range(1, 6))}}).search
-    space = {name: domain["method.unit_dim"] for name in names}  # 5^6 corners
+    space = dict.fromkeys(names, domain["method.unit_dim"])  # 5^6 corners
     found = list(corners(space))
     assert len(found) == MAX_CORNERS
     assert all({corner[name] for corner in found} == {1, 2, 3, 4, 5} for name in names)

@@ -1,0 +1,131 @@
+"""The trials of a sweep as records: front, choice, tables."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pyarrow.parquet
+import pytest
+
+from raydis.configfile import parse
+from raydis.metrics.protocol import SEARCH, Scores, unscored
+from raydis.presets import expand
+from raydis.store import LocalStore
+from raydis.sweep.spec import Objective, SweepSpec
+from raydis.sweep.summary import TrialRecord, choose_best, pareto_front, read_records, to_json, write_tables
+
+BOTH = (Objective(metric="dci_disentanglement"), Objective(metric="factor_vae"))
+
+
+def scores(dci: float, factor_vae: float) -> Scores:
+    template = unscored("invalid", "-", protocol=SEARCH, num_images=324, data_fingerprint="shapes").to_dict()
+    valid = {"status": "valid", "reason": None, "dci_disentanglement": dci, "factor_vae": factor_vae}
+    return Scores.from_dict(template | valid | {"dci_completeness": 0.5, "dci_informativeness": 0.5})
+
+
+def record(number: int, dci: float = 0.0, factor_vae: float = 0.0, **over: Any) -> TrialRecord:
+    values: dict[str, Any] = {
+        "number": number,
+        "control": None,
+        "settings": {"method.num_units": 4 + number},
+        "state": "complete",
+        "reason": None,
+        "scores": scores(dci, factor_vae),
+        "images_seen": 512,
+        "loss": 0.25,
+        "time_s": 1.5,
+        "checkpoint": f"/runs/trial-{number:04d}/checkpoint_000000",
+    }
+    return TrialRecord(**values | over)
+
+
+def test_the_front_holds_the_trials_that_none_dominates() -> None:
+    records = [record(0, 0.5, 0.5), record(1, 0.6, 0.4), record(2, 0.4, 0.4), record(3, 0.5, 0.5), record(4, 0.6, 0.3)]
+    assert pareto_front(records, BOTH) == {0, 1, 3}
+
+
+def test_a_failed_trial_is_never_on_the_front() -> None:
+    records = [record(0, 0.5, 0.5), record(1, 0.9, 0.9, state="failed"), record(2, state="stopped", scores=None)]
+    assert pareto_front(records, BOTH) == {0}
+    assert pareto_front(records[1:], BOTH) == set()
+
+
+def test_the_front_follows_the_direction_of_each_objective() -> None:
+    goals = (Objective(metric="dci_disentanglement", direction="min"), Objective(metric="factor_vae"))
+    assert pareto_front([record(0, 0.5, 0.5), record(1, 0.4, 0.6), record(2, 0.3, 0.2)], goals) == {1, 2}
+
+
+def test_the_best_trial_is_the_one_that_the_rule_prefers() -> None:
+    records = [record(0, 0.5, 0.6), record(1, 0.6, 0.4), record(2, 0.1, 0.95), record(3, 0.5, 0.6)]
+    chosen = {rule: choose_best(records, rule) for rule in ("mean", "dci", "factor_vae")}
+    assert {rule: best and best.number for rule, best in chosen.items()} == {"mean": 0, "dci": 1, "factor_vae": 2}
+
+
+def test_only_complete_trials_can_be_the_best() -> None:
+    records = [record(0, 0.9, 0.9, state="failed"), record(1, 0.9, 0.9, state="stopped"), record(2, 0.1, 0.1)]
+    best = choose_best(records, "mean")
+    assert best is not None
+    assert best.number == 2
+    assert choose_best(records[:2], "mean") is None
+
+
+def test_records_are_read_from_what_trials_reported_last() -> None:
+    search = {"method.num_units": {"kind": "int", "low": 4, "high": 8}}
+    spec = parse(SweepSpec, {"name": "t", "run": expand({"preset": "tiny"}), "search": search}, source="t")
+    done = {"finished": True, "status": "valid", "dci_disentanglement": 0.4, "factor_vae": 0.6, "images_seen": 512}
+    done |= {"scores": json.dumps(scores(0.4, 0.6).to_dict()), "loss": 0.1, "time_total_s": 9.0}
+    crash = RuntimeError("worker said\nTraceback (most recent call last):\nValueError: boom")
+
+    def result(number: int, metrics: Any, error: Any = None, checkpoint: str | None = None) -> SimpleNamespace:
+        config = {"number": number, "control": None, "settings": {"method.num_units": 4}}
+        place = checkpoint and SimpleNamespace(path=checkpoint)
+        return SimpleNamespace(config=config, metrics=metrics, error=error, checkpoint=place)
+
+    results = [
+        result(2, {"finished": False, "images_seen": 100}, error=crash),
+        result(0, done, checkpoint="bucket/a"),
+        result(1, done | {"checkpoint_uri": "s3://bucket/train/b"}),
+        result(3, done | {"status": "invalid", "reason": "codes are constant", "scores": None}),
+        result(4, {"finished": False, "images_seen": 64}),
+    ]
+    records = read_records(results, spec, scheme="s3://")  # type: ignore[arg-type]  # all that is read of a ResultGrid
+    assert [row.state for row in records] == ["complete", "complete", "failed", "failed", "stopped"]
+    assert [row.checkpoint for row in records[:3]] == ["s3://bucket/a", "s3://bucket/train/b", None]
+    reasons = [None, None, "ValueError: boom", "codes are constant", "stopped after 64 images"]
+    assert [row.reason for row in records] == reasons
+    assert records[0].scores == scores(0.4, 0.6)
+    assert records[0].time_s == 9.0
+
+
+def test_tables_hold_a_row_a_trial_and_a_column_a_setting(tmp_path: Path) -> None:
+    records = [
+        record(0, 0.5, 0.5),
+        record(1, 0.6, 0.7, settings={"method.num_units": 5, "method.unet.multipliers": [1, 2], "x.mixed": "a"}),
+        record(2, scores=None, state="failed", reason="FitError: the loss became nan, at 1", settings={"x.mixed": 3}),
+    ]
+    write_tables(LocalStore(tmp_path), "sweeps/s", records, {1})
+    table = pyarrow.parquet.read_table(tmp_path / "sweeps/s/trials.parquet").to_pylist()
+    assert [row["method.num_units"] for row in table] == [4, 5, None]
+    assert [row["method.unet.multipliers"] for row in table] == [None, "[1, 2]", None]
+    assert [row["x.mixed"] for row in table] == [None, '"a"', "3"]
+    assert [row["factor_vae"] for row in table] == [0.5, 0.7, None]
+    assert [row["on_front"] for row in table] == [False, True, False]
+    rows = list(csv.DictReader((tmp_path / "sweeps/s/trials.csv").read_text().splitlines()))
+    assert rows[2]["reason"] == "FitError: the loss became nan, at 1"
+    assert rows[1]["dci_disentanglement"] == "0.6"
+
+
+def test_rows_survive_json_and_keep_all_scores() -> None:
+    rows = json.loads(json.dumps(to_json([record(0, 0.5, 0.5, loss=float("nan"))], {0}), allow_nan=False))
+    assert rows[0]["loss"] is None
+    assert rows[0]["on_front"] is True
+    assert Scores.from_dict(rows[0]["scores"]) == scores(0.5, 0.5)
+
+
+def test_a_trials_name_is_its_folder() -> None:
+    assert record(7).name == "trial-0007"
+    assert record(7).value("factor_vae") == pytest.approx(0.0)

@@ -1,0 +1,86 @@
+"""How many runs a cluster holds, and the environment that Ray is given; no Ray is started."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from raydis.config import ComputeConfig
+from raydis.errors import ResourceError
+from raydis.train.cluster import lasting_storage, max_parallel_runs, set_environment, worker_resources
+
+
+@pytest.fixture
+def clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "environ", {"HOME": "/home/someone"})
+
+
+@pytest.mark.parametrize(
+    ("compute", "nodes", "runs"),
+    [
+        ({}, [{"CPU": 2}], 2),
+        ({"num_cpus": 1.5}, [{"CPU": 4}], 2),
+        ({"num_cpus": 2}, [{"CPU": 3}, {"CPU": 3}], 2),  # a worker does not span nodes
+        ({"num_workers": 2}, [{"CPU": 1}, {"CPU": 1}, {"CPU": 1}], 1),  # a run does
+        ({"num_workers": 2, "num_cpus": 2}, [{"CPU": 8}], 2),
+        ({"num_gpus": 1, "num_cpus": 4}, [{"CPU": 16, "GPU": 2}], 2),
+        ({"num_gpus": 0.5}, [{"CPU": 16, "GPU": 2}], 4),
+        ({"num_gpus": 0.4}, [{"CPU": 16, "GPU": 2}], 4),  # a fraction never spans two GPUs
+        ({"device": "cuda"}, [{"CPU": 16, "GPU": 3}], 3),
+    ],
+)
+def test_a_cluster_holds_as_many_runs_as_its_nodes_fit(compute: Any, nodes: Any, runs: int) -> None:
+    assert max_parallel_runs(ComputeConfig(**compute), nodes) == runs
+
+
+@pytest.mark.parametrize(
+    ("compute", "message"),
+    [
+        (
+            {"num_cpus": 4},
+            r"needs 1 worker\(s\) of 4 CPUs and 0 GPUs, but the cluster has nodes with 2 CPUs and 0 GPUs",
+        ),
+        ({"device": "cuda"}, r"1 CPUs and 1 GPUs, but .*\(compute\.device=cpu for none\)"),
+        ({"num_gpus": 2}, r"1 CPUs and 2 GPUs"),
+        ({"num_workers": 3}, r"needs 3 worker\(s\) of 1 CPUs"),
+    ],
+)
+def test_a_run_that_cannot_be_placed_is_refused_with_what_there_is(compute: Any, message: str) -> None:
+    with pytest.raises(ResourceError, match=message):
+        max_parallel_runs(ComputeConfig(**compute), [{"CPU": 2}])
+
+
+def test_device_cuda_without_a_number_reserves_a_whole_gpu() -> None:
+    assert worker_resources(ComputeConfig(device="cuda")) == {"CPU": 1, "GPU": 1}
+    assert worker_resources(ComputeConfig(device="cuda", num_gpus=0.5)) == {"CPU": 1, "GPU": 0.5}
+    assert worker_resources(ComputeConfig(num_cpus=2)) == {"CPU": 2}
+
+
+@pytest.mark.usefixtures("clean_environment")
+def test_s3_checksums_are_switched_off_only_for_servers_other_than_aws() -> None:
+    assert "AWS_REQUEST_CHECKSUM_CALCULATION" not in set_environment()
+    os.environ["AWS_ENDPOINT_URL"] = "http://127.0.0.1:9000"
+    variables = set_environment()
+    assert variables["AWS_REQUEST_CHECKSUM_CALCULATION"] == "when_required"
+    assert variables["AWS_RESPONSE_CHECKSUM_VALIDATION"] == "when_required"
+    assert variables["AWS_ENDPOINT_URL"] == "http://127.0.0.1:9000"
+
+
+@pytest.mark.usefixtures("clean_environment")
+def test_the_users_environment_wins_and_no_secret_is_handed_on() -> None:
+    os.environ |= {"RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.1", "AWS_SECRET_ACCESS_KEY": "hush"}
+    variables = set_environment()
+    assert variables["RAY_TRAIN_HEALTH_CHECK_INTERVAL_S"] == "0.1"
+    assert "hush" not in variables.values()
+
+
+@pytest.mark.usefixtures("clean_environment")
+def test_a_jobs_relative_storage_lies_below_home_because_its_folder_is_deleted() -> None:
+    assert lasting_storage("runs") == "runs"
+    os.environ["RAY_JOB_CONFIG_JSON_ENV_VAR"] = "{}"
+    assert lasting_storage("runs") == str(Path.home() / "runs")
+    assert lasting_storage("/data/runs") == "/data/runs"
+    assert lasting_storage("s3://bucket/runs") == "s3://bucket/runs"
