@@ -97,6 +97,9 @@ class EncoderConfig(Model):
     )
     hidden_dims: tuple[Size, ...] = Field((4096, 256), description="Hidden layers between the flattened map and units.")
     norm: Literal["batch", "group"] = Field("batch", description="Norm of the convolutions; `group` has no batch mates.")
+    unit_norm: Literal["none", "batch"] = Field(
+        "none", description="`batch` brings every unit to mean 0 and variance 1, which wakes the units of short runs."
+    )
     token_hidden_dims: tuple[Size, ...] = Field((256, 512), min_length=1, description="Hidden layers of a unit's MLP.")
     token_activation: Literal["relu", "none"] = Field("relu", description="Last activation of a unit's MLP.")
 

@@ -39,7 +39,7 @@ class FactorDataset(Protocol):
 
     @property
     def fingerprint(self) -> str:
-        """Hex digest that is equal for equal images: of the definition of a rendered set, of the files of a read one."""
+        """Hex digest of what makes the images: the definition of a rendered set, the files of a read one."""
         ...
 
     def __len__(self) -> int: ...

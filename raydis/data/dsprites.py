@@ -33,9 +33,7 @@ HEART_RADII = (  # by angle from straight up, every 5 degrees to straight down; 
 )
 
 
-def render_dsprites(
-    levels: Mapping[str, int | Sequence[int]], image_size: int, *, cache_dir: Path
-) -> ArrayDataset:
+def render_dsprites(levels: Mapping[str, int | Sequence[int]], image_size: int, *, cache_dir: Path) -> ArrayDataset:
     """The sub-grid at the kept levels: images (B, image_size, image_size, 1), 0 or 255.
 
     Sizes other than the original's 64 px sample the same shapes at that many pixel centres; there is no antialiasing.

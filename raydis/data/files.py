@@ -51,7 +51,9 @@ def read_shapes3d(path: Path, space: FactorSpace = SHAPES3D) -> Source:
         found = {key: item for key, item in file.items() if isinstance(item, h5py.Dataset)}
         for key in ("images", "labels"):
             if key not in found:
-                raise DataError(f"shapes3d: {path} has no key {key}, found {', '.join(found) or 'none'}: use 3dshapes.h5")
+                raise DataError(
+                    f"shapes3d: {path} has no key {key}, found {', '.join(found) or 'none'}: use 3dshapes.h5"
+                )
         images, labels = found["images"], found["labels"]
         if images.ndim != 4 or images.dtype != np.uint8 or images.shape[3] != 3 or len(images) != len(space):
             raise DataError(
@@ -130,7 +132,12 @@ def read_sprites(path: Path) -> Source:
     member = open_member("sprites", path, "images", "uint8", (len(space), None, None, 3))
     _check_labels("sprites", path, open_member("sprites", path, "labels", "i", (len(space), len(names))).read(), space)
     return Source(
-        "sprites", (*_image_shape(member.shape), 3), space, fingerprint_files({"": path}), member.blocks, member.mapped()
+        "sprites",
+        (*_image_shape(member.shape), 3),
+        space,
+        fingerprint_files({"": path}),
+        member.blocks,
+        member.mapped(),
     )
 
 

@@ -29,8 +29,8 @@ def normalise(images: Tensor) -> Tensor:
 class Loader:
     """Shuffled batches of a data set, one worker's share of each.
 
-    Step s takes places s*batch_size .. (s+1)*batch_size - 1 of the endless sequence epoch 0, epoch 1, ...; an epoch is a
-    permutation of all images drawn from (seed, epoch). So no image is dropped or repeated within an epoch, and a run
+    Step s takes places s*batch_size .. (s+1)*batch_size - 1 of the endless sequence epoch 0, epoch 1, ...; an epoch is
+    a permutation of all images drawn from (seed, epoch). So no image is dropped or repeated within an epoch, and a run
     that resumes at step s needs no other state. Worker r takes the r-th equal slice of the batch: the global batch
     does not depend on the number of workers.
 

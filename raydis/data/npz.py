@@ -32,15 +32,18 @@ class Member:
         """Consecutive rows of the array, about 16 MiB at a time. Raises DataError where the file is damaged."""
         row_bytes = int(np.prod(self.shape[1:])) * self.dtype.itemsize
         rows = max(1, BLOCK_BYTES // max(row_bytes, 1))
-        with reading(self.name, self.path), zipfile.ZipFile(self.path) as archive:
-            with archive.open(f"{self.key}.npy") as file:
-                _read_header(file)
-                for start in range(0, self.shape[0], rows):
-                    count = min(rows, self.shape[0] - start)
-                    data = file.read(count * row_bytes)
-                    if len(data) != count * row_bytes:
-                        raise EOFError(f"{self.key} ends at row {start + len(data) // row_bytes} of {self.shape[0]}")
-                    yield np.frombuffer(data, self.dtype).reshape(count, *self.shape[1:])
+        with (
+            reading(self.name, self.path),
+            zipfile.ZipFile(self.path) as archive,
+            archive.open(f"{self.key}.npy") as file,
+        ):
+            _read_header(file)
+            for start in range(0, self.shape[0], rows):
+                count = min(rows, self.shape[0] - start)
+                data = file.read(count * row_bytes)
+                if len(data) != count * row_bytes:
+                    raise EOFError(f"{self.key} ends at row {start + len(data) // row_bytes} of {self.shape[0]}")
+                yield np.frombuffer(data, self.dtype).reshape(count, *self.shape[1:])
 
     def mapped(self) -> np.ndarray | None:
         """The array memory-mapped in the archive; None where it is compressed. Writing to it leaves the file alone."""
@@ -77,10 +80,14 @@ def open_member(name: str, path: Path, key: str, dtype: str, shape: tuple[int | 
     with reading(name, path), zipfile.ZipFile(path) as archive:
         keys = [member.removesuffix(".npy") for member in archive.namelist()]
         if key not in keys:
-            raise DataError(f"{name}: {path} has no key {key}, found {', '.join(keys) or 'none'}: is it the official file?")
+            raise DataError(
+                f"{name}: {path} has no key {key}, found {', '.join(keys) or 'none'}: is it the official file?"
+            )
         with archive.open(f"{key}.npy") as file:
             found_shape, fortran_order, found_dtype = _read_header(file)
-    fits = len(shape) == len(found_shape) and all(want in (None, has) for want, has in zip(shape, found_shape, strict=True))
+    fits = len(shape) == len(found_shape) and all(
+        want in (None, has) for want, has in zip(shape, found_shape, strict=True)
+    )
     if not fits or fortran_order or dtype not in (found_dtype.name, found_dtype.kind):
         wanted = "x".join("any" if length is None else str(length) for length in shape)
         order = " in Fortran order" if fortran_order else ""

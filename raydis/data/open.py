@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 from pathlib import Path
 
 from raydis.config import DataConfig
@@ -56,3 +55,15 @@ def _source(config: DataConfig, path: Path) -> Source:
             return read_image_folder(path, config.image_size)
         case name:
             raise DataError(f"data.name={name} has no reader")
+
+
+def _local_path(config: DataConfig, cache: Path) -> Path:
+    """The configured file or folder on this machine, fetched where it is in S3."""
+    uri, is_folder = config.path or "", config.name in FOLDERS
+    if uri.startswith("s3://"):
+        return fetch_folder(uri, cache) if is_folder else fetch(uri, cache)
+    path = Path(uri).expanduser()
+    if not (path.is_dir() if is_folder else path.is_file()):
+        kind = "folder" if is_folder else "file"
+        raise DataError(f"{config.name}: no {kind} {path}: correct data.path, or download the official {kind}")
+    return path

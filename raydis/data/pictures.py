@@ -47,7 +47,9 @@ def read_picture(path: Path, image_size: int) -> np.ndarray:
     try:
         with Image.open(path) as picture:
             if picture.width * picture.height > MAX_PIXELS:
-                raise DataError(f"image_folder: {path} has {picture.width}x{picture.height} px, too many: scale it down")
+                raise DataError(
+                    f"image_folder: {path} has {picture.width}x{picture.height} px, too many: scale it down"
+                )
             picture.draft("RGB", (2 * image_size, 2 * image_size))  # lets JPEG decode at a fraction of its size
             upright = ImageOps.exif_transpose(picture).convert("RGB")
             return np.asarray(ImageOps.fit(upright, (image_size, image_size), Image.Resampling.LANCZOS))

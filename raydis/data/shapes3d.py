@@ -22,12 +22,21 @@ from torch import Tensor
 
 from raydis.data.cache import RAM_BYTES, cached_array, new_array
 from raydis.data.dataset import ArrayDataset, digest
-from raydis.data.scene3d import FLOOR, OBJECT, SCENE, SUPERSAMPLING, UNIT, UNIT_BITS, VALUES, WALL, cast_room, material_maps
+from raydis.data.scene3d import (
+    FLOOR,
+    OBJECT,
+    SCENE,
+    SUPERSAMPLING,
+    UNIT,
+    UNIT_BITS,
+    VALUES,
+    WALL,
+    cast_room,
+    material_maps,
+)
 from raydis.data.space import FactorSpace
 
-SHAPES3D = FactorSpace(
-    ("floor_hue", "wall_hue", "object_hue", "scale", "shape", "orientation"), (10, 10, 10, 8, 4, 15)
-)
+SHAPES3D = FactorSpace(("floor_hue", "wall_hue", "object_hue", "scale", "shape", "orientation"), (10, 10, 10, 8, 4, 15))
 SCALES = np.linspace(0.75, 1.25, 8)
 ORIENTATIONS_DEGREES = np.linspace(-30.0, 30.0, 15)
 VERSION = 1  # raised whenever a pixel changes for another reason than the scene's numbers

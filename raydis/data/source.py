@@ -70,9 +70,7 @@ def load(
             raise DataError(f"{source.name} has no factors, so it has no sub-grid: remove data.levels")
         kept = [level.tolist() for level in space.kept_levels(levels)]
         space, rows = space.subspace(levels), space.rows(levels)
-    fingerprint = digest(
-        name=source.name, files=source.fingerprint, image_size=image_size, decoder=DECODER, kept=kept
-    )
+    fingerprint = digest(name=source.name, files=source.fingerprint, image_size=image_size, decoder=DECODER, kept=kept)
     shape = (len(rows), image_size, image_size, channels)
 
     def fill(out: np.ndarray) -> None:
@@ -101,7 +99,16 @@ def reading(name: str, path: Path) -> Iterator[None]:
         yield
     except FileNotFoundError as error:
         raise DataError(f"{name}: no file {path}: correct data.path or download the official file") from error
-    except (OSError, EOFError, ValueError, TypeError, RuntimeError, struct.error, zlib.error, zipfile.BadZipFile) as error:
+    except (
+        OSError,
+        EOFError,
+        ValueError,
+        TypeError,
+        RuntimeError,
+        struct.error,
+        zlib.error,
+        zipfile.BadZipFile,
+    ) as error:
         found = " ".join(str(error).split()) or type(error).__name__
         raise DataError(f"{name}: {path} is truncated or of another format ({found}): download it again") from error
 
@@ -115,4 +122,6 @@ def _copy_rows(source: Source, rows: np.ndarray, out: np.ndarray) -> None:
             out[first:last] = resize(block[rows[first:last] - start], out.shape[1])
         start += len(block)
     if start != source.shape[0]:
-        raise DataError(f"{source.name}: the files hold {start} images, expected {source.shape[0]}: download them again")
+        raise DataError(
+            f"{source.name}: the files hold {start} images, expected {source.shape[0]}: download them again"
+        )

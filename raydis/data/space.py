@@ -58,7 +58,7 @@ class FactorSpace:
             f = int(wrong.argmax())
             low, high = factors[:, f].min(), factors[:, f].max()
             raise DataError(f"factor {self.names[f]} has levels {low}..{high}, expected 0..{self.sizes[f] - 1}")
-        return np.ravel_multi_index(tuple(factors.T), self.sizes).astype(np.int64)
+        return np.asarray(np.ravel_multi_index(tuple(factors.T), self.sizes), np.int64)
 
     def factors(self, indices: np.ndarray) -> np.ndarray:
         """Factor vectors of indices: (B,) integers in [0, len(self)) -> (B, F) int64.
@@ -85,7 +85,9 @@ class FactorSpace:
         unknown = sorted(set(levels) - set(self.names))
         if unknown:
             raise DataError(f"unknown factor {', '.join(unknown)}: the factors are {', '.join(self.names)}")
-        return tuple(_kept(name, size, levels.get(name, size)) for name, size in zip(self.names, self.sizes, strict=True))
+        return tuple(
+            _kept(name, size, levels.get(name, size)) for name, size in zip(self.names, self.sizes, strict=True)
+        )
 
     def subspace(self, levels: Mapping[str, int | Sequence[int]]) -> FactorSpace:
         """The grid of the kept levels; its level i is `kept_levels(levels)[f][i]` here."""

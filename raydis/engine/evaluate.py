@@ -12,8 +12,7 @@ import numpy as np
 import torch
 
 from raydis.config import EvaluationConfig
-from raydis.data.dataset import FactorDataset
-from raydis.data.loader import Loader
+from raydis.data import FactorDataset, Loader
 from raydis.methods.dyga_sd import DygaSd
 from raydis.metrics.protocol import PUBLISHED, SEARCH, Scores, score, search_subgrid, unscored
 

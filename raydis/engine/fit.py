@@ -20,8 +20,7 @@ from torch import Tensor, nn
 
 from raydis.build import build_method
 from raydis.config import RunConfig, TrainConfig
-from raydis.data.dataset import FactorDataset
-from raydis.data.loader import Loader
+from raydis.data import FactorDataset, Loader
 from raydis.engine.checkpoint import Checkpoint, TrainingState
 from raydis.errors import CheckpointError, FitError
 from raydis.methods.dyga_sd import DygaSd, Draws

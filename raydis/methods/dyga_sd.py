@@ -73,7 +73,8 @@ class DygaSd(nn.Module):
 
     def forward(self, images: Tensor, draws: Draws) -> Tensor:
         """Loss of a batch, a scalar; images (B, C, H, W) in [-1, 1]."""
-        latents = self.first_stage.encode(images)
+        with torch.autocast(images.device.type, enabled=False):  # bfloat16 would add more noise than the first times do
+            latents = self.first_stage.encode(images)
         noisy = add_noise(latents, draws.noise, self.objective.alpha_bars[draws.timesteps])
         codes = self.anchors(self.encoder(images))
         predicted = self.unet(noisy, draws.timesteps, self.unet.condition(codes))

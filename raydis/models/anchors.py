@@ -21,12 +21,14 @@ coordinate system.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor, nn
 
 from raydis.models.mixture import NORMALISATION_EPS, Mixtures, fit_mixtures, joint_log_density
+
+Mode = Literal["off", "relative", "ramp", "release"]
 
 _RELEASE_EPS = 1e-6
 
@@ -80,12 +82,12 @@ class Anchors(nn.Module):
         num_units: int,
         unit_dim: int,
         *,
-        mode: Literal["off", "relative", "ramp", "release"],
+        mode: Mode,
         max_gaussians: int,
         shift_rate: float,
     ) -> None:
         super().__init__()
-        if mode not in ("off", "relative", "ramp", "release"):
+        if mode not in get_args(Mode):
             raise ValueError(f"mode={mode!r} must be off, relative, ramp or release")
         if not 0.0 <= shift_rate <= 1.0:
             raise ValueError(f"shift_rate={shift_rate} must lie in [0, 1]")

@@ -7,21 +7,20 @@ import shutil
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
+import numpy as np
 import ray
 
 from raydis.config import RunConfig
-from raydis.errors import RaydisError
 from raydis.metrics.protocol import Scores
-from raydis.registry.manifest import CONFIG, MANIFEST, METRICS, MODEL_FILES, file_entry, verify
-from raydis.registry.promotion import Promotion, Rule, promote
+from raydis.registry.manifest import MANIFEST, METRICS, MODEL_FILES, file_entry, verify
+from raydis.registry.promotion import Promotion, promote
 from raydis.registry.registry import Registry
 from raydis.registry.transfer import fetch_checkpoint
 from raydis.store import open_store
 from raydis.sweep.spec import PromotionConfig
 from raydis.sweep.summary import TrialRecord
-from raydis.train.cluster import cluster_nodes, worker_resources
+from raydis.train.cluster import cluster_nodes, fetch_result, worker_resources
 
 MAX_SCORING_CPUS = 8  # DCI fits one classifier a factor; no data set has more factors
 
@@ -43,40 +42,17 @@ def publish(
     Raises:
         RaydisError: of scoring, drawing, or the registry.
     """
-    cpus = min(MAX_SCORING_CPUS, max(int(node.get("CPU", 0)) for node in cluster_nodes()))
-    task = ray.remote(_publish).options(
-        num_cpus=max(cpus, 1), num_gpus=worker_resources(run.compute).get("GPU", 0), max_retries=1
-    )
-    try:
-        return ray.get(
-            task.remote(
-                best.checkpoint,
-                run.model_dump(mode="json"),
-                config.model_dump(mode="json"),
-                model=model,
-                storage=storage,
-                folder=folder,
-                num_jobs=max(cpus, 1),
-            )
-        )
-    except ray.exceptions.RayTaskError as error:
-        if isinstance(error.cause, RaydisError):
-            raise error.cause from None
-        raise
+    cpus = max(1, min(MAX_SCORING_CPUS, max(int(node.get("CPU", 0)) for node in cluster_nodes())))
+    assert best.checkpoint is not None  # a complete trial has one
+    gpus = worker_resources(run.compute).get("GPU", 0)
+    task = ray.remote(_publish).options(num_cpus=cpus, num_gpus=gpus, max_retries=1)
+    return fetch_result(task.remote(best.checkpoint, run, config, model, storage, folder, cpus))
 
 
 def _publish(
-    checkpoint: str,
-    run_tree: dict[str, Any],
-    promotion_tree: dict[str, Any],
-    *,
-    model: str,
-    storage: str,
-    folder: str,
-    num_jobs: int,
+    checkpoint: str, run: RunConfig, config: PromotionConfig, model: str, storage: str, folder: str, num_jobs: int
 ) -> Published:
     """Runs as a Ray task, so that the driver needs neither torch nor a GPU."""
-    run, config = RunConfig.model_validate(run_tree), PromotionConfig.model_validate(promotion_tree)
     with tempfile.TemporaryDirectory(prefix="raydis-") as work:
         source = fetch_checkpoint(checkpoint, Path(work, "fetched"))
         scores = _score(source, run, config, num_jobs)
@@ -85,8 +61,7 @@ def _publish(
         _draw(final, run, picture)
         store = open_store(storage)
         store.upload(picture, f"{folder}/{picture.name}")
-        rule: Rule = config.rule
-        promotion = promote(Registry(store), final, model, alias=config.alias, rule=rule)
+        promotion = promote(Registry(store), final, model, alias=config.alias, rule=config.rule)
     return Published(scores, promotion, f"{folder}/{picture.name}")
 
 
@@ -101,7 +76,6 @@ def with_scores(source: Path, folder: Path, scores: Scores) -> Path:
     (folder / METRICS).write_text(json.dumps(metrics, indent=2, allow_nan=False) + "\n", encoding="utf-8")
     files = manifest.files | {METRICS: file_entry(folder / METRICS)}
     (folder / MANIFEST).write_bytes(manifest.model_copy(update={"files": files}).to_json())
-    assert CONFIG in manifest.files
     return folder
 
 
@@ -127,13 +101,6 @@ def _draw(folder: Path, run: RunConfig, picture: Path) -> None:
     from raydis.engine.editor import Editor
     from raydis.report.grids import draw_traversal, save_picture
 
-    editor = Editor.open(folder, device=resolve_device(run.compute))
     dataset = open_dataset(run.data)
-    image = dataset.images(_middle(len(dataset)))[0]
-    save_picture(draw_traversal(editor, image), picture)
-
-
-def _middle(count: int) -> Any:
-    import numpy as np
-
-    return np.array([count // 2], dtype=np.int64)
+    image = dataset.images(np.array([len(dataset) // 2]))[0]
+    save_picture(draw_traversal(Editor.open(folder, device=resolve_device(run.compute)), image), picture)

@@ -23,7 +23,7 @@ from raydis.sweep.searcher import StudySearcher, journal
 from raydis.sweep.spec import SweepSpec
 from raydis.sweep.summary import TrialRecord, choose_best, pareto_front, read_records, to_json, write_tables
 from raydis.sweep.trial import run_trial, trial_name, trial_resources
-from raydis.train.cluster import cluster_nodes, max_parallel_runs, ray_cluster
+from raydis.train.cluster import cluster_nodes, fetch_result, max_parallel_runs, ray_cluster
 
 STUDY_FILE = "optuna.journal"
 
@@ -105,18 +105,13 @@ def run_sweep(spec: SweepSpec, *, name: str, storage: str, console: Console) -> 
 
 def check_data(spec: SweepSpec) -> None:
     """Open the data set on the cluster, once, before any trial does. Raises DataError."""
-    try:
-        ray.get(ray.remote(_open_data).remote(spec.run.data.model_dump(mode="json")))
-    except ray.exceptions.RayTaskError as error:
-        if isinstance(error.cause, RaydisError):
-            raise error.cause from None
-        raise
+    fetch_result(ray.remote(_open_data).remote(spec.run.data))
 
 
-def _open_data(tree: dict[str, Any]) -> int:
+def _open_data(config: DataConfig) -> int:
     from raydis.data import open_dataset
 
-    return len(open_dataset(DataConfig.model_validate(tree)))
+    return len(open_dataset(config))
 
 
 def _search(

@@ -54,7 +54,7 @@ class StudySearcher(Searcher):
         study = optuna.create_study(
             study_name=study_name,
             storage=storage,
-            directions=[f"{objective.direction}imize" for objective in spec.objectives],
+            directions=["maximize" if goal.direction == "max" else "minimize" for goal in spec.objectives],
             load_if_exists=True,
         )
         known = study.get_trials(deepcopy=False)

@@ -46,8 +46,8 @@ class IntRange(Model):
     kind: Literal["int"]
     low: int
     high: int
-    step: int = Field(1, ge=1, description="Distance between neighbours; only without log.")
-    log: bool = Field(False, description="Draw evenly in the logarithm.")
+    step: int = Field(default=1, ge=1, description="Distance between neighbours; only without log.")
+    log: bool = Field(default=False, description="Draw evenly in the logarithm.")
 
     @model_validator(mode="after")
     def _bounds(self) -> Self:
@@ -74,7 +74,7 @@ class FloatRange(Model):
     kind: Literal["float"]
     low: float
     high: float
-    log: bool = Field(False, description="Draw evenly in the logarithm.")
+    log: bool = Field(default=False, description="Draw evenly in the logarithm.")
 
     @model_validator(mode="after")
     def _bounds(self) -> Self:
@@ -132,11 +132,11 @@ class Control(Model):
 class PromotionConfig(Model):
     """How the best trial becomes a version in the registry."""
 
-    name: str | None = Field(None, pattern=NAME, description="Model name; null takes the sweep file's name.")
-    alias: str = Field("best", pattern=NAME, description="Alias that moves if the new version is better.")
-    rule: Rule = Field("mean", description="`mean` of DCI disentanglement and FactorVAE score, or one of them.")
-    protocol: Literal["published", "search"] = Field("published", description="Protocol of the final scores.")
-    estimator: Literal["reference", "hist", "tree"] = Field("reference", description="DCI's classifier in it.")
+    name: str | None = Field(default=None, pattern=NAME, description="Model name; null takes the sweep file's name.")
+    alias: str = Field(default="best", pattern=NAME, description="Alias that moves if the new version is better.")
+    rule: Rule = Field(default="mean", description="`mean` of DCI disentanglement and FactorVAE score, or one of them.")
+    protocol: Literal["published", "search"] = Field(default="published", description="Protocol of the final scores.")
+    estimator: Literal["reference", "hist", "tree"] = Field(default="reference", description="DCI's classifier in it.")
 
 
 class SweepSpec(Model):
@@ -146,15 +146,19 @@ class SweepSpec(Model):
     run: RunConfig = Field(description="Base run; a sweep file may start it from a preset.")
     search: dict[str, Domain] = Field(min_length=1, description="Dotted key of the run -> the values it may take.")
     objectives: tuple[Objective, ...] = Field(
-        (Objective(metric="dci_disentanglement"), Objective(metric="factor_vae")), min_length=1
+        default=(Objective(metric="dci_disentanglement"), Objective(metric="factor_vae")), min_length=1
     )
-    num_trials: int = Field(16, ge=0, description="Sampled trials; controls come on top.")
-    max_concurrent: int | None = Field(None, ge=1, description="Trials at once; null: as many as the cluster holds.")
-    max_failures: int = Field(1, ge=0, description="Restarts of a trial whose process died, from its checkpoint.")
-    seed: int = Field(0, ge=0, description="Seed of the sampler.")
-    sampler: Literal["tpe", "random", "nsga2"] = Field("tpe", description="Optuna's sampler.")
-    controls: tuple[Control, ...] = Field((), description="Runs to compare with; they go first.")
-    promotion: PromotionConfig | None = Field(PromotionConfig(), description="null: promote nothing.")
+    num_trials: int = Field(default=16, ge=0, description="Sampled trials; controls come on top.")
+    max_concurrent: int | None = Field(
+        default=None, ge=1, description="Trials at once; null: as many as the cluster holds."
+    )
+    max_failures: int = Field(
+        default=1, ge=0, description="Restarts of a trial whose process died, from its checkpoint."
+    )
+    seed: int = Field(default=0, ge=0, description="Seed of the sampler.")
+    sampler: Literal["tpe", "random", "nsga2"] = Field(default="tpe", description="Optuna's sampler.")
+    controls: tuple[Control, ...] = Field(default=(), description="Runs to compare with; they go first.")
+    promotion: PromotionConfig | None = Field(default=PromotionConfig(), description="null: promote nothing.")
 
     @property
     def total_trials(self) -> int:

@@ -9,12 +9,13 @@ import os
 import secrets
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import ray
-from ray.exceptions import AuthenticationError
+from ray.exceptions import AuthenticationError, RayTaskError
 
 from raydis.config import ComputeConfig
-from raydis.errors import ResourceError
+from raydis.errors import RaydisError, ResourceError
 
 OBJECT_STORE_BYTES = 128 * 2**20  # what raydis sends through it is configurations and pictures
 ENDPOINT_VARIABLES = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL")
@@ -95,6 +96,16 @@ def _start_local() -> None:
         logging_level=logging.ERROR,
         object_store_memory=OBJECT_STORE_BYTES,
     )
+
+
+def fetch_result(reference: Any) -> Any:
+    """`ray.get`, where an error of ours comes back as itself instead of wrapped in a traceback."""
+    try:
+        return ray.get(reference)
+    except RayTaskError as error:
+        if isinstance(error.cause, RaydisError):
+            raise error.cause from None
+        raise
 
 
 def gpus_per_worker(compute: ComputeConfig) -> float:

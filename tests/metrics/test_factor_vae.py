@@ -60,7 +60,7 @@ def test_votes_equal_those_of_a_plain_loop_over_the_same_draws(synthetic: Callab
 
 def test_the_score_agrees_with_the_published_sampling_of_factor_vectors(synthetic: Callable) -> None:
     codes, factors = synthetic("rotated", SIZES)
-    result = factor_vae(codes, factors, rng=np.random.default_rng(0))
+    result = run(codes, factors, num_variance=10_000, num_train=4000, num_eval=2000)
 
     random = np.random.RandomState(0)
     variance = codes.var(axis=0, ddof=1)
@@ -75,11 +75,11 @@ def test_the_score_agrees_with_the_published_sampling_of_factor_vectors(syntheti
             votes[k, (local / variance).argmin()] += 1
         return votes
 
-    train, evaluation = published_votes(10_000), published_votes(5_000)
-    score = evaluation[train.argmax(axis=0), np.arange(codes.shape[1])].sum() / 5_000
+    train, evaluation = published_votes(4000), published_votes(2000)
+    score = evaluation[train.argmax(axis=0), np.arange(codes.shape[1])].sum() / 2000
     assert 0.3 < score < 0.95  # informative: neither chance nor saturated
-    assert result.score == pytest.approx(score, abs=0.03)  # standard deviation of the difference: 0.01
-    np.testing.assert_allclose(result.votes, train, atol=160)  # 5 deviations of a difference of two counts of 10,000
+    assert result.score == pytest.approx(score, abs=0.05)  # standard deviation of the difference: at most 0.016
+    np.testing.assert_allclose(result.votes, train, atol=120)  # 3 deviations of a count's difference, or more
 
 
 def test_codes_of_other_images_score_at_chance(synthetic: Callable) -> None:

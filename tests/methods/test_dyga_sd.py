@@ -1,0 +1,245 @@
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from diffusers.schedulers.scheduling_ddpm import DDPMScheduler
+from torch import Tensor, nn
+
+from raydis.build import build_method, num_parameters
+from raydis.config import RunConfig
+from raydis.methods.dyga_sd import Draws, DygaSd
+from raydis.presets import expand
+
+SIZE, UNITS, DIM = 16, 4, 8  # of the tiny preset
+
+
+def images(count: int = 4, *, seed: int = 0) -> Tensor:
+    """Discs of random place, size and colours on plain grounds, in [-1, 1]."""
+    generator = torch.Generator().manual_seed(seed)
+    place, size, colours = (torch.rand(count, n, generator=generator) for n in (2, 1, 6))
+    axis = torch.linspace(0.0, 1.0, SIZE)
+    rows = (axis[:, None] - place[:, 0, None, None]).square()
+    columns = (axis[None, :] - place[:, 1, None, None]).square()
+    inside = (rows + columns < (0.1 + 0.3 * size[:, :, None]).square())[:, None]
+    return torch.where(inside, colours[:, :3, None, None], colours[:, 3:, None, None]) * 2 - 1
+
+
+def untrained(*, seed: int = 0, unet: dict | None = None, anchors: dict | None = None) -> DygaSd:
+    """The tiny preset without Skip Dropout, its first stage fitted."""
+    sections = {"unet": {"skip_dropout_rate": 0.0, **(unet or {})}, "anchors": anchors or {}}
+    torch.manual_seed(seed)
+    method = build_method(RunConfig.model_validate(expand({"preset": "tiny", "method": sections})), 3)
+    method.first_stage.fit(images(64, seed=100))
+    return method
+
+
+def awake(**settings: object) -> DygaSd:
+    """An evaluating method whose zero-initialised layers are drawn at random, as after some training."""
+    method = untrained(**settings)
+    for layer in method.unet.modules():
+        if isinstance(layer, nn.Conv2d) and not layer.weight.any():
+            layer.reset_parameters()
+    return method.eval()
+
+
+def with_anchors(method: DygaSd) -> DygaSd:
+    """The method after a fit of its mixtures to 256 images."""
+    with torch.no_grad():
+        tokens = method.encoder(images(256, seed=50))
+    generator = torch.Generator().manual_seed(0)
+    settings = {"num_gaussians": 2, "num_splits": 1, "split_spread": 0.5, "min_count": 4.0, "em_steps": 5}
+    method.anchors.fit(tokens, **settings, generator=generator)
+    assert method.anchors.active.any()
+    return method
+
+
+def draw(method: DygaSd, count: int = 4, *, seed: int = 0) -> Draws:
+    return method.draw(count, torch.Generator().manual_seed(seed))
+
+
+def start(count: int = 4, *, seed: int = 0) -> Tensor:
+    return torch.randn(count, 6, 4, 4, generator=torch.Generator().manual_seed(seed))
+
+
+def test_the_reference_preset_has_the_released_sizes_but_for_the_latents_channels() -> None:
+    with torch.device("meta"):
+        method = build_method(RunConfig.model_validate(expand({"preset": "reference"})), 3)
+    assert num_parameters(method.encoder) == 23_570_324
+    # the first and last convolutions meet a latent of 12 channels, 3 in the released autoencoder
+    assert num_parameters(method.unet) == 37_549_507 + 9 * (2 * 9 * 64 + 1)
+    assert method.latent_shape == (12, 16, 16)
+
+
+def test_all_weights_belong_to_the_trained_modules() -> None:
+    method = untrained()
+    assert sum(num_parameters(module) for module in method.trained_modules) == num_parameters(method)
+
+
+def test_draws_have_the_latents_shape_and_depend_on_their_generator_alone() -> None:
+    method = untrained()
+    draws = draw(method, 5)
+    assert draws.noise.shape == (5, 6, 4, 4)
+    assert draws.timesteps.shape == (5,)
+    torch.manual_seed(99)
+    again, other = draw(method, 5), draw(method, 5, seed=1)
+    assert torch.equal(draws.noise, again.noise)
+    assert torch.equal(draws.timesteps, again.timesteps)
+    assert not torch.equal(draws.noise, other.noise)
+
+
+def test_the_first_loss_is_the_mean_of_a_folded_normal() -> None:
+    method = untrained()
+    assert method(images(128), draw(method, 128)).item() == pytest.approx(math.sqrt(2 / math.pi), abs=0.02)
+
+
+def test_the_loss_is_the_distance_of_noises_on_latents_noised_as_diffusers_does() -> None:
+    method = awake()
+    draws = draw(method)
+    scheduler = DDPMScheduler(beta_schedule="scaled_linear", beta_start=0.0015, beta_end=0.0155)
+    noisy = scheduler.add_noise(method.first_stage.encode(images()), draws.noise, draws.timesteps)
+    predicted = method.unet(noisy, draws.timesteps, method.unet.condition(method.encode(images())))
+    torch.testing.assert_close(method(images(), draws), (predicted - draws.noise).abs().mean())
+
+
+def test_gradients_reach_the_encoder_at_the_third_pass() -> None:
+    """Zero-initialised layers hide the tokens: the last convolution first, then the ends of the residual branches."""
+    method = untrained().train()
+    optimizer = torch.optim.AdamW(method.parameters(), lr=1e-3)
+    norms = []
+    for step in range(3):
+        optimizer.zero_grad()
+        method(images(), draw(method, seed=step)).backward()
+        norms.append(sum(weight.grad.abs().sum().item() for weight in method.encoder.parameters()))
+        optimizer.step()
+    assert norms[:2] == [0.0, 0.0]
+    assert norms[2] > 0.0
+
+
+def test_overfitting_one_batch_lowers_its_loss_on_noise_it_has_not_seen() -> None:
+    method = untrained().train()
+    fresh = draw(method, 64, seed=1000)
+    repeated = images().repeat(16, 1, 1, 1)
+    before = method(repeated, fresh).item()
+    optimizer = torch.optim.AdamW(method.parameters(), lr=5e-3)
+    for step in range(40):
+        optimizer.zero_grad()
+        method(images(), draw(method, seed=step)).backward()
+        optimizer.step()
+    assert before == pytest.approx(0.798, abs=0.02)
+    assert method.eval()(repeated, fresh).item() < 0.8 * before
+
+
+def test_autocast_does_not_round_the_latents() -> None:
+    method = awake()
+    seen: list[Tensor] = []
+    method.unet.register_forward_pre_hook(lambda module, args: seen.append(args[0]))
+    draws = Draws(torch.zeros(4, dtype=torch.long), start())
+    method(images(), draws)
+    with torch.autocast("cpu", torch.bfloat16):
+        method(images(), draws)
+    assert torch.equal(seen[0], seen[1])
+
+
+def test_codes_are_the_lifted_units_and_the_tokens_before_a_first_fit_of_anchors() -> None:
+    method = untrained().eval()
+    units, codes = method.units(images()), method.encode(images())
+    assert units.shape == (4, UNITS)
+    assert codes.shape == (4, UNITS, DIM)
+    assert torch.equal(codes, method.lift(units))
+    assert torch.equal(codes, method.encoder(images()))
+
+
+def test_fitted_anchors_shift_the_codes_that_training_and_encoding_use(monkeypatch: pytest.MonkeyPatch) -> None:
+    method = with_anchors(untrained(anchors={"shift_rate": 0.5}).eval())
+    conditioned: list[Tensor] = []
+    project = method.unet.condition
+    monkeypatch.setattr(method.unet, "condition", lambda codes: conditioned.append(codes) or project(codes))
+    method(images(), draw(method))
+    assert torch.equal(conditioned[0], method.encode(images()))
+    assert not torch.equal(conditioned[0], method.encoder(images()))
+
+
+def test_mode_off_keeps_the_tokens_whatever_was_fitted() -> None:
+    method = with_anchors(untrained(anchors={"mode": "off"}).eval())
+    assert torch.equal(method.encode(images()), method.encoder(images()))
+
+
+def test_changing_one_unit_changes_its_code_alone() -> None:
+    method = with_anchors(untrained().eval())
+    units = method.units(images())
+    changed = units.clone()
+    changed[:, 1] += 0.5
+    moved = (method.lift(changed) != method.lift(units)).any(2)
+    assert moved.tolist() == [[False, True, False, False]] * 4
+
+
+def test_an_image_is_encoded_without_its_batch_mates() -> None:
+    method = with_anchors(untrained().eval())
+    torch.testing.assert_close(method.encode(images())[:1], method.encode(images()[:1]))
+
+
+def test_decoding_is_repeatable_to_the_bit_and_stays_in_range() -> None:
+    method = awake()
+    codes = method.encode(images())
+    decoded = method.decode(codes, start() * 5, num_steps=5)
+    assert decoded.shape == (4, 3, SIZE, SIZE)
+    assert decoded.abs().max().item() == 1.0  # wild noise: clamped
+    assert torch.equal(decoded, method.decode(codes, start() * 5, num_steps=5))
+
+
+def test_codes_and_noise_both_decide_what_is_decoded() -> None:
+    method = awake()
+    codes = method.encode(images())
+    decoded = method.decode(codes, start(), num_steps=5)
+    assert not torch.allclose(decoded, method.decode(codes.flip(0), start(), num_steps=5), atol=1e-4)
+    assert not torch.allclose(decoded, method.decode(codes, start(seed=1), num_steps=5), atol=1e-4)
+
+
+def test_swapping_units_obeys_its_identities() -> None:
+    method = with_anchors(awake())
+    source, target = method.units(images(1, seed=1)), method.units(images(1, seed=2))
+
+    def draw_again(units: Tensor) -> Tensor:
+        return method.decode(method.lift(units), start(1), num_steps=5)
+
+    def swap(first: Tensor, second: Tensor, chosen: list[int]) -> Tensor:
+        swapped = first.clone()
+        swapped[:, chosen] = second[:, chosen]
+        return swapped
+
+    once = swap(source, target, [2])
+    assert not torch.allclose(draw_again(once), draw_again(source), atol=1e-5)
+    assert torch.equal(draw_again(swap(source, source, [2])), draw_again(source))
+    assert torch.equal(draw_again(swap(source, target, list(range(UNITS)))), draw_again(target))
+    assert torch.equal(draw_again(swap(once, source, [2])), draw_again(source))
+
+
+def test_one_starting_noise_serves_a_whole_batch() -> None:
+    method = awake()
+    codes = method.encode(images())
+    together = method.decode(codes, start(1).expand(4, -1, -1, -1), num_steps=5)
+    alone = torch.cat([method.decode(code[None], start(1), num_steps=5) for code in codes])
+    torch.testing.assert_close(together, alone, rtol=0, atol=1e-4)
+
+
+def test_the_state_dict_restores_what_encodes_and_decodes() -> None:
+    method = with_anchors(awake())
+    method.set_unit_quantiles(method.units(images(32)))
+    restored = awake(seed=1)
+    assert not torch.equal(restored.encode(images()), method.encode(images()))
+    restored.load_state_dict(method.state_dict())
+    codes = method.encode(images())
+    assert torch.equal(restored.encode(images()), codes)
+    assert torch.equal(restored.decode(codes, start(), 3), method.decode(codes, start(), 3))
+    assert torch.equal(restored.unit_quantiles, method.unit_quantiles)
+
+
+def test_unit_quantiles_are_evenly_spaced_in_rank() -> None:
+    method = untrained()
+    ranks = torch.arange(101.0)
+    units = torch.stack([ranks, -ranks, 2 * ranks, torch.zeros(101)], dim=1)
+    method.set_unit_quantiles(units[torch.randperm(101, generator=torch.Generator().manual_seed(0))])
+    steps = torch.arange(21.0) * 5
+    torch.testing.assert_close(method.unit_quantiles, torch.stack([steps, steps - 100, 2 * steps, 0 * steps]))

@@ -1,0 +1,254 @@
+"""Mixtures of tokens: known blobs are found, bad units are reported, densities are the textbook's."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from torch.distributions import MultivariateNormal
+
+from raydis.models.mixture import Mixtures, fit_mixtures, joint_log_density, log_density, responsibilities
+
+OPTIONS: dict[str, Any] = {
+    "num_gaussians": 4,
+    "max_gaussians": 8,
+    "num_splits": 3,
+    "split_spread": 0.5,
+    "min_count": 10.0,
+    "em_steps": 30,
+}
+
+
+def fit(tokens: Tensor, seed: int = 0, **options: Any) -> Mixtures:
+    return fit_mixtures(tokens, **{**OPTIONS, **options}, generator=torch.Generator().manual_seed(seed))
+
+
+def blobs(num_samples: int = 600, num_units: int = 3, unit_dim: int = 5, num_blobs: int = 4) -> tuple[Tensor, Tensor]:
+    """Tokens (S, N, D) in tight, well separated blobs, other ones for each unit, and the blob of each token (S, N)."""
+    generator = torch.Generator().manual_seed(5)
+    centres = 10 * torch.rand(num_units, num_blobs, unit_dim, generator=generator, dtype=torch.float64)
+    labels = torch.randint(num_blobs, (num_samples, num_units), generator=generator)
+    noise = torch.randn(num_samples, num_units, unit_dim, generator=generator, dtype=torch.float64)
+    return centres[torch.arange(num_units), labels] + 0.1 * noise, labels
+
+
+def curves(num_samples: int = 800, num_units: int = 3, unit_dim: int = 16) -> Tensor:
+    """Tokens as an encoder makes them: a random ReLU network of one scalar a unit; float32, (S, N, D)."""
+    generator = torch.Generator().manual_seed(6)
+    units = torch.randn(num_units, num_samples, 1, generator=generator)
+    hidden = torch.relu(
+        units * torch.randn(num_units, 1, 32, generator=generator) + torch.randn(num_units, 1, 32, generator=generator)
+    )
+    return torch.relu(hidden @ torch.randn(num_units, 32, unit_dim, generator=generator)).transpose(0, 1) / 6
+
+
+def normalise(tokens: Tensor, mixtures: Mixtures) -> Tensor:
+    return (tokens - mixtures.offset[:, None]) / mixtures.scale[:, None]
+
+
+def tensors(mixtures: Mixtures) -> dict[str, Tensor]:
+    return {name: value for name, value in vars(mixtures).items() if isinstance(value, Tensor)}
+
+
+def same_unit(left: Mixtures, i: int, right: Mixtures, j: int) -> bool:
+    return all(
+        torch.allclose(getattr(left, name)[i], getattr(right, name)[j], rtol=1e-6, atol=1e-9)
+        for name in ("offset", "scale", "log_weights", "means", "precision_cholesky")
+    ) and torch.equal(left.alive[i], right.alive[j])
+
+
+def test_separated_blobs_are_recovered_with_their_means_weights_and_covariances() -> None:
+    tokens, labels = blobs()
+    mixtures = fit(tokens)
+    assert mixtures.alive.sum(1).tolist() == [4, 4, 4]
+    assert mixtures.reasons == ("", "", "")
+    for i in range(3):
+        for blob in range(4):
+            members = normalise(tokens, mixtures)[labels[:, i] == blob, i]
+            distance = (mixtures.means[i] - members.mean(0)).norm(dim=-1).masked_fill(~mixtures.alive[i], torch.inf)
+            k = int(distance.argmin())
+            whitening = mixtures.precision_cholesky[i, k]
+            covariance = torch.linalg.inv(whitening.T @ whitening)
+            assert float(distance[k]) < 1e-6
+            assert float(mixtures.log_weights[i, k].exp()) == pytest.approx(len(members) / 600, abs=1e-6)
+            torch.testing.assert_close(
+                covariance, members.T.cov(correction=0) + 1e-6 * torch.eye(5), rtol=1e-3, atol=1e-8, check_dtype=False
+            )
+
+
+def test_splitting_finds_blobs_that_too_few_seeds_missed() -> None:
+    tokens, labels = blobs()
+    mixtures = fit(tokens, num_gaussians=1, num_splits=4, split_spread=0.1)
+    component = responsibilities(normalise(tokens, mixtures), mixtures).argmax(-1)
+    for i in range(3):
+        # No component serves two blobs.
+        owners = [set(component[labels[:, i] == blob, i].tolist()) for blob in range(4)]
+        assert all(owners)
+        assert sum(map(len, owners)) == len(set.union(*owners))
+    assert fit(tokens, num_gaussians=1, num_splits=0).alive.sum(1).tolist() == [1, 1, 1]
+
+
+@pytest.mark.parametrize("max_gaussians", [2, 5, 9])
+def test_no_unit_exceeds_the_bound_however_much_is_split(max_gaussians: int) -> None:
+    mixtures = fit(curves(), num_gaussians=2, max_gaussians=max_gaussians, split_spread=1e-3, num_splits=5, min_count=1)
+    assert mixtures.means.shape == (3, max_gaussians, 16)
+    assert mixtures.alive.sum(1).max() <= max_gaussians
+    assert mixtures.alive.sum(1).min() >= min(2, max_gaussians)
+
+
+def test_weights_sum_to_one_and_hold_at_least_the_smallest_count() -> None:
+    mixtures = fit(curves(), num_gaussians=8, min_count=60)
+    weights = mixtures.log_weights.exp()
+    torch.testing.assert_close(weights.sum(1), torch.ones(3))
+    assert (weights > 0).equal(mixtures.alive)
+    assert 800 * float(weights[mixtures.alive].min()) >= 60 - 1e-3
+    assert mixtures.alive.sum() < fit(curves(), num_gaussians=8, min_count=1).alive.sum()
+
+
+def test_the_mean_of_the_mixture_is_the_mean_of_the_tokens() -> None:
+    tokens = curves().double()
+    mixtures = fit(tokens)
+    mean = (mixtures.log_weights.exp().unsqueeze(-1) * mixtures.means).sum(1)
+    torch.testing.assert_close(mean, normalise(tokens, mixtures).mean(0), rtol=0, atol=1e-10)
+
+
+def test_normalised_tokens_span_minus_one_to_zero() -> None:
+    tokens = curves()
+    mixtures = fit(tokens)
+    normalised = normalise(tokens, mixtures)
+    assert normalised.amax((0, 2)).tolist() == pytest.approx([0, 0, 0], abs=1e-6)
+    assert normalised.amin((0, 2)).tolist() == pytest.approx([-1, -1, -1], abs=1e-5)
+
+
+def test_densities_are_those_of_torch_distributions() -> None:
+    tokens, _ = blobs()
+    mixtures = fit(tokens)
+    normalised = normalise(tokens[:50], mixtures)
+    joint = joint_log_density(normalised, mixtures.log_weights, mixtures.means, mixtures.precision_cholesky)
+    for i in range(3):
+        for k in range(8):
+            if not mixtures.alive[i, k]:
+                assert (joint[:, i, k] == -torch.inf).all()
+                continue
+            whitening = mixtures.precision_cholesky[i, k]
+            gaussian = MultivariateNormal(mixtures.means[i, k], precision_matrix=whitening.T @ whitening)
+            expected = mixtures.log_weights[i, k] + gaussian.log_prob(normalised[:, i])
+            torch.testing.assert_close(joint[:, i, k], expected, rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(log_density(normalised, mixtures), joint.logsumexp(-1))
+    posterior = responsibilities(normalised, mixtures)
+    torch.testing.assert_close(posterior.sum(-1), torch.ones(50, 3, dtype=torch.float64))
+    torch.testing.assert_close(posterior, joint.softmax(-1))
+
+
+def test_float32_densities_keep_a_hundredth_of_a_nat_on_near_singular_curves() -> None:
+    tokens = curves()
+    mixtures = fit(tokens)
+    assert mixtures.means.dtype == torch.float32
+    exact = Mixtures(
+        **{**vars(mixtures), **{k: v.double() for k, v in tensors(mixtures).items() if v.is_floating_point()}}
+    )
+    near = log_density(normalise(tokens, mixtures), mixtures)
+    torch.testing.assert_close(
+        near, log_density(normalise(tokens, mixtures).double(), exact).float(), atol=1e-2, rtol=0
+    )
+    assert float(mixtures.precision_cholesky.diagonal(dim1=-2, dim2=-1).max()) > 900  # as singular as the ridge lets it
+
+
+def test_the_reported_log_likelihood_is_the_mean_log_density_of_the_tokens() -> None:
+    tokens = curves().double()
+    tokens[:, 1, 3:] = 0.0  # a unit with dead entries
+    mixtures = fit(tokens, em_steps=200)
+    final = log_density(normalise(tokens, mixtures), mixtures).mean(0)
+    torch.testing.assert_close(mixtures.log_likelihood[-1], final, rtol=0, atol=0.1)
+
+
+def test_a_dead_entry_or_a_rotation_of_tokens_changes_nothing_but_the_coordinates() -> None:
+    tokens, _ = blobs(num_units=1, unit_dim=3)
+    wide = torch.cat([tokens, tokens.mean() * torch.ones(600, 1, 4)], -1)
+    narrow, padded = fit(tokens), fit(wide)
+    torch.testing.assert_close(narrow.means, padded.means[..., :3], rtol=1e-6, atol=1e-9)
+    torch.testing.assert_close(narrow.log_weights, padded.log_weights, rtol=1e-6, atol=1e-9)
+    torch.testing.assert_close(
+        responsibilities(normalise(tokens, narrow), narrow), responsibilities(normalise(wide, padded), padded)
+    )
+
+
+def test_the_same_seed_gives_the_same_mixtures_and_another_seed_others() -> None:
+    first, second, other = fit(curves(), seed=3), fit(curves(), seed=3), fit(curves(), seed=4)
+    assert all(torch.equal(a, b) for a, b in zip(tensors(first).values(), tensors(second).values(), strict=True))
+    assert not torch.equal(first.means, other.means)
+
+
+def test_unusable_units_are_reported_and_leave_the_others_as_they_are() -> None:
+    tokens = curves(num_units=7)
+    good = fit(tokens)
+    bad = tokens.clone()
+    bad[:, 1] = 0.0
+    bad[:, 2] = torch.linspace(0, 1, 16)  # constant over samples, not over entries
+    bad[17, 3, 2] = torch.nan
+    bad[5, 4, 0] = torch.inf
+    bad[:, 5] += 1e6 * torch.linspace(0, 1, 16)  # varies by a millionth of its range
+    mixtures = fit(bad)
+    assert mixtures.reasons == ("", "collapsed", "collapsed", "non-finite", "non-finite", "collapsed", "")
+    assert mixtures.active.tolist() == [True, False, False, False, False, False, True]
+    assert same_unit(mixtures, 0, good, 0)
+    assert same_unit(mixtures, 6, good, 6)
+    assert not mixtures.alive[1:6].any()
+    assert not any(value.isnan().any() for value in tensors(mixtures).values())
+    posterior = responsibilities(tokens, mixtures)
+    assert (posterior[:, 1:6] == 0).all()
+    assert (log_density(tokens, mixtures)[:, 1:6] == 0).all()
+    assert not posterior.isnan().any()
+
+
+@pytest.mark.parametrize("num_samples", [0, 1])
+def test_fewer_than_two_samples_leave_every_unit_inactive(num_samples: int) -> None:
+    mixtures = fit(curves()[:num_samples])
+    assert mixtures.reasons == ("too few samples",) * 3
+    assert not mixtures.active.any()
+    assert mixtures.scale.tolist() == [1, 1, 1]
+
+
+def test_fewer_samples_than_components_use_fewer_components() -> None:
+    mixtures = fit(curves()[:3], num_gaussians=8, min_count=1)
+    assert mixtures.active.all()
+    assert mixtures.alive.sum(1).max() <= 3
+    assert not any(value.isnan().any() for value in tensors(mixtures).values())
+    assert fit(curves()[:3], num_gaussians=8, min_count=10).alive.sum(1).tolist() == [1, 1, 1]
+
+
+def test_repeated_tokens_get_one_component_each() -> None:
+    values = torch.tensor([[0.0, 0.0], [1.0, 0.0], [0.0, 1.0]])
+    mixtures = fit(values.repeat(40, 1).unsqueeze(1), num_gaussians=8)
+    assert mixtures.alive.sum(1).tolist() == [3]
+    tokens = (mixtures.means[0] * mixtures.scale + mixtures.offset)[mixtures.alive[0]]
+    assert sorted(map(tuple, tokens.round(decimals=4).abs().tolist())) == [(0, 0), (0, 1), (1, 0)]
+
+
+def test_half_precision_tokens_give_float32_mixtures_on_the_same_tokens() -> None:
+    tokens = curves().bfloat16()
+    assert all(
+        torch.equal(a, b)
+        for a, b in zip(tensors(fit(tokens)).values(), tensors(fit(tokens.float())).values(), strict=True)
+    )
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"num_gaussians": 9}, r"num_gaussians=9 must lie in 1\.\.max_gaussians=8"),
+        ({"num_gaussians": 0}, r"num_gaussians=0 must lie in 1\.\.max_gaussians=8"),
+        ({"em_steps": 0}, r"em_steps=0 and min_count=10\.0 must be at least 1"),
+        ({"min_count": 0.5}, r"em_steps=30 and min_count=0\.5 must be at least 1"),
+    ],
+)
+def test_arguments_out_of_range_are_refused(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        fit(curves(), **options)
+
+
+def test_tokens_without_a_unit_axis_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"tokens must have shape \(S, N, D\), found \(800, 16\)"):
+        fit(curves()[:, 0])
