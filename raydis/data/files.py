@@ -20,7 +20,7 @@ from raydis.data.cache import fingerprint_files
 from raydis.data.dsprites import DSPRITES
 from raydis.data.npz import open_member
 from raydis.data.shapes3d import SHAPES3D
-from raydis.data.source import Source, reading
+from raydis.data.source import Source, numbered, reading
 from raydis.data.space import FactorSpace
 from raydis.errors import DataError
 
@@ -70,7 +70,7 @@ def read_shapes3d(path: Path, space: FactorSpace = SHAPES3D) -> Source:
             for start in range(0, len(images), H5_BLOCK):
                 yield images[start : start + H5_BLOCK]
 
-    return Source("shapes3d", shape, space, fingerprint_files({"": path}), blocks)
+    return Source("shapes3d", shape, space, fingerprint_files({"": path}), lambda: numbered(blocks()))
 
 
 def read_dsprites(path: Path, space: FactorSpace = DSPRITES) -> Source:

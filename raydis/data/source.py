@@ -9,7 +9,7 @@ import contextlib
 import struct
 import zipfile
 import zlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -33,7 +33,7 @@ class Source:
         shape: (B, H, W, C) of all images as the blocks give them.
         space: grid of the factors, or None.
         fingerprint: of the files.
-        blocks: starts a pass over the images: consecutive uint8 (b, H, W, C).
+        blocks: starts a pass over all images, each once: pairs of indices (b,) and uint8 (b, H, W, C).
         mapped: all images in place, memory-mapped, where the file holds them uncompressed.
         slow: decoding costs so much that the result is cached whatever its size.
     """
@@ -42,7 +42,7 @@ class Source:
     shape: tuple[int, int, int, int]
     space: FactorSpace | None
     fingerprint: str
-    blocks: Callable[[], Iterator[np.ndarray]]
+    blocks: Callable[[], Iterator[tuple[np.ndarray, np.ndarray]]]
     mapped: np.ndarray | None = None
     slow: bool = False
 
@@ -83,6 +83,14 @@ def load(
     return ArrayDataset(source.name, array, space, fingerprint=fingerprint)
 
 
+def numbered(blocks: Iterable[np.ndarray]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Consecutive blocks of images with their indices."""
+    start = 0
+    for block in blocks:
+        yield np.arange(start, start + len(block)), block
+        start += len(block)
+
+
 def resize(images: np.ndarray, size: int) -> np.ndarray:
     """uint8 (B, H, W, C) -> (B, size, size, C), bilinear, averaging over the area that an output pixel covers."""
     if images.shape[1:3] == (size, size):
@@ -114,14 +122,10 @@ def reading(name: str, path: Path) -> Iterator[None]:
 
 
 def _copy_rows(source: Source, rows: np.ndarray, out: np.ndarray) -> None:
-    """Writes the images at ascending rows to `out`, resized."""
-    start = 0
-    for block in source.blocks():
-        first, last = np.searchsorted(rows, (start, start + len(block)))
-        if last > first:
-            out[first:last] = resize(block[rows[first:last] - start], out.shape[1])
-        start += len(block)
-    if start != source.shape[0]:
-        raise DataError(
-            f"{source.name}: the files hold {start} images, expected {source.shape[0]}: download them again"
-        )
+    """Writes the images at `rows` to `out`, resized."""
+    place = np.full(source.shape[0], -1)
+    place[rows] = np.arange(len(rows))
+    for indices, images in source.blocks():
+        wanted = place[indices] >= 0
+        if wanted.any():
+            out[place[indices[wanted]]] = resize(images[wanted], out.shape[1])

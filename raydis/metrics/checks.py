@@ -41,10 +41,11 @@ def check_table(codes: ArrayLike, factors: ArrayLike) -> tuple[NDArray[np.float6
     if factors.dtype.kind not in "iub":
         raise MetricError(f"factors of type {factors.dtype} are not levels: give the integer index of each value")
     factors = factors.astype(np.int64, copy=False)
-    if len(varying_factors(factors)) < 2:
+    num_varying = len(varying_factors(factors))
+    if num_varying < 2:
         raise MetricError(
-            f"{len(varying_factors(factors))} of {factors.shape[1]} factors vary in these {len(factors)} rows, "
-            "but at least two must: score more levels of the data set"
+            f"{num_varying} of {factors.shape[1]} factors vary in these {len(factors)} rows, but at least two must: "
+            "score more levels of the data set"
         )
     return codes.astype(np.float64, copy=False), factors
 

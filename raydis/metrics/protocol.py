@@ -2,6 +2,16 @@
 
 Two numbers may be compared only if the same protocol and the same estimator made them from the same data:
 `comparable` decides that, and every result carries what it needs to know.
+
+PUBLISHED is the evaluation of DisDiff, EncDiff and DyGA+SD: disentanglement_lib's sizes and gradient boosting, on the
+codes of the whole data set, each unit reduced to its first principal component.
+
+SEARCH ranks trials. It saves where ranks do not suffer: `hist` in place of the reference, and a product sub-grid, so
+that a trial encodes at most `max_images` images and DCI fits fewer levels. It keeps the published sizes. On 12 synthetic
+models (noise 0.05 to 0.5, pairs of codes rotated by 0 to 25 degrees) D on the 10,000-cell sub-grid of 3D Shapes orders
+the models as `hist` on all 480,000 cells does with Kendall's tau 0.94, at half its cost: a few CPU-seconds with 10
+units. With a half or a quarter of the samples tau falls to 0.85 and 0.82 while a third or a half of the cost is saved,
+since few samples punish noisy codes; one `tree` gives 0.82. Values on a sub-grid read higher, by up to 0.13 in D.
 """
 
 from __future__ import annotations
@@ -30,7 +40,7 @@ class Protocol:
     Attributes:
         name: what results call it.
         estimator: DCI's classifier unless the caller says otherwise.
-        whole_data_set: codes must be those of every image; otherwise of a fixed `search_subgrid`.
+        whole_data_set: codes are to be those of every image; otherwise those of a fixed `search_subgrid`.
         prune_threshold: standard deviation, in raw code units, below which FactorVAE leaves a code out.
     """
 

@@ -56,7 +56,7 @@ class UserConfig(Model):
         min_replicas=1,
         max_replicas=4,
         target_ongoing_requests=8,
-        look_back_period_s=10.0,
+        look_back_period_s=15.0,
         upscale_delay_s=5.0,
         downscale_delay_s=120.0,
     ),

@@ -126,14 +126,13 @@ class ServedModel:
         Raises:
             CheckpointError: weights or answers that are not finite.
         """
-        state = self.editor.method.state_dict()
-        for name, tensor in state.items():
-            if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
+        for name, weights in self.editor.method.named_parameters():
+            if not bool(torch.isfinite(weights).all()):
                 raise CheckpointError(f"{self.ref} cannot be served: its weights {name} are not finite")
         height, width, channels = self.editor.image_shape
         ramp = np.linspace(0, 255, height * width * channels).astype(np.uint8).reshape(height, width, channels)
         codes = self.encode([ramp])[0]
-        if not np.isfinite(codes.units).all():
+        if not (np.isfinite(codes.units).all() and np.isfinite(codes.responsibilities).all()):
             raise CheckpointError(f"{self.ref} cannot be served: its encoding of a test picture is not finite")
         self.draw([Drawing(codes.units, seed=0, num_steps=1)])
 

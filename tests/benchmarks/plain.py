@@ -186,9 +186,11 @@ class PlainUNet(nn.Module):
 
 
 class PlainEncoder(nn.Module):
-    """Convolutions and dense head as ours, then a loop over the units' own MLPs."""
+    """Our convolutions and dense head, then a loop over the units' own MLPs."""
 
-    def __init__(self, convolutions: nn.Module, head: nn.Module, dims: Sequence[int], num_units: int, relu: bool) -> None:
+    def __init__(
+        self, convolutions: nn.Module, head: nn.Module, dims: Sequence[int], num_units: int, relu: bool
+    ) -> None:
         super().__init__()
         self.convolutions, self.head = convolutions, head
         self.mlps = nn.ModuleList()
@@ -250,8 +252,9 @@ def plain_encoder(ours: Encoder) -> PlainEncoder:
     """The plain encoder with our weights (copies)."""
     mlps = ours.tokens
     num_units = len(mlps.weights[0])
+    head = nn.Sequential(copy.deepcopy(ours.head), copy.deepcopy(ours.unit_norm))
     dims = [1, *(weight.shape[2] for weight in mlps.weights)]
-    plain = PlainEncoder(copy.deepcopy(ours.convolutions), copy.deepcopy(ours.head), dims, num_units, mlps.activation == "relu")
+    plain = PlainEncoder(copy.deepcopy(ours.convolutions), head, dims, num_units, mlps.activation == "relu")
     for unit, mlp in enumerate(plain.mlps):
         layers = [layer for layer in mlp if isinstance(layer, nn.Linear)]
         for layer, weight, bias in zip(layers, mlps.weights, mlps.biases, strict=True):

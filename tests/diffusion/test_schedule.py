@@ -28,7 +28,7 @@ def test_alpha_bars_fall_strictly_between_one_and_zero(name: str, num_timesteps:
     values = alpha_bars(name, num_timesteps)
     assert values.shape == (num_timesteps,)
     assert values.dtype == np.float64
-    assert 1.0 > values[0]
+    assert values[0] < 1.0
     assert (np.diff(values) < 0).all()
     assert values[-1] > 0.0
 

@@ -16,7 +16,9 @@ def smooth_images(count: int = 40, channels: int = 3, size: int = 16, seed: int 
     generator = torch.Generator().manual_seed(seed)
     spectrum = torch.fft.rfft2(torch.randn(count, channels, size, size, generator=generator))
     frequency = torch.fft.fftfreq(size)[:, None].square() + torch.fft.rfftfreq(size).square()
-    images = torch.fft.irfft2(spectrum / (0.01 + frequency).sqrt() * torch.tensor([3.0, 2.0, 1.0])[:channels, None, None])
+    images = torch.fft.irfft2(
+        spectrum / (0.01 + frequency).sqrt() * torch.tensor([3.0, 2.0, 1.0])[:channels, None, None]
+    )
     return (images / images.abs().amax() * 0.7 + 0.3).clamp(-1.0, 1.0)
 
 
@@ -28,8 +30,8 @@ def patch_rows(images: Tensor) -> np.ndarray:
     return grid.transpose(0, 2, 4, 1, 3, 5).reshape(-1, channels * PATCH * PATCH).astype(np.float64)
 
 
-def fitted(latent_dim: int, images: Tensor) -> PatchPCA:
-    stage = PatchPCA(images.shape[1], PATCH, latent_dim)
+def fitted(latent_dim: int, images: Tensor, whitening: float = 1.0) -> PatchPCA:
+    stage = PatchPCA(images.shape[1], PATCH, latent_dim, whitening)
     stage.fit(images)
     return stage
 
@@ -57,9 +59,10 @@ def test_components_span_the_subspace_that_scikit_learn_finds(latent_dim: int) -
 
 
 @pytest.mark.parametrize("latent_dim", [1, 6, 20])
-def test_what_decoding_loses_is_what_scikit_learn_loses(latent_dim: int) -> None:
+@pytest.mark.parametrize("whitening", [0.0, 1.0])
+def test_what_decoding_loses_is_what_scikit_learn_loses(latent_dim: int, whitening: float) -> None:
     images = smooth_images()
-    stage = fitted(latent_dim, images)
+    stage = fitted(latent_dim, images, whitening)
     rows = patch_rows(images)
     theirs = PCA(latent_dim, svd_solver="full").fit(rows)
     lost = (stage.decode(stage.encode(images)) - images).square().mean().item()
@@ -68,18 +71,30 @@ def test_what_decoding_loses_is_what_scikit_learn_loses(latent_dim: int) -> None
     assert lost > 0
 
 
-def test_as_many_components_as_a_patch_has_values_lose_nothing() -> None:
+@pytest.mark.parametrize("whitening", [0.0, 0.5, 1.0])
+def test_as_many_components_as_a_patch_has_values_lose_nothing(whitening: float) -> None:
     images = smooth_images()
-    stage = fitted(3 * PATCH**2, images)
+    stage = fitted(3 * PATCH**2, images, whitening)
     torch.testing.assert_close(stage.decode(stage.encode(images)), images, rtol=0, atol=1e-5)
 
 
-def test_latents_of_the_fitting_images_have_unit_mean_square() -> None:
+def test_whitened_latents_are_those_of_scikit_learn_but_for_signs() -> None:
     images = smooth_images()
-    latents = fitted(6, images).encode(images)
+    latents = fitted(6, images).encode(images).permute(0, 2, 3, 1).flatten(0, 2).numpy()
+    theirs = PCA(6, svd_solver="full", whiten=True).fit_transform(patch_rows(images))
+    np.testing.assert_allclose(np.abs(latents), np.abs(theirs), rtol=0, atol=0.01)
+
+
+@pytest.mark.parametrize("whitening", [0.0, 0.5, 1.0])
+def test_latents_of_the_fitting_images_have_unit_mean_square_and_the_asked_for_shares(whitening: float) -> None:
+    images = smooth_images()
+    latents = fitted(6, images, whitening).encode(images)
     assert latents.shape == (40, 6, 4, 4)
     assert latents.square().mean().item() == pytest.approx(1.0, abs=1e-4)
     assert latents.mean((0, 2, 3)).abs().max() < 1e-4
+    variances = PCA(6, svd_solver="full").fit(patch_rows(images)).explained_variance_
+    measured = latents.square().mean((0, 2, 3)).numpy()
+    np.testing.assert_allclose(measured / measured[0], (variances / variances[0]) ** (1 - whitening), rtol=1e-3)
 
 
 def test_encoding_a_decoded_latent_returns_it() -> None:

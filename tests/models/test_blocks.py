@@ -162,23 +162,34 @@ def test_transformers_equal_those_of_diffusers(num_heads: int) -> None:
         norm_num_groups=32,
         cross_attention_dim=12,
     )
-    block = theirs.transformer_blocks[0]
-    query, key, value = ours.self_qkv.weight.chunk(3)
+    names = {
+        "norm": "norm",
+        "proj_in": "proj_in",
+        "norm_self": "transformer_blocks.0.norm1",
+        "self_out": "transformer_blocks.0.attn1.to_out.0",
+        "norm_cross": "transformer_blocks.0.norm2",
+        "cross_q": "transformer_blocks.0.attn2.to_q",
+        "cross_out": "transformer_blocks.0.attn2.to_out.0",
+        "norm_feed": "transformer_blocks.0.norm3",
+        "feed_in": "transformer_blocks.0.ff.net.0.proj",
+        "feed_out": "transformer_blocks.0.ff.net.2",
+        "proj_out": "proj_out",
+    }
+    state = {
+        f"{names[layer]}.{kind}": weight
+        for layer, kind, weight in ((*name.split("."), weight) for name, weight in ours.state_dict().items())
+        if layer in names
+    }
     key_value = normal(128, 12, seed=3) * 0.2
-    weights = {
-        **{block.attn1.to_q: query, block.attn1.to_k: key, block.attn1.to_v: value},
-        **{block.attn2.to_k: key_value[:64], block.attn2.to_v: key_value[64:]},
+    state |= {
+        f"transformer_blocks.0.{name}.weight": weight
+        for name, weight in zip(
+            ("attn1.to_q", "attn1.to_k", "attn1.to_v", "attn2.to_k", "attn2.to_v"),
+            (*ours.self_qkv.weight.chunk(3), *key_value.chunk(2)),
+            strict=True,
+        )
     }
-    for layer, weight in weights.items():
-        layer.load_state_dict({"weight": weight})
-    layers = {
-        **{theirs.norm: ours.norm, theirs.proj_in: ours.proj_in, theirs.proj_out: ours.proj_out},
-        **{block.norm1: ours.norm_self, block.norm2: ours.norm_cross, block.norm3: ours.norm_feed},
-        **{block.attn1.to_out[0]: ours.self_out, block.attn2.to_out[0]: ours.cross_out, block.attn2.to_q: ours.cross_q},
-        **{block.ff.net[0].proj: ours.feed_in, block.ff.net[2]: ours.feed_out},
-    }
-    for layer, source in layers.items():
-        layer.load_state_dict(source.state_dict())
+    theirs.load_state_dict(state)  # strict: nothing is left as it was drawn
     x, tokens = normal(2, 64, 4, 4), normal(2, 5, 12, seed=1)
     (expected,) = theirs(x, encoder_hidden_states=tokens, return_dict=False)
     torch.testing.assert_close(ours(x, tokens @ key_value.t()), expected, rtol=1e-4, atol=1e-4)

@@ -33,8 +33,19 @@ def write_tiny() -> Callable[..., Path]:
         method = build_method(config, 3)
         for parameter in method.parameters():  # an untrained U-Net ends in zeros, and would ignore its input
             torch.nn.init.normal_(parameter, std=0.2)
-        method.first_stage.fit(torch.rand(64, 3, 16, 16) * 2 - 1)
-        method.set_unit_quantiles(method.units(torch.rand(64, 3, 16, 16) * 2 - 1))
+        images = torch.rand(200, 3, 16, 16) * 2 - 1
+        units = method.eval().units(images)
+        method.first_stage.fit(images)
+        method.set_unit_quantiles(units)
+        method.anchors.fit(
+            method.encoder.tokens(units).detach(),
+            num_gaussians=2,
+            num_splits=1,
+            split_spread=0.5,
+            min_count=10.0,
+            em_steps=5,
+            generator=torch.Generator().manual_seed(seed),
+        )
         weights = method.state_dict()
         if spoil:
             spoil(weights)

@@ -12,7 +12,8 @@ from PIL import Image
 
 from raydis.serve.api import create_app
 from raydis.serve.images import MAX_BODY_BYTES
-from raydis.serve.model import ServedModel
+from raydis.serve.model import Codes, ServedModel
+from raydis.serve.schemas import Encoding
 from raydis.serve.service import Service
 
 FileOf = Callable[..., bytes]
@@ -64,6 +65,7 @@ def test_the_model_states_its_version_its_scores_and_the_range_of_each_unit(
     assert facts["latent_shape"] == [6, 4, 4]
     assert [unit["index"] for unit in facts["units"]] == [0, 1, 2, 3]
     assert all(unit["low"] < unit["median"] < unit["high"] for unit in facts["units"])
+    assert all(unit["num_gaussians"] >= 1 for unit in facts["units"])
     assert facts["rejected"] is None
 
 
@@ -86,13 +88,17 @@ def test_raw_bodies_of_each_format_and_a_form_give_the_same_units(
     )
     assert raw.json() == form.json() == webp.json()
     assert raw.json()["model"] == "tiny@1"
-    expected = served.encode([pictures[0]])[0].units.tolist()
-    assert [unit["value"] for unit in raw.json()["units"]] == expected
+    expected = served.encode([pictures[0]])[0]
+    assert [unit["value"] for unit in raw.json()["units"]] == expected.units.tolist()
+    assert [unit["component"] for unit in raw.json()["units"]] == expected.components.tolist()
 
 
-def test_units_without_anchors_have_no_component(client: TestClient, png: bytes) -> None:
-    units = client.post("/v1/encode", files={"image": png}).json()["units"]
-    assert {(unit["component"], unit["responsibility"]) for unit in units} == {(None, None)}  # nothing was fitted
+def test_each_unit_has_the_component_it_belongs_to_and_null_without_anchors(served: ServedModel) -> None:
+    codes = Codes(np.float32([0.5, 1.5]), np.int64([3, -1]), np.float32([0.75, 0.0]))
+    assert Encoding.of(served, codes).model_dump()["units"] == [
+        {"index": 0, "value": 0.5, "component": 3, "responsibility": 0.75},
+        {"index": 1, "value": 1.5, "component": None, "responsibility": None},
+    ]
 
 
 def test_an_image_of_another_size_is_brought_to_the_models(client: TestClient, file_of: FileOf) -> None:
