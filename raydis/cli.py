@@ -40,7 +40,7 @@ def train(
     from raydis.config import RunConfig
     from raydis.configfile import apply_overrides, parse, read_yaml
     from raydis.presets import expand
-    from raydis.train import run
+    from raydis.train.trainer import run
 
     tree = read_yaml(config) if config else {}
     if preset is not None:
@@ -78,6 +78,8 @@ def _pick_images(editor: Any, images: list[Path], count: int) -> Any:
     if images:
         return np.stack([read_picture(path, editor.image_shape[0]) for path in images])
     dataset = open_dataset(editor.config.data)
+    if count > len(dataset):
+        raise ConfigError(f"the picture needs {count} images, {dataset.name} has {len(dataset)}: lower --num-pairs")
     return dataset.images(np.random.default_rng(7).choice(len(dataset), size=count, replace=False))
 
 

@@ -123,12 +123,13 @@ def expand(tree: Tree) -> Tree:
     if "preset" not in tree:
         return copy.deepcopy(tree)
     name = tree["preset"]
-    if name not in PRESETS:
+    if not isinstance(name, str) or name not in PRESETS:
         raise ConfigError(f"unknown preset {name!r}: use one of {', '.join(PRESETS)}")
     base = copy.deepcopy(PRESETS[name])
     over = {key: value for key, value in tree.items() if key != "preset"}
     for section, variant in (("data", "name"), ("first_stage", "kind"), ("method", "family")):
-        chosen = over.get(section, {}).get(variant)
+        wanted = over.get(section)
+        chosen = wanted.get(variant) if isinstance(wanted, dict) else None
         if chosen is not None and chosen != base[section].get(variant):
             base[section] = {"image_size": base["data"]["image_size"]} if section == "data" else {}
     return merge(base, over)

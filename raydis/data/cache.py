@@ -48,17 +48,12 @@ def cached_array(path: Path, shape: tuple[int, ...], fill: Callable[[np.ndarray]
     Raises:
         DataError: no room or no permission, or a file that holds another array.
     """
+    with _made_once(path) as missing:
+        if missing:
+            _write_array(path, shape, fill)
     try:
-        with _made_once(path) as missing:
-            if missing:
-                _write_array(path, shape, fill)
         array = np.load(path, mmap_mode="c", allow_pickle=False)
-    except OSError as error:
-        need = f"it needs {math.prod(shape) / 1e9:.1f} GB"
-        raise DataError(
-            f"cannot cache {path}: {error.strerror or error}; {need}: make room or point RAYDIS_CACHE elsewhere"
-        ) from error
-    except ValueError as error:
+    except (OSError, ValueError, EOFError) as error:
         raise DataError(f"{path} is damaged ({error}): delete it and start again") from error
     if array.shape != shape or array.dtype != np.uint8:
         raise DataError(f"{path} holds {array.dtype} {array.shape}, expected uint8 {shape}: delete it and start again")
@@ -135,21 +130,34 @@ def _made_once(path: Path) -> Iterator[bool]:
     if path.exists():
         yield False
         return
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.with_name(f"{path.name}.lock").open("ab") as lock:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lock = path.with_name(f"{path.name}.lock").open("ab")
+    except OSError as error:
+        found = error.strerror or error
+        raise DataError(
+            f"cannot write to the cache folder {path.parent} ({found}): point RAYDIS_CACHE elsewhere"
+        ) from error
+    with lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield not path.exists()
 
 
 def _write_array(path: Path, shape: tuple[int, ...], fill: Callable[[np.ndarray], None]) -> None:
+    size = math.prod(shape)
     with temporary_beside(path) as file:
         np.lib.format.write_array_header_1_0(file, {"descr": "|u1", "fortran_order": False, "shape": shape})
         offset = file.tell()
         file.flush()
-        # Reserved now, because a full disk would otherwise kill the process when a mapped page is written.
-        os.posix_fallocate(file.fileno(), 0, offset + math.prod(shape))
+        try:
+            # Reserved now, because a full disk would otherwise kill the process when it writes to a mapped page.
+            os.posix_fallocate(file.fileno(), 0, offset + size)
+        except OSError as error:
+            raise DataError(
+                f"cannot cache {path}: no room for {size / 1e9:.1f} GB ({error.strerror}): "
+                "make room or point RAYDIS_CACHE elsewhere"
+            ) from error
         array = np.memmap(file.name, np.uint8, "r+", offset, shape)
         fill(array)
         array.flush()
-        del array
         os.replace(file.name, path)

@@ -18,7 +18,7 @@ from PIL import Image
 
 from raydis.data.cache import fingerprint_files
 from raydis.data.dsprites import DSPRITES
-from raydis.data.npz import open_member
+from raydis.data.npz import Member, open_member
 from raydis.data.shapes3d import SHAPES3D
 from raydis.data.source import Source, numbered, reading
 from raydis.data.space import FactorSpace
@@ -92,7 +92,8 @@ def read_dsprites(path: Path, space: FactorSpace = DSPRITES) -> Source:
                 raise DataError(f"dsprites: imgs in {path} hold {block.max()}, expected 0 and 1: use the official file")
             yield block[..., None] * np.uint8(255)
 
-    return Source("dsprites", (*_image_shape(member.shape), 1), space, fingerprint_files({"": path}), blocks)
+    shape = (*_image_shape(member.shape), 1)
+    return Source("dsprites", shape, space, fingerprint_files({"": path}), lambda: numbered(blocks()))
 
 
 def mpi3d_space(length: int) -> FactorSpace:
@@ -114,10 +115,7 @@ def read_mpi3d(path: Path) -> Source:
         DataError: missing or damaged file, another key, type or shape, or a number of images that is no MPI3D grid.
     """
     member = open_member("mpi3d", path, "images", "uint8", (None, None, None, 3))
-    space = mpi3d_space(member.shape[0])
-    return Source(
-        "mpi3d", (*_image_shape(member.shape), 3), space, fingerprint_files({"": path}), member.blocks, member.mapped()
-    )
+    return _archived_images(member, mpi3d_space(member.shape[0]))
 
 
 def read_sprites(path: Path) -> Source:
@@ -131,14 +129,7 @@ def read_sprites(path: Path) -> Source:
     space = FactorSpace(tuple(map(str, names)), tuple(map(int, sizes)))
     member = open_member("sprites", path, "images", "uint8", (len(space), None, None, 3))
     _check_labels("sprites", path, open_member("sprites", path, "labels", "i", (len(space), len(names))).read(), space)
-    return Source(
-        "sprites",
-        (*_image_shape(member.shape), 3),
-        space,
-        fingerprint_files({"": path}),
-        member.blocks,
-        member.mapped(),
-    )
+    return _archived_images(member, space)
 
 
 def read_cars3d(folder: Path, image_size: int) -> Source:
@@ -155,18 +146,16 @@ def read_cars3d(folder: Path, image_size: int) -> Source:
         raise DataError(f"cars3d: no .mat file in {folder}: set data.path to the folder of the cars' .mat files")
     space = FactorSpace(("elevation", "azimuth", "object"), (CARS3D_ELEVATIONS, CARS3D_AZIMUTHS, len(files)))
 
-    def blocks() -> Iterator[np.ndarray]:
-        # The object varies fastest, so that an image block would need all files: decode to small images first.
-        cars = np.empty((CARS3D_ELEVATIONS, CARS3D_AZIMUTHS, len(files), image_size, image_size, 3), np.uint8)
+    def blocks() -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        views = np.arange(CARS3D_ELEVATIONS * CARS3D_AZIMUTHS)
         for car, path in enumerate(files.values()):
-            cars[:, :, car] = _read_car(path, image_size)
-        yield cars.reshape(-1, image_size, image_size, 3)
+            yield views * len(files) + car, _read_car(path, image_size)  # the object is the last factor
 
     return Source("cars3d", (len(space), image_size, image_size, 3), space, fingerprint_files(files), blocks)
 
 
 def _read_car(path: Path, image_size: int) -> np.ndarray:
-    """One car: (4, 24, image_size, image_size, 3) uint8."""
+    """One car's 4*24 views, elevation by elevation: (96, image_size, image_size, 3) uint8."""
     with reading("cars3d", path):
         content = scipy.io.loadmat(path, variable_names=["im"])
     images = content.get("im")
@@ -176,8 +165,13 @@ def _read_car(path: Path, image_size: int) -> np.ndarray:
         raise DataError(f"cars3d: {path} has {found}, expected im uint8 {expected}: download it again")
     views = images.transpose(4, 3, 0, 1, 2).reshape(-1, CARS3D_PX, CARS3D_PX, 3)
     size = (image_size, image_size)
-    small = [np.asarray(Image.fromarray(view).resize(size, Image.Resampling.LANCZOS)) for view in views]
-    return np.stack(small).reshape(CARS3D_ELEVATIONS, CARS3D_AZIMUTHS, image_size, image_size, 3)
+    return np.stack([np.asarray(Image.fromarray(view).resize(size, Image.Resampling.LANCZOS)) for view in views])
+
+
+def _archived_images(member: Member, space: FactorSpace) -> Source:
+    """RGB images that an archive holds as they are wanted."""
+    shape, fingerprint = (*_image_shape(member.shape), 3), fingerprint_files({"": member.path})
+    return Source(member.name, shape, space, fingerprint, lambda: numbered(member.blocks()), member.mapped())
 
 
 def _image_shape(shape: tuple[int, ...]) -> tuple[int, int, int]:

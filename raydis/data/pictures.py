@@ -17,7 +17,6 @@ from raydis.errors import DataError
 
 SUFFIXES = (".jpeg", ".jpg", ".png", ".webp")
 MAX_PIXELS = 64_000_000  # of one picture; larger ones are refused before they are decoded
-BLOCK = 256  # pictures
 
 
 def read_image_folder(folder: Path, image_size: int) -> Source:
@@ -34,9 +33,9 @@ def read_image_folder(folder: Path, image_size: int) -> Source:
         raise DataError(f"image_folder: no {', '.join(SUFFIXES)} file below {folder}: set data.path to their folder")
     paths = list(files.values())
 
-    def blocks() -> Iterator[np.ndarray]:
-        for start in range(0, len(paths), BLOCK):
-            yield np.stack([read_picture(path, image_size) for path in paths[start : start + BLOCK]])
+    def blocks() -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        for index, path in enumerate(paths):
+            yield np.array([index]), read_picture(path, image_size)[None]
 
     shape = (len(paths), image_size, image_size, 3)
     return Source("image_folder", shape, None, fingerprint_files(files), blocks, slow=True)

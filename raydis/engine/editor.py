@@ -20,7 +20,7 @@ from raydis.build import build_method
 from raydis.config import RunConfig
 from raydis.data.loader import normalise
 from raydis.engine.checkpoint import open_checkpoint
-from raydis.errors import RaydisError
+from raydis.errors import CheckpointError, RaydisError
 from raydis.methods.dyga_sd import DygaSd
 from raydis.registry.manifest import Manifest
 
@@ -86,10 +86,16 @@ class Editor:
             CheckpointError: missing or changed files, or weights that do not fit the configuration.
         """
         checkpoint = open_checkpoint(Path(folder))
-        channels = int(checkpoint.weights()["encoder.convolutions.0.weight"].shape[1])
-        size = checkpoint.config.data.image_size
-        method = build_method(checkpoint.config, channels)
-        method.load_state_dict(checkpoint.weights())
+        weights, size = checkpoint.weights(), checkpoint.config.data.image_size
+        try:
+            channels = int(weights["encoder.convolutions.0.weight"].shape[1])
+            method = build_method(checkpoint.config, channels)
+            method.load_state_dict(weights)
+        except (KeyError, RuntimeError) as error:
+            found = " ".join(str(error).split())[:300]
+            raise CheckpointError(
+                f"checkpoint {folder}: its weights do not fit its config.json ({found}): use another checkpoint"
+            ) from error
         return cls(
             method.to(device),
             checkpoint.config,

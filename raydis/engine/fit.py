@@ -10,6 +10,7 @@ from __future__ import annotations
 import copy
 import math
 import time
+import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -161,6 +162,7 @@ class Training:
         """The averaged method, its units' quantiles measured: what is evaluated, saved and served."""
         sample = self._sample(QUANTILE_IMAGES, stream=0)
         parts = np.array_split(sample, math.ceil(len(sample) / 512))
+        self.average.anchors.ramp.copy_(self.method.anchors.ramp)  # mixtures follow at a refit, the ramp here
         self.average.set_unit_quantiles(torch.cat([self.average.units(self.loader.gather(part)) for part in parts]))
         return self.average
 
@@ -178,6 +180,11 @@ class Training:
             raise CheckpointError(
                 f"checkpoint {checkpoint.folder} belongs to another configuration: resume with its config.json, "
                 "or start afresh under another name"
+            )
+        if checkpoint.manifest.data_fingerprint != self.dataset.fingerprint:
+            raise CheckpointError(
+                f"checkpoint {checkpoint.folder} was trained on other images than {self.dataset.name} holds now: "
+                "restore the data set, or start afresh under another name"
             )
         training = checkpoint.training()
         self.average.load_state_dict(checkpoint.weights())
@@ -210,7 +217,9 @@ def fit(training: Training) -> Iterator[Progress]:
     config, train = training.config, training.config.train
     method: nn.Module = training.method
     if training.world_size > 1:
-        method = nn.parallel.DistributedDataParallel(training.method, broadcast_buffers=False)
+        with warnings.catch_warnings():  # torch 2.13 wants the name forward_sync_buffers, which 2.12 does not know
+            warnings.simplefilter("ignore", FutureWarning)
+            method = nn.parallel.DistributedDataParallel(training.method, broadcast_buffers=False)
     weights = Training._weights(training.method)
     anchored = config.method.anchors.mode != "off"
     bf16 = torch.autocast(training.device.type, torch.bfloat16, enabled=config.compute.precision == "bf16")

@@ -14,6 +14,7 @@ from torch import Tensor
 
 RIDGE = 1e-6  # the released code's
 _EMPTY = 1e-6  # soft count below which a component has no points
+_SAME = 1e-24  # squared distance below which two points differ by rounding only
 _CHUNK_FEATURES = {"cpu": 2**19, "cuda": 2**26}  # features held at a time: a level-2 cache; half a gigabyte
 
 
@@ -45,7 +46,7 @@ def seed(points: Tensor, draws: Tensor) -> State:
         odds = nearest.cumsum(1)
         chosen = torch.searchsorted(odds, (draw * odds[:, -1]).unsqueeze(1), right=True).clamp_max(num_points - 1)
         mean = points[mixtures, :, chosen.squeeze(1)]
-        distinct.append(nearest.gather(1, chosen).squeeze(1) > 0)  # at distance 0 it repeats an earlier seed
+        distinct.append(nearest.gather(1, chosen).squeeze(1) > _SAME)  # else it repeats an earlier seed
         distance = (points - mean.unsqueeze(-1)).square().sum(1)
         nearest = torch.minimum(nearest, distance) if means else distance
         means.append(mean)

@@ -8,7 +8,7 @@ ridge of 1e-6 are those of the released code. Differences, each where the releas
 
 - Seeds are drawn by k-means++ instead of uniformly, and start from their quantisation error instead of the identity,
   which is wider than the data ([-1, 0] in every coordinate) and would make all components alike.
-- EM stops once a step gains a unit less than 0.001 nats a token and coordinate.
+- EM stops once a step gains a unit less than 0.003 nats a token and coordinate.
 - A split halves a Gaussian across its principal axis and keeps its moments and weight. Which components split is
   decided by their spread alone, and no more split than there is room for.
 - A unit without a usable mixture (see `Mixtures.reasons`) is reported and left out; it does not end the fit.
@@ -24,7 +24,9 @@ from torch import Tensor
 
 from raydis.models.em import RIDGE, State, drop_small, run_em, seed, split_loose
 
-_LEAST_GAIN = 1e-3  # nats a token and coordinate that an EM step must gain for the next one to run
+# Nats a token and coordinate that an EM step must gain for the next one to run. On curves of untrained MLPs a hundredth
+# of it takes three to nine times the steps and changes the tokens' distance to their anchors by less than 3 %.
+_LEAST_GAIN = 3e-3
 NORMALISATION_EPS = 1e-6  # added to a unit's range, as released
 
 
@@ -65,7 +67,8 @@ def joint_log_density(normalised: Tensor, log_weights: Tensor, means: Tensor, pr
     bias = -(precision_cholesky @ (means - centre).unsqueeze(-1)).flatten(1).unsqueeze(1)  # (N, 1, K*D)
     points = normalised.transpose(0, 1) - centre  # (N, B, D)
     whitened = torch.baddbmm(bias, points, precision_cholesky.flatten(1, 2).mT)  # (N, B, K*D)
-    distance = whitened.unflatten(-1, means.shape[1:]).square().sum(-1)  # (N, B, K)
+    # The norm needs no second tensor of that size, as a sum of squares would.
+    distance = torch.linalg.vector_norm(whitened.unflatten(-1, means.shape[1:]), dim=-1).square()  # (N, B, K)
     log_det = precision_cholesky.diagonal(dim1=-2, dim2=-1).log().sum(-1)  # (N, K)
     constant = log_weights + log_det - 0.5 * unit_dim * math.log(2 * math.pi)
     return (constant.unsqueeze(1) - 0.5 * distance).transpose(0, 1)
@@ -182,6 +185,7 @@ def _principal_points(samples: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     variances, axes = torch.linalg.eigh(samples.mT @ samples / samples.shape[1])  # ascending
     variances = variances.clamp_min(0)
     kept = variances.cumsum(-1) > RIDGE  # (N, D)
+    kept[:, -1] = True  # by rounding, the sum may miss the ridge that the unit's variance exceeds
     first = int((~kept).sum(-1).min())
     left_out = variances.masked_fill(kept, 0.0).sum(-1)
     constant = -0.5 * (left_out / RIDGE + first * math.log(2 * math.pi * RIDGE))

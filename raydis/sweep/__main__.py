@@ -29,7 +29,9 @@ def sweep(
             help="Override a key of the sweep file: run.train.num_images=1000. Repeatable.",
         ),
     ] = None,
-    storage: Annotated[str, typer.Option(help="Folder or s3://bucket/prefix for sweeps and the registry.")] = "runs",
+    storage: Annotated[
+        str, typer.Option(envvar="RAYDIS_STORAGE", help="Folder or s3://bucket/prefix for sweeps and the registry.")
+    ] = "runs",
     name: Annotated[str | None, typer.Option(help="Name of the sweep; default: the file's, and the time.")] = None,
     num_trials: Annotated[int | None, typer.Option(help="Trials to sample; controls come on top.")] = None,
     max_concurrent: Annotated[int | None, typer.Option(help="Trials at once; default: all that fit.")] = None,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -20,7 +21,7 @@ from raydis.store import Store, StoreConflict, open_store
 from raydis.sweep.progress import SweepProgress, SweepState
 from raydis.sweep.publish import Published, publish
 from raydis.sweep.searcher import StudySearcher, journal
-from raydis.sweep.spec import SweepSpec
+from raydis.sweep.spec import NAME, SweepSpec
 from raydis.sweep.summary import TrialRecord, choose_best, pareto_front, read_records, to_json, write_tables
 from raydis.sweep.trial import run_trial, trial_name, trial_resources
 from raydis.train.cluster import cluster_nodes, fetch_result, max_parallel_runs, ray_cluster
@@ -70,11 +71,13 @@ def run_sweep(spec: SweepSpec, *, name: str, storage: str, console: Console) -> 
         console: where progress is shown.
 
     Raises:
-        ConfigError: a sweep of this name exists.
+        ConfigError: a name that is not allowed, or that a sweep has.
         ResourceError: the cluster cannot hold a trial.
         DataError: the data set cannot be opened.
         SweepError: no trial ended with valid scores.
     """
+    if not re.fullmatch(NAME, name):
+        raise ConfigError(f"sweep name {name[:80]!r} is not allowed: up to 64 letters, digits, '.', '_' and '-'")
     store = open_store(storage)
     key = f"sweeps/{name}"
     _claim(store, key, spec)

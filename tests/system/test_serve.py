@@ -73,14 +73,15 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
     mark = tempfile.mkdtemp(prefix="ray")  # Ray's sockets lie below it, and their paths must be short
     environment = {**environment_of_a_cluster(mark, others), "RAYDIS_STORAGE": str(folder / "runs")}
     log = folder / "log"
-    process = subprocess.Popen(
-        [Path(sys.executable).with_name("serve"), "run", folder / "serve.yaml"],
-        cwd=ROOT,
-        env=environment,
-        stdout=log.open("wb"),
-        stderr=subprocess.STDOUT,
-        start_new_session=True,
-    )
+    with log.open("wb") as output:
+        process = subprocess.Popen(
+            [Path(sys.executable).with_name("serve"), "run", folder / "serve.yaml"],
+            cwd=ROOT,
+            env=environment,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
     try:
         url = f"http://127.0.0.1:{port}"
         wait_until(lambda: answers(f"{url}/healthz"), START_S, process, log)
@@ -244,7 +245,7 @@ def wait_until(
 
 
 def processes_that_stay(mark: str, limit_s: float) -> list[str]:
-    """Command lines of processes with `mark` in their environment that are still there after a time; they are killed."""
+    """Command lines of processes with `mark` in their environment that outlive the limit; they are killed."""
     end = time.monotonic() + limit_s
     while (found := processes_with(mark)) and time.monotonic() < end:
         time.sleep(0.2)

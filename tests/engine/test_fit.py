@@ -1,0 +1,290 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from datetime import timedelta
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torch.distributed
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from raydis.config import RunConfig, TrainConfig
+from raydis.data import FactorDataset, open_dataset
+from raydis.data.dataset import ArrayDataset
+from raydis.engine.checkpoint import open_checkpoint
+from raydis.engine.fit import Progress, Training, fit, learning_rate
+from raydis.engine.session import run_session
+from raydis.errors import CheckpointError, ConfigError, FitError
+from raydis.presets import expand
+
+ROOT = Path(__file__).resolve().parents[2]
+CPU = torch.device("cpu")
+Tiny = Callable[..., RunConfig]
+
+
+def start(config: RunConfig, dataset: FactorDataset, **place: int) -> Training:
+    return Training(config, dataset, device=CPU, **place)
+
+
+def everything(training: Training) -> dict[str, Tensor]:
+    """All tensors that a run has made so far."""
+    average = {f"average.{name}": tensor for name, tensor in training.calibrated().state_dict().items()}
+    return {name: tensor.clone() for name, tensor in (training.state().tensors | average).items()}
+
+
+def differing(found: dict[str, Tensor], expected: dict[str, Tensor]) -> list[str]:
+    """Names of tensors that are not equal to the bit."""
+    assert found.keys() == expected.keys()
+    return [name for name, tensor in expected.items() if not torch.equal(found[name], tensor)]
+
+
+# ---- schedules: known values
+
+
+@pytest.mark.parametrize(
+    ("images_seen", "expected"), [(0, 0.25), (100, 0.5), (200, 0.75), (300, 1.0), (800, 0.5), (1300, 0.0), (1400, 0.0)]
+)
+def test_the_learning_rate_rises_linearly_and_falls_along_a_cosine(images_seen: int, expected: float) -> None:
+    config = TrainConfig(
+        num_images=1300, batch_size=100, learning_rate=1.0, learning_rate_schedule="cosine", warmup_images=300
+    )
+    assert learning_rate(config, images_seen) == pytest.approx(expected, abs=1e-12)
+
+
+@pytest.mark.parametrize("images_seen", [0, 512, 10**9])
+def test_a_constant_learning_rate_without_warm_up_is_constant_from_the_first_step(images_seen: int) -> None:
+    assert learning_rate(TrainConfig(learning_rate=3e-4), images_seen) == 3e-4
+
+
+def test_the_average_follows_with_the_published_decays(tiny: Tiny, unlabelled: FactorDataset) -> None:
+    """Reference values of latent-diffusion's LitEma after n steps, and the cap."""
+    training = start(tiny(train={"ema_decay": 0.9999}), unlabelled)
+    ours, theirs = training.average.unet.parameters(), training.method.unet.parameters()
+    average, weight = next(iter(ours)), next(iter(theirs))
+    weight.data.fill_(1.0)
+    decays = {}
+    for step in (1, 10, 100, 1000, 10_000, 10_000_000):
+        average.data.fill_(0.0)
+        training.step = step
+        training.follow()
+        decays[step] = 1.0 - average.data.mean().item()
+    expected = {1: 0.1818, 10: 0.55, 100: 0.9182, 1000: 0.99109, 10_000: 0.99910, 10_000_000: 0.9999}
+    assert decays == pytest.approx(expected, abs=5e-5)
+
+
+def test_the_first_step_counts_as_one_for_the_average(tiny: Tiny, unlabelled: FactorDataset) -> None:
+    training = start(tiny(train={"num_images": 32}), unlabelled)
+    before = [weight.detach().clone() for weight in training.average.unet.parameters()]
+    assert [progress.step for progress in fit(training)] == [1]
+    for old, new, average in zip(
+        before, training.method.unet.parameters(), training.average.unet.parameters(), strict=True
+    ):
+        torch.testing.assert_close(average, old * 2 / 11 + new.detach() * 9 / 11)
+
+
+# ---- one run, whole and in parts
+
+PLAN = {
+    "method": {
+        "encoder": {"norm": "batch", "unit_norm": "batch"},  # running statistics are state as well
+        "unet": {"dropout_rate": 0.1, "skip_dropout_rate": 0.2},
+        "anchors": {"mode": "ramp", "refit_images": 96},  # so that 192 lies between two refits and 384 on one
+    },
+    "train": {
+        "num_images": 480,
+        "report_images": 96,
+        "checkpoint_images": 192,
+        "learning_rate_schedule": "cosine",
+        "warmup_images": 64,
+        "max_grad_norm": 1.0,
+    },
+    "evaluation": {"protocol": "none"},
+}
+
+
+class Whole:
+    """A run that was never interrupted, with the checkpoints that it wrote on its way."""
+
+    def __init__(self, config: RunConfig, dataset: FactorDataset, workdir: Path) -> None:
+        self.config = config
+        training = start(config, dataset)
+        self.reports = list(run_session(training, workdir))
+        self.checkpoints = {report.progress.images_seen: report.checkpoint for report in self.reports}
+        self.final = everything(training)
+        self.num_refits = training.num_refits
+
+
+@pytest.fixture(scope="module")
+def whole(tiny: Tiny, unlabelled: FactorDataset, tmp_path_factory: pytest.TempPathFactory) -> Whole:
+    return Whole(tiny(**PLAN), unlabelled, tmp_path_factory.mktemp("whole"))
+
+
+def without_speed(progress: Progress) -> Progress:
+    return replace(progress, images_per_s=0.0)
+
+
+def test_a_run_reports_at_its_intervals_and_at_the_end(whole: Whole) -> None:
+    seen = [report.progress.images_seen for report in whole.reports]
+    assert seen == [96, 192, 288, 384, 480]
+    assert [report.progress.step for report in whole.reports] == [3, 6, 9, 12, 15]
+    assert [report.progress.checkpoint_due for report in whole.reports] == [False, True, False, True, True]
+    assert [report.progress.finished for report in whole.reports] == [False] * 4 + [True]
+    assert [report.progress.num_refits for report in whole.reports] == [0, 1, 2, 3, 4]
+    assert all(0.0 < report.progress.loss < 1.5 for report in whole.reports)
+
+
+@pytest.mark.parametrize("images_seen", [192, 384])
+def test_an_interrupted_run_goes_on_as_if_nothing_had_happened(
+    whole: Whole, unlabelled: FactorDataset, images_seen: int
+) -> None:
+    training = start(whole.config, unlabelled)
+    torch.manual_seed(12345)  # another process has another global generator
+    folder = whole.checkpoints[images_seen]
+    assert folder is not None
+    training.resume(open_checkpoint(folder))
+    assert (training.images_seen, training.num_refits) == (images_seen, images_seen // 96 - 1)
+    rest = [without_speed(progress) for progress in fit(training)]
+    assert rest == [
+        without_speed(report.progress) for report in whole.reports if report.progress.images_seen > images_seen
+    ]
+    assert differing(everything(training), whole.final) == []
+    assert training.num_refits == whole.num_refits
+
+
+def test_equal_seeds_make_equal_runs_and_other_seeds_do_not(tiny: Tiny, unlabelled: FactorDataset) -> None:
+    finals = []
+    for seed in (0, 0, 1):
+        training = start(tiny(seed=seed, train={"num_images": 160}), unlabelled)
+        list(fit(training))
+        finals.append(everything(training))
+    assert differing(finals[0], finals[1]) == []
+    assert bool(finals[0]["average.anchors.fitted"])
+    assert "average.anchors.means" in differing(finals[0], finals[2])
+
+
+def test_what_is_saved_has_the_mixtures_and_the_ramp_of_the_training(tiny: Tiny, unlabelled: FactorDataset) -> None:
+    training = start(tiny(method={"anchors": {"mode": "ramp"}}, train={"num_images": 288}), unlabelled)
+    list(fit(training))
+    assert training.num_refits == 2
+    assert training.method.anchors.ramp.item() == pytest.approx(256 / 288)
+    assert differing(training.calibrated().anchors.state_dict(), training.method.anchors.state_dict()) == []
+
+
+def test_resuming_with_another_configuration_is_refused_but_may_change_where_it_computes(
+    whole: Whole, tiny: Tiny, unlabelled: FactorDataset
+) -> None:
+    folder = whole.checkpoints[192]
+    assert folder is not None
+    other = start(tiny(**PLAN, seed=1), unlabelled)
+    with pytest.raises(CheckpointError, match=r"belongs to another configuration: resume with its config\.json"):
+        other.resume(open_checkpoint(folder))
+    elsewhere = start(tiny(**PLAN, compute={"num_workers": 4, "num_cpus": 2}), unlabelled)
+    elsewhere.resume(open_checkpoint(folder))
+    assert elsewhere.images_seen == 192
+
+
+def test_resuming_on_other_images_is_refused(whole: Whole, unlabelled: ArrayDataset) -> None:
+    folder = whole.checkpoints[192]
+    assert folder is not None
+    other = ArrayDataset(unlabelled.name, unlabelled.array, unlabelled.space, fingerprint="other")
+    with pytest.raises(CheckpointError, match=r"was trained on other images than shapes3d_procedural holds now"):
+        start(whole.config, other).resume(open_checkpoint(folder))
+
+
+def test_a_loss_that_is_not_finite_ends_the_run(tiny: Tiny, unlabelled: FactorDataset) -> None:
+    training = start(tiny(), unlabelled)
+    next(training.method.unet.parameters()).data.fill_(torch.nan)
+    with pytest.raises(FitError, match=r"loss became nan by step 4 \(128 images\): lower train\.learning_rate"):
+        list(fit(training))
+
+
+# ---- several workers
+
+
+def test_a_batch_that_workers_cannot_share_is_refused(tiny: Tiny, unlabelled: FactorDataset) -> None:
+    with pytest.raises(ConfigError, match=r"batch_size=32 must be a multiple of the number of workers 3"):
+        start(tiny(), unlabelled, rank=0, world_size=3)
+
+
+SHARED = {
+    "off": {"unet": {"skip_dropout_rate": 0.0}, "anchors": {"mode": "off"}},
+    "relative": {"anchors": {"mode": "relative", "refit_images": 96}},
+}
+
+
+def shared_run(mode: str) -> tuple[RunConfig, FactorDataset]:
+    tree = {"preset": "tiny", "method": SHARED[mode], "train": {"num_images": 224, "report_images": 224}}
+    config = RunConfig.model_validate(expand(tree))
+    return config, open_dataset(config.data)
+
+
+def train_in_a_pair(rank: int, meeting_place: str) -> dict[str, Tensor]:
+    """Both shared runs as one of two workers: their tensors and losses."""
+    torch.set_num_threads(1)
+    found: dict[str, Tensor] = {}
+    torch.distributed.init_process_group(
+        "gloo", init_method=f"file://{meeting_place}", rank=rank, world_size=2, timeout=timedelta(seconds=120)
+    )
+    try:
+        for mode in SHARED:
+            training = start(*shared_run(mode), rank=rank, world_size=2)
+            (progress,) = fit(training)
+            found |= {f"{mode}.{name}": tensor for name, tensor in everything(training).items()}
+            found[f"{mode}.loss"] = torch.tensor(progress.loss, dtype=torch.float64)
+    finally:
+        torch.distributed.destroy_process_group()
+    return found
+
+
+def second_worker(meeting_place: str, output: str) -> None:
+    save_file(train_in_a_pair(1, meeting_place), output)
+
+
+@pytest.fixture(scope="module")
+def pair(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[dict[str, Tensor], dict[str, Tensor]]]:
+    """What two gloo workers hold at the end: this process is the first."""
+    folder = tmp_path_factory.mktemp("pair")
+    meeting_place, output = str(folder / "meeting"), str(folder / "second.safetensors")
+    script = f"import runpy; runpy.run_path({__file__!r})['second_worker']({meeting_place!r}, {output!r})"
+    second = subprocess.Popen([sys.executable, "-c", script], cwd=ROOT)
+    try:
+        first = train_in_a_pair(0, meeting_place)
+        assert second.wait(timeout=120) == 0
+    finally:
+        second.kill()
+        second.wait()
+    yield first, load_file(output)
+
+
+def part(found: dict[str, Tensor], mode: str) -> dict[str, Tensor]:
+    prefix = f"{mode}."
+    return {name.removeprefix(prefix): tensor for name, tensor in found.items() if name.startswith(prefix)}
+
+
+def test_two_workers_train_what_one_trains_with_the_same_global_batch(
+    pair: tuple[dict[str, Tensor], dict[str, Tensor]],
+) -> None:
+    first, second = (part(found, "off") for found in pair)
+    alone = start(*shared_run("off"))
+    (progress,) = fit(alone)
+    losses = [float(found.pop("loss")) for found in (first, second)]
+    assert np.mean(losses) == pytest.approx(progress.loss, rel=1e-5)
+    assert losses[0] != losses[1]  # they saw different images
+    assert differing(first, second) == []
+    for name, tensor in everything(alone).items():
+        torch.testing.assert_close(first[name], tensor, rtol=1e-3, atol=1e-4, msg=lambda text, name=name: name + text)
+
+
+def test_workers_hold_the_same_mixtures_and_weights_after_refits(
+    pair: tuple[dict[str, Tensor], dict[str, Tensor]],
+) -> None:
+    first, second = (part(found, "relative") for found in pair)
+    assert bool(first["method.anchors.fitted"])
+    assert float(first.pop("loss")) != float(second.pop("loss"))
+    assert differing(first, second) == []

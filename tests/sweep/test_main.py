@@ -1,0 +1,113 @@
+"""The command line of `python -m raydis.sweep`, as far as it goes without Ray."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from raydis.errors import ConfigError
+from raydis.sweep.__main__ import find_quickstart, main
+
+SPEC = """
+name: smoke
+run: {preset: tiny}
+search:
+  method.num_units: {kind: int, low: 4, high: 6}
+  train.learning_rate: {kind: float, low: 1e-4, high: 1e-2, log: true}
+  method.anchors.mode: {kind: choice, values: [off, relative]}
+controls:
+  - {name: dyga_off, set: {method.anchors.mode: off}}
+"""
+
+
+@pytest.fixture
+def smoke(tmp_path: Path) -> Path:
+    path = tmp_path / "smoke.yaml"
+    path.write_text(SPEC)
+    return path
+
+
+def call(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
+    monkeypatch.setattr(sys, "argv", ["raydis.sweep", *arguments])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    return int(ended.value.code or 0)
+
+
+def test_a_dry_run_shows_the_plan_and_writes_nothing(
+    smoke: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    options = ("--num-trials", "8", "--max-concurrent", "3", "--seed", "5", "--set", "run.train.num_images=1000")
+    assert call(monkeypatch, str(smoke), "--dry-run", *options) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert "trials      8 by tpe, seed 5 + controls dyga_off; at most 3 at once" in lines
+    assert "a trial     1000 images in 32 steps of 32" in lines
+    assert "in all      9 trials, 9000 images" in lines
+    assert "promotion   smoke@best by mean of published scores (estimator reference)" in lines
+    assert "  train.learning_rate  float from 0.0001 to 0.01, log" in lines
+    assert "  method.anchors.mode  one of off, relative" in lines
+    assert list(tmp_path.iterdir()) == [smoke]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--set", "run.train.num_image=3"), "run.train.num_image: unknown key; did you mean num_images?"),
+        (("--seed", "-1"), "seed: found -1, must be at least 0"),
+        (("--num-trials", "0", "--set", "controls=[]"), "there is nothing to run"),
+        (("--name", "../elsewhere"), "sweep name '../elsewhere' is not allowed"),
+    ],
+)
+def test_a_bad_spec_is_one_line_on_standard_error_and_exit_code_2(
+    smoke: Path,
+    arguments: tuple[str, ...],
+    message: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture,
+) -> None:
+    monkeypatch.chdir(smoke.parent)
+    assert call(monkeypatch, str(smoke), *arguments) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("raydis: ")
+    assert error.count("\n") == 1
+    assert message in error
+    assert list(smoke.parent.iterdir()) == [smoke]
+
+
+def test_a_name_that_is_taken_is_refused(
+    smoke: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "runs/sweeps/mine").mkdir(parents=True)
+    (tmp_path / "runs/sweeps/mine/spec.json").write_text("{}")
+    assert call(monkeypatch, str(smoke), "--name", "mine", "--storage", str(tmp_path / "runs")) == 2
+    assert "sweeps/mine exists in " in capsys.readouterr().err
+
+
+def test_without_a_file_the_quickstart_of_the_working_directory_is_taken(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "sweeps").mkdir()
+    (tmp_path / "sweeps/quickstart.yaml").write_text(SPEC)
+    assert find_quickstart().resolve() == (tmp_path / "sweeps/quickstart.yaml").resolve()
+
+
+def test_without_any_quickstart_the_error_says_where_it_was_looked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("raydis.__file__", str(tmp_path / "installed/raydis/__init__.py"))
+    with pytest.raises(ConfigError, match=rf"no sweeps/quickstart\.yaml in {tmp_path} nor in {tmp_path}/installed"):
+        find_quickstart()
+
+
+def test_the_plan_needs_no_torch(smoke: Path) -> None:
+    code = "import sys\nfrom raydis.sweep import printout, spec\nprint('torch' in sys.modules)"
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).resolve().parents[2])}
+    printed = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+    assert printed.stdout == "False\n"

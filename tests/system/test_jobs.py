@@ -1,0 +1,142 @@
+"""A sweep submitted as a Ray job to a cluster started with `ray start --head`, as the README shows."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import httpx
+import pytest
+
+from raydis.registry import Registry
+from raydis.store import LocalStore
+
+pytestmark = pytest.mark.ray
+
+CHECKOUT = Path(__file__).resolve().parents[2]
+BIN = Path(sys.executable).parent
+START_S, JOB_S = 120, 240  # for a machine that is busy with other things
+PORTS = ("port", "dashboard-port", "node-manager-port", "object-manager-port", "metrics-export-port",
+         "runtime-env-agent-port", "dashboard-agent-listen-port", "dashboard-agent-grpc-port")  # fmt: skip
+SPEC = """
+name: smoke
+run: {preset: tiny}
+search:
+  method.num_units: {kind: int, low: 4, high: 6}
+num_trials: 1
+promotion: {estimator: tree}
+"""
+
+
+@dataclass
+class Head:
+    """A running head node."""
+
+    url: str
+    environment: dict[str, str]
+
+
+@pytest.fixture(scope="module")
+def head() -> Iterator[Head]:
+    """`ray start --head` on ports of its own; every process of it is ended by its id afterwards."""
+    folder = tempfile.mkdtemp(prefix="rj-", dir="/tmp")  # Ray's sockets lie below it, and their paths must be short
+    ports = dict(zip(PORTS, free_ports(len(PORTS)), strict=True))
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith(("RAY_", "AWS_"))}
+    environment = inherited | {
+        "PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}",  # a job's `python` is the one that tests run with
+        "RAY_AUTH_MODE": "disabled",
+        "RAY_USAGE_STATS_ENABLED": "0",
+        "RAY_TMPDIR": folder,
+        "OMP_NUM_THREADS": "1",
+    }
+    options = [f"--{name}={port}" for name, port in ports.items()]
+    process = subprocess.Popen(
+        [BIN / "ray", "start", "--head", "--block", "--num-cpus=2", "--node-ip-address=127.0.0.1",
+         "--ray-client-server-port=0", *options],
+        env=environment,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )  # fmt: skip
+    url = f"http://127.0.0.1:{ports['dashboard-port']}"
+    try:
+        wait_for(url, process)
+        yield Head(url, environment)
+    finally:
+        process.send_signal(signal.SIGTERM)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(20)
+        for left in processes_with(f"RAY_TMPDIR={folder}"):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(left, signal.SIGKILL)
+        process.wait(10)
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def free_ports(count: int) -> list[int]:
+    """Ports that nobody listens on, all different."""
+    sockets = [socket.socket() for _ in range(count)]
+    for one in sockets:
+        one.bind(("127.0.0.1", 0))
+    ports = [one.getsockname()[1] for one in sockets]
+    for one in sockets:
+        one.close()
+    return ports
+
+
+def wait_for(url: str, process: subprocess.Popen[bytes]) -> None:
+    """Until the jobs API answers."""
+    deadline = time.monotonic() + START_S
+    while time.monotonic() < deadline:
+        assert process.poll() is None, f"ray start ended with {process.returncode}"
+        with contextlib.suppress(httpx.TransportError):
+            if httpx.get(f"{url}/api/jobs/").status_code == 200:
+                return
+        time.sleep(0.2)
+    pytest.fail(f"no answer from {url} in {START_S} s")
+
+
+def processes_with(variable: str) -> list[int]:
+    """Processes that have NAME=VALUE in their environment."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        with contextlib.suppress(OSError):
+            if variable.encode() in (entry / "environ").read_bytes().split(b"\0") and int(entry.name) != os.getpid():
+                found.append(int(entry.name))
+    return found
+
+
+def test_a_submitted_sweep_succeeds_and_shows_in_the_dashboard(head: Head, tmp_path: Path) -> None:
+    (tmp_path / "smoke.yaml").write_text(SPEC)
+    command = ["python", "-m", "raydis.sweep", str(tmp_path / "smoke.yaml"), "--name", "job", "--storage"]
+    submitted = subprocess.run(
+        [BIN / "ray", "job", "submit", "--address", head.url, "--submission-id", "smoke-sweep", "--working-dir", ".",
+         "--", *command, str(tmp_path / "runs")],
+        cwd=CHECKOUT,
+        env=head.environment,
+        capture_output=True,
+        text=True,
+        timeout=JOB_S,
+    )  # fmt: skip
+    log = submitted.stdout + submitted.stderr
+    assert submitted.returncode == 0, log
+    for line in ("sweep job: 1 trials of", "smoke@1 promoted", "Job 'smoke-sweep' succeeded"):
+        assert line in log
+    assert "\x1b[?25l" not in log  # no live display where there is no terminal
+
+    job = httpx.get(f"{head.url}/api/jobs/smoke-sweep").json()
+    assert job["status"] == "SUCCEEDED"
+    assert job["entrypoint"].startswith("python -m raydis.sweep")
+    page = httpx.get(f"{head.url}/")
+    assert page.status_code == 200
+    assert "Ray Dashboard" in page.text
+    assert Registry(LocalStore(tmp_path / "runs")).resolve("smoke@best").version == 1

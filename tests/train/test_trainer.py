@@ -1,0 +1,126 @@
+"""Runs under Ray Train: they end as they would without it, whatever happens to their processes."""
+
+from __future__ import annotations
+
+import os
+import signal
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from raydis.data import open_dataset
+from raydis.engine.checkpoint import Checkpoint, open_checkpoint
+from raydis.engine.fit import Training
+from raydis.engine.session import run_session
+from raydis.errors import ConfigError, DataError, ResourceError
+from raydis.metrics.protocol import Scores
+from raydis.store import LocalStore
+from raydis.train.trainer import default_name, fit_with_ray, run
+
+LONG = {"num_images": 4096, "report_images": 256, "checkpoint_images": 1024}
+SMOOTH = {"unet": {"skip_dropout_rate": 0.0}}  # workers drop other channels than one worker would
+
+
+def train_without_ray(config: Any, folder: Path) -> Checkpoint:
+    folder.mkdir()
+    training = Training(config, open_dataset(config.data), device=torch.device("cpu"))
+    *_, last = run_session(training, folder)
+    assert last.checkpoint is not None
+    return open_checkpoint(last.checkpoint)
+
+
+def processes_of(mark: str, command: str) -> list[int]:
+    """Processes whose command line holds `command`, of the cluster whose environment holds `mark` and of no other."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        try:
+            ours = mark.encode() in (entry / "environ").read_bytes()
+            if ours and command.encode() in (entry / "cmdline").read_bytes():
+                found.append(int(entry.name))
+        except OSError:  # it has ended, or is no process
+            continue
+    return found
+
+
+@pytest.mark.ray
+@pytest.mark.usefixtures("cluster")
+@pytest.mark.filterwarnings("ignore")  # Ray's own
+def test_two_workers_train_what_one_process_would(tiny_run: Any, tmp_path: Path) -> None:
+    config = tiny_run(method=SMOOTH, compute={"num_workers": 2})
+    reports: list[dict[str, Any]] = []
+    result = run(config, storage=str(tmp_path / "store"), name="two", on_report=reports.append)
+    assert [row["images_seen"] for row in reports] == [128, 256, 384, 512]
+    assert [row["finished"] for row in reports] == [False, False, False, True]
+    assert len({frozenset(row) for row in reports}) == 1  # the same keys in every report
+    assert result.folder == str(tmp_path / "store/train/two")
+    assert result.scores is not None
+    assert Scores.from_dict(result.scores).protocol == "search"
+    trained = open_checkpoint(Path(result.checkpoint))
+    assert trained.config == config
+    alone = train_without_ray(tiny_run(method=SMOOTH), tmp_path / "alone")
+    for name, weight in alone.weights().items():
+        torch.testing.assert_close(trained.weights()[name], weight, atol=2e-3, rtol=1e-2, msg=name)
+
+
+@pytest.mark.ray
+@pytest.mark.filterwarnings("ignore")
+def test_a_killed_worker_is_replaced_and_the_run_ends_as_if_nothing_had_happened(
+    cluster: str, tiny_run: Any, tmp_path: Path
+) -> None:
+    config, seen, killed = tiny_run(train=LONG), [], []
+
+    def kill_once(report: dict[str, Any]) -> None:
+        seen.append(report["images_seen"])
+        if report["images_seen"] >= 2048 and not killed:
+            killed.extend(processes_of(cluster, "train_worker") or processes_of(cluster, "RayTrainWorker"))
+            for process in killed:
+                os.kill(process, signal.SIGKILL)
+
+    result = run(config, storage=str(tmp_path / "store"), on_report=kill_once)
+    assert killed
+    again = [place for place in range(1, len(seen)) if seen[place] <= seen[place - 1]]
+    assert len(again) == 1, f"reports {seen} do not go back once"
+    assert seen[again[0]] > 1024  # from a checkpoint, not from the start
+    trained, alone = open_checkpoint(Path(result.checkpoint)), train_without_ray(config, tmp_path / "alone")
+    for name, weight in alone.weights().items():
+        assert torch.equal(trained.weights()[name], weight), name
+
+    reports: list[dict[str, Any]] = []
+    same = run(config, storage=str(tmp_path / "store"), on_report=reports.append)
+    assert not reports  # there was nothing left to do
+    assert (same.checkpoint, same.metrics["images_seen"]) == (result.checkpoint, 4096)
+
+
+@pytest.mark.ray
+@pytest.mark.usefixtures("cluster")
+@pytest.mark.filterwarnings("ignore")
+def test_an_error_of_ours_in_a_worker_comes_back_as_itself(tiny_run: Any, tmp_path: Path) -> None:
+    config = tiny_run(data={"name": "sprites", "path": str(tmp_path / "absent.npz"), "levels": {}})
+    with pytest.raises(DataError, match=r"absent\.npz"):
+        run(config, storage=str(tmp_path / "store"))
+
+
+@pytest.mark.ray
+@pytest.mark.usefixtures("cluster")
+def test_a_run_that_the_cluster_cannot_hold_is_refused_at_once(tiny_run: Any, tmp_path: Path) -> None:
+    with pytest.raises(ResourceError, match=r"needs 1 worker\(s\) of 1 CPUs and 1 GPUs"):
+        run(tiny_run(compute={"device": "cuda"}), storage=str(tmp_path))
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_runs_name_is_a_hash_of_all_that_decides_its_result(tiny_run: Any) -> None:
+    name = default_name(tiny_run())
+    assert name.startswith("shapes3d_procedural-")
+    assert default_name(tiny_run(compute={"num_workers": 2})) == name
+    assert default_name(tiny_run(seed=1)) != name
+    assert default_name(tiny_run(train={"learning_rate": 2e-3})) != name
+
+
+def test_a_name_belongs_to_one_configuration(tiny_run: Any, tmp_path: Path) -> None:
+    LocalStore(tmp_path).write("train/mine/run.json", b'{"seed": 1}')
+    with pytest.raises(ConfigError, match=r"run mine in .* was started with another configuration"):
+        fit_with_ray(tiny_run(), name="mine", storage=str(tmp_path))
+    with pytest.raises(ConfigError, match=r"run mine exists in .*: resume it, or choose another name"):
+        fit_with_ray(tiny_run(), name="mine", storage=str(tmp_path), resume=False)
