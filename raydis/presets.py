@@ -26,7 +26,7 @@ SMALL: Tree = {
     "data": {
         "name": "shapes3d_procedural",
         "image_size": 64,
-        "levels": {"floor_hue": 5, "wall_hue": 5, "object_hue": 5, "scale": 4, "orientation": 5},
+        "levels": {"floor_hue": 4, "wall_hue": 4, "object_hue": 4, "scale": [0, 7], "orientation": [0, 7, 14]},
     },
     "first_stage": {"kind": "patch_pca", "patch_size": 8, "latent_dim": 24},
     "method": {
@@ -48,7 +48,7 @@ SMALL: Tree = {
             "attention_sizes": [4],
             "num_heads": 4,
             "dropout_rate": 0.0,
-            "skip_dropout_rate": 0.1,
+            "skip_dropout_rate": 0.2,
             "skip_dropout_sizes": [8],
         },
         "anchors": {"num_gaussians": 6, "max_gaussians": 16, "fit_samples": 4000, "refit_images": 16_000},

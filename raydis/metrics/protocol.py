@@ -6,12 +6,12 @@ Two numbers may be compared only if the same protocol and the same estimator mad
 PUBLISHED is the evaluation of DisDiff, EncDiff and DyGA+SD: disentanglement_lib's sizes and gradient boosting, on the
 codes of the whole data set, each unit reduced to its first principal component.
 
-SEARCH ranks trials. It saves where ranks do not suffer: `hist` in place of the reference, and a product sub-grid, so
-that a trial encodes at most `max_images` images and DCI fits fewer levels. It keeps the published sizes. On 12 synthetic
-models (noise 0.05 to 0.5, pairs of codes rotated by 0 to 25 degrees) D on the 10,000-cell sub-grid of 3D Shapes orders
-the models as `hist` on all 480,000 cells does with Kendall's tau 0.94, at half its cost: a few CPU-seconds with 10
-units. With a half or a quarter of the samples tau falls to 0.85 and 0.82 while a third or a half of the cost is saved,
-since few samples punish noisy codes; one `tree` gives 0.82. Values on a sub-grid read higher, by up to 0.13 in D.
+SEARCH ranks trials at the published sizes. It saves by `hist` in place of the reference, and by a product sub-grid: a
+trial encodes at most `max_images` images, and DCI has fewer levels to fit. On 12 synthetic models (noise 0.05 to 0.5,
+pairs of codes rotated by 0 to 25 degrees) D on the 10,000-cell sub-grid of 3D Shapes orders the models as `hist` does
+on all 480,000 cells with Kendall's tau 0.94, at half the cost: a few CPU-seconds with 10 units. A half or a quarter of
+the samples would save another third or half, but tau falls to 0.85 and 0.82, since few samples punish noisy codes; one
+`tree` at full sizes gives 0.82. Values on a sub-grid read higher, by up to 0.13 in D.
 """
 
 from __future__ import annotations

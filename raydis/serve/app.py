@@ -2,7 +2,8 @@
 
 Routes and model live in one deployment: a second hop from an ingress to a model would cost more than encoding does.
 Whatever can be wrong with the storage or the model is found in `build`, which runs once; a replica that fails in its
-constructor would be started again and again.
+constructor would be started again and again. `build` has a process of its own, which needs no torch: only replicas
+import it.
 """
 
 from __future__ import annotations
@@ -10,9 +11,8 @@ from __future__ import annotations
 import logging
 import os
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-from fastapi import FastAPI
 from pydantic import Field
 from ray import serve
 from ray.serve import Application
@@ -22,10 +22,12 @@ from raydis.config import Model
 from raydis.configfile import parse
 from raydis.errors import RaydisError
 from raydis.registry import Registry, default_cache
-from raydis.serve.api import create_app
-from raydis.serve.model import ServedModel, open_model
-from raydis.serve.service import STALLED_S, Service
 from raydis.store import open_store
+
+if TYPE_CHECKING:
+    from fastapi import FastAPI
+
+    from raydis.serve.model import ServedModel
 
 logger = logging.getLogger("ray.serve")
 
@@ -78,11 +80,15 @@ class Raydis:
     """
 
     def __init__(self, args: ServeArgs, version: int) -> None:
+        from raydis.serve.service import Service
+
         self.args = args
         self.service = Service(self._open(args.model, version), self._open)
         logger.info("serving %s", self.service.model.ref)
 
     def __serve_build_asgi_app__(self) -> FastAPI:
+        from raydis.serve.api import create_app
+
         return create_app(self.service)
 
     async def reconfigure(self, user_config: dict[str, Any]) -> None:
@@ -102,10 +108,11 @@ class Raydis:
 
     async def check_health(self) -> None:
         """Has Serve replace a replica whose model hangs."""
-        if self.service.stalled():
-            raise RuntimeError(f"a batch has been computing for more than {STALLED_S:g} s")
+        self.service.check_health()
 
     def _open(self, reference: str, version: int | None = None) -> ServedModel:
+        from raydis.serve.model import open_model
+
         return open_model(
             Registry(open_store(self.args.storage)),
             reference,

@@ -115,9 +115,11 @@ class Service:
         """Keeps the present model and remembers why another one was not taken."""
         self.rejected = Rejected(reference, reason, datetime.now(UTC))
 
-    def stalled(self) -> bool:
-        """Whether a batch hangs."""
-        return max(self._encoder.busy_s, self._drawer.busy_s) > STALLED_S
+    def check_health(self) -> None:
+        """Raises RuntimeError where a batch hangs."""
+        busy_s = max(self._encoder.busy_s, self._drawer.busy_s)
+        if busy_s > STALLED_S:
+            raise RuntimeError(f"a batch has been computing for {busy_s:.0f} s, more than {STALLED_S:.0f} s")
 
     async def _encode(self, model: ServedModel, data: bytes) -> Codes:
         loop = asyncio.get_running_loop()

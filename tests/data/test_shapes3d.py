@@ -83,7 +83,7 @@ def test_a_sub_grid_holds_the_images_of_the_larger_grid() -> None:
 
 
 def test_orientations_rendered_in_several_chunks_are_the_same() -> None:
-    size, at_once = 192, RAYS_AT_ONCE // (192 * 3) ** 2
+    size, at_once = 256, RAYS_AT_ONCE // (256 * 3) ** 2
     levels = {"floor_hue": 1, "wall_hue": 1, "object_hue": 1, "scale": 1, "shape": (2,)}
     whole = render({**levels, "orientation": tuple(range(at_once + 1))}, size)
     last = render({**levels, "orientation": (at_once,)}, size)

@@ -214,12 +214,12 @@ def test_a_batch_that_workers_cannot_share_is_refused(tiny: Tiny, unlabelled: Fa
 
 SHARED = {
     "off": {"unet": {"skip_dropout_rate": 0.0}, "anchors": {"mode": "off"}},
-    "relative": {"anchors": {"mode": "relative", "refit_images": 96}},
+    "relative": {"anchors": {"mode": "relative", "refit_images": 64}},
 }
 
 
 def shared_run(mode: str) -> tuple[RunConfig, FactorDataset]:
-    tree = {"preset": "tiny", "method": SHARED[mode], "train": {"num_images": 224, "report_images": 224}}
+    tree = {"preset": "tiny", "method": SHARED[mode], "train": {"num_images": 160, "report_images": 160}}
     config = RunConfig.model_validate(expand(tree))
     return config, open_dataset(config.data)
 
@@ -229,7 +229,7 @@ def train_in_a_pair(rank: int, meeting_place: str) -> dict[str, Tensor]:
     torch.set_num_threads(1)
     found: dict[str, Tensor] = {}
     torch.distributed.init_process_group(
-        "gloo", init_method=f"file://{meeting_place}", rank=rank, world_size=2, timeout=timedelta(seconds=120)
+        "gloo", init_method=f"file://{meeting_place}", rank=rank, world_size=2, timeout=timedelta(seconds=240)
     )
     try:
         for mode in SHARED:
@@ -255,7 +255,7 @@ def pair(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[dict[str, T
     second = subprocess.Popen([sys.executable, "-c", script], cwd=ROOT)
     try:
         first = train_in_a_pair(0, meeting_place)
-        assert second.wait(timeout=120) == 0
+        assert second.wait(timeout=240) == 0
     finally:
         second.kill()
         second.wait()
@@ -278,7 +278,8 @@ def test_two_workers_train_what_one_trains_with_the_same_global_batch(
     assert losses[0] != losses[1]  # they saw different images
     assert differing(first, second) == []
     for name, tensor in everything(alone).items():
-        torch.testing.assert_close(first[name], tensor, rtol=1e-3, atol=1e-4, msg=lambda text, name=name: name + text)
+        # five steps of 1e-3; seen: 2e-5 in a bias whose gradient is nearly 0, else 2e-7
+        torch.testing.assert_close(first[name], tensor, rtol=0, atol=1e-4, msg=lambda text, name=name: name + text)
 
 
 def test_workers_hold_the_same_mixtures_and_weights_after_refits(

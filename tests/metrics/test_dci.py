@@ -82,7 +82,7 @@ def test_hist_reads_the_known_values_on_full_size_codes(
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(1800)
+@pytest.mark.timeout(7200)
 @pytest.mark.parametrize(
     ("kind", "expected_d", "expected_c", "accuracy"),
     [("perfect", 0.997, 0.997, 0.996), ("mixed30", 0.637, 0.717, 0.991)],

@@ -34,9 +34,9 @@ def seeded(points: Tensor, num_components: int) -> State:
 def total_moments(state: State) -> tuple[Tensor, Tensor]:
     """Mean (N, d) and covariance (N, d, d) of whole mixtures."""
     weights = state.log_weights.exp()
-    mean = torch.einsum("nk,nki->ni", weights, state.means)
+    mean = (weights[..., None] * state.means).sum(1)
     second = state.covariances + state.means.unsqueeze(-1) * state.means.unsqueeze(-2)
-    return mean, torch.einsum("nk,nkij->nij", weights, second) - mean.unsqueeze(-1) * mean.unsqueeze(-2)
+    return mean, (weights[..., None, None] * second).sum(1) - mean.unsqueeze(-1) * mean.unsqueeze(-2)
 
 
 def test_em_follows_scikit_learn_step_by_step_from_the_same_start() -> None:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
@@ -95,6 +96,28 @@ def test_a_model_that_cannot_be_opened_is_remembered_and_the_present_one_stays(
     assert service.model is served
     assert service.rejected is not None
     assert (service.rejected.model, service.rejected.reason) == ("tiny@2", str(error))
+
+
+def test_a_batch_that_hangs_makes_the_service_unhealthy(
+    served: ServedModel, pictures: np.ndarray, file_of: FileOf, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hang = threading.Event()
+    monkeypatch.setattr(served, "encode", lambda images: [hang.wait(10)] * len(images))
+    monkeypatch.setattr("raydis.serve.service.STALLED_S", 0.02)
+
+    async def scenario() -> None:
+        service = Service(served, lambda _: served)
+        service.check_health()
+        request = asyncio.create_task(service.encode(file_of(pictures[0])))
+        await asyncio.sleep(0.2)
+        try:
+            service.check_health()
+        finally:
+            hang.set()
+            await request
+
+    with pytest.raises(RuntimeError, match="a batch has been computing for"):
+        asyncio.run(scenario())
 
 
 def test_a_request_keeps_the_model_it_began_with(

@@ -19,6 +19,7 @@ from raydis.metrics.protocol import Scores
 from raydis.store import LocalStore
 from raydis.train.trainer import default_name, fit_with_ray, run
 
+TIMEOUT_S = 1200  # for a machine that is busy with other things
 LONG = {"num_images": 4096, "report_images": 256, "checkpoint_images": 1024}
 SMOOTH = {"unet": {"skip_dropout_rate": 0.0}}  # workers drop other channels than one worker would
 
@@ -45,6 +46,7 @@ def processes_of(mark: str, command: str) -> list[int]:
 
 
 @pytest.mark.ray
+@pytest.mark.timeout(TIMEOUT_S)
 @pytest.mark.usefixtures("cluster")
 @pytest.mark.filterwarnings("ignore")  # Ray's own
 def test_two_workers_train_what_one_process_would(tiny_run: Any, tmp_path: Path) -> None:
@@ -59,12 +61,13 @@ def test_two_workers_train_what_one_process_would(tiny_run: Any, tmp_path: Path)
     assert Scores.from_dict(result.scores).protocol == "search"
     trained = open_checkpoint(Path(result.checkpoint))
     assert trained.config == config
-    alone = train_without_ray(tiny_run(method=SMOOTH), tmp_path / "alone")
+    alone, weights = train_without_ray(tiny_run(method=SMOOTH), tmp_path / "alone"), trained.weights()
     for name, weight in alone.weights().items():
-        torch.testing.assert_close(trained.weights()[name], weight, atol=2e-3, rtol=1e-2, msg=name)
+        torch.testing.assert_close(weights[name], weight, atol=2e-3, rtol=1e-2)
 
 
 @pytest.mark.ray
+@pytest.mark.timeout(TIMEOUT_S)
 @pytest.mark.filterwarnings("ignore")
 def test_a_killed_worker_is_replaced_and_the_run_ends_as_if_nothing_had_happened(
     cluster: str, tiny_run: Any, tmp_path: Path
@@ -84,8 +87,9 @@ def test_a_killed_worker_is_replaced_and_the_run_ends_as_if_nothing_had_happened
     assert len(again) == 1, f"reports {seen} do not go back once"
     assert seen[again[0]] > 1024  # from a checkpoint, not from the start
     trained, alone = open_checkpoint(Path(result.checkpoint)), train_without_ray(config, tmp_path / "alone")
+    weights = trained.weights()
     for name, weight in alone.weights().items():
-        assert torch.equal(trained.weights()[name], weight), name
+        assert torch.equal(weights[name], weight), name
 
     reports: list[dict[str, Any]] = []
     same = run(config, storage=str(tmp_path / "store"), on_report=reports.append)
@@ -94,6 +98,7 @@ def test_a_killed_worker_is_replaced_and_the_run_ends_as_if_nothing_had_happened
 
 
 @pytest.mark.ray
+@pytest.mark.timeout(TIMEOUT_S)
 @pytest.mark.usefixtures("cluster")
 @pytest.mark.filterwarnings("ignore")
 def test_an_error_of_ours_in_a_worker_comes_back_as_itself(tiny_run: Any, tmp_path: Path) -> None:
@@ -103,6 +108,7 @@ def test_an_error_of_ours_in_a_worker_comes_back_as_itself(tiny_run: Any, tmp_pa
 
 
 @pytest.mark.ray
+@pytest.mark.timeout(TIMEOUT_S)
 @pytest.mark.usefixtures("cluster")
 def test_a_run_that_the_cluster_cannot_hold_is_refused_at_once(tiny_run: Any, tmp_path: Path) -> None:
     with pytest.raises(ResourceError, match=r"needs 1 worker\(s\) of 1 CPUs and 1 GPUs"):

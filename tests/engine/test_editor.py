@@ -1,0 +1,268 @@
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+
+from raydis.data import FactorDataset
+from raydis.engine.checkpoint import open_checkpoint, write_checkpoint
+from raydis.engine.editor import EditError, Editor, Encoded
+from raydis.errors import CheckpointError
+
+UNITS, DIM, SIZE = 4, 8, 16  # of the tiny preset
+STEPS = 3
+
+
+@pytest.fixture(scope="module")
+def images(dataset: FactorDataset) -> np.ndarray:
+    return dataset.images(np.array([0, 100, 200, 323]))
+
+
+@pytest.fixture
+def algebra(checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> Editor:
+    """An editor whose pictures are their scalars, so that what an edit does to units is seen exactly."""
+    editor = Editor.open(checkpoint)
+    monkeypatch.setattr(editor, "encode", lambda pictures: SimpleNamespace(units=np.array(pictures, np.float32)))
+    monkeypatch.setattr(editor, "decode", lambda units, *, seed, num_steps: np.array(units))
+    return editor
+
+
+# ---- encode
+
+
+def test_encoding_gives_scalars_codes_and_the_anchor_of_each_unit(editor: Editor, images: np.ndarray) -> None:
+    encoded = editor.encode(images)
+    assert isinstance(encoded, Encoded)
+    assert (encoded.units.shape, encoded.units.dtype) == ((4, UNITS), np.float32)
+    assert (encoded.codes.shape, encoded.codes.dtype) == ((4, UNITS, DIM), np.float32)
+    assert (encoded.components.shape, encoded.components.dtype) == ((4, UNITS), np.int64)
+    assert (encoded.responsibilities.shape, encoded.responsibilities.dtype) == ((4, UNITS), np.float32)
+    counts = np.array([unit.num_gaussians for unit in editor.units()])
+    assert counts.sum() > 0
+    assert (encoded.components < np.maximum(counts, 0)).all()
+    assert ((encoded.components >= 0) == (counts > 0)).all()
+    assert ((encoded.responsibilities > 0) == (counts > 0)).all()
+    assert encoded.responsibilities.max() <= 1.0
+
+
+def test_an_image_is_encoded_without_its_batch_mates(editor: Editor, images: np.ndarray) -> None:
+    together, alone = editor.encode(images), editor.encode(images[2:3])
+    np.testing.assert_allclose(together.units[2:3], alone.units, rtol=0, atol=1e-5)
+    np.testing.assert_allclose(together.codes[2:3], alone.codes, rtol=0, atol=1e-5)
+    assert (together.components[2:3] == alone.components).all()
+
+
+def test_units_tell_the_range_that_was_measured(checkpoint: Path) -> None:
+    editor = Editor.open(checkpoint)
+    editor.method.unit_quantiles.copy_(torch.arange(21.0) * torch.tensor([[1.0], [2.0], [3.0], [-1.0]]))
+    found = [(unit.index, unit.low, unit.median, unit.high) for unit in editor.units()]
+    assert found == [(0, 0, 10, 20), (1, 0, 20, 40), (2, 0, 30, 60), (3, 0, -10, -20)]
+
+
+# ---- decode and edit
+
+
+def test_equal_seeds_give_equal_bytes_and_other_seeds_other_pictures(editor: Editor, images: np.ndarray) -> None:
+    first = editor.edit(images, seed=3, num_steps=STEPS)
+    assert (first.shape, first.dtype) == ((4, SIZE, SIZE, 3), np.uint8)
+    assert (editor.edit(images, seed=3, num_steps=STEPS) == first).all()
+    assert (editor.edit(images, seed=4, num_steps=STEPS) != first).any(axis=(1, 2, 3)).all()
+
+
+def test_one_seed_means_one_starting_noise_and_a_list_gives_each_image_its_own(
+    editor: Editor, images: np.ndarray
+) -> None:
+    units = np.repeat(editor.encode(images).units[:1], 3, axis=0)
+    same = editor.decode(units, seed=5, num_steps=STEPS)
+    assert (same[0] == same[1]).all()
+    mixed = editor.decode(units, seed=[5, 6, 5], num_steps=STEPS)
+    assert (mixed[0] == same[0]).all()
+    assert (mixed[2] == same[0]).all()
+    assert (mixed[1] != same[1]).any()
+
+
+def test_decoding_ignores_the_global_generator(editor: Editor, images: np.ndarray) -> None:
+    units = editor.encode(images).units
+    torch.manual_seed(1)
+    first = editor.decode(units, num_steps=STEPS)
+    torch.manual_seed(2)
+    assert (editor.decode(units, num_steps=STEPS) == first).all()
+
+
+def test_setting_and_shifting_change_the_named_units_alone(algebra: Editor) -> None:
+    pictures = np.arange(8.0).reshape(2, UNITS)
+    edited = algebra.edit(pictures, set_units={1: -3.0}, shift_units={2: 0.5, 0: -1.0})
+    assert edited.tolist() == [[-1, -3, 2.5, 3], [3, -3, 6.5, 7]]
+    assert pictures.tolist() == [[0, 1, 2, 3], [4, 5, 6, 7]]
+    assert algebra.edit(pictures).tolist() == pictures.tolist()
+
+
+def test_an_edit_changes_the_picture(editor: Editor, images: np.ndarray) -> None:
+    unit = max(editor.units(), key=lambda unit: unit.high - unit.low)
+    plain = editor.edit(images[:1], num_steps=STEPS)
+    moved = editor.edit(images[:1], shift_units={unit.index: 10 * (unit.high - unit.low)}, num_steps=STEPS)
+    assert (moved != plain).any()
+
+
+# ---- swap
+
+
+@pytest.mark.parametrize("unit", range(UNITS))
+def test_swapping_a_unit_of_an_image_with_itself_is_a_reconstruction(
+    editor: Editor, images: np.ndarray, unit: int
+) -> None:
+    swapped = editor.swap(images, images, [unit], seed=1, num_steps=STEPS)
+    assert (swapped == editor.edit(images, seed=1, num_steps=STEPS)).all()
+
+
+def test_swapping_all_units_reconstructs_the_other_image(editor: Editor, images: np.ndarray) -> None:
+    source, target = images[:2], images[2:]
+    swapped = editor.swap(source, target, range(UNITS), seed=1, num_steps=STEPS)
+    assert (swapped == editor.edit(target, seed=1, num_steps=STEPS)).all()
+    assert (swapped != editor.edit(source, seed=1, num_steps=STEPS)).any()
+
+
+def test_swapping_there_and_back_is_the_identity_on_units(algebra: Editor) -> None:
+    source, target = np.arange(8.0).reshape(2, UNITS), -np.arange(8.0).reshape(2, UNITS) - 1
+    once = algebra.swap(source, target, [1, 3])
+    assert once.tolist() == [[0, -2, 2, -4], [4, -6, 6, -8]]
+    assert algebra.swap(once, source, [1, 3]).tolist() == source.tolist()
+
+
+def test_swap_each_swaps_one_unit_a_row(algebra: Editor) -> None:
+    rows = algebra.swap_each(np.zeros(UNITS), np.arange(1.0, 1 + UNITS))
+    assert rows.tolist() == np.diag([1.0, 2.0, 3.0, 4.0]).tolist()
+
+
+def test_swap_each_draws_what_swap_draws(editor: Editor, images: np.ndarray) -> None:
+    source, target = images[0], images[3]
+    each = editor.swap_each(source, target, seed=2, num_steps=STEPS)
+    assert each.shape == (UNITS, SIZE, SIZE, 3)
+    for unit in range(UNITS):
+        alone = editor.swap(source[None], target[None], [unit], seed=2, num_steps=STEPS)[0]
+        assert np.abs(each[unit].astype(int) - alone.astype(int)).max() <= 1  # other batch sizes round otherwise
+
+
+# ---- traverse
+
+
+def test_a_traversal_walks_the_named_units_along_their_quantiles(algebra: Editor) -> None:
+    algebra.method.unit_quantiles.copy_(torch.arange(21.0) * torch.tensor([[1.0], [1.0], [2.0], [-1.0]]))
+    start = np.full(UNITS, 100.0)
+    drawn = algebra.traverse(start, units=[2, 0], num_values=3)
+    assert drawn.shape == (2, 3, UNITS)
+    np.testing.assert_allclose(drawn[0], [[100, 100, 1, 100], [100, 100, 20, 100], [100, 100, 39, 100]], rtol=1e-5)
+    np.testing.assert_allclose(drawn[1, :, 0], [0.5, 10, 19.5], rtol=1e-5)
+    assert (drawn[1, :, 1:] == 100).all()
+
+
+def test_a_traversal_is_a_row_a_unit_and_a_column_a_value(editor: Editor, images: np.ndarray) -> None:
+    drawn = editor.traverse(images[0], num_values=5, seed=1, num_steps=1)
+    assert (drawn.shape, drawn.dtype) == ((UNITS, 5, SIZE, SIZE, 3), np.uint8)
+    some = editor.traverse(images[0], units=[3], num_values=5, seed=1, num_steps=1)
+    assert some.shape == (1, 5, SIZE, SIZE, 3)
+    assert np.abs(some[0].astype(int) - drawn[3].astype(int)).max() <= 1
+
+
+# ---- refusals
+
+
+@pytest.mark.parametrize("unit", [-1, UNITS, 99])
+def test_a_unit_that_does_not_exist_is_refused_everywhere(editor: Editor, images: np.ndarray, unit: int) -> None:
+    message = rf"no unit {unit}: this model has units 0 to 3"
+    with pytest.raises(EditError, match=message):
+        editor.edit(images, set_units={unit: 0.0})
+    with pytest.raises(EditError, match=message):
+        editor.edit(images, shift_units={unit: 0.0})
+    with pytest.raises(EditError, match=message):
+        editor.swap(images, images, [0, unit])
+    with pytest.raises(EditError, match=message):
+        editor.traverse(images[0], units=[unit])
+
+
+def test_a_unit_both_set_and_shifted_is_refused(editor: Editor, images: np.ndarray) -> None:
+    with pytest.raises(EditError, match="unit 2 is both set and shifted: give one of them"):
+        editor.edit(images, set_units={2: 0.0}, shift_units={2: 1.0})
+
+
+@pytest.mark.parametrize(
+    ("wrong", "found"),
+    [
+        (np.zeros((1, SIZE, SIZE, 3), np.float32), r"images are float32 of shape \(1, 16, 16, 3\)"),
+        (np.zeros((1, SIZE, SIZE, 1), np.uint8), r"images are uint8 of shape \(1, 16, 16, 1\)"),
+        (np.zeros((1, 8, 8, 3), np.uint8), r"images are uint8 of shape \(1, 8, 8, 3\)"),
+        (np.zeros((SIZE, SIZE, 3), np.uint8), r"images are uint8 of shape \(16, 16, 3\)"),
+    ],
+)
+def test_images_of_another_shape_or_type_are_refused(editor: Editor, wrong: np.ndarray, found: str) -> None:
+    with pytest.raises(EditError, match=rf"{found}: give uint8 of shape \(B, 16, 16, 3\)"):
+        editor.encode(wrong)
+
+
+@pytest.mark.parametrize("wrong", [np.zeros((1, 3)), np.zeros(UNITS), np.full((1, UNITS), np.nan)])
+def test_scalars_of_another_shape_or_not_finite_are_refused(editor: Editor, wrong: np.ndarray) -> None:
+    with pytest.raises(EditError, match=r"give finite values of shape \(B, 4\)"):
+        editor.decode(wrong)
+
+
+def test_as_many_seeds_as_images_are_needed(editor: Editor) -> None:
+    with pytest.raises(EditError, match="2 seeds for 3 images"):
+        editor.decode(np.zeros((3, UNITS)), seed=[1, 2])
+
+
+# ---- open
+
+
+def test_a_checkpoint_says_what_its_editor_was_trained_on(editor: Editor, dataset: FactorDataset) -> None:
+    assert editor.image_shape == (SIZE, SIZE, 3)
+    assert editor.num_units == UNITS
+    assert editor.factor_names == list(dataset.space.names)
+    assert not editor.method.training
+    assert not any(weight.requires_grad for weight in editor.method.parameters())
+
+
+@pytest.mark.parametrize(
+    ("change", "found"),
+    [
+        (lambda weight: None, "'encoder.convolutions.0.weight'"),
+        (lambda weight: weight[..., :2], "size mismatch for encoder.convolutions.0.weight"),
+        (lambda weight: weight[:, :1], "size mismatch for first_stage.mean"),  # the weights of a model of grey images
+    ],
+)
+def test_weights_that_do_not_fit_the_configuration_are_refused(
+    checkpoint: Path, tmp_path: Path, change: Callable[[torch.Tensor], torch.Tensor | None], found: str
+) -> None:
+    opened = open_checkpoint(checkpoint)
+    weights = opened.weights()
+    weight = change(weights.pop("encoder.convolutions.0.weight"))
+    if weight is not None:
+        weights["encoder.convolutions.0.weight"] = weight
+    write_checkpoint(
+        tmp_path / "c",
+        config=opened.config,
+        weights=weights,
+        metrics={},
+        training=None,
+        data_name="shapes3d_procedural",
+        data_fingerprint="f",
+        images_seen=1,
+    )
+    with pytest.raises(CheckpointError, match=rf"its weights do not fit its config\.json \(.*{re.escape(found)}"):
+        Editor.open(tmp_path / "c")
+
+
+def test_a_damaged_checkpoint_is_not_opened(checkpoint: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "c"
+    folder.mkdir()
+    for file in checkpoint.iterdir():
+        (folder / file.name).write_bytes(file.read_bytes())
+    tree = json.loads((folder / "metrics.json").read_text())
+    (folder / "metrics.json").write_text(json.dumps(tree | {"loss": 0.0}))
+    with pytest.raises(CheckpointError, match=r"metrics\.json is damaged"):
+        Editor.open(folder)

@@ -1,0 +1,31 @@
+from __future__ import annotations
+
+
+import numpy as np
+
+from raydis.config import EvaluationConfig
+from raydis.data import FactorDataset
+from raydis.data.dataset import ArrayDataset
+from raydis.engine.evaluate import evaluate, scored_indices
+
+
+def test_the_published_protocol_looks_at_every_image_and_search_at_a_product_sub_grid(dataset: FactorDataset) -> None:
+    everything = np.arange(324)
+    assert (scored_indices(dataset, protocol="published", max_images=64) == everything).all()
+    assert (scored_indices(dataset, protocol="search", max_images=324) == everything).all()
+    some = scored_indices(dataset, protocol="search", max_images=100)
+    levels = [np.unique(column) for column in dataset.factors(some).T]
+    assert [len(kept) for kept in levels] == [2, 2, 2, 2, 2, 3]
+    assert len(some) == len(np.unique(some)) == 96
+
+
+def test_no_protocol_gives_no_scores_and_no_factors_a_reason(
+    dataset: ArrayDataset
+) -> None:
+    pictures = ArrayDataset("image_folder", dataset.array, None, fingerprint="abc")
+    method, loader = None, None  # neither is asked for anything
+    assert evaluate(method, pictures, loader, EvaluationConfig(protocol="none")) is None  # type: ignore[arg-type]
+    scores = evaluate(method, pictures, loader, EvaluationConfig())  # type: ignore[arg-type]
+    assert scores is not None
+    assert (scores.status, scores.reason) == ("no_factors", "data set image_folder has no factors")
+    assert (scores.num_images, scores.data_fingerprint, scores.factor_vae) == (0, "abc", None)

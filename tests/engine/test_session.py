@@ -1,0 +1,65 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from raydis.config import RunConfig
+from raydis.data import FactorDataset
+from raydis.engine.checkpoint import open_checkpoint
+from raydis.engine.editor import Editor
+from raydis.engine.evaluate import evaluate
+from raydis.engine.fit import Progress, Training
+from raydis.engine.session import run_session
+
+CPU = torch.device("cpu")
+
+
+def test_a_session_writes_checkpoints_when_they_are_due_and_scores_the_finished_model(
+    tiny: Callable[..., RunConfig], dataset: FactorDataset, tmp_path: Path
+) -> None:
+    config = tiny(train={"num_images": 160, "report_images": 32, "checkpoint_images": 96})
+    training = Training(config, dataset, device=CPU)
+    reports = list(run_session(training, tmp_path, parent={"sweep": "quickstart", "trial": "3"}))
+    assert [report.progress.images_seen for report in reports] == [32, 64, 96, 128, 160]
+    assert [report.checkpoint and report.checkpoint.name for report in reports] == [
+        *(None, None, "checkpoint-000000000096", None, "checkpoint-000000000160"),
+    ]
+    assert [report.scores is None for report in reports] == [True] * 4 + [False]
+
+    half, last = (open_checkpoint(tmp_path / f"checkpoint-{seen:012d}") for seen in (96, 160))
+    assert half.metrics["scores"] is None
+    assert reports[-1].scores is not None
+    assert last.metrics["scores"] == reports[-1].scores.to_dict()
+    assert last.metrics["loss"] == reports[-1].progress.loss
+    assert last.metrics["factor_names"] == list(dataset.space.names)
+    assert last.config == config
+    assert last.manifest.images_seen == 160
+    assert last.manifest.data_fingerprint == dataset.fingerprint
+    assert last.manifest.parent is not None
+    assert last.manifest.parent.trial == "3"
+
+    # what was saved is what was scored
+    method = Editor.open(last.folder).method
+    assert evaluate(method, dataset, training.loader, config.evaluation) == reports[-1].scores
+
+
+def test_a_run_need_not_score_itself(
+    tiny: Callable[..., RunConfig], dataset: FactorDataset, tmp_path: Path
+) -> None:
+    config = tiny(train={"num_images": 32}, evaluation={"protocol": "none"})
+    (report,) = run_session(Training(config, dataset, device=CPU), tmp_path)
+    assert report.scores is None
+    assert report.checkpoint is not None
+    assert open_checkpoint(report.checkpoint).metrics["scores"] is None
+
+
+def test_only_the_first_worker_writes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    last = Progress(1, 32, 32, loss=0.5, images_per_s=1.0, num_refits=0, checkpoint_due=True, finished=True)
+    monkeypatch.setattr("raydis.engine.session.fit", lambda training: iter([last]))
+    (report,) = run_session(SimpleNamespace(rank=1), tmp_path)  # type: ignore[arg-type]
+    assert (report.progress, report.checkpoint, report.scores) == (last, None, None)
+    assert list(tmp_path.iterdir()) == []
