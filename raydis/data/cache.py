@@ -33,8 +33,12 @@ def cache_folder(cache_dir: Path | None) -> Path:
     return cache_dir or Path(os.environ.get("RAYDIS_CACHE") or Path.home() / ".cache" / "raydis")
 
 
-def new_array(shape: tuple[int, ...], fill: Callable[[np.ndarray], None]) -> np.ndarray:
-    """A uint8 array in RAM that `fill` has written to."""
+def made_array(
+    path: Path, shape: tuple[int, ...], fill: Callable[[np.ndarray], None], *, ram_bytes: int = RAM_BYTES
+) -> np.ndarray:
+    """A uint8 array that `fill` has written to: in RAM where it takes at most `ram_bytes`, else from `cached_array`."""
+    if math.prod(shape) > ram_bytes:
+        return cached_array(path, shape, fill)
     array = np.empty(shape, np.uint8)
     fill(array)
     return array

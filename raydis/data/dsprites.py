@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from raydis.data.cache import RAM_BYTES, cached_array, new_array
+from raydis.data.cache import RAM_BYTES, made_array
 from raydis.data.dataset import ArrayDataset, digest
 from raydis.data.space import FactorSpace
 
@@ -33,10 +33,16 @@ HEART_RADII = (  # by angle from straight up, every 5 degrees to straight down; 
 )
 
 
-def render_dsprites(levels: Mapping[str, int | Sequence[int]], image_size: int, *, cache_dir: Path) -> ArrayDataset:
+def render_dsprites(
+    levels: Mapping[str, int | Sequence[int]], image_size: int, *, cache_dir: Path, ram_bytes: int = RAM_BYTES
+) -> ArrayDataset:
     """The sub-grid at the kept levels: images (B, image_size, image_size, 1), 0 or 255.
 
     Sizes other than the original's 64 px sample the same shapes at that many pixel centres; there is no antialiasing.
+
+    Args:
+        levels: see FactorSpace.kept_levels.
+        cache_dir: of the .npy file that holds a grid of more than `ram_bytes`.
 
     Raises:
         DataError: levels that the grid does not have, or no room for the cache.
@@ -50,10 +56,8 @@ def render_dsprites(levels: Mapping[str, int | Sequence[int]], image_size: int, 
     def fill(out: np.ndarray) -> None:
         draw(out, kept)
 
-    if math.prod(shape) <= RAM_BYTES:
-        array = new_array(shape, fill)
-    else:
-        array = cached_array(cache_dir / f"dsprites_procedural-{fingerprint[:16]}.npy", shape, fill)
+    path = cache_dir / f"dsprites_procedural-{fingerprint[:16]}.npy"
+    array = made_array(path, shape, fill, ram_bytes=ram_bytes)
     return ArrayDataset("dsprites_procedural", array, space, fingerprint=fingerprint)
 
 

@@ -15,6 +15,7 @@ import h5py
 import numpy as np
 import scipy.io
 from PIL import Image
+from scipy.io.matlab import MatReadError
 
 from raydis.data.cache import fingerprint_files
 from raydis.data.dsprites import DSPRITES
@@ -157,7 +158,10 @@ def read_cars3d(folder: Path, image_size: int) -> Source:
 def _read_car(path: Path, image_size: int) -> np.ndarray:
     """One car's 4*24 views, elevation by elevation: (96, image_size, image_size, 3) uint8."""
     with reading("cars3d", path):
-        content = scipy.io.loadmat(path, variable_names=["im"])
+        try:
+            content = scipy.io.loadmat(path, variable_names=["im"])
+        except MatReadError as error:  # derives from Exception alone
+            raise ValueError(str(error)) from error
     images = content.get("im")
     expected = (CARS3D_PX, CARS3D_PX, 3, CARS3D_AZIMUTHS, CARS3D_ELEVATIONS)
     if images is None or images.shape != expected or images.dtype != np.uint8:

@@ -9,6 +9,7 @@ cache. A batch is one gather of uint8 rows and one conversion to float; there ar
 from __future__ import annotations
 
 import functools
+import math
 
 import numpy as np
 import torch
@@ -18,7 +19,7 @@ from raydis.data.dataset import ArrayDataset, FactorDataset
 from raydis.data.space import check_indices
 from raydis.errors import ConfigError
 
-COPY_IMAGES = 4096  # images a copy to the GPU moves at a time
+COPY_IMAGES = 4096  # images that a copy to the device moves at a time
 
 
 def normalise(images: Tensor) -> Tensor:
@@ -41,7 +42,8 @@ class Loader:
         rank: this worker, in [0, world_size).
         world_size: number of workers.
         device: where batches are wanted.
-        resident_bytes: on a GPU, copy the images there if they take at most this; None: half of its free memory.
+        resident_bytes: copy the images to the device if they take at most this; None: half of a GPU's free memory, and
+            on a CPU no copy, because they are there.
 
     Raises:
         ConfigError: batch_size that workers cannot share equally, or a rank out of range.
@@ -68,7 +70,7 @@ class Loader:
         self.rank = rank
         self.local_batch_size = batch_size // world_size
         self.device = torch.device(device)
-        self._resident = self._copy_to_device(resident_bytes) if self.device.type == "cuda" else None
+        self._resident = self._copy_to_device(resident_bytes)
         self._order = functools.lru_cache(maxsize=2)(self._permutation)  # a batch may end one epoch and begin the next
 
     def indices(self, step: int) -> np.ndarray:
@@ -107,10 +109,11 @@ class Loader:
         return np.random.default_rng([self.seed, epoch]).permutation(len(self.dataset))
 
     def _copy_to_device(self, resident_bytes: int | None) -> Tensor | None:
-        """All images on the GPU, (B, H, W, C) uint8, or None where they do not fit."""
+        """All images on the device, (B, H, W, C) uint8, or None where they do not fit."""
         shape = (len(self.dataset), *self.dataset.image_shape)
-        limit = torch.cuda.mem_get_info(self.device)[0] // 2 if resident_bytes is None else resident_bytes
-        if np.prod(shape) > limit:
+        if resident_bytes is None:
+            resident_bytes = torch.cuda.mem_get_info(self.device)[0] // 2 if self.device.type == "cuda" else 0
+        if math.prod(shape) > resident_bytes:
             return None
         resident = torch.empty(shape, dtype=torch.uint8, device=self.device)
         for start in range(0, len(self.dataset), COPY_IMAGES):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import struct
 import zipfile
 from collections.abc import Iterator
@@ -30,7 +31,7 @@ class Member:
 
     def blocks(self) -> Iterator[np.ndarray]:
         """Consecutive rows of the array, about 16 MiB at a time. Raises DataError where the file is damaged."""
-        row_bytes = int(np.prod(self.shape[1:])) * self.dtype.itemsize
+        row_bytes = math.prod(self.shape[1:]) * self.dtype.itemsize
         rows = max(1, BLOCK_BYTES // max(row_bytes, 1))
         with (
             reading(self.name, self.path),
@@ -40,10 +41,7 @@ class Member:
             _read_header(file)
             for start in range(0, self.shape[0], rows):
                 count = min(rows, self.shape[0] - start)
-                data = file.read(count * row_bytes)
-                if len(data) != count * row_bytes:
-                    raise EOFError(f"{self.key} ends at row {start + len(data) // row_bytes} of {self.shape[0]}")
-                yield np.frombuffer(data, self.dtype).reshape(count, *self.shape[1:])
+                yield np.frombuffer(file.read(count * row_bytes), self.dtype).reshape(count, *self.shape[1:])
 
     def mapped(self) -> np.ndarray | None:
         """The array memory-mapped in the archive; None where it is compressed. Writing to it leaves the file alone."""
@@ -85,6 +83,7 @@ def open_member(name: str, path: Path, key: str, dtype: str, shape: tuple[int | 
             )
         with archive.open(f"{key}.npy") as file:
             found_shape, fortran_order, found_dtype = _read_header(file)
+            data_bytes = archive.getinfo(f"{key}.npy").file_size - file.tell()
     fits = len(shape) == len(found_shape) and all(
         want in (None, has) for want, has in zip(shape, found_shape, strict=True)
     )
@@ -95,6 +94,9 @@ def open_member(name: str, path: Path, key: str, dtype: str, shape: tuple[int | 
             f"{name}: {key} in {path} is {found_dtype} {found_shape}{order}, expected {dtype} {wanted}: "
             "is it the official file?"
         )
+    expected_bytes = math.prod(found_shape) * found_dtype.itemsize
+    if data_bytes != expected_bytes:
+        raise DataError(f"{name}: {key} in {path} has {data_bytes} bytes of {expected_bytes}: download it again")
     return Member(name, path, key, found_shape, found_dtype)
 
 

@@ -11,7 +11,6 @@ their hues.
 from __future__ import annotations
 
 import colorsys
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -20,7 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from raydis.data.cache import RAM_BYTES, cached_array, new_array
+from raydis.data.cache import RAM_BYTES, made_array
 from raydis.data.dataset import ArrayDataset, digest
 from raydis.data.scene3d import (
     FLOOR,
@@ -44,13 +43,18 @@ RAYS_AT_ONCE = 1 << 20
 
 
 def render_shapes3d(
-    levels: Mapping[str, int | Sequence[int]], image_size: int, *, cache_dir: Path, device: torch.device | str = "cpu"
+    levels: Mapping[str, int | Sequence[int]],
+    image_size: int,
+    *,
+    cache_dir: Path,
+    device: torch.device | str = "cpu",
+    ram_bytes: int = RAM_BYTES,
 ) -> ArrayDataset:
     """The sub-grid at the kept levels: images (B, image_size, image_size, 3).
 
     Args:
         levels: see FactorSpace.kept_levels.
-        cache_dir: of the .npy file that holds a grid of more than 1 GiB.
+        cache_dir: of the .npy file that holds a grid of more than `ram_bytes`.
         device: where to render; the fingerprint does not depend on it, single pixels may differ by one level.
 
     Raises:
@@ -69,10 +73,8 @@ def render_shapes3d(
     def fill(out: np.ndarray) -> None:
         draw(out, kept, device)
 
-    if math.prod(shape) <= RAM_BYTES:
-        array = new_array(shape, fill)
-    else:
-        array = cached_array(cache_dir / f"shapes3d_procedural-{fingerprint[:16]}.npy", shape, fill)
+    path = cache_dir / f"shapes3d_procedural-{fingerprint[:16]}.npy"
+    array = made_array(path, shape, fill, ram_bytes=ram_bytes)
     return ArrayDataset("shapes3d_procedural", array, space, fingerprint=fingerprint)
 
 

@@ -6,6 +6,7 @@ Letters: B batch, H W C image.
 from __future__ import annotations
 
 import contextlib
+import math
 import struct
 import zipfile
 import zlib
@@ -16,7 +17,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from raydis.data.cache import RAM_BYTES, cached_array, new_array
+from raydis.data.cache import RAM_BYTES, made_array
 from raydis.data.dataset import ArrayDataset, digest
 from raydis.data.space import FactorSpace
 from raydis.errors import DataError
@@ -76,10 +77,9 @@ def load(
     def fill(out: np.ndarray) -> None:
         _copy_rows(source, rows, out)
 
-    if source.slow or length * height * width * channels > RAM_BYTES:
-        array = cached_array(cache_dir / f"{source.name}-{fingerprint[:16]}.npy", shape, fill)
-    else:
-        array = new_array(shape, fill)
+    worth_caching = source.slow or math.prod(source.shape) > RAM_BYTES
+    path = cache_dir / f"{source.name}-{fingerprint[:16]}.npy"
+    array = made_array(path, shape, fill, ram_bytes=0 if worth_caching else RAM_BYTES)
     return ArrayDataset(source.name, array, space, fingerprint=fingerprint)
 
 
@@ -95,7 +95,7 @@ def resize(images: np.ndarray, size: int) -> np.ndarray:
     """uint8 (B, H, W, C) -> (B, size, size, C), bilinear, averaging over the area that an output pixel covers."""
     if images.shape[1:3] == (size, size):
         return images
-    pixels = torch.from_numpy(np.ascontiguousarray(images)).permute(0, 3, 1, 2).float()
+    pixels = torch.from_numpy(images.astype(np.float32)).permute(0, 3, 1, 2)
     pixels = torch.nn.functional.interpolate(pixels, (size, size), mode="bilinear", antialias=True)
     return pixels.round_().clamp_(0, 255).byte().permute(0, 2, 3, 1).contiguous().numpy()
 

@@ -100,7 +100,10 @@ def fit_mixtures(
     em_steps: int,
     generator: torch.Generator,
 ) -> Mixtures:
-    """Fit one mixture a unit, in float64. A unit's result depends on its own tokens and draws, not on other units.
+    """Fit one mixture a unit, in float64.
+
+    A unit's result depends on its own tokens and draws. Other units only decide how many split rounds all go through:
+    a unit with nothing to split does one EM step in each.
 
     Args:
         tokens: (S, N, D).
@@ -136,10 +139,39 @@ def fit_mixtures(
     centre = samples.mean(1)  # (n, D), n usable units
     points, axes, constant = _principal_points(samples - centre.unsqueeze(1))
 
+    state, trace = _run_phases(
+        points,
+        draws.to(points.device)[usable],
+        max_gaussians=max_gaussians,
+        num_splits=num_splits,
+        split_spread=split_spread,
+        min_count=min_count,
+        em_steps=em_steps,
+        least_gain=_LEAST_GAIN * unit_dim,
+    )
+    mixtures = _inactive(tokens, max_gaussians, len(trace), reasons)
+    mixtures.active[usable] = True
+    mixtures.offset[usable] = offset[usable].to(mixtures.offset)
+    mixtures.scale[usable] = scale[usable].to(mixtures.offset)
+    mixtures.log_likelihood[:, usable] = (trace + constant).to(mixtures.offset)
+    _fill(mixtures, usable, state, axes, centre)
+    return mixtures
+
+
+def _run_phases(
+    points: Tensor,
+    draws: Tensor,
+    *,
+    max_gaussians: int,
+    num_splits: int,
+    split_spread: float,
+    min_count: float,
+    em_steps: int,
+    least_gain: float,
+) -> tuple[State, Tensor]:
+    """Initialise, EM, split, drop, EM: points (N, d, S) and draws (N, K) to mixtures and log-likelihoods (T, N)."""
     trace: list[Tensor] = []
-    least_gain = _LEAST_GAIN * unit_dim
-    state = seed(points, draws.to(points.device)[usable, :num_samples])
-    state = run_em(points, state, em_steps, least_gain, trace)
+    state = run_em(points, seed(points, draws), em_steps, least_gain, trace)
     for _ in range(num_splits):
         state, num_split = split_loose(state, split_spread, max_gaussians)
         if num_split == 0:
@@ -148,14 +180,7 @@ def fit_mixtures(
     state = run_em(points, drop_small(points, state, min_count), em_steps, least_gain, trace)
     # The last step sees only components that stay, so their counts are above the bound and their moments are exact.
     state = run_em(points, drop_small(points, state, min_count), 1, least_gain, trace)
-
-    mixtures = _inactive(tokens, max_gaussians, len(trace), reasons)
-    mixtures.active[usable] = True
-    mixtures.offset[usable] = offset[usable].to(mixtures.offset)
-    mixtures.scale[usable] = scale[usable].to(mixtures.offset)
-    mixtures.log_likelihood[:, usable] = (torch.stack(trace) + constant).to(mixtures.offset)
-    _fill(mixtures, usable, state, axes, centre)
-    return mixtures
+    return state, torch.stack(trace)
 
 
 def _normalise(tokens: Tensor) -> tuple[Tensor, Tensor, Tensor, tuple[str, ...]]:

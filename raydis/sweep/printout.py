@@ -10,6 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from raydis.config import ComputeConfig
+from raydis.metrics.protocol import PUBLISHED, SEARCH
 from raydis.sweep.progress import brief, duration, short
 from raydis.sweep.run import STUDY_FILE, SweepResult
 from raydis.sweep.spec import Choice, Domain, SweepSpec
@@ -21,6 +22,7 @@ DEFAULT_STORAGE = "runs"
 def print_plan(spec: SweepSpec, path: Path, console: Console) -> None:
     """What a sweep would do, without starting anything."""
     run, promotion = spec.run, spec.promotion
+    estimator = run.evaluation.estimator or (PUBLISHED if run.evaluation.protocol == "published" else SEARCH).estimator
     controls = f" + controls {', '.join(control.name for control in spec.controls)}" if spec.controls else ""
     steps = -(-run.train.num_images // run.train.batch_size)
     at_once = f"at most {spec.max_concurrent}" if spec.max_concurrent else "as many as the cluster holds"
@@ -30,7 +32,7 @@ def print_plan(spec: SweepSpec, path: Path, console: Console) -> None:
             "sweep": f"{spec.name} ({path})",
             "trials": f"{spec.num_trials} by {spec.sampler}, seed {spec.seed}{controls}; {at_once} at once",
             "objectives": ", ".join(f"{goal.direction} {goal.metric}" for goal in spec.objectives)
-            + f" ({run.evaluation.protocol} protocol, estimator {run.evaluation.estimator})",
+            + f" ({run.evaluation.protocol} protocol, estimator {estimator})",
             "data": f"{run.data.name}, {run.data.image_size} px",
             "a trial": f"{run.train.num_images} images in {steps} steps of {run.train.batch_size}",
             "resources": _resources(run.compute),

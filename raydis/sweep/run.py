@@ -27,6 +27,7 @@ from raydis.sweep.trial import run_trial, trial_name, trial_resources
 from raydis.train.cluster import cluster_nodes, fetch_result, max_parallel_runs, ray_cluster
 
 STUDY_FILE = "optuna.journal"
+SPEC_FILE = "spec.json"
 
 
 class SweepError(RaydisError):
@@ -80,10 +81,12 @@ def run_sweep(spec: SweepSpec, *, name: str, storage: str, console: Console) -> 
         raise ConfigError(f"sweep name {name[:80]!r} is not allowed: up to 64 letters, digits, '.', '_' and '-'")
     store = open_store(storage)
     key = f"sweeps/{name}"
-    _claim(store, key, spec)
+    if store.exists(f"{key}/{SPEC_FILE}"):
+        raise _taken(store, key)
     with ray_cluster():
         parallel = max_parallel_runs(spec.run.compute, cluster_nodes())
         check_data(spec)
+        _claim(store, key, spec)
         searcher = StudySearcher(spec, study_name=name, storage=_study_storage(store, key))
         grid = _search(spec, searcher, name=name, store=store, parallel=parallel, console=console)
         records = read_records(grid, spec, scheme="s3://" if _on_s3(store) else "")
@@ -160,11 +163,15 @@ def _name_of(trial: Any) -> str:
 
 
 def _claim(store: Store, key: str, spec: SweepSpec) -> None:
-    """Write the spec under the sweep's name, which nobody else may have; this also tries the storage."""
+    """Write the spec under the sweep's name, unless another sweep was faster."""
     try:
-        store.write(f"{key}/spec.json", spec.model_dump_json(indent=2).encode(), if_absent=True)
+        store.write(f"{key}/{SPEC_FILE}", spec.model_dump_json(indent=2).encode(), if_absent=True)
     except StoreConflict as error:
-        raise ConfigError(f"{key} exists in {store.uri}: choose another --name") from error
+        raise _taken(store, key) from error
+
+
+def _taken(store: Store, key: str) -> ConfigError:
+    return ConfigError(f"{key} exists in {store.uri}: choose another --name")
 
 
 def _study_storage(store: Store, key: str) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import uuid
 from collections.abc import Iterator
 
 import boto3
@@ -21,6 +22,7 @@ def s3_bucket(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "test")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "test")
     monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
-    boto3.client("s3").create_bucket(Bucket="images")
-    yield "s3://images"
+    bucket = f"images-{uuid.uuid4().hex[:12]}"  # servers of one process share what is stored
+    boto3.client("s3").create_bucket(Bucket=bucket)
+    yield f"s3://{bucket}"
     server.stop()

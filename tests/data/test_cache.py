@@ -93,7 +93,7 @@ def test_a_folder_that_cannot_be_written_is_reported(tmp_path: Path) -> None:
 def test_a_damaged_or_foreign_file_in_the_cache_is_reported(tmp_path: Path) -> None:
     path = tmp_path / "array.npy"
     path.write_bytes(b"not an array")
-    with pytest.raises(DataError, match="is damaged .*delete it and start again"):
+    with pytest.raises(DataError, match=r"is damaged .*delete it and start again"):
         cached_array(path, SHAPE, fill)
     np.save(path, np.zeros((2, 2)))
     with pytest.raises(DataError, match=r"holds float64 \(2, 2\), expected uint8 .*delete it"):
@@ -143,14 +143,14 @@ def test_fingerprints_of_large_files_read_a_bounded_part_of_them(tmp_path: Path)
 @pytest.mark.s3
 def test_a_file_in_s3_is_downloaded_once_a_version(s3_bucket: str, tmp_path: Path) -> None:
     client = boto3.client("s3")
-    client.put_object(Bucket="images", Key="sets/file.npz", Body=b"first")
+    client.put_object(Bucket=s3_bucket.removeprefix("s3://"), Key="sets/file.npz", Body=b"first")
     path = fetch(f"{s3_bucket}/sets/file.npz", tmp_path)
     assert path.read_bytes() == b"first"
     assert path.name == "file.npz"
     os.utime(path, (1, 1))
     assert fetch(f"{s3_bucket}/sets/file.npz", tmp_path) == path
     assert path.stat().st_mtime == 1  # not written again
-    client.put_object(Bucket="images", Key="sets/file.npz", Body=b"second")
+    client.put_object(Bucket=s3_bucket.removeprefix("s3://"), Key="sets/file.npz", Body=b"second")
     assert fetch(f"{s3_bucket}/sets/file.npz", tmp_path).read_bytes() == b"second"
     assert path.read_bytes() == b"first"
 
@@ -161,8 +161,8 @@ def test_a_folder_in_s3_is_downloaded_with_its_structure_and_completed_after_a_s
 ) -> None:
     client = boto3.client("s3")
     for name in ("a.png", "sub/b.png", "sub/c.png"):
-        client.put_object(Bucket="images", Key=f"faces/{name}", Body=name.encode())
-    client.put_object(Bucket="images", Key="other.png", Body=b"other")
+        client.put_object(Bucket=s3_bucket.removeprefix("s3://"), Key=f"faces/{name}", Body=name.encode())
+    client.put_object(Bucket=s3_bucket.removeprefix("s3://"), Key="other.png", Body=b"other")
     folder = fetch_folder(f"{s3_bucket}/faces", tmp_path)
     found = {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*.png")}
     assert found == {name: name.encode() for name in ("a.png", "sub/b.png", "sub/c.png")}
@@ -173,7 +173,7 @@ def test_a_folder_in_s3_is_downloaded_with_its_structure_and_completed_after_a_s
 
 @pytest.mark.s3
 def test_nothing_stored_in_s3_is_reported(s3_bucket: str, tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"data.path=s3://images/no.h5: nothing is stored there"):
+    with pytest.raises(DataError, match=rf"data.path={s3_bucket}/no.h5: nothing is stored there"):
         fetch(f"{s3_bucket}/no.h5", tmp_path)
-    with pytest.raises(DataError, match=r"data.path=s3://images/no: nothing is stored below it"):
+    with pytest.raises(DataError, match=rf"data.path={s3_bucket}/no: nothing is stored below it"):
         fetch_folder(f"{s3_bucket}/no", tmp_path)

@@ -106,6 +106,16 @@ def test_every_pixel_of_a_sprite_is_drawn_wherever_it_lies() -> None:
                 assert (drawn != inside(SQUARE, u, v)).sum() <= 1  # an edge may fall on a pixel's centre
 
 
+def test_a_grid_too_large_for_memory_is_rendered_once_into_the_cache(tmp_path: Path) -> None:
+    few = {"scale": 1, "orientation": 2, "position_x": 2, "position_y": 2}
+    cached = [render_dsprites(few, 16, cache_dir=tmp_path, ram_bytes=0) for _ in range(2)]
+    assert len(list(tmp_path.glob("*.npy"))) == 1
+    for dataset in cached:
+        assert isinstance(dataset.array, np.memmap)
+        np.testing.assert_array_equal(dataset.array, render(few, 16).array)
+        assert dataset.fingerprint == render(few, 16).fingerprint
+
+
 def test_equal_definitions_have_equal_fingerprints_and_others_do_not() -> None:
     few = {"scale": 1, "orientation": 1, "position_x": 2, "position_y": 2}
     assert render(few).fingerprint == render(dict(few)).fingerprint

@@ -14,8 +14,8 @@ def numbered(length: int, array: np.ndarray | None = None) -> ArrayDataset:
     """Image i holds i in its first pixel and 255-i elsewhere."""
     if array is None:
         array = np.empty((length, 4, 4, 3), np.uint8)
-    array[...] = 255 - np.arange(length).reshape(-1, 1, 1, 1)
-    array[:, 0, 0] = np.arange(length)[:, None]
+    array[...] = 255 - np.arange(length).reshape(-1, 1, 1, 1) % 256
+    array[:, 0, 0] = np.arange(length)[:, None] % 256
     return ArrayDataset("numbered", array, FactorSpace(("n",), (length,)), fingerprint="f")
 
 
@@ -119,6 +119,19 @@ def test_a_batch_that_workers_cannot_share_equally_is_refused() -> None:
 def test_gathering_an_index_out_of_range_is_refused() -> None:
     with pytest.raises(DataError, match=r"indices 20\.\.20 leave the data set"):
         Loader(numbered(20), batch_size=2, seed=0).gather(np.array([20]))
+
+
+def test_a_copy_on_the_device_serves_the_same_batches_and_follows_no_later_change() -> None:
+    dataset = numbered(5000).subgrid({"n": 4500})  # more than one copy moves
+    size = 4500 * 4 * 4 * 3
+    batches = []
+    for resident_bytes in (size, size - 1):
+        loader = Loader(dataset, batch_size=64, seed=0, resident_bytes=resident_bytes)
+        dataset.array[...] += 1
+        batches.append(loader.batch(3))
+        dataset.array[...] -= 1
+    assert torch.equal(batches[0], Loader(dataset, batch_size=64, seed=0).batch(3))
+    assert not torch.equal(batches[1], batches[0])  # too large by a byte: not copied
 
 
 @pytest.mark.gpu

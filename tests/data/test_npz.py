@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import io
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -8,7 +10,8 @@ import pytest
 from raydis.data.npz import open_member
 from raydis.errors import DataError
 
-IMAGES = np.random.default_rng(0).integers(0, 256, (3000, 64, 64, 3), np.uint8)  # 37 MB: several blocks
+IMAGES = np.empty((3000, 64, 64, 3), np.uint8)  # 37 MB: several blocks
+IMAGES[...] = np.arange(3000).reshape(-1, 1, 1, 1) % 251
 
 
 @pytest.fixture(scope="module", params=["stored", "compressed"])
@@ -17,7 +20,6 @@ def archive(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
     save = np.savez if request.param == "stored" else np.savez_compressed
     save(path, first=np.arange(5), images=IMAGES, words=np.array(["a", "bc"]), objects=np.array([{}], dtype=object))
     return path
-
 
 
 def test_an_array_is_streamed_in_blocks(archive: Path) -> None:
@@ -51,9 +53,7 @@ def test_only_an_uncompressed_array_is_mapped_in_place(archive: Path) -> None:
         ("objects", "i", (None,), r"objects in .* is object \(1,\), expected i any"),
     ],
 )
-def test_another_key_type_or_shape_is_refused(
-    archive: Path, key: str, dtype: str, shape: tuple, message: str
-) -> None:
+def test_another_key_type_or_shape_is_refused(archive: Path, key: str, dtype: str, shape: tuple, message: str) -> None:
     with pytest.raises(DataError, match=message):
         open_member("set", archive, key, dtype, shape)
 
@@ -104,16 +104,10 @@ def test_damage_within_the_images_is_reported_when_they_are_read(archive: Path, 
 
 
 def test_an_array_shorter_than_its_header_says_is_reported(tmp_path: Path) -> None:
-    import io
-    import zipfile
-
     content = io.BytesIO()
     np.lib.format.write_array_header_1_0(content, {"descr": "|u1", "fortran_order": False, "shape": (100, 10)})
-    content.write(bytes(505))
+    content.write(bytes(500))
     with zipfile.ZipFile(tmp_path / "short.npz", "w") as file:
         file.writestr("images.npy", content.getvalue())
-    member = open_member("set", tmp_path / "short.npz", "images", "uint8", (None, 10))
-    with pytest.raises(DataError, match="images ends at row 50 of 100"):
-        list(member.blocks())
-    with pytest.raises(DataError, match=r"images ends at row 50 of 100"):
-        member.mapped()
+    with pytest.raises(DataError, match=r"images in .*short\.npz has 500 bytes of 1000: download it again"):
+        open_member("set", tmp_path / "short.npz", "images", "uint8", (None, 10))

@@ -91,7 +91,7 @@ def test_orientations_rendered_in_several_chunks_are_the_same() -> None:
 
 
 def test_each_factor_changes_the_image_and_a_hue_only_its_material() -> None:
-    base = {name: (1,) for name in SHAPES3D.names}
+    base = dict.fromkeys(SHAPES3D.names, (1,))
     for name in SHAPES3D.names:
         pair = render({**base, name: (1, 3)}, 32).array.astype(int)
         changed = np.abs(pair[0] - pair[1]).max(axis=-1) > 8
@@ -106,14 +106,24 @@ def test_each_factor_changes_the_image_and_a_hue_only_its_material() -> None:
 
 
 def test_a_larger_image_shows_the_same_scene() -> None:
-    one = {name: (1,) for name in SHAPES3D.names}
+    one = dict.fromkeys(SHAPES3D.names, (1,))
     small, large = (render(one, size).array[0].astype(float) for size in (64, 128))
     averaged = large.reshape(64, 2, 64, 2, 3).mean((1, 3))
     assert 10 * np.log10(255**2 / ((averaged - small) ** 2).mean()) > 35
 
 
+def test_a_grid_too_large_for_memory_is_rendered_once_into_the_cache(tmp_path: Path) -> None:
+    few = {"floor_hue": 2, "wall_hue": 2, "object_hue": 1, "scale": 1, "shape": 2, "orientation": 2}
+    cached = [render_shapes3d(few, 16, cache_dir=tmp_path, ram_bytes=0) for _ in range(2)]
+    assert len(list(tmp_path.glob("*.npy"))) == 1
+    for dataset in cached:
+        assert isinstance(dataset.array, np.memmap)
+        np.testing.assert_array_equal(dataset.array, render(few, 16).array)
+        assert dataset.fingerprint == render(few, 16).fingerprint
+
+
 def test_equal_definitions_have_equal_fingerprints_and_others_do_not() -> None:
-    one = {name: (1,) for name in SHAPES3D.names}
+    one = dict.fromkeys(SHAPES3D.names, (1,))
     prints = [render(levels, size).fingerprint for levels, size in ((one, 16), ({**one, "scale": (1,)}, 16), (one, 32))]
     assert prints[0] == prints[1]
     assert prints[0] != prints[2]

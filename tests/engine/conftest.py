@@ -43,7 +43,9 @@ def unlabelled(dataset: ArrayDataset) -> Unlabelled:
 
 
 @pytest.fixture(scope="session")
-def checkpoint(tiny: Callable[..., RunConfig], dataset: FactorDataset, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def checkpoint(
+    tiny: Callable[..., RunConfig], dataset: FactorDataset, tmp_path_factory: pytest.TempPathFactory
+) -> Path:
     """A checkpoint that answers to every input: an untrained U-Net ends in zeros and would ignore its tokens."""
     config = tiny()
     torch.manual_seed(0)

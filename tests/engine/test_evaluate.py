@@ -19,9 +19,7 @@ def test_the_published_protocol_looks_at_every_image_and_search_at_a_product_sub
     assert len(some) == len(np.unique(some)) == 96
 
 
-def test_no_protocol_gives_no_scores_and_no_factors_a_reason(
-    dataset: ArrayDataset
-) -> None:
+def test_no_protocol_gives_no_scores_and_no_factors_a_reason(dataset: ArrayDataset) -> None:
     pictures = ArrayDataset("image_folder", dataset.array, None, fingerprint="abc")
     method, loader = None, None  # neither is asked for anything
     assert evaluate(method, pictures, loader, EvaluationConfig(protocol="none")) is None  # type: ignore[arg-type]

@@ -21,7 +21,7 @@ from torch import Tensor
 from raydis.config import DataConfig, EvaluationConfig
 from raydis.data import FactorDataset, Loader, open_dataset
 from raydis.data.dataset import ArrayDataset
-from raydis.data.files import read_dsprites, read_shapes3d
+from raydis.data.files import read_dsprites, read_mpi3d, read_shapes3d
 from raydis.data.source import load
 from raydis.data.space import FactorSpace
 from raydis.engine.evaluate import evaluate
@@ -127,10 +127,6 @@ GREY = 6  # a level's step, so that 40 levels fit a byte
 
 def grid(*sizes: int) -> np.ndarray:
     """All factor rows, the last factor fastest, as the official files order them."""
-    return np.array(list(itertools.product(*map(range, sizes)))) if np.prod(sizes) < 10_000 else _large_grid(sizes)
-
-
-def _large_grid(sizes: tuple[int, ...]) -> np.ndarray:
     return np.indices(sizes).reshape(len(sizes), -1).T
 
 
@@ -179,9 +175,7 @@ def test_an_mpi3d_file_gives_true_factors_a_perfect_score(tmp_path: Path) -> Non
     path = tmp_path / "mpi3d_real_complex.npz"
     np.savez(path, images=coloured(grid(4, 4, 2, 3, 3, 40, 40)))  # uncompressed: it is mapped, never read as a whole
     levels = {"horizontal_axis": [0, 7, 21, 39], "vertical_axis": 5, "object_shape": 3}
-    config = DataConfig.model_validate({"name": "mpi3d", "path": str(path), "image_size": 8, "levels": levels})
-    dataset = open_dataset(config.model_copy(update={"image_size": 3}))
-    assert isinstance(dataset, ArrayDataset)
+    dataset = load(read_mpi3d(path), image_size=3, levels=levels, cache_dir=tmp_path)
     assert isinstance(dataset.array, np.memmap)
     assert_perfect(scores_of(read_colours(7), dataset, max_images=500), 7)
 
@@ -226,24 +220,22 @@ class FirstFastest(ArrayDataset):
         return np.stack(np.unravel_index(indices, self.space.sizes, order="F"), axis=1)
 
 
+def small(dataset_type: type[ArrayDataset]) -> ArrayDataset:
+    return dataset_type("small", coloured(grid(*SMALL.sizes)), SMALL, fingerprint="small")
+
+
+def test_the_order_of_a_correct_set_and_loader_costs_nothing() -> None:
+    assert_perfect(scores_of(read_colours(4), small(ArrayDataset)), 4)
+
+
 @pytest.mark.parametrize(
-    ("dataset_type", "loader", "worst"),
-    [
-        (ArrayDataset, Loader, 1.0),
-        (ArrayDataset, Shuffled, 0.6),
-        (FirstFastest, Loader, 0.9),
-        (ArrayDataset, Shifted, 0.99),
-    ],
+    ("dataset_type", "loader"), [(ArrayDataset, Shuffled), (ArrayDataset, Shifted), (FirstFastest, Loader)]
 )
 def test_a_loader_or_a_label_table_in_another_order_costs_the_oracle_its_score(
-    dataset_type: type[ArrayDataset], loader: type[Loader], worst: float
+    dataset_type: type[ArrayDataset], loader: type[Loader]
 ) -> None:
-    dataset = dataset_type("small", coloured(grid(*SMALL.sizes)), SMALL, fingerprint="small")
-    scores = scores_of(read_colours(4), dataset, loader=loader)
-    if worst == 1.0:
-        assert_perfect(scores, 4)
-    else:
-        assert scores.factor_vae is not None
-        assert scores.dci_disentanglement is not None
-        print(loader, scores.factor_vae, scores.dci_disentanglement)
-        assert min(scores.factor_vae, scores.dci_disentanglement) < worst
+    scores = scores_of(read_colours(4), small(dataset_type), loader=loader)
+    assert scores.factor_vae is not None
+    assert scores.dci_disentanglement is not None
+    assert scores.factor_vae < 0.97  # shifted by one image only one factor is wrong: seen 0.95 and 0.71
+    assert scores.dci_disentanglement < 0.8

@@ -47,9 +47,7 @@ def test_a_session_writes_checkpoints_when_they_are_due_and_scores_the_finished_
     assert evaluate(method, dataset, training.loader, config.evaluation) == reports[-1].scores
 
 
-def test_a_run_need_not_score_itself(
-    tiny: Callable[..., RunConfig], dataset: FactorDataset, tmp_path: Path
-) -> None:
+def test_a_run_need_not_score_itself(tiny: Callable[..., RunConfig], dataset: FactorDataset, tmp_path: Path) -> None:
     config = tiny(train={"num_images": 32}, evaluation={"protocol": "none"})
     (report,) = run_session(Training(config, dataset, device=CPU), tmp_path)
     assert report.scores is None

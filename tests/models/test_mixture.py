@@ -98,13 +98,14 @@ def test_no_unit_exceeds_the_bound_however_much_is_split(max_gaussians: int) -> 
     assert mixtures.alive.sum(1).min() >= min(2, max_gaussians)
 
 
-def test_weights_sum_to_one_and_hold_at_least_the_smallest_count() -> None:
-    mixtures = fit(curves(), num_gaussians=8, min_count=60)
+@pytest.mark.parametrize("seed", [0, 3])  # with seed 3 a component becomes too small in the last EM phase only
+def test_weights_sum_to_one_and_hold_at_least_the_smallest_count(seed: int) -> None:
+    mixtures = fit(curves(), seed=seed, num_gaussians=8, min_count=60)
     weights = mixtures.log_weights.exp()
     torch.testing.assert_close(weights.sum(1), torch.ones(3))
     assert (weights > 0).equal(mixtures.alive)
     assert 800 * float(weights[mixtures.alive].min()) >= 60 - 1e-3
-    assert mixtures.alive.sum() < fit(curves(), num_gaussians=8, min_count=1).alive.sum()
+    assert mixtures.alive.sum() < fit(curves(), seed=seed, num_gaussians=8, min_count=1).alive.sum()
 
 
 def test_the_mean_of_the_mixture_is_the_mean_of_the_tokens() -> None:

@@ -21,7 +21,6 @@ import pytest
 from raydis.registry import Registry
 from raydis.store import LocalStore
 
-
 CHECKOUT = Path(__file__).resolve().parents[2]
 BIN = Path(sys.executable).parent
 START_S, JOB_S = 300, 1200  # for a machine that is busy with other things; a quiet one takes 6 and 40
@@ -43,6 +42,7 @@ class Head:
     """A running head node."""
 
     url: str
+    address: str
     environment: dict[str, str]
 
 
@@ -70,7 +70,7 @@ def head() -> Iterator[Head]:
     url = f"http://127.0.0.1:{ports['dashboard-port']}"
     try:
         wait_for(url, process)
-        yield Head(url, environment)
+        yield Head(url, f"127.0.0.1:{ports['port']}", environment)
     finally:
         process.send_signal(signal.SIGTERM)
         with contextlib.suppress(subprocess.TimeoutExpired):
@@ -140,3 +140,33 @@ def test_a_submitted_sweep_succeeds_and_shows_in_the_dashboard(head: Head, tmp_p
     assert page.status_code == 200
     assert "Ray Dashboard" in page.text
     assert Registry(LocalStore(tmp_path / "runs")).resolve("smoke@best").version == 1
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (
+            ("run.compute.num_cpus=3",),
+            "a run needs 1 worker(s) of 3 CPUs and 0 GPUs, but the cluster has nodes with 2 C",
+        ),
+        (("run.compute.device=cuda",), "1 CPUs and 1 GPUs, but the cluster has nodes with 2 CPUs and 0 GPUs"),
+        (("run.data={name: sprites, path: absent.npz, image_size: 16}",), "absent.npz"),
+    ],
+)
+def test_a_sweep_that_cannot_run_on_the_cluster_it_finds_ends_at_once(
+    head: Head, tmp_path: Path, settings: tuple[str, ...], message: str
+) -> None:
+    (tmp_path / "smoke.yaml").write_text(SPEC)
+    options = [option for setting in settings for option in ("--set", setting)]
+    refused = subprocess.run(
+        [sys.executable, "-m", "raydis.sweep", "smoke.yaml", *options],
+        cwd=tmp_path,
+        env=head.environment | {"RAY_ADDRESS": head.address, "PYTHONPATH": str(CHECKOUT)},
+        capture_output=True,
+        text=True,
+        timeout=JOB_S,
+    )
+    assert refused.returncode == 2, refused.stdout + refused.stderr
+    assert message in refused.stderr
+    assert len(refused.stderr.splitlines()) == 1
+    assert not (tmp_path / "runs").exists()

@@ -1,0 +1,231 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+import scipy.io
+from PIL import Image
+
+from raydis.data import ArrayDataset, FactorSpace
+from raydis.data.files import (
+    MPI3D_NAMES,
+    mpi3d_space,
+    read_cars3d,
+    read_dsprites,
+    read_mpi3d,
+    read_shapes3d,
+    read_sprites,
+)
+from raydis.data.shapes3d import SHAPES3D
+from raydis.data.source import Source, load
+from raydis.errors import DataError
+
+SMALL_SHAPES3D = SHAPES3D.subspace({"floor_hue": 2, "wall_hue": 2, "object_hue": 2, "scale": 2, "orientation": 3})
+SMALL_DSPRITES = FactorSpace(("shape", "scale", "orientation", "position_x", "position_y"), (3, 2, 2, 2, 2))
+rng = np.random.default_rng(0)
+
+
+def opened(source: Source, tmp_path: Path, image_size: int = 64) -> ArrayDataset:
+    return load(source, image_size=image_size, levels={}, cache_dir=tmp_path / "cache")
+
+
+def grid(space: FactorSpace) -> np.ndarray:
+    return space.factors(np.arange(len(space)))
+
+
+# 3D Shapes
+
+
+def write_shapes3d(path: Path, **replaced: np.ndarray) -> np.ndarray:
+    images = rng.integers(0, 256, (len(SMALL_SHAPES3D), 64, 64, 3), np.uint8)
+    steps, first = np.array([0.1, 0.1, 0.1, 0.5 / 7, 1, 60 / 14]), np.array([0, 0, 0, 0.75, 0, -30])
+    arrays = {"images": images, "labels": grid(SMALL_SHAPES3D) * steps + first, **replaced}
+    with h5py.File(path, "w") as file:
+        for key, array in arrays.items():
+            file.create_dataset(key, data=array, compression="gzip", compression_opts=1)
+    return images
+
+
+def test_shapes3d_is_read_from_its_hdf5_file(tmp_path: Path) -> None:
+    images = write_shapes3d(tmp_path / "3dshapes.h5")
+    dataset = opened(read_shapes3d(tmp_path / "3dshapes.h5", SMALL_SHAPES3D), tmp_path)
+    np.testing.assert_array_equal(dataset.array, images)
+    assert dataset.space == SMALL_SHAPES3D
+
+
+def test_a_part_of_shapes3d_is_refused(shared_data: Path) -> None:
+    with pytest.raises(DataError, match=r"uint8 \(25, 64, 64, 3\), expected uint8 \(480000, H, W, 3\): use the whole"):
+        read_shapes3d(shared_data / "shapes3d_golden" / "3dshapes_golden25.h5")
+
+
+def test_shuffled_labels_of_shapes3d_are_refused(tmp_path: Path) -> None:
+    write_shapes3d(tmp_path / "a.h5", labels=grid(SMALL_SHAPES3D)[::-1].astype(float))
+    with pytest.raises(DataError, match=r"shapes3d: labels \(192, 6\) .* do not run through the grid .* unshuffled"):
+        read_shapes3d(tmp_path / "a.h5", SMALL_SHAPES3D)
+
+
+def test_other_images_in_a_shapes3d_file_are_refused(tmp_path: Path) -> None:
+    write_shapes3d(tmp_path / "a.h5", images=np.zeros((len(SMALL_SHAPES3D), 8, 8, 3), np.float32))
+    with pytest.raises(DataError, match=r"float32 \(192, 8, 8, 3\), expected uint8 \(192, H, W, 3\)"):
+        read_shapes3d(tmp_path / "a.h5", SMALL_SHAPES3D)
+
+
+def test_a_shapes3d_file_without_its_keys_is_refused(tmp_path: Path) -> None:
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        file["data"] = [1]
+    with pytest.raises(DataError, match=r"a\.h5 has no key images, found data: use 3dshapes\.h5"):
+        read_shapes3d(tmp_path / "a.h5")
+
+
+def test_a_missing_or_truncated_shapes3d_file_is_reported(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"shapes3d: no file .*a\.h5"):
+        read_shapes3d(tmp_path / "a.h5")
+    write_shapes3d(tmp_path / "a.h5")
+    content = (tmp_path / "a.h5").read_bytes()
+    (tmp_path / "a.h5").write_bytes(content[: len(content) // 2])
+    with pytest.raises(DataError, match=r"shapes3d: .*a\.h5 is truncated or of another format"):
+        read_shapes3d(tmp_path / "a.h5", SMALL_SHAPES3D)
+
+
+# dSprites
+
+
+def write_dsprites(path: Path, **replaced: np.ndarray) -> np.ndarray:
+    imgs = rng.integers(0, 2, (len(SMALL_DSPRITES), 64, 64), np.uint8)
+    classes = np.concatenate([np.zeros((len(imgs), 1), int), grid(SMALL_DSPRITES)], axis=1)
+    metadata = np.array({"title": "dSprites"}, dtype=object)  # pickled, as in the official file
+    arrays = {"metadata": metadata, "imgs": imgs, "latents_classes": classes, "latents_values": classes * 1.0}
+    np.savez_compressed(path, **{**arrays, **replaced})
+    return imgs
+
+
+def test_dsprites_is_read_from_its_archive_in_black_and_white(tmp_path: Path) -> None:
+    imgs = write_dsprites(tmp_path / "dsprites.npz")
+    dataset = opened(read_dsprites(tmp_path / "dsprites.npz", SMALL_DSPRITES), tmp_path)
+    np.testing.assert_array_equal(dataset.array[..., 0], imgs * 255)
+    assert dataset.image_shape == (64, 64, 1)
+    assert dataset.space == SMALL_DSPRITES
+
+
+def test_a_part_of_dsprites_is_refused(shared_data: Path) -> None:
+    with pytest.raises(DataError, match=r"imgs in .* is uint8 \(129, 64, 64\), expected uint8 737280xanyxany"):
+        read_dsprites(shared_data / "dsprites_golden" / "dsprites_golden.npz")
+
+
+def test_dsprites_in_another_order_or_with_grey_levels_is_refused(tmp_path: Path) -> None:
+    shuffled = np.concatenate([np.zeros((48, 1), int), grid(SMALL_DSPRITES)[::-1]], axis=1)
+    write_dsprites(tmp_path / "a.npz", latents_classes=shuffled)
+    with pytest.raises(DataError, match=r"dsprites: labels \(48, 5\) .* do not run through the grid"):
+        read_dsprites(tmp_path / "a.npz", SMALL_DSPRITES)
+    write_dsprites(tmp_path / "b.npz", imgs=np.full((48, 64, 64), 255, np.uint8))
+    with pytest.raises(DataError, match=r"imgs in .*b\.npz hold 255, expected 0 and 1"):
+        opened(read_dsprites(tmp_path / "b.npz", SMALL_DSPRITES), tmp_path)
+
+
+# MPI3D
+
+
+@pytest.mark.parametrize(
+    ("length", "sizes"), [(1_036_800, (6, 6, 2, 3, 3, 40, 40)), (460_800, (4, 4, 2, 3, 3, 40, 40))]
+)
+def test_the_grid_of_mpi3d_follows_from_its_number_of_images(length: int, sizes: tuple[int, ...]) -> None:
+    assert mpi3d_space(length) == FactorSpace(MPI3D_NAMES, sizes)
+    assert len(mpi3d_space(length)) == length
+
+
+@pytest.mark.parametrize("save", [np.savez, np.savez_compressed])
+def test_mpi3d_is_read_from_its_archive_and_mapped_where_it_is_not_compressed(save: object, tmp_path: Path) -> None:
+    images = np.zeros((460_800, 2, 2, 3), np.uint8)  # 2 px stand for 64: the length is what counts
+    images[::1000] = rng.integers(0, 256, (461, 2, 2, 3))
+    assert callable(save)
+    save(tmp_path / "mpi3d.npz", images=images)
+    source = read_mpi3d(tmp_path / "mpi3d.npz")
+    dataset = opened(source, tmp_path, image_size=2)
+    np.testing.assert_array_equal(dataset.array, images)
+    assert isinstance(dataset.array, np.memmap) == (save is np.savez)
+    assert dataset.space == mpi3d_space(460_800)
+
+
+def test_mpi3d_of_another_length_is_refused(tmp_path: Path) -> None:
+    np.savez(tmp_path / "a.npz", images=np.zeros((1234, 2, 2, 3), np.uint8))
+    with pytest.raises(DataError, match=r"mpi3d: found 1,234 images, expected 1,036,800 or 460,800: use the whole"):
+        read_mpi3d(tmp_path / "a.npz")
+
+
+# Sprites
+
+
+def test_the_real_sprites_are_read_with_their_labels(shared_data: Path, tmp_path: Path) -> None:
+    path = shared_data / "sprites" / "sprites_walk_6x6x6x6x3x8.npz"
+    dataset = opened(read_sprites(path), tmp_path)
+    assert len(dataset) == 31_104
+    assert dataset.space == FactorSpace(
+        ("body", "bottomwear", "topwear", "hair", "direction", "frame"), (6, 6, 6, 6, 3, 8)
+    )
+    with np.load(path, allow_pickle=False) as file:
+        np.testing.assert_array_equal(dataset.factors(np.arange(31_104)), file["labels"])
+    # Two images that differ in direction only show the same clothes: their sets of colours are nearly the same.
+    left, right = dataset.images(dataset.space.index(np.array([[1, 2, 3, 4, 1, 0], [1, 2, 3, 4, 2, 0]])))
+    colours = [set(map(tuple, image.reshape(-1, 3).tolist())) for image in (left, right)]
+    assert len(colours[0] & colours[1]) > 0.7 * len(colours[0] | colours[1])
+
+
+def test_sprites_whose_labels_are_no_grid_are_refused(tmp_path: Path) -> None:
+    arrays = {
+        "images": np.zeros((6, 8, 8, 3), np.uint8),
+        "factor_names": np.array(["a", "b"]),
+        "factor_sizes": np.array([2, 3]),
+        "labels": grid(FactorSpace(("a", "b"), (2, 3))),
+    }
+    np.savez(tmp_path / "good.npz", **arrays)
+    assert len(opened(read_sprites(tmp_path / "good.npz"), tmp_path, 8)) == 6
+    np.savez(tmp_path / "a.npz", **{**arrays, "labels": arrays["labels"][::-1]})
+    with pytest.raises(DataError, match=r"sprites: labels \(6, 2\) .* do not run through the grid \(2, 3\)"):
+        read_sprites(tmp_path / "a.npz")
+    np.savez(tmp_path / "b.npz", **{**arrays, "images": arrays["images"][:5]})
+    with pytest.raises(DataError, match=r"images in .*b\.npz is uint8 \(5, 8, 8, 3\), expected uint8 6xanyxanyx3"):
+        read_sprites(tmp_path / "b.npz")
+
+
+# Cars3D
+
+
+def write_cars(folder: Path, count: int = 3) -> np.ndarray:
+    """Smooth cars; returns (car, elevation, azimuth, 128, 128, 3)."""
+    folder.mkdir()
+    small = rng.integers(0, 256, (count, 4, 24, 4, 4, 3), np.uint8)
+    cars = small.repeat(32, axis=3).repeat(32, axis=4)
+    for car, views in enumerate(cars):
+        im = views.transpose(2, 3, 4, 1, 0)  # (128, 128, 3, 24, 4)
+        scipy.io.savemat(folder / f"car_{car:03d}_mesh.mat", {"im": im}, do_compression=True)
+    return cars
+
+
+def test_cars3d_is_read_from_its_folder_with_the_object_varying_fastest(tmp_path: Path) -> None:
+    cars = write_cars(tmp_path / "cars")
+    dataset = opened(read_cars3d(tmp_path / "cars", 64), tmp_path)
+    assert dataset.space == FactorSpace(("elevation", "azimuth", "object"), (4, 24, 3))
+    for elevation, azimuth, car in ((0, 0, 0), (3, 23, 2), (1, 7, 2)):
+        index = dataset.space.index(np.array([[elevation, azimuth, car]]))
+        thumbnail = Image.fromarray(cars[car, elevation, azimuth])
+        thumbnail.thumbnail((64, 64), Image.Resampling.LANCZOS)  # as in disentanglement_lib
+        np.testing.assert_array_equal(dataset.images(index)[0], np.asarray(thumbnail))
+
+
+def test_a_folder_without_cars_or_with_a_damaged_one_is_reported(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"cars3d: no \.mat file in .*: set data.path"):
+        read_cars3d(tmp_path, 64)
+    write_cars(tmp_path / "cars", count=2)
+    scipy.io.savemat(tmp_path / "cars" / "car_001_mesh.mat", {"im": np.zeros((128, 128, 3), np.uint8)})
+    with pytest.raises(
+        DataError, match=r"car_001_mesh\.mat has im uint8 \(128, 128, 3\), expected im uint8 \(128, 128"
+    ):
+        opened(read_cars3d(tmp_path / "cars", 64), tmp_path)
+    scipy.io.savemat(tmp_path / "cars" / "car_001_mesh.mat", {"mesh": np.zeros(3)})
+    with pytest.raises(DataError, match=r"car_001_mesh\.mat has no variable im"):
+        opened(read_cars3d(tmp_path / "cars", 64), tmp_path)
+    (tmp_path / "cars" / "car_001_mesh.mat").write_bytes(b"no mat file at all")
+    with pytest.raises(DataError, match=r"car_001_mesh\.mat is truncated or of another format"):
+        opened(read_cars3d(tmp_path / "cars", 64), tmp_path)

@@ -1,0 +1,154 @@
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from raydis.report import grids
+from raydis.report.grids import GAP_PX, INK, PAPER, best_factor, draw_grid, draw_swaps, draw_traversal, save_picture
+
+RED, GREEN, BLUE = (255, 0, 0), (0, 255, 0), (0, 0, 255)
+
+
+def plain(*colours: tuple[int, ...], rows: int) -> np.ndarray:
+    """A grid of plain cells of 4 x 4 pixels."""
+    cells = np.array(colours, np.uint8).reshape(rows, -1, 1, 1, len(colours[0]))
+    return np.broadcast_to(cells, (*cells.shape[:2], 4, 4, len(colours[0])))
+
+
+# ---- geometry
+
+
+def test_cells_lie_in_rows_and_columns_with_gaps_on_paper() -> None:
+    sheet = draw_grid(plain(RED, GREEN, BLUE, BLUE, RED, GREEN, rows=2), row_labels=["", ""], cell_px=10)
+    left, top, step = 16, 8, 10 + GAP_PX
+    assert sheet.mode == "RGB"
+    assert sheet.size == (left + 3 * step + 8, top + 2 * step + 8)
+    expected = [[RED, GREEN, BLUE], [BLUE, RED, GREEN]]
+    for row in range(2):
+        for column in range(3):
+            x, y = left + column * step, top + row * step
+            corners = {sheet.getpixel((x + dx, y + dy)) for dx in (0, 9) for dy in (0, 9)}
+            assert corners == {expected[row][column]}
+            assert sheet.getpixel((x + 10, y)) == PAPER
+            assert sheet.getpixel((x, y + 10)) == PAPER
+
+
+def test_labels_and_a_title_make_room_for_themselves() -> None:
+    images = plain(RED, rows=1)
+    bare = draw_grid(images, row_labels=[""], cell_px=40)
+    headed = draw_grid(images, row_labels=[""], column_labels=["x"], title="t", cell_px=40)
+    assert headed.height == bare.height + 20 + 26
+    wide = draw_grid(images, row_labels=["a long label of a row\nsecond"], cell_px=40)
+    assert wide.width > bare.width + 80
+    assert draw_grid(images, row_labels=[""], title="a title much wider than its only image").width > bare.width
+    left = np.asarray(wide)[8:48, : wide.width - 40 - GAP_PX - 8]
+    assert (left != PAPER).any()  # the label is drawn, and left of the image
+
+
+def test_grey_images_are_drawn_as_grey() -> None:
+    sheet = draw_grid(plain((77,), rows=1), row_labels=[""], cell_px=10)
+    assert sheet.getpixel((16 + 5, 8 + 5)) == (77, 77, 77)
+
+
+def test_a_marked_cell_has_a_frame_and_its_neighbour_has_none() -> None:
+    sheet = draw_grid(plain(RED, RED, rows=1), row_labels=[""], cell_px=20, marked=[(0, 1)])
+    first, second, top = 16, 16 + 20 + GAP_PX, 8
+    assert sheet.getpixel((second - 1, top + 10)) == INK
+    assert sheet.getpixel((second + 20, top + 10)) == INK
+    assert sheet.getpixel((second + 10, top - 1)) == INK
+    assert sheet.getpixel((second + 10, top + 10)) == RED
+    assert sheet.getpixel((first - 1, top + 10)) == PAPER
+
+
+@pytest.mark.parametrize(
+    ("rows", "columns", "found"), [(["a"], [], "1 row and 0 column"), (["a", "b"], ["x"], "2 row and 1 column")]
+)
+def test_as_many_labels_as_rows_and_columns_are_needed(rows: list[str], columns: list[str], found: str) -> None:
+    images = plain(RED, GREEN, BLUE, RED, GREEN, BLUE, rows=2)
+    with pytest.raises(ValueError, match=f"a grid of 2 x 3 has {found} labels"):
+        draw_grid(images, row_labels=rows, column_labels=columns)
+
+
+def test_a_saved_picture_is_a_png_and_nothing_else_is_left(tmp_path: Path) -> None:
+    sheet = draw_grid(plain(RED, rows=1), row_labels=["a"])
+    save_picture(sheet, tmp_path / "new" / "folder" / "grid.png")
+    save_picture(sheet, tmp_path / "new" / "folder" / "grid.png")
+    assert [path.name for path in (tmp_path / "new" / "folder").iterdir()] == ["grid.png"]
+    with Image.open(tmp_path / "new" / "folder" / "grid.png") as read:
+        assert read.format == "PNG"
+        assert (np.asarray(read) == np.asarray(sheet)).all()
+
+
+# ---- traversals and swaps
+
+
+class StubEditor:
+    """Pictures say which unit they are of: a cell's grey is 10 + unit; swaps add the source's grey."""
+
+    num_units = 4
+    factor_names = ("hue", "scale", "floor_shape")
+
+    def __init__(self, importance: list[list[float]] | None) -> None:
+        self.metrics = {"scores": importance and {"importance": importance}}
+
+    def traverse(
+        self, image: np.ndarray, *, units: list[int], num_values: int, seed: int, num_steps: int
+    ) -> np.ndarray:
+        cells = 10 + np.array(units, np.uint8)
+        return np.broadcast_to(cells[:, None, None, None, None], (len(units), num_values, *image.shape))
+
+    def swap_each(self, source: np.ndarray, target: np.ndarray, *, seed: int, num_steps: int) -> np.ndarray:
+        return np.stack([source + 10 + unit for unit in range(self.num_units)])
+
+
+@pytest.fixture
+def drawn(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
+    """What `draw_grid` was last asked for."""
+    last = SimpleNamespace()
+
+    def spy(images: np.ndarray, **labels: object) -> Image.Image:
+        last.greys, last.labels = images[..., 0, 0, 0], labels
+        return draw_grid(images, **labels)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(grids, "draw_grid", spy)
+    return last
+
+
+IMPORTANCE = [
+    [0.1, 0.0, 0.9],  # unit 0 tells of floor_shape
+    [0.0, 0.0, 0.0],  # unit 1 of nothing
+    [0.7, 0.2, 0.1],  # unit 2 of hue
+    [0.6, 0.1, 0.3],  # unit 3 of hue
+]
+
+
+def test_a_traversals_rows_are_sorted_by_factor_and_start_with_the_image(drawn: SimpleNamespace) -> None:
+    sheet = draw_traversal(StubEditor(IMPORTANCE), np.full((4, 4, 1), 5, np.uint8), num_values=3)  # type: ignore[arg-type]
+    assert drawn.greys.tolist() == [[5, 12, 12, 12], [5, 13, 13, 13], [5, 10, 10, 10], [5, 11, 11, 11]]
+    assert drawn.labels["row_labels"] == ["unit 2\nhue", "unit 3\nhue", "unit 0\nfloor shape", "unit 1"]
+    assert drawn.labels["column_labels"] == ["image", "2.5 %", "50 %", "97.5 %"]
+    assert sheet.height == 8 + 26 + 20 + 4 * (80 + GAP_PX) + 8
+
+
+def test_without_scores_a_traversals_rows_are_in_the_order_of_units(drawn: SimpleNamespace) -> None:
+    draw_traversal(StubEditor(None), np.full((4, 4, 1), 5, np.uint8), num_values=2)  # type: ignore[arg-type]
+    assert drawn.greys[:, 1].tolist() == [10, 11, 12, 13]
+    assert drawn.labels["row_labels"] == ["unit 0", "unit 1", "unit 2", "unit 3"]
+
+
+def test_a_unit_is_named_after_its_most_important_factor_or_not_at_all() -> None:
+    names = ("hue", "scale", "shape")
+    assert [best_factor({"importance": IMPORTANCE}, names, unit) for unit in range(4)] == ["shape", "", "hue", "hue"]
+    assert best_factor(None, names, 0) == best_factor({"importance": None}, names, 0) == ""
+
+
+def test_a_swap_grid_has_source_target_and_every_unit(drawn: SimpleNamespace) -> None:
+    sources, targets = (np.full((2, 4, 4, 1), grey, np.uint8) for grey in (100, 200))
+    sheet = draw_swaps(StubEditor(None), sources, targets)  # type: ignore[arg-type]
+    assert drawn.greys.tolist() == [[100, 200, 110, 111, 112, 113]] * 2
+    assert drawn.labels["column_labels"] == ["source", "target", "unit 0", "unit 1", "unit 2", "unit 3"]
+    assert sheet.height == 8 + 26 + 20 + 2 * (64 + GAP_PX) + 8

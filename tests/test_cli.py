@@ -1,0 +1,292 @@
+"""`python -m raydis`: what each verb does, and that an error of ours is one line and exit code 2."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from raydis.cli import main
+from raydis.config import RunConfig
+from raydis.data import open_dataset
+from raydis.engine.editor import Editor
+from raydis.engine.fit import Training
+from raydis.engine.session import run_session
+from raydis.presets import expand
+from raydis.report.grids import draw_swaps, draw_traversal
+from raydis.train import trainer
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+class Outcome(NamedTuple):
+    code: int
+    out: str
+    err: str
+
+
+Run = Callable[..., Outcome]
+
+
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
+    """`run("train", "--preset", "tiny")` does what `python -m raydis train --preset tiny` does."""
+
+    def run(*arguments: object) -> Outcome:
+        monkeypatch.setattr(sys, "argv", ["raydis", *map(str, arguments)])
+        with pytest.raises(SystemExit) as stopped:
+            main()
+        printed = capsys.readouterr()
+        return Outcome(int(stopped.value.code or 0), printed.out, printed.err)
+
+    return run
+
+
+def refused(outcome: Outcome, *words: str) -> None:
+    """Exit code 2, and all the words in one line on standard error."""
+    assert (outcome.code, outcome.out) == (2, "")
+    assert outcome.err.startswith("raydis: ")
+    assert outcome.err.count("\n") == 1
+    for word in words:
+        assert word in outcome.err
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The checkpoint of a tiny run after one step."""
+    config = RunConfig.model_validate(expand({"preset": "tiny", "train": {"num_images": 32}}))
+    training = Training(config, open_dataset(config.data), device=torch.device("cpu"))
+    (report,) = run_session(training, tmp_path_factory.mktemp("run"))
+    assert report.checkpoint is not None
+    return report.checkpoint
+
+
+# ---- train
+
+
+@pytest.fixture
+def asked(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    """What the command asked Ray Train for, instead of asking."""
+    asked: dict[str, Any] = {}
+
+    def record(config: RunConfig, **options: Any) -> trainer.TrainResult:
+        asked.update(config=config, **options)
+        scores = json.dumps({"factor_vae": 0.5, "importance": [[1.0]]})
+        return trainer.TrainResult("name", "runs/train/name", "runs/train/name/checkpoint", {"scores": scores})
+
+    monkeypatch.setattr(trainer, "run", record)
+    return asked
+
+
+def test_train_runs_a_preset_with_overrides_and_tells_where_the_checkpoint_is(run: Run, asked: dict[str, Any]) -> None:
+    outcome = run("train", "--preset", "tiny", "--set", "train.num_images=64", "--set", "method.anchors.mode=off")
+    assert outcome.code == 0
+    assert asked["config"] == RunConfig.model_validate(
+        expand({"preset": "tiny", "train": {"num_images": 64}, "method": {"anchors": {"mode": "off"}}})
+    )
+    assert (asked["storage"], asked["name"]) == ("runs", None)
+    assert outcome.out.splitlines() == ["checkpoint  runs/train/name/checkpoint", '{"factor_vae": 0.5}']
+
+
+def test_train_reads_a_file_and_the_command_line_wins(run: Run, asked: dict[str, Any], tmp_path: Path) -> None:
+    path = tmp_path / "run.yaml"
+    path.write_text("preset: small\nseed: 1\ntrain: {learning_rate: 1e-4, batch_size: 16}\n")
+    outcome = run(
+        *("train", path, "--preset", "tiny", "--set", "train.batch_size=8"),
+        *("--storage", "s3://bucket/prefix", "--name", "mine"),
+    )
+    assert outcome.code == 0
+    expected = {"preset": "tiny", "seed": 1, "train": {"learning_rate": 1e-4, "batch_size": 8}}
+    assert asked["config"] == RunConfig.model_validate(expand(expected))
+    assert (asked["storage"], asked["name"]) == ("s3://bucket/prefix", "mine")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--preset", "smal"], ["unknown preset 'smal'", "reference, small, tiny"]),
+        (
+            ["--preset", "tiny", "--set", "train.num_image=3"],
+            ["train.num_image: unknown key; did you mean num_images?"],
+        ),
+        (
+            ["--preset", "tiny", "--set", "train.batch_size=many"],
+            ["train.batch_size: found 'many', expected an integer"],
+        ),
+        (["--preset", "tiny", "--set", "seed"], ["--set seed: expected KEY=VALUE"]),
+        ([], ["nothing to train", "--preset small"]),
+        (["absent.yaml"], ["cannot read absent.yaml: No such file"]),
+    ],
+)
+def test_train_refuses_what_it_does_not_understand_before_ray_starts(
+    run: Run, asked: dict[str, Any], arguments: list[str], words: list[str]
+) -> None:
+    refused(run("train", *arguments), *words)
+    assert asked == {}
+
+
+def test_a_gpu_that_the_cluster_lacks_is_told_with_what_it_has(
+    run: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(trainer, "ray_cluster", contextlib.nullcontext)
+    monkeypatch.setattr(trainer, "cluster_nodes", lambda: [{"CPU": 2.0}])
+    outcome = run("train", "--preset", "tiny", "--set", "compute.device=cuda", "--storage", tmp_path)
+    refused(outcome, "a run needs 1 worker(s) of 1 CPUs and 1 GPUs", "2 CPUs and 0 GPUs", "compute.device=cpu")
+    assert list(tmp_path.iterdir()) == []
+
+
+# ---- look at a checkpoint
+
+
+def test_traverse_writes_a_grid_of_units_by_values(run: Run, checkpoint: Path, tmp_path: Path) -> None:
+    path = tmp_path / "new" / "walk.png"
+    outcome = run("traverse", checkpoint, "-o", path, "--num-values", 3, "--steps", 2, "--seed", 4)
+    assert outcome == (0, f"wrote {path}\n", "")
+    editor = Editor.open(checkpoint)
+    start = open_dataset(editor.config.data).images(np.random.default_rng(7).choice(324, size=1, replace=False))[0]
+    with Image.open(path) as picture:
+        assert picture.height == 8 + 26 + 20 + 4 * 83 + 8
+        assert picture.width > 4 * 83
+        expected = draw_traversal(editor, start, num_values=3, seed=4, num_steps=2)
+        assert (np.asarray(picture) == np.asarray(expected)).all()
+
+
+def test_swap_draws_two_given_files(run: Run, checkpoint: Path, tmp_path: Path) -> None:
+    editor, path = Editor.open(checkpoint), tmp_path / "swap.png"
+    images = open_dataset(editor.config.data).images(np.array([3, 300]))
+    for name, image in zip(("a.png", "b.png"), images, strict=True):
+        Image.fromarray(image).save(tmp_path / name)
+    files = ("--source", tmp_path / "a.png", "--target", tmp_path / "b.png")
+    assert run("swap", checkpoint, "-o", path, *files, "--steps", 2).code == 0
+    with Image.open(path) as picture:
+        assert picture.height == 8 + 26 + 20 + 67 + 8
+        assert (np.asarray(picture) == np.asarray(draw_swaps(editor, images[:1], images[1:], num_steps=2))).all()
+
+
+def test_swap_takes_pairs_of_the_data_set_and_a_published_model(run: Run, published: Path, tmp_path: Path) -> None:
+    path = tmp_path / "swap.png"
+    assert run("swap", "mine@best", "--storage", published, "-o", path, "--num-pairs", 2, "--steps", 1).code == 0
+    with Image.open(path) as picture:
+        assert picture.height == 8 + 26 + 20 + 2 * 67 + 8
+        assert picture.width > 6 * 67
+
+
+def test_half_a_swap_is_refused(run: Run, checkpoint: Path) -> None:
+    refused(run("swap", checkpoint, "--source", "a.png"), "a swap needs --source and --target, or neither")
+
+
+def test_more_images_than_the_data_set_has_are_refused(
+    run: Run, checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("raydis.data.open.open_dataset", lambda config: _Five())
+    refused(run("swap", checkpoint, "--num-pairs", 3), "needs 6 images, five has 5: lower --num-pairs")
+
+
+class _Five:
+    name = "five"
+
+    def __len__(self) -> int:
+        return 5
+
+
+@pytest.mark.parametrize("verb", ["traverse", "swap"])
+def test_a_checkpoint_that_is_not_there_is_told(run: Run, verb: str, tmp_path: Path) -> None:
+    refused(run(verb, tmp_path / "absent"), "no checkpoint in", "there is no manifest.json")
+    refused(run(verb, "mine@best", "--storage", tmp_path), "no model mine@best", "found no models")
+
+
+def test_one_changed_byte_is_told_with_both_hashes(run: Run, checkpoint: Path, tmp_path: Path) -> None:
+    shutil.copytree(checkpoint, tmp_path / "c")
+    weights = tmp_path / "c" / "weights.safetensors"
+    data = bytearray(weights.read_bytes())
+    data[-1] ^= 1
+    weights.write_bytes(data)
+    refused(run("traverse", tmp_path / "c"), "weights.safetensors is damaged: expected sha256", "found")
+
+
+def test_an_image_that_is_none_is_told(run: Run, checkpoint: Path, tmp_path: Path) -> None:
+    (tmp_path / "a.png").write_bytes(b"no picture")
+    refused(run("traverse", checkpoint, "--image", tmp_path / "a.png"), "cannot decode", "a.png")
+
+
+# ---- the registry
+
+
+@pytest.fixture(scope="module")
+def published(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A storage that holds mine@1 = mine@best and mine@2; downloads go to a cache of its own."""
+    from raydis.registry import Registry
+    from raydis.store import open_store
+
+    storage = tmp_path_factory.mktemp("storage")
+    registry = Registry(open_store(str(storage)))
+    registry.set_alias("mine", "best", registry.register(checkpoint, "mine"))
+    registry.register(checkpoint, "mine")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RAYDIS_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield storage
+
+
+def test_models_list_names_versions_and_aliases(run: Run, published: Path, tmp_path: Path) -> None:
+    outcome = run("models", "list", "--storage", published)
+    assert outcome.code == 0
+    assert outcome.out.split() == ["mine", "versions", "1,", "2", "best", "->", "1"]
+    assert run("models", "list", "--storage", tmp_path).out.startswith(f"no models in {tmp_path}")
+
+
+def test_models_show_prints_manifest_and_metrics_as_json(run: Run, published: Path) -> None:
+    outcome = run("models", "show", "mine@best", "--storage", published)
+    facts = json.loads(outcome.out)
+    assert (facts["name"], facts["version"]) == ("mine", 1)
+    assert facts["manifest"]["images_seen"] == 32
+    assert facts["metrics"]["scores"]["protocol"] == "search"
+
+
+def test_models_promote_moves_the_alias(run: Run, published: Path) -> None:
+    moved = run("models", "promote", "mine@2", "--alias", "tried", "--storage", published)
+    assert moved == (0, "mine@tried -> version 2\n", "")
+    assert json.loads(run("models", "show", "mine@tried", "--storage", published).out)["version"] == 2
+    assert run("models", "promote", "mine@1", "--alias", "tried", "--storage", published).code == 0
+    assert json.loads(run("models", "show", "mine@tried", "--storage", published).out)["version"] == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["show", "absent"], ["no model absent@best", "found mine"]),
+        (["show", "mine@7"], ["no model mine@7", "found versions 1, 2"]),
+        (["promote", "mine@nightly"], ["no model mine@nightly", "with aliases best"]),
+        (["promote", "mine@2", "--alias", "a/b"], ["alias 'a/b' is not allowed"]),
+    ],
+)
+def test_a_model_that_is_not_there_is_told_with_those_that_are(
+    run: Run, published: Path, arguments: list[str], words: list[str]
+) -> None:
+    refused(run("models", *arguments, "--storage", published), *words)
+
+
+# ---- the process itself
+
+
+def test_the_module_is_a_command(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "raydis", "models", "show", "absent", "--storage", str(tmp_path)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120, check=False)
+    refused(Outcome(done.returncode, done.stdout, done.stderr), "no model absent@best")
+
+
+def test_help_names_the_verbs_and_imports_no_framework() -> None:
+    script = "import sys; sys.argv = ['raydis', '--help']\nfrom raydis.cli import main\ntry: main()\nfinally: "
+    script += "print([name for name in ('torch', 'ray', 'numpy') if name in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert all(verb in done.stdout for verb in ("train", "traverse", "swap", "models"))
+    assert done.stdout.rstrip().endswith("[]")

@@ -1,0 +1,72 @@
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from raydis.config import PixelStage, RunConfig
+from raydis.configfile import parse
+from raydis.errors import ConfigError
+from raydis.presets import PRESETS, expand
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_every_preset_is_a_valid_run(name: str) -> None:
+    parse(RunConfig, expand({"preset": name}), source=name)
+
+
+def test_reference_has_the_published_sizes() -> None:
+    run = RunConfig.model_validate(expand({"preset": "reference"}))
+    assert (run.method.num_units, run.method.unit_dim) == (20, 32)
+    assert run.method.encoder.hidden_dims == (4096, 256)
+    assert (run.method.anchors.mode, run.method.unet.model_dim) == ("relative", 64)
+    assert (run.latent_size, run.train.batch_size, run.train.learning_rate) == (16, 512, 1e-4)
+
+
+def test_other_entries_override_the_preset_key_by_key() -> None:
+    run = RunConfig.model_validate(
+        expand({"preset": "tiny", "seed": 3, "train": {"batch_size": 8}, "method": {"anchors": {"mode": "off"}}})
+    )
+    assert (run.seed, run.train.batch_size, run.method.anchors.mode) == (3, 8, "off")
+    assert (run.train.num_images, run.method.anchors.num_gaussians) == (512, 2)  # the preset's
+
+
+def test_a_tree_without_a_preset_is_only_copied() -> None:
+    tree = {"train": {"batch_size": 8}}
+    copied = expand(tree)
+    assert copied == tree
+    copied["train"]["batch_size"] = 9
+    assert tree["train"]["batch_size"] == 8
+
+
+def test_expanding_leaves_the_presets_alone() -> None:
+    expand({"preset": "tiny"})["method"]["num_units"] = 99
+    assert expand({"preset": "tiny"})["method"]["num_units"] == 4
+
+
+def test_another_data_set_keeps_the_presets_image_size_and_none_of_its_levels() -> None:
+    run = RunConfig.model_validate(expand({"preset": "small", "data": {"name": "dsprites_procedural"}}))
+    assert (run.data.image_size, run.data.levels) == (64, {})
+    same = expand({"preset": "small", "data": {"name": "shapes3d_procedural"}})
+    assert same == expand({"preset": "small"})
+
+
+def test_another_first_stage_starts_from_its_own_defaults() -> None:
+    unet = {"attention_sizes": [8], "skip_dropout_sizes": [16]}
+    run = RunConfig.model_validate(
+        expand({"preset": "tiny", "first_stage": {"kind": "pixel"}, "method": {"unet": unet}})
+    )
+    assert run.first_stage == PixelStage()
+
+
+@pytest.mark.parametrize("name", ["smal", None, 3, ["tiny"]])
+def test_a_preset_that_does_not_exist_is_refused_with_those_that_do(name: Any) -> None:
+    with pytest.raises(ConfigError, match=r"unknown preset .*: use one of reference, small, tiny"):
+        expand({"preset": name})
+
+
+@pytest.mark.parametrize("section", ["data", "first_stage", "method"])
+@pytest.mark.parametrize("value", [None, 3])
+def test_a_section_that_is_no_mapping_is_left_for_the_parser_to_refuse(section: str, value: object) -> None:
+    with pytest.raises(ConfigError, match=rf"file: {section}: found {value}, "):
+        parse(RunConfig, expand({"preset": "tiny", section: value}), source="file")
