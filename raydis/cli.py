@@ -1,4 +1,4 @@
-"""`python -m raydis VERB`: train one run, look at a checkpoint, and keep the registry. Heavy imports wait for their verb."""
+"""`python -m raydis VERB`: train one run, look at a checkpoint, keep the registry. Heavy imports wait for a verb."""
 
 from __future__ import annotations
 

@@ -3,7 +3,7 @@
 Letters: B batch, S scales, T orientations, X Y positions, H W C image.
 
 The shapes were measured on frames of the original (github.com/deepmind/dsprites-dataset); against 129 of them the
-drawing differs by 0.3 pixels a frame on average and by 4 at most. The original's sixth factor, colour, has one level
+drawing differs by 0.4 pixels a frame on average and by 4 at most. The original's sixth factor, colour, has one level
 only and is left out, as in disentanglement_lib's scores.
 """
 

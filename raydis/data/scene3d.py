@@ -149,18 +149,13 @@ def hit(shape: int, scale: float, origin: Tensor, direction: Tensor, scene: Scen
     Returns:
         Distance (...), infinite where a ray misses, and the outward normal (3, ...), meaningless there.
     """
-    match shape:
-        case 0:
-            return _hit_box(scene.cube_half_side * scale, origin, direction)
-        case 1:
-            return _hit_cylinder(
-                scene.cylinder_radius * scale, 2 * scene.cylinder_half_height * scale, origin, direction
-            )
-        case 2:
-            radius = scene.sphere_radius * scale
-            return _hit_ball(radius, radius, origin, direction)
-        case _:
-            return _hit_capsule(scene.capsule_radius * scale, scene.capsule_half_length * scale, origin, direction)
+    if shape == CUBE:
+        return _hit_box(scene.cube_half_side * scale, origin, direction)
+    if shape == CYLINDER:
+        return _hit_cylinder(scene.cylinder_radius * scale, 2 * scene.cylinder_half_height * scale, origin, direction)
+    if shape == SPHERE:
+        return _hit_ball(scene.sphere_radius * scale, scene.sphere_radius * scale, origin, direction)
+    return _hit_capsule(scene.capsule_radius * scale, scene.capsule_half_length * scale, origin, direction)
 
 
 def _rays(degrees: Tensor, size: int, scene: Scene) -> tuple[Tensor, Tensor, Tensor]:

@@ -24,7 +24,7 @@ from raydis.config import RunConfig, TrainConfig
 from raydis.data import FactorDataset, Loader
 from raydis.engine.checkpoint import Checkpoint, TrainingState
 from raydis.errors import CheckpointError, FitError
-from raydis.methods.dyga_sd import DygaSd, Draws
+from raydis.methods.dyga_sd import Draws, DygaSd
 
 FIRST_STAGE_IMAGES = 4096
 QUANTILE_IMAGES = 4096
@@ -153,7 +153,8 @@ class Training:
         """Move the averaged weights: decay min(ema_decay, (1 + n) / (10 + n)) after n steps (latent-diffusion)."""
         decay = min(self.config.train.ema_decay, (1 + self.step) / (10 + self.step))
         averages: list[Tensor] = [weight.data for weight in self._weights(self.average)]
-        torch._foreach_lerp_(averages, [weight.data for weight in self._weights(self.method)], 1.0 - decay)
+        weights = [weight.data for weight in self._weights(self.method)]
+        torch._foreach_lerp_(averages, weights, 1.0 - decay)  # type: ignore[reportPrivateImportUsage]
         for ours, theirs in zip(self.average.trained_modules, self.method.trained_modules, strict=True):
             for average, buffer in zip(ours.buffers(), theirs.buffers(), strict=True):
                 average.copy_(buffer)

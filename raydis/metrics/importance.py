@@ -7,7 +7,7 @@
 - `hist`: histogram boosting of the same 100 stages of depth 3; importance is the total gain of a code's splits. On
   synthetic codes from perfect to noise D and C stay within about 0.02 of `reference`, at a tenth of its cost or less.
   Of exact copies of a code it credits the first alone, where `reference` picks at random: copies cost no completeness.
-- `tree`: one decision tree of depth 10, cheaper still. It roughly keeps the order of models and is no number to publish.
+- `tree`: one decision tree of depth 10, cheaper still. It roughly keeps the order of models; do not publish it.
 
 Split counts, and forests that see a random part of the codes at each split, were measured and rejected: they credit
 pure noise, and a perfect representation scores 0.2 to 0.7.

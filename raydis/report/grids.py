@@ -43,7 +43,9 @@ def draw_grid(
     """
     rows, columns = images.shape[:2]
     if len(row_labels) != rows or (column_labels and len(column_labels) != columns):
-        raise ValueError(f"a grid of {rows} x {columns} has {len(row_labels)} row and {len(column_labels)} column labels")
+        raise ValueError(
+            f"a grid of {rows} x {columns} has {len(row_labels)} row and {len(column_labels)} column labels"
+        )
     font, small = ImageFont.load_default(14), ImageFont.load_default(12)
     left = 16 + max((int(small.getlength(line)) for label in row_labels for line in label.split("\n")), default=0)
     top = 8 + (26 if title else 0) + (20 if column_labels else 0)

@@ -24,8 +24,8 @@ from raydis.serve.model import Codes, Drawing, ServedModel
 STALLED_S = 300.0  # a batch that computes longer than this hangs
 
 # What opening a checkpoint that this code cannot run raises besides RaydisError: torch on sizes that differ and on
-# memory, config and tensor look-ups on a foreign layout.
-OPEN_ERRORS = (RaydisError, RuntimeError, ValueError, KeyError, OSError)
+# memory, look-ups and calls on a foreign layout.
+OPEN_ERRORS = (RaydisError, RuntimeError, ValueError, KeyError, TypeError, AttributeError, OSError)
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Batches a CPU-second: raydis' loader against torch's per-sample DataLoader on the same images.
+"""Images a CPU-second: raydis' loader against torch's per-sample DataLoader on the same images.
 
 Both deliver shuffled float32 batches (B, C, H, W) in [-1, 1] of the same uint8 images in memory, on one thread. The
 per-sample data set converts one image at a time, as the reference code of disentanglement papers does.

@@ -12,6 +12,7 @@ Tokens come from untrained MLPs (1-256-512-32), the hard case: trained ones have
 from __future__ import annotations
 
 import argparse
+import os
 import platform
 import time
 from collections.abc import Callable
@@ -177,7 +178,8 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     args = parser.parse_args()
     torch.set_num_threads(1)
-    device = platform.processor() if args.device == "cpu" else torch.cuda.get_device_name()
+    load = f"one thread of {platform.machine()}, load {os.getloadavg()[0]:.1f}"
+    device = load if args.device == "cpu" else torch.cuda.get_device_name()
     print(f"{device}, torch {torch.__version__}, seed {SEED}; N {NUM_UNITS}, D {UNIT_DIM}, S {NUM_SAMPLES}")
     print(f"{'seconds for all units':<44}{'raydis':>10}{'plain':>12}{'ratio':>10}")
     tokens = make_tokens("normal", args.device)

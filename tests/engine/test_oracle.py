@@ -127,7 +127,7 @@ GREY = 6  # a level's step, so that 40 levels fit a byte
 
 def grid(*sizes: int) -> np.ndarray:
     """All factor rows, the last factor fastest, as the official files order them."""
-    return np.indices(sizes).reshape(len(sizes), -1).T
+    return np.ascontiguousarray(np.indices(sizes).reshape(len(sizes), -1).T)
 
 
 def coloured(factors: np.ndarray) -> np.ndarray:

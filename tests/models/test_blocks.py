@@ -190,6 +190,6 @@ def test_transformers_equal_those_of_diffusers(num_heads: int) -> None:
         )
     }
     theirs.load_state_dict(state)  # strict: nothing is left as it was drawn
-    x, tokens = normal(2, 64, 4, 4), normal(2, 5, 12, seed=1)
+    x, tokens = 0.01 * normal(2, 64, 4, 4), normal(2, 5, 12, seed=1)  # faint, so that a norm's epsilon counts
     (expected,) = theirs(x, encoder_hidden_states=tokens, return_dict=False)
     torch.testing.assert_close(ours(x, tokens @ key_value.t()), expected, rtol=1e-4, atol=1e-4)

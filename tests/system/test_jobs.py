@@ -25,7 +25,7 @@ CHECKOUT = Path(__file__).resolve().parents[2]
 BIN = Path(sys.executable).parent
 START_S, JOB_S = 300, 1200  # for a machine that is busy with other things; a quiet one takes 6 and 40
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(START_S + JOB_S)]
-PORTS = ("port", "dashboard-port", "node-manager-port", "object-manager-port", "metrics-export-port",
+PORTS = ("port", "dashboard-port", "ray-client-server-port", "node-manager-port", "object-manager-port", "metrics-export-port",
          "runtime-env-agent-port", "dashboard-agent-listen-port", "dashboard-agent-grpc-port")  # fmt: skip
 SPEC = """
 name: smoke
@@ -61,8 +61,7 @@ def head() -> Iterator[Head]:
     }
     options = [f"--{name}={port}" for name, port in ports.items()]
     process = subprocess.Popen(
-        [BIN / "ray", "start", "--head", "--block", "--num-cpus=2", "--node-ip-address=127.0.0.1",
-         "--ray-client-server-port=0", *options],
+        [BIN / "ray", "start", "--head", "--block", "--num-cpus=2", "--node-ip-address=127.0.0.1", *options],
         env=environment,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,

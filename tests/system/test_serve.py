@@ -81,6 +81,7 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
             stdout=output,
             stderr=subprocess.STDOUT,
             start_new_session=True,
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # ignored below a shell's `&`
         )
     try:
         url = f"http://127.0.0.1:{port}"
@@ -89,10 +90,11 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
         with httpx.Client(base_url=url, timeout=60) as http, httpx.Client(base_url=dashboard, timeout=60) as rest:
             yield Running(http, rest, config, registry)
     finally:
-        process.send_signal(signal.SIGINT)  # Ctrl-C; a mere SIGTERM sometimes leaves HAProxy behind
-        process.wait(END_S)
-        left = processes_that_stay(mark, END_S)
-        shutil.rmtree(mark, ignore_errors=True)
+        try:
+            end(process)
+        finally:
+            left = processes_that_stay(mark, END_S)
+            shutil.rmtree(mark, ignore_errors=True)
     assert not left, f"these processes outlived the service: {left}"
 
 
@@ -243,6 +245,16 @@ def wait_until(
         assert process is None or process.poll() is None, f"the service ended: {said}"
         assert time.monotonic() < end, f"not within {limit_s} s: {said}"
         time.sleep(0.2)
+
+
+def end(process: subprocess.Popen) -> None:
+    """Ends the service as Ctrl-C does: a mere SIGTERM sometimes leaves HAProxy behind."""
+    process.send_signal(signal.SIGINT)
+    try:
+        process.wait(END_S)
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGKILL)
+        raise
 
 
 def processes_that_stay(mark: str, limit_s: float) -> list[str]:
