@@ -93,10 +93,15 @@ class EncoderConfig(Model):
         (64, 128, 256, 256, 256), min_length=2, description="Channels of the convolutions; all but the first halve."
     )
     stem_stride: int = Field(
-        1, ge=1, le=16, description="First convolution: 1 is 7x7 at full size as published, s > 1 an s x s patch embedding."
+        1,
+        ge=1,
+        le=16,
+        description="First convolution: 1 is 7x7 at full size as published, s > 1 an s x s patch embedding.",
     )
     hidden_dims: tuple[Size, ...] = Field((4096, 256), description="Hidden layers between the flattened map and units.")
-    norm: Literal["batch", "group"] = Field("batch", description="Norm of the convolutions; `group` has no batch mates.")
+    norm: Literal["batch", "group"] = Field(
+        "batch", description="Norm of the convolutions; `group` has no batch mates."
+    )
     unit_norm: Literal["none", "batch"] = Field(
         "none", description="`batch` brings every unit to mean 0 and variance 1, which wakes the units of short runs."
     )
@@ -196,7 +201,9 @@ class TrainConfig(Model):
     warmup_images: int = Field(0, ge=0, description="Images over which the learning rate rises linearly from 0.")
     weight_decay: float = Field(0.01, ge=0.0, description="AdamW weight decay.")
     max_grad_norm: float | None = Field(None, gt=0.0, description="Clip the global gradient norm; null: no clipping.")
-    ema_decay: Rate = Field(0.9999, description="Decay of the averaged weights, min(decay, (1+n)/(10+n)) after n steps.")
+    ema_decay: Rate = Field(
+        0.9999, description="Decay of the averaged weights, min(decay, (1+n)/(10+n)) after n steps."
+    )
     report_images: int = Field(48_000, ge=1, description="Images between two progress reports.")
     checkpoint_images: int = Field(480_000, ge=1, description="Images between two checkpoints.")
 

@@ -105,7 +105,7 @@ class Training:
 
     def _sample(self, count: int, stream: int) -> np.ndarray:
         """Sorted indices of at most `count` distinct images, the same on every worker."""
-        rng = np.random.default_rng([self.config.seed, stream])
+        rng = np.random.default_rng([self.config.seed, stream, 1])  # two numbers would be the loader's epochs
         return np.sort(rng.permutation(len(self.dataset))[:count])
 
     @staticmethod

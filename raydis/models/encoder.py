@@ -54,8 +54,8 @@ class Encoder(nn.Module):
         channels: of the convolutions; those behind the first halve the size.
         hidden_dims: hidden layers of the dense head.
         norm: `batch` as released, or `group`, which does not look at batch mates.
-        unit_norm: `none` as released, or `batch`: every unit's scalar is brought to mean 0 and variance 1, over the batch in
-            training and by running averages after. Untrained units then differ between images from the first step on;
+        unit_norm: `none` as released, or `batch`: every unit's scalar is brought to mean 0 and variance 1, over the batch
+            in training and by running averages after. Untrained units then differ between images from the first step on;
             without it a short run spends most of its images on waking them up.
         token_hidden_dims, token_activation: of the units' MLPs.
     """
@@ -89,7 +89,9 @@ class Encoder(nn.Module):
         for a, b in pairwise(dims):
             head += [nn.Linear(a, b), nn.ReLU(inplace=True)]
         self.head = nn.Sequential(*head, nn.Linear(dims[-1], num_units))
-        self.unit_norm = nn.BatchNorm1d(num_units, affine=False, momentum=0.05) if unit_norm == "batch" else nn.Identity()
+        self.unit_norm = (
+            nn.BatchNorm1d(num_units, affine=False, momentum=0.05) if unit_norm == "batch" else nn.Identity()
+        )
         self.tokens = UnitMLP(num_units, unit_dim, token_hidden_dims, token_activation)
 
     def units(self, images: Tensor) -> Tensor:

@@ -15,7 +15,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from raydis.models.blocks import ResBlock, TokenTransformer, drop_skip_channels, group_norm, timestep_embedding, zero_init
+from raydis.models.blocks import (
+    ResBlock,
+    TokenTransformer,
+    drop_skip_channels,
+    group_norm,
+    timestep_embedding,
+    zero_init,
+)
 
 
 class Stage(nn.Module):

@@ -105,6 +105,11 @@ def fetch_result(reference: Any) -> Any:
     except RayTaskError as error:
         if isinstance(error.cause, RaydisError):
             raise error.cause from None
+        if "No module named 'raydis'" in str(error):
+            raise ResourceError(
+                "the cluster's workers cannot import raydis: install it on every node, or submit the command as a job "
+                "with `ray job submit --working-dir .`"
+            ) from error
         raise
 
 

@@ -25,8 +25,17 @@ CHECKOUT = Path(__file__).resolve().parents[2]
 BIN = Path(sys.executable).parent
 START_S, JOB_S = 300, 1200  # for a machine that is busy with other things; a quiet one takes 6 and 40
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(START_S + JOB_S)]
-PORTS = ("port", "dashboard-port", "ray-client-server-port", "node-manager-port", "object-manager-port", "metrics-export-port",
-         "runtime-env-agent-port", "dashboard-agent-listen-port", "dashboard-agent-grpc-port")  # fmt: skip
+PORTS = (
+    "port",
+    "dashboard-port",
+    "dashboard-agent-listen-port",
+    "dashboard-agent-grpc-port",
+    "metrics-export-port",
+    "node-manager-port",
+    "object-manager-port",
+    "ray-client-server-port",
+    "runtime-env-agent-port",
+)
 SPEC = """
 name: smoke
 run: {preset: tiny}
@@ -114,18 +123,23 @@ def processes_with(variable: str) -> list[int]:
     return found
 
 
-def test_a_submitted_sweep_succeeds_and_shows_in_the_dashboard(head: Head, tmp_path: Path) -> None:
-    (tmp_path / "smoke.yaml").write_text(SPEC)
-    command = ["python", "-m", "raydis.sweep", str(tmp_path / "smoke.yaml"), "--name", "job", "--storage"]
-    submitted = subprocess.run(
-        [BIN / "ray", "job", "submit", "--address", head.url, "--submission-id", "smoke-sweep", "--working-dir", ".",
-         "--", *command, str(tmp_path / "runs")],
+def submit(head: Head, name: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """`ray job submit` from the checkout, as the README shows."""
+    job = ("--submission-id", name, "--working-dir", ".", "--", "python", "-m", "raydis.sweep", *arguments)
+    return subprocess.run(
+        [BIN / "ray", "job", "submit", "--address", head.url, *job],
         cwd=CHECKOUT,
         env=head.environment,
         capture_output=True,
         text=True,
         timeout=JOB_S,
-    )  # fmt: skip
+    )
+
+
+def test_a_submitted_sweep_succeeds_and_shows_in_the_dashboard(head: Head, tmp_path: Path) -> None:
+    (tmp_path / "smoke.yaml").write_text(SPEC)
+    options = ("--name", "job", "--storage", str(tmp_path / "runs"))
+    submitted = submit(head, "smoke-sweep", str(tmp_path / "smoke.yaml"), *options)
     log = submitted.stdout + submitted.stderr
     assert submitted.returncode == 0, log
     for line in ("sweep job: 1 trials of", "smoke@1 promoted", "Job 'smoke-sweep' succeeded"):
@@ -141,24 +155,36 @@ def test_a_submitted_sweep_succeeds_and_shows_in_the_dashboard(head: Head, tmp_p
     assert Registry(LocalStore(tmp_path / "runs")).resolve("smoke@best").version == 1
 
 
+def test_a_submitted_sweep_whose_data_is_missing_fails_with_one_line(head: Head, tmp_path: Path) -> None:
+    (tmp_path / "smoke.yaml").write_text(SPEC)
+    missing = f"run.data={{name: sprites, path: {tmp_path}/absent.npz, image_size: 16}}"
+    options = ("--set", missing, "--storage", str(tmp_path / "runs"))
+    submitted = submit(head, "no-data", str(tmp_path / "smoke.yaml"), *options)
+    assert submitted.returncode == 1
+    log = submitted.stdout + submitted.stderr
+    assert "\nraydis: " in log
+    assert "absent.npz" in log
+    assert "Traceback" not in log
+    assert httpx.get(f"{head.url}/api/jobs/no-data").json()["status"] == "FAILED"
+    assert not (tmp_path / "runs").exists()
+
+
 @pytest.mark.parametrize(
-    ("settings", "message"),
+    ("setting", "message"),
     [
         (
             ("run.compute.num_cpus=3",),
             "a run needs 1 worker(s) of 3 CPUs and 0 GPUs, but the cluster has nodes with 2 C",
         ),
-        (("run.compute.device=cuda",), "1 CPUs and 1 GPUs, but the cluster has nodes with 2 CPUs and 0 GPUs"),
-        (("run.data={name: sprites, path: absent.npz, image_size: 16}",), "absent.npz"),
+        ("run.compute.device=cuda", "1 CPUs and 1 GPUs, but the cluster has nodes with 2 CPUs and 0 GPUs"),
     ],
 )
 def test_a_sweep_that_cannot_run_on_the_cluster_it_finds_ends_at_once(
-    head: Head, tmp_path: Path, settings: tuple[str, ...], message: str
+    head: Head, tmp_path: Path, setting: str, message: str
 ) -> None:
     (tmp_path / "smoke.yaml").write_text(SPEC)
-    options = [option for setting in settings for option in ("--set", setting)]
     refused = subprocess.run(
-        [sys.executable, "-m", "raydis.sweep", "smoke.yaml", *options],
+        [sys.executable, "-m", "raydis.sweep", "smoke.yaml", "--set", setting],
         cwd=tmp_path,
         env=head.environment | {"RAY_ADDRESS": head.address, "PYTHONPATH": str(CHECKOUT)},
         capture_output=True,

@@ -71,12 +71,13 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
     config["http_options"]["port"] = port
     (folder / "serve.yaml").write_text(yaml.safe_dump(config))
     mark = tempfile.mkdtemp(prefix="ray")  # Ray's sockets lie below it, and their paths must be short
-    environment = {**environment_of_a_cluster(mark, others), "RAYDIS_STORAGE": str(folder / "runs")}
+    environment = environment_of_a_cluster(mark, others)
+    environment.pop("RAYDIS_STORAGE", None)  # then it is ./runs
     log = folder / "log"
     with log.open("wb") as output:
         process = subprocess.Popen(
             [Path(sys.executable).with_name("serve"), "run", folder / "serve.yaml"],
-            cwd=ROOT,
+            cwd=folder,
             env=environment,
             stdout=output,
             stderr=subprocess.STDOUT,
