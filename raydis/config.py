@@ -47,9 +47,13 @@ class DataConfig(Model):
         "cars3d",
         "sprites",
         "image_folder",
-    ] = Field("shapes3d_procedural", description="Data set; `*_procedural` sets are rendered, the others are files.")
-    path: str | None = Field(None, description="File or folder of a data set that is read: local path or s3:// URI.")
-    image_size: int = Field(64, ge=8, le=512, description="Height and width of the images, px.")
+    ] = Field(
+        default="shapes3d_procedural", description="Data set; `*_procedural` sets are rendered, the others are files."
+    )
+    path: str | None = Field(
+        default=None, description="File or folder of a data set that is read: local path or s3:// URI."
+    )
+    image_size: int = Field(default=64, ge=8, le=512, description="Height and width of the images, px.")
     levels: dict[str, int | tuple[int, ...]] = Field(
         default_factory=dict,
         description="Sub-grid by factor name: a count n keeps level floor(i*K/n), i < n; a list keeps those levels.",
@@ -76,10 +80,13 @@ class PatchPcaStage(Model):
     """Closed-form first stage: PCA of non-overlapping image patches."""
 
     kind: Literal["patch_pca"] = "patch_pca"
-    patch_size: int = Field(4, ge=2, le=16, description="Side of a patch, px; the latent is that much smaller.")
-    latent_dim: int = Field(12, ge=1, description="Principal components kept, the channels of the latent.")
+    patch_size: int = Field(default=4, ge=2, le=16, description="Side of a patch, px; the latent is that much smaller.")
+    latent_dim: int = Field(default=12, ge=1, description="Principal components kept, the channels of the latent.")
     whitening: float = Field(
-        1.0, ge=0.0, le=1.0, description="Channel l is divided by std_l**whitening; 1 gives all of them unit variance."
+        default=1.0,
+        ge=0.0,
+        le=1.0,
+        description="Channel l is divided by std_l**whitening; 1 gives all of them unit variance.",
     )
 
 
@@ -90,39 +97,51 @@ class EncoderConfig(Model):
     """Image encoder: one scalar a unit, then a private MLP a unit that turns the scalar into a token."""
 
     channels: tuple[Size, ...] = Field(
-        (64, 128, 256, 256, 256), min_length=2, description="Channels of the convolutions; all but the first halve."
+        default=(64, 128, 256, 256, 256),
+        min_length=2,
+        description="Channels of the convolutions; all but the first halve.",
     )
     stem_stride: int = Field(
-        1,
+        default=1,
         ge=1,
         le=16,
         description="First convolution: 1 is 7x7 at full size as published, s > 1 an s x s patch embedding.",
     )
-    hidden_dims: tuple[Size, ...] = Field((4096, 256), description="Hidden layers between the flattened map and units.")
+    hidden_dims: tuple[Size, ...] = Field(
+        default=(4096, 256), description="Hidden layers between the flattened map and units."
+    )
     norm: Literal["batch", "group"] = Field(
-        "batch", description="Norm of the convolutions; `group` has no batch mates."
+        default="batch", description="Norm of the convolutions; `group` has no batch mates."
     )
     unit_norm: Literal["none", "batch"] = Field(
-        "none", description="`batch` brings every unit to mean 0 and variance 1, which wakes the units of short runs."
+        default="none",
+        description="`batch` brings every unit to mean 0 and variance 1, which wakes the units of short runs.",
     )
-    token_hidden_dims: tuple[Size, ...] = Field((256, 512), min_length=1, description="Hidden layers of a unit's MLP.")
-    token_activation: Literal["relu", "none"] = Field("relu", description="Last activation of a unit's MLP.")
+    token_hidden_dims: tuple[Size, ...] = Field(
+        default=(256, 512), min_length=1, description="Hidden layers of a unit's MLP."
+    )
+    token_activation: Literal["relu", "none"] = Field(default="relu", description="Last activation of a unit's MLP.")
 
 
 class UNetConfig(Model):
     """Denoising U-Net with cross-attention to the tokens, and Skip Dropout on its skip connections."""
 
-    model_dim: int = Field(64, ge=8, description="Channels at the finest level.")
-    multipliers: tuple[Size, ...] = Field((1, 2, 4, 4), min_length=1, description="Channels of a level / model_dim.")
-    num_blocks: int = Field(2, ge=1, description="Residual blocks a level.")
-    attention_sizes: tuple[Size, ...] = Field(
-        (16, 8, 4), description="Spatial sizes, latent px, whose blocks attend to the tokens (the middle always does)."
+    model_dim: int = Field(default=64, ge=8, description="Channels at the finest level.")
+    multipliers: tuple[Size, ...] = Field(
+        default=(1, 2, 4, 4), min_length=1, description="Channels of a level / model_dim."
     )
-    num_heads: int = Field(8, ge=1, description="Attention heads.")
-    dropout_rate: Rate = Field(0.1, description="Dropout inside residual blocks.")
-    skip_dropout_rate: Rate = Field(0.2, description="Probability that a channel of a skip connection is dropped.")
+    num_blocks: int = Field(default=2, ge=1, description="Residual blocks a level.")
+    attention_sizes: tuple[Size, ...] = Field(
+        default=(16, 8, 4),
+        description="Spatial sizes, latent px, whose blocks attend to the tokens (the middle always does).",
+    )
+    num_heads: int = Field(default=8, ge=1, description="Attention heads.")
+    dropout_rate: Rate = Field(default=0.1, description="Dropout inside residual blocks.")
+    skip_dropout_rate: Rate = Field(
+        default=0.2, description="Probability that a channel of a skip connection is dropped."
+    )
     skip_dropout_sizes: tuple[Size, ...] = Field(
-        (16, 8), description="Spatial sizes, latent px, whose skip connections are dropped from."
+        default=(16, 8), description="Spatial sizes, latent px, whose skip connections are dropped from."
     )
 
     @model_validator(mode="after")
@@ -139,21 +158,27 @@ class AnchorConfig(Model):
     """Dynamic Gaussian Anchoring: a Gaussian mixture a unit, and the pull of tokens towards its means."""
 
     mode: Literal["off", "relative", "ramp", "release"] = Field(
-        "relative",
+        default="relative",
         description="`relative`: stored normalisation, shift_rate*exp(-mean|distance|); `ramp`: shift grows linearly "
         "to shift_rate over training; `release`: the published code's formula, for parity studies only.",
     )
-    num_gaussians: int = Field(8, ge=1, le=64, description="Components that a unit's mixture starts from.")
-    max_gaussians: int = Field(32, ge=1, le=256, description="Hard upper bound after splitting.")
-    shift_rate: float = Field(0.1, ge=0.0, le=1.0, description="Largest share of the way to the anchor (lambda_max).")
-    num_splits: int = Field(3, ge=0, description="Rounds of splitting loose components.")
-    split_spread: float = Field(
-        0.5, gt=0.0, description="Mean distance to the component's centre above which it splits, normalised tokens."
+    num_gaussians: int = Field(default=8, ge=1, le=64, description="Components that a unit's mixture starts from.")
+    max_gaussians: int = Field(default=32, ge=1, le=256, description="Hard upper bound after splitting.")
+    shift_rate: float = Field(
+        default=0.1, ge=0.0, le=1.0, description="Largest share of the way to the anchor (lambda_max)."
     )
-    min_count: float = Field(10.0, ge=1.0, description="Soft count below which a component is dropped.")
-    em_steps: int = Field(30, ge=1, description="EM steps before and after splitting.")
-    fit_samples: int = Field(10_000, ge=16, description="Images whose tokens a fit sees.")
-    refit_images: int = Field(480_000, ge=1, description="Images between two fits; the first fit ends the warm-up.")
+    num_splits: int = Field(default=3, ge=0, description="Rounds of splitting loose components.")
+    split_spread: float = Field(
+        default=0.5,
+        gt=0.0,
+        description="Mean distance to the component's centre above which it splits, normalised tokens.",
+    )
+    min_count: float = Field(default=10.0, ge=1.0, description="Soft count below which a component is dropped.")
+    em_steps: int = Field(default=30, ge=1, description="EM steps before and after splitting.")
+    fit_samples: int = Field(default=10_000, ge=16, description="Images whose tokens a fit sees.")
+    refit_images: int = Field(
+        default=480_000, ge=1, description="Images between two fits; the first fit ends the warm-up."
+    )
 
     @model_validator(mode="after")
     def _bounds(self) -> Self:
@@ -165,11 +190,11 @@ class AnchorConfig(Model):
 class DiffusionConfig(Model):
     """Noise schedule and objective."""
 
-    schedule: Literal["ldm_linear", "cosine"] = Field("ldm_linear", description="Noise schedule.")
-    num_timesteps: int = Field(1000, ge=2, description="Steps of the forward process.")
-    loss: Literal["l1", "l2"] = Field("l1", description="Norm of the noise error.")
+    schedule: Literal["ldm_linear", "cosine"] = Field(default="ldm_linear", description="Noise schedule.")
+    num_timesteps: int = Field(default=1000, ge=2, description="Steps of the forward process.")
+    loss: Literal["l1", "l2"] = Field(default="l1", description="Norm of the noise error.")
     time_power: float = Field(
-        1.0,
+        default=1.0,
         gt=0.0,
         le=4.0,
         description="Training times are T*u**time_power, u uniform: 1 as published, less favours noisy times.",
@@ -180,8 +205,8 @@ class DygaSdConfig(Model):
     """DyGA+SD, and with `anchors.mode: off` and `unet.skip_dropout_rate: 0` EncDiff."""
 
     family: Literal["dyga_sd"] = "dyga_sd"
-    num_units: int = Field(20, ge=2, le=256, description="Latent units N.")
-    unit_dim: int = Field(32, ge=1, le=1024, description="Width D of a unit's token.")
+    num_units: int = Field(default=20, ge=2, le=256, description="Latent units N.")
+    unit_dim: int = Field(default=32, ge=1, le=1024, description="Width D of a unit's token.")
     encoder: EncoderConfig = EncoderConfig()
     unet: UNetConfig = UNetConfig()
     anchors: AnchorConfig = AnchorConfig()
@@ -194,39 +219,45 @@ MethodConfig = DygaSdConfig  # becomes a union, discriminated by `family`, with 
 class TrainConfig(Model):
     """Optimisation."""
 
-    num_images: int = Field(4_800_000, ge=1, description="Budget: images seen, over all workers.")
-    batch_size: int = Field(512, ge=1, description="Images a step, over all workers.")
-    learning_rate: float = Field(1e-4, gt=0.0, le=1.0, description="AdamW learning rate.")
-    learning_rate_schedule: Literal["constant", "cosine"] = Field("constant", description="After the warm-up.")
-    warmup_images: int = Field(0, ge=0, description="Images over which the learning rate rises linearly from 0.")
-    weight_decay: float = Field(0.01, ge=0.0, description="AdamW weight decay.")
-    max_grad_norm: float | None = Field(None, gt=0.0, description="Clip the global gradient norm; null: no clipping.")
-    ema_decay: Rate = Field(
-        0.9999, description="Decay of the averaged weights, min(decay, (1+n)/(10+n)) after n steps."
+    num_images: int = Field(default=4_800_000, ge=1, description="Budget: images seen, over all workers.")
+    batch_size: int = Field(default=512, ge=1, description="Images a step, over all workers.")
+    learning_rate: float = Field(default=1e-4, gt=0.0, le=1.0, description="AdamW learning rate.")
+    learning_rate_schedule: Literal["constant", "cosine"] = Field(default="constant", description="After the warm-up.")
+    warmup_images: int = Field(
+        default=0, ge=0, description="Images over which the learning rate rises linearly from 0."
     )
-    report_images: int = Field(48_000, ge=1, description="Images between two progress reports.")
-    checkpoint_images: int = Field(480_000, ge=1, description="Images between two checkpoints.")
+    weight_decay: float = Field(default=0.01, ge=0.0, description="AdamW weight decay.")
+    max_grad_norm: float | None = Field(
+        default=None, gt=0.0, description="Clip the global gradient norm; null: no clipping."
+    )
+    ema_decay: Rate = Field(
+        default=0.9999, description="Decay of the averaged weights, min(decay, (1+n)/(10+n)) after n steps."
+    )
+    report_images: int = Field(default=48_000, ge=1, description="Images between two progress reports.")
+    checkpoint_images: int = Field(default=480_000, ge=1, description="Images between two checkpoints.")
 
 
 class EvaluationConfig(Model):
     """Scores that a run computes of itself; `published` follows disentanglement_lib, `search` is its cheaper kin."""
 
-    protocol: Literal["published", "search", "none"] = Field("search", description="Scoring at the end of a run.")
-    estimator: Literal["reference", "hist", "tree"] | None = Field(
-        None, description="DCI's classifier; null takes the protocol's own: `reference` or `hist`."
+    protocol: Literal["published", "search", "none"] = Field(
+        default="search", description="Scoring at the end of a run."
     )
-    max_images: int = Field(10_000, ge=64, description="`search`: largest product sub-grid that is encoded.")
-    seed: int = Field(0, ge=0, description="Seed of the metrics' draws; the same for every model compared.")
+    estimator: Literal["reference", "hist", "tree"] | None = Field(
+        default=None, description="DCI's classifier; null takes the protocol's own: `reference` or `hist`."
+    )
+    max_images: int = Field(default=10_000, ge=64, description="`search`: largest product sub-grid that is encoded.")
+    seed: int = Field(default=0, ge=0, description="Seed of the metrics' draws; the same for every model compared.")
 
 
 class ComputeConfig(Model):
     """Where a run computes. It decides speed, never what is computed."""
 
-    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="`auto`: a GPU where there is one.")
-    precision: Literal["fp32", "bf16"] = Field("fp32", description="Autocast of the forward pass.")
-    num_workers: int = Field(1, ge=1, description="Data-parallel workers; 1 trains inside the calling process.")
-    num_cpus: float = Field(1, gt=0, description="CPUs a worker.")
-    num_gpus: float = Field(0, ge=0, description="GPUs a worker; a fraction lets workers share one.")
+    device: Literal["auto", "cpu", "cuda"] = Field(default="auto", description="`auto`: a GPU where there is one.")
+    precision: Literal["fp32", "bf16"] = Field(default="fp32", description="Autocast of the forward pass.")
+    num_workers: int = Field(default=1, ge=1, description="Data-parallel workers; 1 trains inside the calling process.")
+    num_cpus: float = Field(default=1, gt=0, description="CPUs a worker.")
+    num_gpus: float = Field(default=0, ge=0, description="GPUs a worker; a fraction lets workers share one.")
 
 
 class RunConfig(Model):
@@ -238,7 +269,7 @@ class RunConfig(Model):
     train: TrainConfig = TrainConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
     compute: ComputeConfig = ComputeConfig()
-    seed: int = Field(0, ge=0, description="Seed of weights, data order and noise.")
+    seed: int = Field(default=0, ge=0, description="Seed of weights, data order and noise.")
 
     @property
     def latent_size(self) -> int:

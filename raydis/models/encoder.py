@@ -54,9 +54,9 @@ class Encoder(nn.Module):
         channels: of the convolutions; those behind the first halve the size.
         hidden_dims: hidden layers of the dense head.
         norm: `batch` as released, or `group`, which does not look at batch mates.
-        unit_norm: `none` as released, or `batch`: every unit's scalar is brought to mean 0 and variance 1, over the batch
-            in training and by running averages after. Untrained units then differ between images from the first step on;
-            without it a short run spends most of its images on waking them up.
+        unit_norm: `none` as released, or `batch`: every unit's scalar is brought to mean 0 and variance 1, over the
+            batch in training and by running averages after. Untrained units then differ between images from the first
+            step on; without it a short run spends most of its images on waking them up.
         token_hidden_dims, token_activation: of the units' MLPs.
     """
 

@@ -10,6 +10,7 @@ tokens' share (`condition`) is computed once for a whole sampling run.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -32,6 +33,11 @@ class Stage(nn.Module):
         super().__init__()
         self.block = block
         self.transformer = transformer
+
+
+def stages_of(modules: nn.ModuleList) -> list[Stage]:
+    """The list with its elements' type, which torch does not keep."""
+    return cast(list[Stage], list(modules))
 
 
 class UNet(nn.Module):
@@ -93,7 +99,8 @@ class UNet(nn.Module):
                 size //= 2
                 skips.append((dim, size))
         self.down = nn.ModuleList(down)
-        self.middle = nn.ModuleList([stage(dim, dim, None), Stage(ResBlock(dim, dim, dropout_rate), None)])
+        middle = [stage(dim, dim, None), Stage(ResBlock(dim, dim, dropout_rate), None)]
+        self.middle = nn.ModuleList(middle)
 
         up: list[Stage] = []
         self.skip_sizes = [skip_size for _, skip_size in skips]
@@ -108,7 +115,7 @@ class UNet(nn.Module):
         self.norm_out = group_norm(dim)
         self.conv_out = zero_init(nn.Conv2d(dim, latent_dim, 3, padding=1))
 
-        stages: list[Stage] = [*down, *self.middle, *up]
+        stages = [*down, *middle, *up]
         self.time_dims = [2 * each.block.conv_in.out_channels for each in stages]
         self.token_dims = [2 * each.transformer.proj_in.out_channels for each in stages if each.transformer]
         self.time_proj = nn.Linear(time_dim, sum(self.time_dims))
@@ -139,12 +146,12 @@ class UNet(nn.Module):
 
         h = self.conv_in(latents)
         skips = [h]
-        for stage in self.down:
+        for stage in stages_of(self.down):
             h = run(stage, h)
             skips.append(h)
-        for stage in self.middle:
+        for stage in stages_of(self.middle):
             h = run(stage, h)
-        for stage in self.up:
+        for stage in stages_of(self.up):
             if stage.block.resample != "up":
                 h = torch.cat([h, self._dropped(skips.pop())], dim=1)
             h = run(stage, h)

@@ -173,7 +173,7 @@ def test_a_submitted_sweep_whose_data_is_missing_fails_with_one_line(head: Head,
     ("setting", "message"),
     [
         (
-            ("run.compute.num_cpus=3",),
+            "run.compute.num_cpus=3",
             "a run needs 1 worker(s) of 3 CPUs and 0 GPUs, but the cluster has nodes with 2 C",
         ),
         ("run.compute.device=cuda", "1 CPUs and 1 GPUs, but the cluster has nodes with 2 CPUs and 0 GPUs"),
