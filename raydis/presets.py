@@ -51,10 +51,10 @@ SMALL: Tree = {
             "skip_dropout_rate": 0.2,
             "skip_dropout_sizes": [8],
         },
-        "anchors": {"num_gaussians": 6, "max_gaussians": 16, "fit_samples": 4000, "refit_images": 13_000},
+        "anchors": {"num_gaussians": 6, "max_gaussians": 16, "fit_samples": 4000, "refit_images": 10_000},
     },
     "train": {
-        "num_images": 52_000,
+        "num_images": 40_000,
         "batch_size": 64,
         "learning_rate": 2e-3,
         "learning_rate_schedule": "cosine",
@@ -62,7 +62,7 @@ SMALL: Tree = {
         "max_grad_norm": 1.0,
         "ema_decay": 0.995,
         "report_images": 4_000,
-        "checkpoint_images": 26_000,
+        "checkpoint_images": 20_000,
     },
     "evaluation": {"protocol": "search"},
 }

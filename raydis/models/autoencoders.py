@@ -88,6 +88,7 @@ class PatchPCA(nn.Module):
         self.mean.copy_(mean.view_as(self.mean))
         self.components.copy_(components.reshape(self.components.shape))
         deviations = values.flip(0)[: self.latent_dim].clamp_min(1e-12).sqrt()
+        deviations = deviations.clamp_min(1e-3 * deviations[0])  # whitening shall not blow up rounding errors
         whitened = deviations ** (1.0 - self.whitening)
         scale = deviations**-self.whitening / whitened.square().mean().sqrt()
         self.scale.copy_(scale.view_as(self.scale))
@@ -98,7 +99,7 @@ class PatchPCA(nn.Module):
         return (F.conv2d(images, self.components, stride=self.patch_size) - offset[:, None, None]) * self.scale
 
     def decode(self, latents: Tensor) -> Tensor:
-        """(B, L, H/P, W/P) -> (B, C, H, W); the least-squares inverse of `encode`."""
+        """(B, L, H/P, W/P), square -> (B, C, H, W); the least-squares inverse of `encode`."""
         size = latents.shape[-1]
         image = F.conv_transpose2d(latents / self.scale, self.components, stride=self.patch_size)
         return image + self.mean.repeat(1, size, size)

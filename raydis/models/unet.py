@@ -103,7 +103,6 @@ class UNet(nn.Module):
         self.middle = nn.ModuleList(middle)
 
         up: list[Stage] = []
-        self.skip_sizes = [skip_size for _, skip_size in skips]
         for level, multiplier in reversed(list(enumerate(multipliers))):
             for block in range(num_blocks + 1):
                 up.append(stage(dim + skips.pop()[0], model_dim * multiplier, size))
