@@ -192,6 +192,9 @@ class DiffusionConfig(Model):
 
     schedule: Literal["ldm_linear", "cosine"] = Field(default="ldm_linear", description="Noise schedule.")
     num_timesteps: int = Field(default=1000, ge=2, description="Steps of the forward process.")
+    prediction: Literal["noise", "velocity"] = Field(
+        default="noise", description="What the U-Net predicts; `velocity` weighs all times alike (arXiv 2202.00512)."
+    )
     loss: Literal["l1", "l2"] = Field(default="l1", description="Norm of the noise error.")
     time_power: float = Field(
         default=1.0,

@@ -51,6 +51,7 @@ SMALL: Tree = {
             "skip_dropout_rate": 0.2,
             "skip_dropout_sizes": [8],
         },
+        "diffusion": {"prediction": "velocity"},
         "anchors": {"num_gaussians": 6, "max_gaussians": 16, "fit_samples": 4000, "refit_images": 10_000},
     },
     "train": {

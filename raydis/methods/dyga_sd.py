@@ -75,10 +75,11 @@ class DygaSd(nn.Module):
         """Loss of a batch, a scalar; images (B, C, H, W) in [-1, 1]."""
         with torch.autocast(images.device.type, enabled=False):  # bfloat16 would add more noise than the first times do
             latents = self.first_stage.encode(images)
-        noisy = add_noise(latents, draws.noise, self.objective.alpha_bars[draws.timesteps])
+        alpha_bar = self.objective.alpha_bars[draws.timesteps]
+        noisy = add_noise(latents, draws.noise, alpha_bar)
         codes = self.anchors(self.encoder(images))
         predicted = self.unet(noisy, draws.timesteps, self.unet.condition(codes))
-        return self.objective.loss(predicted, draws.noise)
+        return self.objective.loss(predicted, self.objective.target(latents, draws.noise, alpha_bar))
 
     @torch.no_grad()
     def units(self, images: Tensor) -> Tensor:
@@ -98,10 +99,12 @@ class DygaSd(nn.Module):
     @torch.no_grad()
     def decode(self, codes: Tensor, noise: Tensor, num_steps: int) -> Tensor:
         """Codes (B, N, D) and starting noise (B, L, h, w) -> images (B, C, H, W) in [-1, 1], by DDIM."""
-        condition = self.unet.condition(codes)
-        latents = ddim_sample(
-            lambda z, t: self.unet(z, t, condition), noise, self.objective.alpha_bars, num_steps=num_steps
-        )
+        condition, objective = self.unet.condition(codes), self.objective
+
+        def predict_noise(z: Tensor, t: Tensor) -> Tensor:
+            return objective.noise(self.unet(z, t, condition), z, objective.alpha_bars[t])
+
+        latents = ddim_sample(predict_noise, noise, objective.alpha_bars, num_steps=num_steps)
         return self.first_stage.decode(latents).clamp(-1.0, 1.0)
 
     @torch.no_grad()

@@ -66,6 +66,7 @@ def head() -> Iterator[Head]:
         "RAY_AUTH_MODE": "disabled",
         "RAY_USAGE_STATS_ENABLED": "0",
         "RAY_TMPDIR": folder,
+        "RAY_worker_niceness": "0",  # at Ray's 15 they would wait for whatever else the machine does
         "OMP_NUM_THREADS": "1",
     }
     options = [f"--{name}={port}" for name, port in ports.items()]
@@ -169,22 +170,10 @@ def test_a_submitted_sweep_whose_data_is_missing_fails_with_one_line(head: Head,
     assert not (tmp_path / "runs").exists()
 
 
-@pytest.mark.parametrize(
-    ("setting", "message"),
-    [
-        (
-            "run.compute.num_cpus=3",
-            "a run needs 1 worker(s) of 3 CPUs and 0 GPUs, but the cluster has nodes with 2 C",
-        ),
-        ("run.compute.device=cuda", "1 CPUs and 1 GPUs, but the cluster has nodes with 2 CPUs and 0 GPUs"),
-    ],
-)
-def test_a_sweep_that_cannot_run_on_the_cluster_it_finds_ends_at_once(
-    head: Head, tmp_path: Path, setting: str, message: str
-) -> None:
+def test_a_sweep_that_the_cluster_at_ray_address_cannot_hold_is_refused_at_once(head: Head, tmp_path: Path) -> None:
     (tmp_path / "smoke.yaml").write_text(SPEC)
     refused = subprocess.run(
-        [sys.executable, "-m", "raydis.sweep", "smoke.yaml", "--set", setting],
+        [sys.executable, "-m", "raydis.sweep", "smoke.yaml", "--set", "run.compute.device=cuda"],
         cwd=tmp_path,
         env=head.environment | {"RAY_ADDRESS": head.address, "PYTHONPATH": str(CHECKOUT)},
         capture_output=True,
@@ -192,6 +181,6 @@ def test_a_sweep_that_cannot_run_on_the_cluster_it_finds_ends_at_once(
         timeout=JOB_S,
     )
     assert refused.returncode == 2, refused.stdout + refused.stderr
-    assert message in refused.stderr
+    assert "1 CPUs and 1 GPUs, but the cluster has nodes with 2 CPUs and 0 GPUs" in refused.stderr
     assert len(refused.stderr.splitlines()) == 1
     assert not (tmp_path / "runs").exists()
