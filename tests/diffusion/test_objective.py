@@ -83,3 +83,29 @@ def test_the_schedule_moves_with_the_module_but_is_not_saved() -> None:
 def test_an_unknown_loss_is_refused() -> None:
     with pytest.raises(ValueError, match="unknown loss 'huber': use l1 or l2"):
         make("huber")
+
+
+def test_a_true_velocity_gives_the_true_noise_back_at_every_time() -> None:
+    objective = Objective(schedule="cosine", num_timesteps=1000, loss="l1", prediction="velocity")
+    generator = torch.Generator().manual_seed(0)
+    latents, noise = torch.randn(2, 1000, 3, 2, 2, generator=generator)
+    alpha_bar = objective.alpha_bars
+
+    velocity = objective.target(latents, noise, alpha_bar)
+
+    recovered = objective.noise(velocity, add_noise(latents, noise, alpha_bar), alpha_bar)
+    torch.testing.assert_close(recovered, noise, atol=1e-5, rtol=0.0)
+
+
+def test_velocity_is_noise_where_there_is_no_noise_and_the_negated_latent_where_there_is_nothing_else() -> None:
+    objective = Objective(schedule="ldm_linear", num_timesteps=1000, loss="l2", prediction="velocity")
+    latents, noise = torch.full((2, 1, 1, 1), 3.0), torch.full((2, 1, 1, 1), 5.0)
+
+    velocity = objective.target(latents, noise, torch.tensor([1.0, 0.0]))
+
+    assert velocity.flatten().tolist() == [5.0, -3.0]
+
+
+def test_an_unknown_prediction_is_refused() -> None:
+    with pytest.raises(ValueError, match="unknown prediction 'x0': use noise or velocity"):
+        Objective(schedule="cosine", num_timesteps=10, loss="l1", prediction="x0")
