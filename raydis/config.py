@@ -171,7 +171,7 @@ class AnchorConfig(Model):
     split_spread: float = Field(
         default=0.5,
         gt=0.0,
-        description="Mean distance to the component's centre above which it splits, normalised tokens.",
+        description="Root-mean-square distance to the centre above which a component splits, normalised tokens.",
     )
     min_count: float = Field(default=10.0, ge=1.0, description="Soft count below which a component is dropped.")
     em_steps: int = Field(default=30, ge=1, description="EM steps before and after splitting.")

@@ -10,11 +10,10 @@ from rich.table import Table
 from rich.text import Text
 
 from raydis.config import ComputeConfig
-from raydis.metrics.protocol import PUBLISHED, SEARCH
+from raydis.metrics.protocol import PUBLISHED, SEARCH, Scores
 from raydis.sweep.progress import brief, duration, short
 from raydis.sweep.run import STUDY_FILE, SweepResult
 from raydis.sweep.spec import Choice, Domain, SweepSpec
-from raydis.sweep.summary import TrialRecord
 
 DEFAULT_STORAGE = "runs"
 
@@ -60,12 +59,11 @@ def print_result(result: SweepResult, spec: SweepSpec, storage: str, console: Co
         ended = sum(record.state != "stopped" for record in result.records)
         facts["interrupted"] = f"{ended} of {spec.total_trials} trials ended; nothing was promoted"
     if result.best is not None:
-        facts["best"] = f"trial {result.best.number}, {_scores(result.best)}; * marks the Pareto front"
+        facts["best"] = f"trial {result.best.number}, {_scores(result.best.scores)}; * marks the Pareto front"
         next_commands.append(f"python -m raydis traverse {result.best.checkpoint} -o traversal.png")
     if result.published is not None:
-        scores, promotion = result.published.scores, result.published.promotion
-        numbers = f"dci {scores.dci_disentanglement:.3f}, factor_vae {scores.factor_vae:.3f}"
-        facts["published"] = f"{numbers} ({scores.protocol} protocol, estimator {scores.estimator})"
+        promotion = result.published.promotion
+        facts["published"] = _scores(result.published.scores)
         verdict = "promoted" if promotion.decision.promote else "registered, not promoted"
         facts["registry"] = f"{promotion.ref} {verdict}: {promotion.decision.reason}"
         facts["picture"] = f"{result.folder}/{Path(result.published.picture).name}"
@@ -104,9 +102,9 @@ def _print_facts(console: Console, facts: dict[str, str]) -> None:
         console.print(Text(f"{name:{width}}  {fact}"), soft_wrap=True)
 
 
-def _scores(record: TrialRecord) -> str:
-    assert record.scores is not None  # the best trial is complete
-    scores = record.scores
+def _scores(scores: Scores | None) -> str:
+    if scores is None or scores.status != "valid":
+        return f"no scores: {scores.reason if scores else 'not evaluated'}"
     return (
         f"dci {scores.dci_disentanglement:.3f}, factor_vae {scores.factor_vae:.3f} ({scores.protocol} protocol, "
         f"estimator {scores.estimator})"

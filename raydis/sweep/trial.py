@@ -45,6 +45,8 @@ def run_trial(config: dict[str, Any]) -> None:
             _train_with_workers(run, parent, config["folder"])
     except RaydisError as error:
         tune.report(failure(error))
+    finally:
+        _release_memory()
 
 
 def trial_name(number: int) -> str:
@@ -66,8 +68,6 @@ def trial_resources(run: RunConfig) -> tune.PlacementGroupFactory:
 
 
 def _train_here(run: RunConfig, parent: dict[str, str]) -> None:
-    import torch
-
     from raydis.engine.checkpoint import open_checkpoint
     from raydis.engine.device import resolve_device, use_one_thread_on_cpu
     from raydis.engine.fit import Training
@@ -86,8 +86,13 @@ def _train_here(run: RunConfig, parent: dict[str, str]) -> None:
             tune.report(metrics_of(report), checkpoint=tune.Checkpoint.from_directory(folder) if folder else None)
             if folder:
                 shutil.rmtree(folder)  # Ray has copied it to the storage
-    if device.type == "cuda":  # the next trial in this process may need all of the memory
-        del training
+
+
+def _release_memory() -> None:
+    """Give the GPU's memory back: the next trial in this process, or beside it, may need all of it."""
+    import torch
+
+    if torch.cuda.is_initialized():
         gc.collect()
         torch.cuda.empty_cache()
 

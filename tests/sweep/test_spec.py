@@ -168,5 +168,14 @@ def test_corners_of_a_large_space_are_bounded_and_hold_every_end() -> None:
     assert all({corner[name] for corner in found} == {1, 2, 3, 4, 5} for name in names)
 
 
+def test_a_resolved_spec_is_a_sweep_file_itself(tmp_path: Path) -> None:
+    controls = [{"name": "dyga_off", "set": {"method.anchors.mode": "off"}}]
+    spec = spec_of(
+        search=UNITS | {"train.learning_rate": {"kind": "float", "low": 1e-5, "high": 1e-3}}, controls=controls
+    )
+    (tmp_path / "spec.json").write_text(spec.model_dump_json(indent=2))
+    assert load_spec(tmp_path / "spec.json", []) == spec
+
+
 def test_the_base_run_of_a_spec_is_a_run_config() -> None:
     assert isinstance(spec_of().run, RunConfig)
