@@ -83,6 +83,8 @@ def run_sweep(spec: SweepSpec, *, name: str, storage: str, console: Console) -> 
     key = f"sweeps/{name}"
     if store.exists(f"{key}/{SPEC_FILE}"):
         raise _taken(store, key)
+    logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # tracebacks of trials are in their error.txt
+    logging.getLogger("optuna").setLevel(logging.WARNING)  # it announces every study on standard error
     with ray_cluster():
         parallel = max_parallel_runs(spec.run.compute, cluster_nodes())
         check_data(spec)
@@ -100,11 +102,16 @@ def run_sweep(spec: SweepSpec, *, name: str, storage: str, console: Console) -> 
             published = publish(best, spec.run, spec.promotion, model=spec.model_name, storage=store.uri, folder=key)
     result = SweepResult(name, f"{store.uri}/{key}", records, front, best, published, interrupted)
     store.write(f"{key}/summary.json", json.dumps(_summary(result), indent=2).encode())
-    if best is None and not interrupted:
-        reasons = sorted({record.reason for record in records if record.reason})
+    return check_result(result)
+
+
+def check_result(result: SweepResult) -> SweepResult:
+    """The result, unless all trials ended and none of them has valid scores. Raises SweepError."""
+    if result.best is None and not result.interrupted:
+        reasons = sorted({record.reason for record in result.records if record.reason})
         raise SweepError(
-            f"no trial of {len(records)} ended with valid scores, so nothing was promoted: {'; '.join(reasons)[:400]}. "
-            f"The trials lie in {result.folder}"
+            f"no trial of {len(result.records)} ended with valid scores, so nothing was promoted: "
+            f"{'; '.join(reasons)[:400]}. The trials lie in {result.folder}"
         )
     return result
 
@@ -124,7 +131,6 @@ def _search(
     spec: SweepSpec, searcher: StudySearcher, *, name: str, store: Store, parallel: int, console: Console
 ) -> tune.ResultGrid:
     """Run the trials; Ctrl-C ends them early and in good order."""
-    logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # tracebacks of trials are in their error.txt
     objectives = [objective.metric for objective in spec.objectives]
     state = SweepState(spec.total_trials, spec.run.train.num_images, objectives)
     with SweepProgress(state, console) as progress:

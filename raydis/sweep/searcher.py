@@ -10,7 +10,6 @@ ever, and cannot hold a search space that is not picklable. Here each trial ends
 
 from __future__ import annotations
 
-import logging
 import math
 import pickle
 import warnings
@@ -151,6 +150,5 @@ def build_sampler(spec: SweepSpec, *, num_existing: int) -> BaseSampler:
 
 def journal(path: Path) -> BaseStorage:
     """A study in one file that `optuna-dashboard PATH` opens while the sweep runs."""
-    logging.getLogger("optuna").setLevel(logging.WARNING)  # it announces every study on standard error
     path.parent.mkdir(parents=True, exist_ok=True)
     return JournalStorage(JournalFileBackend(str(path)))
