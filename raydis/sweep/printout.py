@@ -13,7 +13,8 @@ from raydis.config import ComputeConfig
 from raydis.metrics.protocol import PUBLISHED, SEARCH, Scores
 from raydis.sweep.progress import brief, duration, short
 from raydis.sweep.run import STUDY_FILE, SweepResult
-from raydis.sweep.spec import Choice, Domain, SweepSpec
+from raydis.sweep.spec import Choice, Domain, Score, SweepSpec
+from raydis.sweep.summary import Replicates
 
 DEFAULT_STORAGE = "runs"
 
@@ -22,14 +23,16 @@ def print_plan(spec: SweepSpec, path: Path, console: Console) -> None:
     """What a sweep would do, without starting anything."""
     run, promotion = spec.run, spec.promotion
     estimator = run.evaluation.estimator or (PUBLISHED if run.evaluation.protocol == "published" else SEARCH).estimator
-    controls = f" + controls {', '.join(control.name for control in spec.controls)}" if spec.controls else ""
+    names = [f"{control.name}{f' x {n} seeds' if (n := len(control.seeds)) else ''}" for control in spec.controls]
+    trials = [f"{spec.num_trials} by {spec.sampler}, seed {spec.seed}"] if spec.num_trials else []
+    trials += [f"controls {', '.join(names)}"] if names else []
     steps = -(-run.train.num_images // run.train.batch_size)
     at_once = f"at most {spec.max_concurrent}" if spec.max_concurrent else "as many as the cluster holds"
     _print_facts(
         console,
         {
             "sweep": f"{spec.name} ({path})",
-            "trials": f"{spec.num_trials} by {spec.sampler}, seed {spec.seed}{controls}; {at_once} at once",
+            "trials": f"{' + '.join(trials)}; {at_once} at once",
             "objectives": ", ".join(f"{goal.direction} {goal.metric}" for goal in spec.objectives)
             + f" ({run.evaluation.protocol} protocol, estimator {estimator})",
             "data": f"{run.data.name}, {run.data.image_size} px",
@@ -42,10 +45,11 @@ def print_plan(spec: SweepSpec, path: Path, console: Console) -> None:
             else "none",
         },
     )
-    console.print("search")
-    width = max(map(len, spec.search))
-    for key, domain in spec.search.items():
-        console.print(f"  {key:{width}}  {_range(domain)}", highlight=False, soft_wrap=True)
+    if spec.search:
+        console.print("search")
+        width = max(map(len, spec.search))
+        for key, domain in spec.search.items():
+            console.print(f"  {key:{width}}  {_range(domain)}", highlight=False, soft_wrap=True)
 
 
 def print_result(result: SweepResult, spec: SweepSpec, storage: str, console: Console) -> None:
@@ -54,6 +58,8 @@ def print_result(result: SweepResult, spec: SweepSpec, storage: str, console: Co
     for record in result.records:
         if record.reason:
             console.print(f"trial {record.number} {record.state}: {record.reason}", highlight=False, soft_wrap=True)
+    if result.replicates:
+        console.print(replicates_table(result.replicates, [goal.metric for goal in spec.objectives]))
     facts, next_commands = {}, []
     if result.interrupted:
         ended = sum(record.state != "stopped" for record in result.records)
@@ -93,6 +99,22 @@ def trials_table(result: SweepResult, spec: SweepSpec) -> Table:
         values = [record.value(name) for name in scores]
         numbers = ["" if value is None else f"{value:.3f}" for value in values]
         table.add_row(mark, label, *settings, *numbers, record.state, duration(record.time_s))
+    return table
+
+
+def replicates_table(rows: list[Replicates], metrics: list[Score]) -> Table:
+    """A row a control that ran with several seeds: mean and standard deviation of each objective."""
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    table.add_column("control")
+    table.add_column("complete", justify="right")
+    for metric in metrics:
+        table.add_column(f"{short(metric)} (mean ± std)", justify="right", no_wrap=True)
+    for row in rows:
+        numbers = [
+            f"{row.mean[metric]:.3f}" + (f" ± {row.std[metric]:.3f}" if metric in row.std else "") if row.mean else ""
+            for metric in metrics
+        ]
+        table.add_row(row.control, f"{row.num_complete} of {row.num_runs}", *numbers)
     return table
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import re
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,16 @@ from raydis.sweep.progress import SweepProgress, SweepState
 from raydis.sweep.publish import Published, publish
 from raydis.sweep.searcher import StudySearcher, journal
 from raydis.sweep.spec import NAME, SweepSpec
-from raydis.sweep.summary import TrialRecord, choose_best, pareto_front, read_records, to_json, write_tables
+from raydis.sweep.summary import (
+    Replicates,
+    TrialRecord,
+    choose_best,
+    pareto_front,
+    read_records,
+    replicates,
+    to_json,
+    write_tables,
+)
 from raydis.sweep.trial import run_trial, trial_name, trial_resources
 from raydis.train.cluster import cluster_nodes, fetch_result, max_parallel_runs, ray_cluster
 
@@ -42,6 +51,7 @@ class SweepResult:
         name, folder: of the sweep; the folder is a path or s3:// URI.
         records: of all trials that ran, by number.
         front: numbers of the trials on the Pareto front.
+        replicates: of each control that ran with several seeds, mean and standard deviation.
         best: the trial that the spec's rule prefers.
         published: what became of it; None without promotion and after an interruption.
         interrupted: some trials never ended.
@@ -51,6 +61,7 @@ class SweepResult:
     folder: str
     records: list[TrialRecord]
     front: set[int]
+    replicates: list[Replicates]
     best: TrialRecord | None
     published: Published | None
     interrupted: bool
@@ -100,7 +111,16 @@ def run_sweep(spec: SweepSpec, *, name: str, storage: str, console: Console) -> 
         if best is not None and spec.promotion is not None and not interrupted:
             console.print(f"scoring the best trial by the {spec.promotion.protocol} protocol ...", highlight=False)
             published = publish(best, spec.run, spec.promotion, model=spec.model_name, storage=store.uri, folder=key)
-    result = SweepResult(name, f"{store.uri}/{key}", records, front, best, published, interrupted)
+    result = SweepResult(
+        name=name,
+        folder=f"{store.uri}/{key}",
+        records=records,
+        front=front,
+        replicates=replicates(records, spec.objectives),
+        best=best,
+        published=published,
+        interrupted=interrupted,
+    )
     store.write(f"{key}/summary.json", json.dumps(_summary(result), indent=2).encode())
     return check_result(result)
 
@@ -205,5 +225,6 @@ def _summary(result: SweepResult) -> dict[str, Any]:
             "reason": published.promotion.decision.reason,
             "scores": published.scores.to_dict(),
         },
+        "replicates": [asdict(row) for row in result.replicates],
         "trials": to_json(result.records, result.front),
     }

@@ -48,7 +48,7 @@ class StudySearcher(Searcher):
         super().__init__()  # no metric: Tune then asks for none in every report
         self.spec = spec
         self._objectives = [objective.metric for objective in spec.objectives]
-        self._fixed = {control.name: control_settings(spec, control) for control in spec.controls}
+        self._fixed = control_settings(spec)
         self._trials: dict[str, optuna.Trial] = {}
         study = optuna.create_study(
             study_name=study_name,

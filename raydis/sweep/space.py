@@ -8,7 +8,7 @@ from typing import Any
 
 import optuna
 
-from raydis.sweep.spec import Choice, Control, FloatRange, IntRange, SweepSpec, value_at
+from raydis.sweep.spec import Choice, FloatRange, IntRange, SweepSpec, value_at
 
 
 def suggest_settings(trial: optuna.Trial, search: Mapping[str, Any]) -> dict[str, Any]:
@@ -16,9 +16,10 @@ def suggest_settings(trial: optuna.Trial, search: Mapping[str, Any]) -> dict[str
     return {key: _suggest(trial, key, domain) for key, domain in search.items()}
 
 
-def control_settings(spec: SweepSpec, control: Control) -> dict[str, Any]:
-    """All that a control fixes: every searched key, at base unless the control sets it, and its other keys."""
-    return {key: value_at(spec.run, key) for key in spec.search} | control.set
+def control_settings(spec: SweepSpec) -> dict[str, dict[str, Any]]:
+    """All that each run of a control fixes, by its name: every searched key, at base unless it is set, and others."""
+    base = {key: value_at(spec.run, key) for key in spec.search}
+    return {name: base | settings for control in spec.controls for name, settings in control.runs().items()}
 
 
 def as_point(search: Mapping[str, Any], settings: Mapping[str, Any]) -> dict[str, Any] | None:

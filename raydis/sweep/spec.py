@@ -123,10 +123,25 @@ class Objective(Model):
 
 
 class Control(Model):
-    """A fixed run to compare with: the base run, with some keys set."""
+    """A fixed run to compare with: the base run, with some keys set, once or with several seeds."""
 
     name: str = Field(pattern=NAME)
     set: dict[str, Any] = Field(default_factory=dict, description="Dotted keys of the run and their values.")
+    seeds: tuple[Annotated[int, Field(ge=0)], ...] = Field(
+        default=(), description="One run with each as `seed` of the run; empty: one run with the run's own."
+    )
+
+    @model_validator(mode="after")
+    def _one_seed_a_run(self) -> Self:
+        if len(set(self.seeds)) != len(self.seeds):
+            raise ValueError(f"seeds {', '.join(map(str, self.seeds))}: each may be there once")
+        if self.seeds and "seed" in self.set:
+            raise ValueError("seeds and set.seed exclude each other: keep seeds")
+        return self
+
+    def runs(self) -> dict[str, dict[str, Any]]:
+        """The settings of each of its runs, by the run's name: NAME, or NAME/SEED."""
+        return {f"{self.name}/{seed}": self.set | {"seed": seed} for seed in self.seeds} or {self.name: self.set}
 
 
 class PromotionConfig(Model):
@@ -144,7 +159,9 @@ class SweepSpec(Model):
 
     name: str = Field(pattern=NAME, description="First part of the sweep's folder, and the promoted model's name.")
     run: RunConfig = Field(description="Base run; a sweep file may start it from a preset.")
-    search: dict[str, Domain] = Field(min_length=1, description="Dotted key of the run -> the values it may take.")
+    search: dict[str, Domain] = Field(
+        default={}, description="Dotted key of the run -> the values it may take; empty where controls alone run."
+    )
     objectives: tuple[Objective, ...] = Field(
         default=(Objective(metric="dci_disentanglement"), Objective(metric="factor_vae")), min_length=1
     )
@@ -163,7 +180,7 @@ class SweepSpec(Model):
     @property
     def total_trials(self) -> int:
         """Sampled trials and controls."""
-        return self.num_trials + len(self.controls)
+        return self.num_trials + sum(len(control.runs()) for control in self.controls)
 
     @property
     def model_name(self) -> str:
@@ -181,6 +198,8 @@ class SweepSpec(Model):
             raise ValueError("run.evaluation.protocol=none leaves no score to rank the trials by: use search")
         if not self.total_trials:
             raise ValueError("num_trials=0 and no controls: there is nothing to run")
+        if self.num_trials and not self.search:
+            raise ValueError(f"num_trials={self.num_trials}, but search is empty: name keys to search, or set 0")
         for what, names in (
             ("objectives", [objective.metric for objective in self.objectives]),
             ("controls", [control.name for control in self.controls]),
@@ -204,7 +223,7 @@ class SweepSpec(Model):
     @model_validator(mode="after")
     def _corners(self) -> Self:
         places = [("search", corner) for corner in corners(self.search)]
-        places += [(f"control {control.name}", control.set) for control in self.controls]
+        places += [(f"control {name}", run) for control in self.controls for name, run in control.runs().items()]
         for where, settings in places:
             try:
                 configure(self.run, settings)

@@ -114,6 +114,40 @@ def choose_best(records: Sequence[TrialRecord], rule: Rule) -> TrialRecord | Non
     return chosen
 
 
+@dataclass(frozen=True)
+class Replicates:
+    """A control's runs with several seeds, taken together.
+
+    Attributes:
+        control: its name.
+        num_runs, num_complete: how many there were, and how many have scores.
+        mean, std: by objective, over the complete runs; std is the sample's and needs two.
+    """
+
+    control: str
+    num_runs: int
+    num_complete: int
+    mean: dict[str, float]
+    std: dict[str, float]
+
+
+def replicates(records: Sequence[TrialRecord], objectives: Sequence[Objective]) -> list[Replicates]:
+    """Mean and standard deviation of each control that ran with several seeds, in their order."""
+    groups: dict[str, list[TrialRecord]] = {}
+    for record in records:
+        name, _, seed = (record.control or "").rpartition("/")
+        if name and seed:
+            groups.setdefault(name, []).append(record)
+    found = []
+    for control, runs in groups.items():
+        done = [record for record in runs if record.state == "complete"]
+        values = {goal.metric: [record.value(goal.metric) or 0.0 for record in done] for goal in objectives}
+        mean = {name: float(np.mean(column)) for name, column in values.items() if done}
+        std = {name: float(np.std(column, ddof=1)) for name, column in values.items() if len(done) > 1}
+        found.append(Replicates(control, len(runs), len(done), mean, std))
+    return found
+
+
 def write_tables(store: Store, folder: str, records: Sequence[TrialRecord], front: set[int]) -> None:
     """trials.csv and trials.parquet: a row a trial, a column a setting."""
     table = trials_table(records, front)

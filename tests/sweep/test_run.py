@@ -20,7 +20,7 @@ def test_a_sweep_without_a_valid_trial_ends_with_the_reasons_of_all() -> None:
         failed(1, "codes have collapsed"),
         failed(2, "codes have collapsed"),
     ]
-    result = SweepResult("s", "/runs/sweeps/s", records, set(), None, None, interrupted=False)
+    result = SweepResult("s", "/runs/sweeps/s", records, set(), [], None, None, interrupted=False)
     expected = (
         r"no trial of 3 ended with valid scores, so nothing was promoted: FitError: the loss became nan; codes have "
         r"collapsed\. The trials lie in /runs/sweeps/s"
@@ -30,6 +30,6 @@ def test_a_sweep_without_a_valid_trial_ends_with_the_reasons_of_all() -> None:
 
 
 def test_an_interrupted_sweep_is_no_error_even_before_its_first_valid_trial() -> None:
-    result = SweepResult("s", "/runs/sweeps/s", [], set(), None, None, interrupted=True)
+    result = SweepResult("s", "/runs/sweeps/s", [], set(), [], None, None, interrupted=True)
     assert check_result(result) is result
     assert check_result(dataclasses.replace(result, best=failed(0, "-"), interrupted=False)).best is not None

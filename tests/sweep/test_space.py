@@ -10,7 +10,7 @@ import pytest
 from raydis.configfile import parse
 from raydis.presets import expand
 from raydis.sweep.space import as_point, control_settings, suggest_settings
-from raydis.sweep.spec import SweepSpec
+from raydis.sweep.spec import Control, SweepSpec
 
 SEARCH = {
     "method.num_units": {"kind": "int", "low": 4, "high": 8, "step": 2},
@@ -38,13 +38,13 @@ def test_suggestions_lie_in_the_space_and_reach_all_of_it(spec: SweepSpec) -> No
 
 
 def test_a_control_fixes_every_searched_key_and_its_own(spec: SweepSpec) -> None:
-    base, dyga_off = (control_settings(spec, control) for control in spec.controls)
+    base, dyga_off = control_settings(spec).values()
     assert base == {"method.num_units": 4, "train.learning_rate": 1e-3, "method.unet.multipliers": [1, 2]}
     assert dyga_off == base | {"method.anchors.mode": "off", "method.num_units": 6}
 
 
 def test_a_point_of_the_space_is_enqueued_as_optuna_stores_it(spec: SweepSpec) -> None:
-    settings = control_settings(spec, spec.controls[0])
+    settings = control_settings(spec)["base"]
     point = as_point(spec.search, settings)
     assert point == {"method.num_units": 4, "train.learning_rate": 1e-3, "method.unet.multipliers": "[1, 2]"}
     study = optuna.create_study()
@@ -64,4 +64,14 @@ def test_a_point_of_the_space_is_enqueued_as_optuna_stores_it(spec: SweepSpec) -
     ],
 )
 def test_settings_outside_of_the_space_are_no_point(spec: SweepSpec, change: dict[str, Any]) -> None:
-    assert as_point(spec.search, control_settings(spec, spec.controls[0]) | change) is None
+    assert as_point(spec.search, control_settings(spec)["base"] | change) is None
+
+
+def test_a_control_with_seeds_is_one_run_with_each(spec: SweepSpec) -> None:
+    control = Control(name="dyga_off", set={"method.anchors.mode": "off"}, seeds=(3, 5))
+    several = spec.model_copy(update={"controls": (control,)})
+    runs = control_settings(several)
+    assert list(runs) == ["dyga_off/3", "dyga_off/5"]
+    assert [(run["seed"], run["method.anchors.mode"]) for run in runs.values()] == [(3, "off"), (5, "off")]
+    assert several.total_trials == several.num_trials + 2
+    assert as_point(several.search, runs["dyga_off/3"]) is None  # the sampler does not search seeds

@@ -81,7 +81,6 @@ def test_an_override_reaches_into_a_domain_of_the_space(tmp_path: Path) -> None:
         ),
         ({"search": {"evaluation.seed": {"kind": "int", "low": 0, "high": 3}}}, r"scores of different protocols"),
         ({"search": {"compute.num_workers": {"kind": "int", "low": 1, "high": 2}}}, r"it decides speed, not results"),
-        ({"search": {}}, r"search: .*at least 1"),
         ({"search": {"method.num_units": {"kind": "int", "low": 6, "high": 4}}}, r"empty range: low=6 is above high=4"),
         (
             {"search": {"method.num_units": {"kind": "int", "low": 4, "high": 9, "step": 2}}},
@@ -108,6 +107,10 @@ def test_an_override_reaches_into_a_domain_of_the_space(tmp_path: Path) -> None:
             r"image_folder has no factors.* `python -m raydis train`",
         ),
         ({"num_trials": 0}, r"there is nothing to run"),
+        ({"search": {}}, r"num_trials=\d+, but search is empty"),
+        ({"controls": [{"name": "a", "seeds": [1, 1]}]}, r"seeds 1, 1: each may be there once"),
+        ({"controls": [{"name": "a", "seeds": [1], "set": {"seed": 2}}]}, r"seeds and set\.seed exclude each other"),
+        ({"controls": [{"name": "a", "seeds": [-1]}]}, r"controls\.0\.seeds\.0: "),
         ({"name": "../up"}, r"name: "),
         ({"controls": [{"name": "a"}, {"name": "a"}]}, r"controls names a, a: each may be there once"),
         ({"controls": [{"name": "a", "set": {"method.x": 1}}]}, r"control a: method\.x is no key of a run"),

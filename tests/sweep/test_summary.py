@@ -16,7 +16,15 @@ from raydis.metrics.protocol import SEARCH, Scores, unscored
 from raydis.presets import expand
 from raydis.store import LocalStore
 from raydis.sweep.spec import Objective, SweepSpec
-from raydis.sweep.summary import TrialRecord, choose_best, pareto_front, read_records, to_json, write_tables
+from raydis.sweep.summary import (
+    TrialRecord,
+    choose_best,
+    pareto_front,
+    read_records,
+    replicates,
+    to_json,
+    write_tables,
+)
 
 BOTH = (Objective(metric="dci_disentanglement"), Objective(metric="factor_vae"))
 
@@ -46,6 +54,24 @@ def record(number: int, dci: float = 0.0, factor_vae: float = 0.0, **over: Any) 
 def test_the_front_holds_the_trials_that_none_dominates() -> None:
     records = [record(0, 0.5, 0.5), record(1, 0.6, 0.4), record(2, 0.4, 0.4), record(3, 0.5, 0.5), record(4, 0.6, 0.3)]
     assert pareto_front(records, BOTH) == {0, 1, 3}
+
+
+def test_replicates_are_the_complete_runs_of_a_control_taken_together() -> None:
+    records = [
+        record(0, 0.9, 0.9),
+        record(1, 0.2, 0.5, control="off/1"),
+        record(2, 0.4, 0.7, control="off/2"),
+        record(3, control="off/3", state="failed", scores=None),
+        record(4, 0.3, 0.6, control="on/1"),
+        record(5, 0.8, 0.8, control="single"),
+        record(6, control="dead/1", state="failed", scores=None),
+    ]
+    off, on, dead = replicates(records, BOTH)
+    assert (off.control, off.num_runs, off.num_complete) == ("off", 3, 2)
+    assert off.mean == pytest.approx({"dci_disentanglement": 0.3, "factor_vae": 0.6})
+    assert off.std == pytest.approx({"dci_disentanglement": 0.02**0.5, "factor_vae": 0.02**0.5})
+    assert (on.control, on.num_complete, on.std) == ("on", 1, {})
+    assert (dead.num_complete, dead.mean) == (0, {})
 
 
 def test_a_failed_trial_is_never_on_the_front() -> None:

@@ -1,4 +1,4 @@
-"""How many runs a cluster holds, and the environment that Ray is given; no Ray is started."""
+"""How many runs a cluster holds, and the environment that Ray is given."""
 
 from __future__ import annotations
 
@@ -7,10 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import ray
 
 from raydis.config import ComputeConfig
-from raydis.errors import ResourceError
-from raydis.train.cluster import lasting_storage, max_parallel_runs, set_environment, worker_resources
+from raydis.errors import DataError, ResourceError
+from raydis.train.cluster import fetch_result, lasting_storage, max_parallel_runs, set_environment, worker_resources
 
 
 @pytest.fixture
@@ -57,6 +58,19 @@ def test_device_cuda_without_a_number_reserves_a_whole_gpu() -> None:
     assert worker_resources(ComputeConfig(device="cuda")) == {"CPU": 1, "GPU": 1}
     assert worker_resources(ComputeConfig(device="cuda", num_gpus=0.5)) == {"CPU": 1, "GPU": 0.5}
     assert worker_resources(ComputeConfig(num_cpus=2)) == {"CPU": 2}
+
+
+@pytest.mark.ray
+@pytest.mark.usefixtures("cluster")
+@pytest.mark.filterwarnings("ignore")  # Ray's own
+def test_an_error_of_ours_in_a_task_comes_back_as_itself() -> None:
+    def fail(error: Exception) -> None:
+        raise error
+
+    with pytest.raises(DataError, match=r"^no file x$"):
+        fetch_result(ray.remote(fail).remote(DataError("no file x")))
+    with pytest.raises(ValueError, match="boom"):
+        fetch_result(ray.remote(fail).remote(ValueError("boom")))
 
 
 @pytest.mark.usefixtures("clean_environment")
