@@ -125,6 +125,28 @@ def swap(
     typer.echo(f"wrote {output}")
 
 
+@app.command()
+def image(
+    checkpoint: Annotated[str, typer.Argument(help="Checkpoint folder, s3:// URI, or name@alias.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="PNG to write.")] = Path("image.png"),
+    index: Annotated[int, typer.Option(min=0, help="Place in the data set.")] = 0,
+    storage: Storage = "runs",
+) -> None:
+    """Write one image of the data that a checkpoint was trained on, to encode and edit."""
+    import numpy as np
+    from PIL import Image
+
+    from raydis.data.open import open_dataset
+    from raydis.report.grids import save_picture
+
+    dataset = open_dataset(_open_editor(checkpoint, storage).config.data)
+    if index >= len(dataset):
+        raise ConfigError(f"{dataset.name} has no image {index}: use an --index from 0 to {len(dataset) - 1}")
+    pixels = dataset.images(np.array([index]))[0]
+    save_picture(Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels), output)
+    typer.echo(f"wrote {output}")
+
+
 @models.command("list")
 def list_models(storage: Storage = "runs") -> None:
     """Every model with its versions and aliases."""

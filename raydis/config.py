@@ -300,4 +300,9 @@ class RunConfig(Model):
         shrink = self.method.encoder.stem_stride << (len(self.method.encoder.channels) - 1)
         if self.data.image_size % shrink:
             raise ValueError(f"data.image_size={self.data.image_size} cannot be divided by {shrink} in the encoder")
+        if self.method.encoder.unit_norm == "batch" and self.train.batch_size < 2 * self.compute.num_workers:
+            raise ValueError(
+                f"method.encoder.unit_norm=batch needs 2 images a worker, but train.batch_size={self.train.batch_size} "
+                f"on {self.compute.num_workers} worker(s) gives fewer: raise train.batch_size"
+            )
         return self

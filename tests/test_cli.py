@@ -181,6 +181,15 @@ def test_swap_takes_pairs_of_the_data_set_and_a_published_model(run: Run, publis
         assert picture.width > 6 * 67
 
 
+def test_image_writes_one_image_of_the_data_unchanged(run: Run, checkpoint: Path, tmp_path: Path) -> None:
+    path = tmp_path / "a.png"
+    assert run("image", checkpoint, "-o", path, "--index", 300) == (0, f"wrote {path}\n", "")
+    expected = open_dataset(Editor.open(checkpoint).config.data).images(np.array([300]))[0]
+    with Image.open(path) as picture:
+        assert (np.asarray(picture) == expected).all()
+    refused(run("image", checkpoint, "-o", path, "--index", 324), "has no image 324", "from 0 to 323")
+
+
 def test_half_a_swap_is_refused(run: Run, checkpoint: Path) -> None:
     refused(run("swap", checkpoint, "--source", "a.png"), "a swap needs --source and --target, or neither")
 
@@ -199,7 +208,7 @@ class _Five:
         return 5
 
 
-@pytest.mark.parametrize("verb", ["traverse", "swap"])
+@pytest.mark.parametrize("verb", ["traverse", "swap", "image"])
 def test_a_checkpoint_that_is_not_there_is_told(run: Run, verb: str, tmp_path: Path) -> None:
     refused(run(verb, tmp_path / "absent"), "no checkpoint in", "there is no manifest.json")
     refused(run(verb, "mine@best", "--storage", tmp_path), "no model mine@best", "found no models")
@@ -288,5 +297,5 @@ def test_help_names_the_verbs_and_imports_no_framework() -> None:
     script = "import sys; sys.argv = ['raydis', '--help']\nfrom raydis.cli import main\ntry: main()\nfinally: "
     script += "print([name for name in ('torch', 'ray', 'numpy') if name in sys.modules])"
     done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=True)
-    assert all(verb in done.stdout for verb in ("train", "traverse", "swap", "models"))
+    assert all(verb in done.stdout for verb in ("train", "traverse", "swap", "image", "models"))
     assert done.stdout.rstrip().endswith("[]")

@@ -63,6 +63,14 @@ def test_every_factor_set_is_a_data_set_name() -> None:
             },
             r"data\.image_size=24 cannot be divided by 16 in the encoder",
         ),
+        (
+            {
+                "method": {"encoder": {"unit_norm": "batch"}},
+                "train": {"batch_size": 3},
+                "compute": {"num_workers": 3},
+            },
+            r"unit_norm=batch needs 2 images a worker, but train\.batch_size=3 on 3 worker\(s\) gives fewer",
+        ),
         ({"train": {"learning_rate": float("nan")}}, "finite number"),
         ({"method": {"unet": {"skip_dropout_rate": 1.0}}}, "less than 1"),
     ],

@@ -8,6 +8,7 @@ and the random state that a checkpoint must carry is one integer.
 from __future__ import annotations
 
 import copy
+import logging
 import math
 import time
 import warnings
@@ -26,6 +27,8 @@ from raydis.engine.checkpoint import Checkpoint, TrainingState
 from raydis.errors import CheckpointError, FitError
 from raydis.methods.dyga_sd import Draws, DygaSd
 
+log = logging.getLogger(__name__)
+
 FIRST_STAGE_IMAGES = 4096
 QUANTILE_IMAGES = 4096
 
@@ -40,6 +43,7 @@ class Progress:
     loss: float  # mean over the steps since the last report, this worker's images
     images_per_s: float  # all workers
     num_refits: int
+    num_unanchored_units: int  # units whose tokens no mixture could be fitted to, since the last refit
     checkpoint_due: bool
     finished: bool
 
@@ -99,6 +103,12 @@ class Training:
         self.num_refits = 0
 
     @property
+    def num_unanchored_units(self) -> int:
+        """Units that the last refit left without anchors; 0 before the first."""
+        anchors = self.method.anchors
+        return int((anchors.fitted & ~anchors.active).sum())
+
+    @property
     def images_seen(self) -> int:
         """Images consumed so far, over all workers."""
         return self.step * self.config.train.batch_size
@@ -125,7 +135,7 @@ class Training:
                         for part in np.array_split(sample, math.ceil(len(sample) / 512))
                     ]
                 )
-            self.method.anchors.fit(
+            mixtures = self.method.anchors.fit(
                 tokens,
                 num_gaussians=anchors.num_gaussians,
                 num_splits=anchors.num_splits,
@@ -134,6 +144,9 @@ class Training:
                 em_steps=anchors.em_steps,
                 generator=torch.Generator(self.device).manual_seed(seed_of(self.config.seed, 2, self.num_refits)),
             )
+            for unit, reason in enumerate(mixtures.reasons):
+                if reason:
+                    log.warning("refit %d: unit %d stays without anchors: %s", self.num_refits, unit, reason)
         if self.world_size > 1:
             for buffer in self.method.anchors.buffers():
                 torch.distributed.broadcast(buffer, src=0)
@@ -263,6 +276,7 @@ def fit(training: Training) -> Iterator[Progress]:
                 loss=mean_loss,
                 images_per_s=(training.step - reported) * train.batch_size / (now - started),
                 num_refits=training.num_refits,
+                num_unanchored_units=training.num_unanchored_units,
                 checkpoint_due=finished or _due(train.checkpoint_images, checkpointed, after),
                 finished=finished,
             )

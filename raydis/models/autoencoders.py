@@ -13,6 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+FIT_CHUNK = 128  # images whose patches are held in float64 at once
+
 
 class FirstStage(Protocol):
     """What a method needs of a first stage; a learned one (vq, kl) has the same face."""
@@ -78,9 +80,13 @@ class PatchPCA(nn.Module):
     @torch.no_grad()
     def fit(self, images: Tensor) -> None:
         """Fit to images (B, C, H, W) in [-1, 1]; B patches' covariance must have latent_dim directions at least."""
-        patches = F.unfold(images, self.patch_size, stride=self.patch_size).transpose(1, 2).flatten(0, 1).double()
-        mean = patches.mean(0)
-        values, vectors = torch.linalg.eigh(torch.cov(patches.t(), correction=0))
+        chunks, count = images.split(FIT_CHUNK), images[:, 0].numel() // self.patch_size**2
+        mean = torch.stack([self._patches(chunk).sum(0) for chunk in chunks]).sum(0) / count
+        covariance = torch.zeros(len(mean), len(mean), dtype=torch.float64, device=images.device)
+        for chunk in chunks:
+            centred = self._patches(chunk) - mean
+            covariance.addmm_(centred.t(), centred, alpha=1.0 / count)
+        values, vectors = torch.linalg.eigh(covariance)
         components = vectors.flip(1)[:, : self.latent_dim].t()
         # The sign of an eigenvector is arbitrary: fix it, so that equal data gives equal latents everywhere.
         largest = components.gather(1, components.abs().argmax(1, keepdim=True))
@@ -92,6 +98,10 @@ class PatchPCA(nn.Module):
         whitened = deviations ** (1.0 - self.whitening)
         scale = deviations**-self.whitening / whitened.square().mean().sqrt()
         self.scale.copy_(scale.view_as(self.scale))
+
+    def _patches(self, images: Tensor) -> Tensor:
+        """(B, C, H, W) -> all patches of all images in float64, (B H/P W/P, C P P)."""
+        return F.unfold(images, self.patch_size, stride=self.patch_size).transpose(1, 2).flatten(0, 1).double()
 
     def encode(self, images: Tensor) -> Tensor:
         """(B, C, H, W) in [-1, 1] -> (B, L, H/P, W/P) of unit mean square."""

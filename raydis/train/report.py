@@ -25,6 +25,7 @@ def metrics_of(report: Report) -> dict[str, Any]:
         "loss": progress.loss,
         "images_per_s": progress.images_per_s,
         "num_refits": progress.num_refits,
+        "num_unanchored_units": progress.num_unanchored_units,
         "finished": progress.finished,
         "status": scores.status if scores else unscored,
         "reason": scores.reason if scores else None,
@@ -35,7 +36,8 @@ def metrics_of(report: Report) -> dict[str, Any]:
 
 def failure(error: Exception) -> dict[str, Any]:
     """The last report of a run that ended with an error of ours: same keys, status `failed`, the error as reason."""
-    numbers = ("step", "images_seen", "num_images", "loss", "images_per_s", "num_refits", *SCORES)
+    counts = ("step", "images_seen", "num_images", "num_refits", "num_unanchored_units")
+    numbers = (*counts, "loss", "images_per_s", *SCORES)
     return {
         **dict.fromkeys(numbers),
         "finished": True,

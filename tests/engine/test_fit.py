@@ -156,6 +156,20 @@ def test_an_interrupted_run_goes_on_as_if_nothing_had_happened(
     assert training.num_refits == whole.training.num_refits
 
 
+def test_a_unit_that_collapsed_is_reported_and_left_without_anchors(
+    tiny: Tiny, unlabelled: FactorDataset, caplog: pytest.LogCaptureFixture
+) -> None:
+    training = start(tiny(train={"num_images": 64}), unlabelled)
+    assert training.num_unanchored_units == 0  # before any fit there is nothing to miss
+    with torch.no_grad():
+        for weights in training.method.encoder.tokens.weights:
+            weights[2] = 0.0  # unit 2 says the same of every image
+    training.refit()
+    assert training.num_unanchored_units == 1
+    assert training.method.anchors.active.tolist() == [True, True, False, True]
+    assert "refit 0: unit 2 stays without anchors: collapsed" in caplog.text
+
+
 def test_equal_seeds_make_equal_runs_and_other_seeds_do_not(tiny: Tiny, unlabelled: FactorDataset) -> None:
     finals = []
     for seed in (0, 0, 1):

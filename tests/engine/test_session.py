@@ -56,7 +56,17 @@ def test_a_run_need_not_score_itself(tiny: Callable[..., RunConfig], dataset: Fa
 
 
 def test_only_the_first_worker_writes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    last = Progress(1, 32, 32, loss=0.5, images_per_s=1.0, num_refits=0, checkpoint_due=True, finished=True)
+    last = Progress(
+        step=1,
+        images_seen=32,
+        num_images=32,
+        loss=0.5,
+        images_per_s=1.0,
+        num_refits=0,
+        num_unanchored_units=0,
+        checkpoint_due=True,
+        finished=True,
+    )
     monkeypatch.setattr("raydis.engine.session.fit", lambda training: iter([last]))
     (report,) = run_session(SimpleNamespace(rank=1), tmp_path)  # type: ignore[arg-type]
     assert (report.progress, report.checkpoint, report.scores) == (last, None, None)
