@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from torch import nn
-
 from raydis.config import DygaSdConfig, PatchPcaStage, PixelStage, RunConfig
 from raydis.diffusion.objective import Objective
+from raydis.errors import ConfigError
 from raydis.methods.dyga_sd import DygaSd
 from raydis.models.anchors import Anchors
 from raydis.models.autoencoders import PatchPCA, Pixel
@@ -14,16 +13,27 @@ from raydis.models.unet import UNet
 
 
 def build_first_stage(config: PixelStage | PatchPcaStage, image_channels: int) -> Pixel | PatchPCA:
-    """The unfitted first stage."""
+    """The unfitted first stage.
+
+    Raises:
+        ConfigError: more components than a patch of that many channels has values.
+    """
     match config:
         case PixelStage():
             return Pixel(image_channels)
         case PatchPcaStage():
-            return PatchPCA(image_channels, config.patch_size, config.latent_dim, config.whitening)
+            try:
+                return PatchPCA(image_channels, config.patch_size, config.latent_dim, config.whitening)
+            except ValueError as error:  # the configuration does not know the channels
+                raise ConfigError(f"first_stage.{error}: lower it or raise first_stage.patch_size") from error
 
 
 def build_method(config: RunConfig, image_channels: int) -> DygaSd:
-    """The untrained method; weights come from torch's global generator, which the caller seeds."""
+    """The untrained method; weights come from torch's global generator, which the caller seeds.
+
+    Raises:
+        ConfigError: a first stage that images of so many channels cannot have.
+    """
     match config.method:
         case DygaSdConfig() as method:
             stage = build_first_stage(config.first_stage, image_channels)
@@ -52,8 +62,3 @@ def build_method(config: RunConfig, image_channels: int) -> DygaSd:
                 objective=Objective(**method.diffusion.model_dump()),
                 latent_size=config.latent_size,
             )
-
-
-def num_parameters(module: nn.Module) -> int:
-    """Trainable numbers in a module."""
-    return sum(parameter.numel() for parameter in module.parameters())

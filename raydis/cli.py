@@ -25,7 +25,9 @@ Overrides = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="KEY=VALUE", help="Override one key, e.g. train.num_images=1000. Repeatable."),
 ]
-Storage = Annotated[str, typer.Option(help="Folder or s3://bucket/prefix that holds runs and the registry.")]
+Storage = Annotated[
+    str, typer.Option(envvar="RAYDIS_STORAGE", help="Folder or s3://bucket/prefix that holds runs and the registry.")
+]
 
 
 @app.command()
@@ -40,6 +42,7 @@ def train(
     from raydis.config import RunConfig
     from raydis.configfile import apply_overrides, parse, read_yaml
     from raydis.presets import expand
+    from raydis.train.cluster import lasting_storage
     from raydis.train.trainer import run
 
     tree = read_yaml(config) if config else {}
@@ -48,11 +51,15 @@ def train(
     if not config and preset is None:
         raise ConfigError("nothing to train: give a YAML file or --preset small")
     source = str(config) if config else f"preset {preset}"
-    resolved = parse(RunConfig, apply_overrides(expand(tree), overrides or []), source=source)
-    result = run(resolved, storage=storage, name=name)
+    resolved = parse(RunConfig, expand(apply_overrides(tree, overrides or [])), source=source)
+    result = run(resolved, storage=lasting_storage(storage), name=name, on_report=_print_report)
     typer.echo(f"checkpoint  {result.checkpoint}")
     if result.scores:
         typer.echo(json.dumps({key: value for key, value in result.scores.items() if key != "importance"}))
+
+
+def _print_report(row: dict[str, Any]) -> None:
+    typer.echo(f"{row['images_seen']} of {row['num_images']} images  loss {row['loss']:.4f}", err=True)
 
 
 def _open_editor(checkpoint: str, storage: str) -> Any:
@@ -76,7 +83,8 @@ def _pick_images(editor: Any, images: list[Path], count: int) -> Any:
     from raydis.data.pictures import read_picture
 
     if images:
-        return np.stack([read_picture(path, editor.image_shape[0]) for path in images])
+        size, _, channels = editor.image_shape
+        return np.stack([read_picture(path, size, channels) for path in images])
     dataset = open_dataset(editor.config.data)
     if count > len(dataset):
         raise ConfigError(f"the picture needs {count} images, {dataset.name} has {len(dataset)}: lower --num-pairs")
@@ -180,6 +188,21 @@ def show_model(
         "metrics": registry.metrics(ref),
     }
     typer.echo(json.dumps(facts, indent=2))
+
+
+@models.command("register")
+def register_model(
+    checkpoint: Annotated[str, typer.Argument(help="Checkpoint folder or s3:// URI, of a run or of a trial.")],
+    name: Annotated[str, typer.Argument(help="Model that it becomes a new version of.")],
+    storage: Storage = "runs",
+) -> None:
+    """Make a checkpoint a new version of a model; `promote` then points an alias at it."""
+    from raydis.engine.checkpoint import fetch_checkpoint
+    from raydis.registry import Registry, default_cache
+    from raydis.store import open_store
+
+    version = Registry(open_store(storage)).register(fetch_checkpoint(checkpoint, default_cache()), name)
+    typer.echo(f"registered {name}@{version}")
 
 
 @models.command("promote")

@@ -14,15 +14,6 @@ from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-FACTOR_SETS = (
-    "shapes3d_procedural",
-    "dsprites_procedural",
-    "shapes3d",
-    "dsprites",
-    "mpi3d",
-    "cars3d",
-    "sprites",
-)
 PROCEDURAL_SETS = ("shapes3d_procedural", "dsprites_procedural")
 
 Size = Annotated[int, Field(ge=1)]
@@ -113,10 +104,6 @@ class EncoderConfig(Model):
     norm: Literal["batch", "group"] = Field(
         default="batch", description="Norm of the convolutions; `group` has no batch mates."
     )
-    unit_norm: Literal["none", "batch"] = Field(
-        default="none",
-        description="`batch` brings every unit to mean 0 and variance 1, which wakes the units of short runs.",
-    )
     token_hidden_dims: tuple[Size, ...] = Field(
         default=(256, 512), min_length=1, description="Hidden layers of a unit's MLP."
     )
@@ -177,7 +164,10 @@ class AnchorConfig(Model):
     em_steps: int = Field(default=30, ge=1, description="EM steps before and after splitting.")
     fit_samples: int = Field(default=10_000, ge=16, description="Images whose tokens a fit sees.")
     refit_images: int = Field(
-        default=480_000, ge=1, description="Images between two fits; the first fit ends the warm-up."
+        default=480_000,
+        ge=1,
+        description="Images between two fits; the first fit ends the start without anchors, a tenth of a run of the "
+        "default length and a hundredth of a published one (both refit after an epoch of 3D Shapes).",
     )
 
     @model_validator(mode="after")
@@ -192,16 +182,12 @@ class DiffusionConfig(Model):
 
     schedule: Literal["ldm_linear", "cosine"] = Field(default="ldm_linear", description="Noise schedule.")
     num_timesteps: int = Field(default=1000, ge=2, description="Steps of the forward process.")
-    prediction: Literal["noise", "velocity"] = Field(
-        default="noise", description="What the U-Net predicts; `velocity` weighs all times alike (arXiv 2202.00512)."
+    prediction: Literal["noise", "velocity", "sample"] = Field(
+        default="noise",
+        description="What the U-Net predicts: the noise, as published; `velocity` or `sample` (arXiv 2202.00512) make "
+        "the tokens count at noisy times.",
     )
     loss: Literal["l1", "l2"] = Field(default="l1", description="Norm of the noise error.")
-    time_power: float = Field(
-        default=1.0,
-        gt=0.0,
-        le=4.0,
-        description="Training times are T*u**time_power, u uniform: 1 as published, less favours noisy times.",
-    )
 
 
 class DygaSdConfig(Model):
@@ -222,7 +208,12 @@ MethodConfig = DygaSdConfig  # becomes a union, discriminated by `family`, with 
 class TrainConfig(Model):
     """Optimisation."""
 
-    num_images: int = Field(default=4_800_000, ge=1, description="Budget: images seen, over all workers.")
+    num_images: int = Field(
+        default=4_800_000,
+        ge=1,
+        description="Budget: images seen, over all workers. A tenth of the 48 million that the release trains on "
+        "3D Shapes.",
+    )
     batch_size: int = Field(default=512, ge=1, description="Images a step, over all workers.")
     learning_rate: float = Field(default=1e-4, gt=0.0, le=1.0, description="AdamW learning rate.")
     learning_rate_schedule: Literal["constant", "cosine"] = Field(default="constant", description="After the warm-up.")
@@ -236,8 +227,13 @@ class TrainConfig(Model):
     ema_decay: Rate = Field(
         default=0.9999, description="Decay of the averaged weights, min(decay, (1+n)/(10+n)) after n steps."
     )
+    precision: Literal["fp32", "bf16"] = Field(
+        default="fp32", description="Autocast of the forward pass; the release trains in fp32."
+    )
     report_images: int = Field(default=48_000, ge=1, description="Images between two progress reports.")
-    checkpoint_images: int = Field(default=480_000, ge=1, description="Images between two checkpoints.")
+    checkpoint_images: int = Field(
+        default=480_000, ge=1, description="Images between two checkpoints, each written at the first report after."
+    )
 
 
 class EvaluationConfig(Model):
@@ -254,10 +250,13 @@ class EvaluationConfig(Model):
 
 
 class ComputeConfig(Model):
-    """Where a run computes. It decides speed, never what is computed."""
+    """Where a run computes: no part of what identifies it.
+
+    It decides speed and, by `num_workers`, one thing more: workers drop channels by draws of their own, and a batch
+    norm sees its worker's images alone. With either, the numbers are those of another equally good run.
+    """
 
     device: Literal["auto", "cpu", "cuda"] = Field(default="auto", description="`auto`: a GPU where there is one.")
-    precision: Literal["fp32", "bf16"] = Field(default="fp32", description="Autocast of the forward pass.")
     num_workers: int = Field(default=1, ge=1, description="Data-parallel workers; 1 trains inside the calling process.")
     num_cpus: float = Field(default=1, gt=0, description="CPUs a worker.")
     num_gpus: float = Field(default=0, ge=0, description="GPUs a worker; a fraction lets workers share one.")
@@ -300,9 +299,4 @@ class RunConfig(Model):
         shrink = self.method.encoder.stem_stride << (len(self.method.encoder.channels) - 1)
         if self.data.image_size % shrink:
             raise ValueError(f"data.image_size={self.data.image_size} cannot be divided by {shrink} in the encoder")
-        if self.method.encoder.unit_norm == "batch" and self.train.batch_size < 2 * self.compute.num_workers:
-            raise ValueError(
-                f"method.encoder.unit_norm=batch needs 2 images a worker, but train.batch_size={self.train.batch_size} "
-                f"on {self.compute.num_workers} worker(s) gives fewer: raise train.batch_size"
-            )
         return self

@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -16,8 +17,8 @@ import pytest
 import torch
 from PIL import Image
 
-from raydis.cli import main
-from raydis.config import RunConfig
+from raydis.cli import _pick_images, main
+from raydis.config import DataConfig, PixelStage, RunConfig
 from raydis.data import open_dataset
 from raydis.engine.editor import Editor
 from raydis.engine.fit import Training
@@ -80,6 +81,7 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     asked: dict[str, Any] = {}
 
     def record(config: RunConfig, **options: Any) -> trainer.TrainResult:
+        options.pop("on_report")({"images_seen": 32, "num_images": 64, "loss": 0.25})
         asked.update(config=config, **options)
         scores = json.dumps({"factor_vae": 0.5, "importance": [[1.0]]})
         return trainer.TrainResult("name", "runs/train/name", "runs/train/name/checkpoint", {"scores": scores})
@@ -96,6 +98,15 @@ def test_train_runs_a_preset_with_overrides_and_tells_where_the_checkpoint_is(ru
     )
     assert (asked["storage"], asked["name"]) == ("runs", None)
     assert outcome.out.splitlines() == ["checkpoint  runs/train/name/checkpoint", '{"factor_vae": 0.5}']
+    assert outcome.err == "32 of 64 images  loss 0.2500\n"
+
+
+def test_train_in_a_ray_job_writes_where_ray_does_not_delete(
+    run: Run, asked: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RAY_JOB_CONFIG_JSON_ENV_VAR", "{}")
+    assert run("train", "--preset", "tiny").code == 0
+    assert asked["storage"] == str(Path.home() / "runs")
 
 
 def test_train_reads_a_file_and_the_command_line_wins(run: Run, asked: dict[str, Any], tmp_path: Path) -> None:
@@ -109,6 +120,14 @@ def test_train_reads_a_file_and_the_command_line_wins(run: Run, asked: dict[str,
     expected = {"preset": "tiny", "seed": 1, "train": {"learning_rate": 1e-4, "batch_size": 8}}
     assert asked["config"] == RunConfig.model_validate(expand(expected))
     assert (asked["storage"], asked["name"]) == ("s3://bucket/prefix", "mine")
+
+
+def test_another_variant_of_a_section_starts_from_its_own_defaults(run: Run, asked: dict[str, Any]) -> None:
+    assert run("train", "--preset", "small", "--set", "data.name=dsprites_procedural").code == 0
+    assert asked["config"].data == DataConfig(name="dsprites_procedural")  # none of the other set's levels
+    sizes = ("--set", "method.unet.attention_sizes=[32]", "--set", "method.unet.skip_dropout_sizes=[64]")
+    assert run("train", "--preset", "small", "--set", "first_stage.kind=pixel", *sizes).code == 0
+    assert asked["config"].first_stage == PixelStage()
 
 
 @pytest.mark.parametrize(
@@ -171,6 +190,13 @@ def test_swap_draws_two_given_files(run: Run, checkpoint: Path, tmp_path: Path) 
     with Image.open(path) as picture:
         assert picture.height == 8 + 26 + 20 + 67 + 8
         assert (np.asarray(picture) == np.asarray(draw_swaps(editor, images[:1], images[1:], num_steps=2))).all()
+
+
+def test_a_grey_model_takes_an_image_file(tmp_path: Path) -> None:
+    Image.new("RGB", (20, 20), (255, 0, 0)).save(tmp_path / "a.png")
+    picked = _pick_images(SimpleNamespace(image_shape=(16, 16, 1)), [tmp_path / "a.png"], 1)
+    assert picked.shape == (1, 16, 16, 1)
+    assert (picked == 76).all()
 
 
 def test_swap_takes_pairs_of_the_data_set_and_a_published_model(run: Run, published: Path, tmp_path: Path) -> None:
@@ -259,6 +285,15 @@ def test_models_show_prints_manifest_and_metrics_as_json(run: Run, published: Pa
     assert (facts["name"], facts["version"]) == ("mine", 1)
     assert facts["manifest"]["images_seen"] == 32
     assert facts["metrics"]["scores"]["protocol"] == "search"
+
+
+def test_models_register_makes_a_checkpoint_a_version(run: Run, checkpoint: Path, tmp_path: Path) -> None:
+    for version in (1, 2):
+        done = run("models", "register", checkpoint, "own", "--storage", tmp_path / "new")
+        assert done == (0, f"registered own@{version}\n", "")
+    assert run("models", "promote", "own@2", "--storage", tmp_path / "new").code == 0
+    assert json.loads(run("models", "show", "own@best", "--storage", tmp_path / "new").out)["version"] == 2
+    refused(run("models", "register", tmp_path, "own"), "there is no manifest.json")
 
 
 def test_models_promote_moves_the_alias(run: Run, published: Path) -> None:

@@ -21,6 +21,7 @@ def test_reference_has_the_published_sizes() -> None:
     assert run.method.encoder.hidden_dims == (4096, 256)
     assert (run.method.anchors.mode, run.method.unet.model_dim) == ("relative", 64)
     assert (run.latent_size, run.train.batch_size, run.train.learning_rate) == (16, 512, 1e-4)
+    assert run.train.precision == "bf16"
 
 
 def test_other_entries_override_the_preset_key_by_key() -> None:

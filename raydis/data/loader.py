@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import functools
 import math
+from collections.abc import Iterator
 
 import numpy as np
 import torch
@@ -19,7 +20,10 @@ from raydis.data.dataset import ArrayDataset, FactorDataset
 from raydis.data.space import check_indices
 from raydis.errors import ConfigError
 
-COPY_IMAGES = 4096  # images that a copy to the device moves at a time
+
+def images_at_once(image_size: int) -> int:
+    """How many images a pass outside of training takes at a time: 512 up to 64 px, fewer of larger ones by pixels."""
+    return max(512 * 64**2 // max(image_size, 64) ** 2, 1)
 
 
 def normalise(images: Tensor) -> Tensor:
@@ -95,6 +99,12 @@ class Loader:
             return normalise(self._resident.index_select(0, torch.from_numpy(indices).to(self.device)))
         return normalise(self._from_host(indices).to(self.device))
 
+    def gather_in_parts(self, indices: np.ndarray) -> Iterator[Tensor]:
+        """`gather` a part at a time: as few and equal parts as `images_at_once` allows, at least one."""
+        size = images_at_once(self.dataset.image_shape[0])
+        for part in np.array_split(indices, max(math.ceil(len(indices) / size), 1)):
+            yield self.gather(part)
+
     def _from_host(self, indices: np.ndarray) -> Tensor:
         if not isinstance(self.dataset, ArrayDataset) or not self.dataset.array.flags.writeable:
             return torch.from_numpy(self.dataset.images(indices))  # torch warns of arrays that it could not write to
@@ -116,7 +126,8 @@ class Loader:
         if math.prod(shape) > resident_bytes:
             return None
         resident = torch.empty(shape, dtype=torch.uint8, device=self.device)
-        for start in range(0, len(self.dataset), COPY_IMAGES):
-            part = np.arange(start, min(start + COPY_IMAGES, len(self.dataset)))
+        size = 8 * images_at_once(shape[1])  # bytes, not floats: a few more at a time
+        for start in range(0, len(self.dataset), size):
+            part = np.arange(start, min(start + size, len(self.dataset)))
             resident[start : start + len(part)] = torch.from_numpy(self.dataset.images(part))
         return resident

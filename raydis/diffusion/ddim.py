@@ -12,11 +12,18 @@ from torch import Tensor
 
 
 def sampling_timesteps(num_timesteps: int, num_steps: int) -> list[int]:
-    """Evenly spaced times, last first: 100 of 1000 gives 991, 981, ..., 1, as latent-diffusion spaces them."""
+    """Evenly spaced times, falling: 100 of 1000 gives 991, 981, ..., 1, as latent-diffusion spaces them.
+
+    That code rounds the stride down where S does not divide T, so that 300 of 1000 would start at 898, as if its
+    latents were noise alone; here each time is rounded on its own and 300 start at 997. A single step starts at T - 1:
+    at time 1 it would return the noise that it was given. All T steps visit every time, 0 too.
+    """
     if not 1 <= num_steps <= num_timesteps:
         raise ValueError(f"num_steps={num_steps} must lie in [1, {num_timesteps}]")
-    stride = num_timesteps // num_steps
-    return [min(stride * step + 1, num_timesteps - 1) for step in reversed(range(num_steps))]
+    if num_steps == 1:
+        return [num_timesteps - 1]
+    first = 0 if num_steps == num_timesteps else 1
+    return [num_timesteps * step // num_steps + first for step in reversed(range(num_steps))]
 
 
 @torch.no_grad()

@@ -19,52 +19,56 @@ def add_noise(latents: Tensor, noise: Tensor, alpha_bar: Tensor) -> Tensor:
 
 
 class Objective(nn.Module):
-    """Schedule, distribution of training times, what the network predicts, and the distance to it.
+    """Schedule, training times, what the network predicts, and the distance to it.
 
     Args:
         schedule: see `alpha_bars`.
         num_timesteps: T.
-        prediction: `noise` as published, or `velocity`, v = sqrt(ab) eps - sqrt(1 - ab) z_0 (Salimans & Ho, arXiv
-            2202.00512). Noise weighs an error in z_0 by sqrt(ab / (1 - ab)): where the tokens alone must say what the
-            picture is, it hardly counts. Velocity weighs all times alike, which a small network and a short run need.
+        prediction: `noise` as published; `velocity`, v = sqrt(ab) eps - sqrt(1 - ab) z_0; or `sample`, z_0 itself (all
+            three: Salimans & Ho, arXiv 2202.00512). Noise weighs an error in z_0 by sqrt(ab / (1 - ab)): where the
+            tokens alone must say what the picture is, it hardly counts. Velocity weighs it by 1 / sqrt(1 - ab), but
+            the network must still carry all of z_t to its end. A network that predicts the sample need not, and an
+            error in z_0 counts alike at all times: what a small network and a short run need.
         loss: `l1` (as DyGA+SD and EncDiff are trained) or `l2`.
-        time_power: t = floor(T * u ** time_power), u uniform; 1 is the papers' uniform draw, smaller favours
-            noisy times, where the tokens have most to say.
     """
 
-    def __init__(
-        self, *, schedule: str, num_timesteps: int, loss: str, prediction: str = "noise", time_power: float = 1.0
-    ) -> None:
+    def __init__(self, *, schedule: str, num_timesteps: int, loss: str, prediction: str = "noise") -> None:
         super().__init__()
-        if prediction not in ("noise", "velocity"):
-            raise ValueError(f"unknown prediction {prediction!r}: use noise or velocity")
+        if prediction not in ("noise", "velocity", "sample"):
+            raise ValueError(f"unknown prediction {prediction!r}: use noise, velocity or sample")
         if loss not in ("l1", "l2"):
             raise ValueError(f"unknown loss {loss!r}: use l1 or l2")
         self.num_timesteps = num_timesteps
         self.kind = loss
         self.prediction = prediction
-        self.time_power = time_power
         self.register_buffer("alpha_bars", torch.tensor(alpha_bars(schedule, num_timesteps)).float(), persistent=False)
         self.alpha_bars: Tensor
 
     def draw_timesteps(self, batch_size: int, generator: torch.Generator) -> Tensor:
-        """(B,) integers in [0, T) on the generator's device."""
-        uniform = torch.rand(batch_size, generator=generator, device=generator.device)
-        return (uniform**self.time_power * self.num_timesteps).long().clamp_max(self.num_timesteps - 1)
+        """(B,) integers in [0, T), uniform, on the generator's device."""
+        return torch.randint(self.num_timesteps, (batch_size,), generator=generator, device=generator.device)
 
     def target(self, latents: Tensor, noise: Tensor, alpha_bar: Tensor) -> Tensor:
         """What the network is to predict for z_0 and eps (B, C, H, W) at alpha_bar (B,)."""
-        if self.prediction == "noise":
-            return noise
         alpha_bar = alpha_bar.view(-1, 1, 1, 1)
-        return alpha_bar.sqrt() * noise - (1.0 - alpha_bar).sqrt() * latents
+        match self.prediction:
+            case "noise":
+                return noise
+            case "velocity":
+                return alpha_bar.sqrt() * noise - (1.0 - alpha_bar).sqrt() * latents
+            case _:
+                return latents
 
     def noise(self, predicted: Tensor, noisy: Tensor, alpha_bar: Tensor) -> Tensor:
-        """The noise that a prediction for z_t (B, C, H, W) at alpha_bar (B,) amounts to."""
-        if self.prediction == "noise":
-            return predicted
+        """The noise that a prediction for z_t (B, C, H, W) at alpha_bar (B,) < 1 amounts to."""
         alpha_bar = alpha_bar.view(-1, 1, 1, 1)
-        return alpha_bar.sqrt() * predicted + (1.0 - alpha_bar).sqrt() * noisy
+        match self.prediction:
+            case "noise":
+                return predicted
+            case "velocity":
+                return alpha_bar.sqrt() * predicted + (1.0 - alpha_bar).sqrt() * noisy
+            case _:
+                return (noisy - alpha_bar.sqrt() * predicted) / (1.0 - alpha_bar).sqrt()
 
     def loss(self, predicted: Tensor, target: Tensor) -> Tensor:
         """Mean distance of prediction and target, both (B, C, H, W) -> scalar."""

@@ -43,14 +43,13 @@ from raydis.registry.manifest import (
     file_entry,
     verify,
 )
-from raydis.registry.transfer import fetch_checkpoint, upload_checkpoint
+from raydis.registry.transfer import fetch_checkpoint
 
 __all__ = [
     "Checkpoint",
     "TrainingState",
     "fetch_checkpoint",
     "open_checkpoint",
-    "upload_checkpoint",
     "write_checkpoint",
 ]
 

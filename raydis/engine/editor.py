@@ -20,7 +20,7 @@ from raydis.build import build_method
 from raydis.config import RunConfig
 from raydis.data.loader import normalise
 from raydis.engine.checkpoint import open_checkpoint
-from raydis.errors import CheckpointError, RaydisError
+from raydis.errors import CheckpointError, ConfigError, RaydisError
 from raydis.methods.dyga_sd import DygaSd
 from raydis.registry.manifest import Manifest
 
@@ -28,7 +28,13 @@ DEFAULT_STEPS = 20
 
 
 class EditError(RaydisError):
-    """An edit names a unit that does not exist, or an image does not have the model's shape."""
+    """An edit names a unit that does not exist, an image does not have the model's shape, or steps are out of range."""
+
+
+def check_steps(num_steps: int, max_steps: int) -> None:
+    """Raises EditError where `num_steps` lies outside of 1..max_steps."""
+    if not 1 <= num_steps <= max_steps:
+        raise EditError(f"steps={num_steps} is out of range: this model draws in 1 to {max_steps} steps")
 
 
 @dataclass(frozen=True)
@@ -77,6 +83,7 @@ class Editor:
         self.image_shape = image_shape
         self.device = next(method.parameters()).device
         self.num_units = int(method.unit_quantiles.shape[0])
+        self.max_steps = len(method.objective.alpha_bars)
 
     @classmethod
     def open(cls, folder: str | Path, *, device: str | torch.device = "cpu") -> Self:
@@ -91,7 +98,7 @@ class Editor:
             channels = int(weights["encoder.convolutions.0.weight"].shape[1])
             method = build_method(checkpoint.config, channels)
             method.load_state_dict(weights)
-        except (KeyError, RuntimeError) as error:
+        except (KeyError, RuntimeError, ConfigError) as error:
             found = " ".join(str(error).split())[:300]
             raise CheckpointError(
                 f"checkpoint {folder}: its weights do not fit its config.json ({found}): use another checkpoint"
@@ -139,8 +146,10 @@ class Editor:
                 its own seed alone.
 
         Raises:
-            EditError: units of another shape or not finite, or not as many seeds as images.
+            EditError: units of another shape or not finite, not as many seeds as images, or more steps than the noise
+                schedule has.
         """
+        check_steps(num_steps, self.max_steps)
         values = torch.as_tensor(units, dtype=torch.float32, device=self.device)
         if values.ndim != 2 or values.shape[1] != self.num_units or not bool(torch.isfinite(values).all()):
             raise EditError(

@@ -5,7 +5,6 @@ M images encoded, N units, D unit width, F factors.
 
 from __future__ import annotations
 
-import math
 from itertools import product
 
 import numpy as np
@@ -14,9 +13,8 @@ import torch
 from raydis.config import EvaluationConfig
 from raydis.data import FactorDataset, Loader
 from raydis.methods.dyga_sd import DygaSd
-from raydis.metrics.protocol import PUBLISHED, SEARCH, Scores, score, search_subgrid, unscored
-
-ENCODE_BATCH = 512
+from raydis.metrics.checks import check_varying
+from raydis.metrics.protocol import PUBLISHED, SEARCH, Protocol, Scores, score, search_subgrid, unscored
 
 
 def encode_images(method: DygaSd, loader: Loader, indices: np.ndarray) -> np.ndarray:
@@ -24,18 +22,32 @@ def encode_images(method: DygaSd, loader: Loader, indices: np.ndarray) -> np.nda
     was_training = method.training
     method.eval()
     with torch.no_grad():
-        parts = np.array_split(indices, max(math.ceil(len(indices) / ENCODE_BATCH), 1))
-        codes = [method.encode(loader.gather(part)).float().cpu().numpy() for part in parts]
+        codes = [method.encode(images).float().cpu().numpy() for images in loader.gather_in_parts(indices)]
     method.train(was_training)
     return np.concatenate(codes)
 
 
-def scored_indices(dataset: FactorDataset, *, protocol: str, max_images: int) -> np.ndarray:
-    """Images that a protocol looks at: all of them, or a fixed product sub-grid of at most `max_images`."""
-    if protocol == "published" or dataset.space is None:
+def scored_indices(dataset: FactorDataset, *, protocol: Protocol, max_images: int) -> np.ndarray:
+    """Images that a protocol looks at: all of them, or a fixed product sub-grid of at most `max_images`.
+
+    Raises:
+        MetricError: two levels of each factor are more than `max_images`.
+    """
+    if protocol.whole_data_set or dataset.space is None:
         return np.arange(len(dataset), dtype=np.int64)
     levels = search_subgrid(dataset.space.sizes, max_images)
     return dataset.space.index(np.array(list(product(*levels)), dtype=np.int64))
+
+
+def check_scorable(dataset: FactorDataset, config: EvaluationConfig) -> None:
+    """Find what `evaluate` would refuse whatever the method, before anything is trained.
+
+    Raises:
+        MetricError: as `evaluate` does: a sub-grid that cannot be drawn, or fewer than two factors that vary.
+    """
+    if config.protocol != "none" and dataset.space is not None:
+        indices = scored_indices(dataset, protocol=_protocol(config), max_images=config.max_images)
+        check_varying(dataset.factors(indices))
 
 
 def evaluate(
@@ -44,10 +56,13 @@ def evaluate(
     """Score a method by the configured protocol; None where the protocol is `none`.
 
     A data set without factors gives Scores of status `no_factors`.
+
+    Raises:
+        MetricError: factors that cannot be scored; `check_scorable` finds them beforehand.
     """
     if config.protocol == "none":
         return None
-    protocol = PUBLISHED if config.protocol == "published" else SEARCH
+    protocol = _protocol(config)
     if dataset.space is None:
         return unscored(
             "no_factors",
@@ -58,7 +73,7 @@ def evaluate(
             estimator=config.estimator,
             seed=config.seed,
         )
-    indices = scored_indices(dataset, protocol=config.protocol, max_images=config.max_images)
+    indices = scored_indices(dataset, protocol=protocol, max_images=config.max_images)
     return score(
         encode_images(method, loader, indices),
         dataset.factors(indices),
@@ -68,3 +83,7 @@ def evaluate(
         num_jobs=num_jobs,
         data_fingerprint=dataset.fingerprint,
     )
+
+
+def _protocol(config: EvaluationConfig) -> Protocol:
+    return PUBLISHED if config.protocol == "published" else SEARCH

@@ -23,13 +23,14 @@ from torch import Tensor, nn
 from raydis.build import build_method
 from raydis.config import RunConfig, TrainConfig
 from raydis.data import FactorDataset, Loader
+from raydis.data.loader import images_at_once
 from raydis.engine.checkpoint import Checkpoint, TrainingState
 from raydis.errors import CheckpointError, FitError
 from raydis.methods.dyga_sd import Draws, DygaSd
 
 log = logging.getLogger(__name__)
 
-FIRST_STAGE_IMAGES = 4096
+FIRST_STAGE_PARTS = 8  # of `images_at_once`, 4096 images of 64 px: a first stage is fitted to one float tensor
 QUANTILE_IMAGES = 4096
 
 
@@ -50,7 +51,8 @@ class Progress:
 
 def seed_of(*parts: int) -> int:
     """One well-mixed 63-bit seed from several integers."""
-    return int(np.random.SeedSequence(parts).generate_state(1, np.uint64)[0] >> np.uint64(1))
+    counted = (*parts, len(parts))  # SeedSequence pads with zeros, so (5,) alone would be (5, 0, 0)
+    return int(np.random.SeedSequence(counted).generate_state(1, np.uint64)[0] >> np.uint64(1))
 
 
 def learning_rate(config: TrainConfig, images_seen: int) -> float:
@@ -90,7 +92,7 @@ class Training:
         )
         torch.manual_seed(seed_of(config.seed))
         self.method = build_method(config, dataset.image_shape[2]).to(device)
-        sample = self._sample(FIRST_STAGE_IMAGES, stream=1)
+        sample = self._sample(FIRST_STAGE_PARTS * images_at_once(dataset.image_shape[0]), stream=1)
         self.method.first_stage.fit(self.loader.gather(sample))
         self.average: DygaSd = copy.deepcopy(self.method).eval().requires_grad_(False)
         self.optimizer = torch.optim.AdamW(
@@ -129,12 +131,7 @@ class Training:
             self.method.eval()
             sample = self._sample(anchors.fit_samples, stream=2 + self.num_refits)
             with torch.no_grad():
-                tokens = torch.cat(
-                    [
-                        self.method.encoder(self.loader.gather(part))
-                        for part in np.array_split(sample, math.ceil(len(sample) / 512))
-                    ]
-                )
+                tokens = torch.cat([self.method.encoder(images) for images in self.loader.gather_in_parts(sample)])
             mixtures = self.method.anchors.fit(
                 tokens,
                 num_gaussians=anchors.num_gaussians,
@@ -175,9 +172,9 @@ class Training:
     def calibrated(self) -> DygaSd:
         """The averaged method, its units' quantiles measured: what is evaluated, saved and served."""
         sample = self._sample(QUANTILE_IMAGES, stream=0)
-        parts = np.array_split(sample, math.ceil(len(sample) / 512))
         self.average.anchors.ramp.copy_(self.method.anchors.ramp)  # mixtures follow at a refit, the ramp here
-        self.average.set_unit_quantiles(torch.cat([self.average.units(self.loader.gather(part)) for part in parts]))
+        units = torch.cat([self.average.units(images) for images in self.loader.gather_in_parts(sample)])
+        self.average.set_unit_quantiles(units)
         return self.average
 
     def state(self) -> TrainingState:
@@ -236,7 +233,7 @@ def fit(training: Training) -> Iterator[Progress]:
             method = nn.parallel.DistributedDataParallel(training.method, broadcast_buffers=False)
     weights = Training._weights(training.method)
     anchored = config.method.anchors.mode != "off"
-    bf16 = torch.autocast(training.device.type, torch.bfloat16, enabled=config.compute.precision == "bf16")
+    bf16 = torch.autocast(training.device.type, torch.bfloat16, enabled=train.precision == "bf16")
     losses = torch.zeros((), device=training.device)
     reported, started, checkpointed = training.step, time.perf_counter(), training.images_seen
 

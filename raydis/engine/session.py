@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from raydis.engine.checkpoint import write_checkpoint
-from raydis.engine.evaluate import evaluate
+from raydis.engine.evaluate import check_scorable, evaluate
 from raydis.engine.fit import Progress, Training, fit
+from raydis.methods.dyga_sd import DygaSd
 from raydis.metrics.protocol import Scores
 
 
@@ -30,28 +31,44 @@ def run_session(training: Training, workdir: Path, *, parent: dict[str, str] | N
         parent: the sweep and trial that this run belongs to, kept in the manifest.
 
     Raises:
+        MetricError: data that the wanted protocol cannot score, before the first step.
         FitError: see `fit`.
     """
+    evaluation = training.config.evaluation
+    check_scorable(training.dataset, evaluation)  # on every rank, so that none waits for one that has stopped
     for progress in fit(training):
         scores, folder = None, None
         if progress.checkpoint_due and training.rank == 0:
             method = training.calibrated()
-            if progress.finished:
-                scores = evaluate(method, training.dataset, training.loader, training.config.evaluation)
             folder = workdir / f"checkpoint-{progress.images_seen:012d}"
-            write_checkpoint(
-                folder,
-                config=training.config,
-                weights=method.state_dict(),
-                metrics={
-                    "loss": progress.loss,
-                    "factor_names": list(training.dataset.space.names) if training.dataset.space else [],
-                    "scores": scores.to_dict() if scores else None,
-                },
-                training=training.state(),
-                data_name=training.dataset.name,
-                data_fingerprint=training.dataset.fingerprint,
-                images_seen=progress.images_seen,
-                parent=parent,
-            )
+            _write(folder, training, method, progress, None, parent)  # first, lest a failing evaluation cost the model
+            if progress.finished:
+                scores = evaluate(method, training.dataset, training.loader, evaluation)
+            if scores is not None:
+                _write(folder, training, method, progress, scores, parent)
         yield Report(progress, scores, folder)
+
+
+def _write(
+    folder: Path,
+    training: Training,
+    method: DygaSd,
+    progress: Progress,
+    scores: Scores | None,
+    parent: dict[str, str] | None,
+) -> None:
+    write_checkpoint(
+        folder,
+        config=training.config,
+        weights=method.state_dict(),
+        metrics={
+            "loss": progress.loss,
+            "factor_names": list(training.dataset.space.names) if training.dataset.space else [],
+            "scores": scores.to_dict() if scores else None,
+        },
+        training=training.state(),
+        data_name=training.dataset.name,
+        data_fingerprint=training.dataset.fingerprint,
+        images_seen=progress.images_seen,
+        parent=parent,
+    )

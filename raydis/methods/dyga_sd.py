@@ -36,8 +36,6 @@ class DygaSd(nn.Module):
         latent_size: h = w, px.
     """
 
-    can_edit = True  # codes can be changed and decoded again
-
     def __init__(
         self,
         *,
@@ -63,7 +61,11 @@ class DygaSd(nn.Module):
 
     @property
     def trained_modules(self) -> tuple[nn.Module, nn.Module]:
-        """What the optimiser changes and the average of the weights follows."""
+        """What the optimiser changes and the average of the weights follows.
+
+        The release averages the U-Net alone and conditions it on the tokens of the raw encoder; here both are averaged,
+        so that the two that work together are of one age.
+        """
         return self.encoder, self.unet
 
     def draw(self, batch_size: int, generator: torch.Generator) -> Draws:

@@ -41,13 +41,18 @@ def check_table(codes: ArrayLike, factors: ArrayLike) -> tuple[NDArray[np.float6
     if factors.dtype.kind not in "iub":
         raise MetricError(f"factors of type {factors.dtype} are not levels: give the integer index of each value")
     factors = factors.astype(np.int64, copy=False)
+    check_varying(factors)
+    return codes.astype(np.float64, copy=False), factors
+
+
+def check_varying(factors: NDArray[np.int64]) -> None:
+    """Raises MetricError where fewer than two columns of (M, F) vary."""
     num_varying = len(varying_factors(factors))
     if num_varying < 2:
         raise MetricError(
             f"{num_varying} of {factors.shape[1]} factors vary in these {len(factors)} rows, but at least two must: "
             "score more levels of the data set"
         )
-    return codes.astype(np.float64, copy=False), factors
 
 
 def varying_factors(factors: NDArray[np.int64]) -> NDArray[np.intp]:

@@ -15,8 +15,8 @@ from torch import Tensor, nn
 
 
 def group_norm(channels: int, eps: float = 1e-5) -> nn.GroupNorm:
-    """Group norm of 32 groups, or fewer where a group would hold fewer than two channels."""
-    return nn.GroupNorm(math.gcd(32, max(channels // 2, 1)), channels, eps=eps)
+    """Group norm of 32 groups, or fewer where they do not divide the channels or would hold fewer than two."""
+    return nn.GroupNorm(math.gcd(32, channels, max(channels // 2, 1)), channels, eps=eps)
 
 
 def zero_init(layer: nn.Conv2d) -> nn.Conv2d:

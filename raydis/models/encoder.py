@@ -54,9 +54,6 @@ class Encoder(nn.Module):
         channels: of the convolutions; those behind the first halve the size.
         hidden_dims: hidden layers of the dense head.
         norm: `batch` as released, or `group`, which does not look at batch mates.
-        unit_norm: `none` as released, or `batch`: every unit's scalar is brought to mean 0 and variance 1, over the
-            batch in training and by running averages after. Untrained units then differ between images from the first
-            step on; without it a short run spends most of its images on waking them up.
         token_hidden_dims, token_activation: of the units' MLPs.
     """
 
@@ -71,7 +68,6 @@ class Encoder(nn.Module):
         channels: Sequence[int],
         hidden_dims: Sequence[int],
         norm: str,
-        unit_norm: str,
         token_hidden_dims: Sequence[int],
         token_activation: str,
     ) -> None:
@@ -89,14 +85,11 @@ class Encoder(nn.Module):
         for a, b in pairwise(dims):
             head += [nn.Linear(a, b), nn.ReLU(inplace=True)]
         self.head = nn.Sequential(*head, nn.Linear(dims[-1], num_units))
-        self.unit_norm = (
-            nn.BatchNorm1d(num_units, affine=False, momentum=0.05) if unit_norm == "batch" else nn.Identity()
-        )
         self.tokens = UnitMLP(num_units, unit_dim, token_hidden_dims, token_activation)
 
     def units(self, images: Tensor) -> Tensor:
         """Images (B, C, H, W) in [-1, 1] -> scalars (B, N), unbounded."""
-        return self.unit_norm(self.head(self.convolutions(images).flatten(1)))
+        return self.head(self.convolutions(images).flatten(1))
 
     def forward(self, images: Tensor) -> Tensor:
         """Images (B, C, H, W) in [-1, 1] -> raw tokens (B, N, D)."""

@@ -74,20 +74,6 @@ def joint_log_density(normalised: Tensor, log_weights: Tensor, means: Tensor, pr
     return (constant.unsqueeze(1) - 0.5 * distance).transpose(0, 1)
 
 
-def _joint(normalised: Tensor, mixtures: Mixtures) -> Tensor:
-    return joint_log_density(normalised, mixtures.log_weights, mixtures.means, mixtures.precision_cholesky)
-
-
-def responsibilities(normalised: Tensor, mixtures: Mixtures) -> Tensor:
-    """Posterior of the components given normalised tokens: (B, N, D) -> (B, N, K); zeros where a unit is inactive."""
-    return torch.where(mixtures.active[:, None], _joint(normalised, mixtures).softmax(-1), 0.0)
-
-
-def log_density(normalised: Tensor, mixtures: Mixtures) -> Tensor:
-    """Log-density of normalised tokens, nats: (B, N, D) -> (B, N); 0 where a unit is inactive."""
-    return torch.where(mixtures.active, _joint(normalised, mixtures).logsumexp(-1), 0.0)
-
-
 @torch.no_grad()
 def fit_mixtures(
     tokens: Tensor,

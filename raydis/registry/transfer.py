@@ -1,4 +1,4 @@
-"""Checkpoint folders to and from a store. The manifest is written last: without it there is no checkpoint."""
+"""Checkpoint folders from a store. The manifest is written last: without it there is no checkpoint."""
 
 from __future__ import annotations
 
@@ -9,28 +9,13 @@ import shutil
 from pathlib import Path
 
 from raydis.errors import CheckpointError
-from raydis.registry.manifest import MANIFEST, Manifest, parse_manifest, verify
+from raydis.registry.manifest import MANIFEST, parse_manifest, verify
 from raydis.store import Store, StoreMissing, open_store
 
 
 def default_cache() -> Path:
     """Where fetched checkpoints are kept unless a caller says otherwise: below $RAYDIS_CACHE, else ~/.cache/raydis."""
     return Path(os.environ.get("RAYDIS_CACHE") or Path.home() / ".cache" / "raydis") / "checkpoints"
-
-
-def upload_checkpoint(folder: Path, store: Store, prefix: str) -> Manifest:
-    """Stores a checkpoint folder under `prefix/`, its manifest last, and returns the manifest.
-
-    Raises:
-        CheckpointError: the folder does not match its manifest.
-        StoreError: the store refused.
-    """
-    manifest = verify(folder)
-    store.delete(f"{prefix}/{MANIFEST}")  # a checkpoint that was there ends now, instead of turning into a mixture
-    for name in manifest.files:
-        store.upload(folder / name, f"{prefix}/{name}")
-    store.write(f"{prefix}/{MANIFEST}", (folder / MANIFEST).read_bytes())
-    return manifest
 
 
 def fetch_checkpoint(uri: str | Path, cache_dir: Path) -> Path:

@@ -26,7 +26,6 @@ def draw_grid(
     column_labels: Sequence[str] = (),
     title: str = "",
     cell_px: int = 80,
-    marked: Sequence[tuple[int, int]] = (),
 ) -> Image.Image:
     """Lay uint8 images (R, V, H, W, C) out in a grid.
 
@@ -36,7 +35,6 @@ def draw_grid(
         column_labels: V texts above the columns, or none.
         title: one line above everything.
         cell_px: side of a drawn image.
-        marked: (row, column) of cells that get a frame.
 
     Returns:
         An RGB picture on white.
@@ -64,8 +62,6 @@ def draw_grid(
             cell = Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels).convert("RGB")
             x, y = left + column * step, top + row * step
             sheet.paste(cell.resize((cell_px, cell_px), Image.Resampling.BICUBIC), (x, y))
-            if (row, column) in marked:
-                pen.rectangle((x - 2, y - 2, x + cell_px + 1, y + cell_px + 1), outline=INK, width=2)
     return sheet
 
 

@@ -1,9 +1,9 @@
 """The service on Ray Serve: `serve run serve_configs/local.yaml`, import path `raydis.serve.app:build`.
 
 Routes and model live in one deployment: a second hop from an ingress to a model would cost more than encoding does.
-Whatever can be wrong with the storage or the model is found in `build`, which runs once; a replica that fails in its
-constructor would be started again and again. `build` has a process of its own, which needs no torch: only replicas
-import it.
+A storage that does not answer, a model that is not there and damaged files are found in `build`, which runs once and
+in a process of its own without torch. Weights that load but do not work are found in a replica's constructor; the
+replicas that it was to replace go on serving.
 """
 
 from __future__ import annotations
@@ -69,6 +69,7 @@ class UserConfig(Model):
     health_check_timeout_s=30.0,
     graceful_shutdown_timeout_s=30.0,
     max_constructor_retry_count=3,
+    max_surge_percent=100,  # old replicas stay until new ones are ready: a model that does not start costs none
 )
 @serve.ingress()
 class Raydis:
@@ -134,7 +135,7 @@ def build(args: dict[str, Any]) -> Application:
     """
     wanted = parse(ServeArgs, args, source="args")
     if "://" not in wanted.storage:
-        wanted = wanted.model_copy(update={"storage": str(Path(wanted.storage).resolve())})
+        wanted = wanted.model_copy(update={"storage": str(Path(wanted.storage).expanduser().resolve())})
     registry = Registry(open_store(wanted.storage))
     ref = registry.resolve(wanted.model)
     registry.fetch(ref, default_cache())

@@ -6,21 +6,17 @@ H W C image. The format is read from the bytes, never from what the client calls
 from __future__ import annotations
 
 import io
-import struct
-import zlib
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image
 
-from raydis.errors import RaydisError
+from raydis.data.pictures import DAMAGED, fit_picture
+from raydis.errors import DataError, RaydisError
 
 FORMATS = ("PNG", "JPEG", "WEBP")
 MEDIA_TYPES = ("image/png", "image/jpeg", "image/webp")
 MAX_BODY_BYTES = 10 * 1024 * 1024
 MAX_PIXELS = 4096 * 4096
-
-# What Pillow 11 to 13 raises on damaged files of these formats; tests/serve/test_images.py damages many.
-_DAMAGED = (OSError, SyntaxError, ValueError, EOFError, IndexError, KeyError, TypeError, struct.error, zlib.error)
 
 
 class ImageError(RaydisError):
@@ -32,11 +28,9 @@ class ImageTooLarge(RaydisError):
 
 
 def decode_image(data: bytes, image_shape: tuple[int, int, int], *, max_pixels: int = MAX_PIXELS) -> np.ndarray:
-    """One image as the model takes it, prepared as `raydis.data.pictures` prepares training images.
+    """One image as the model takes it, prepared by `fit_picture` as training images are.
 
-    Turned upright by its EXIF tag, scaled so that its shorter side fits, cropped to its centre; RGB or grey. Of an
-    animation the first frame is taken, and transparency is dropped. The size is read from the header, and refused,
-    before any pixel is decoded.
+    The size is read from the header, and refused, before any pixel is decoded.
 
     Args:
         data: a PNG, JPEG or WebP file.
@@ -50,25 +44,18 @@ def decode_image(data: bytes, image_shape: tuple[int, int, int], *, max_pixels: 
         ImageError: not one of these formats, damaged, truncated, or grey of more than 8 bits.
         ImageTooLarge: more than `max_pixels`.
     """
-    height, width, channels = image_shape
-    mode = "RGB" if channels == 3 else "L"
     try:
         with Image.open(io.BytesIO(data), formats=FORMATS) as image:
             if image.width * image.height > max_pixels:
                 raise _too_large(f"{image.width} x {image.height} pixels", max_pixels)
-            if image.mode[0] in "IF":
-                raise ImageError(f"the image has mode {image.mode}: convert it to 8 bits a channel")
-            image.draft(mode, (2 * width, 2 * height))  # lets JPEG decode at a fraction of its size
-            upright = ImageOps.exif_transpose(image)
-            if upright.mode == "P":  # a palette may hold transparency, which only RGBA takes without a warning
-                upright = upright.convert("RGBA")
-            pixels = ImageOps.fit(upright.convert(mode), (width, height), Image.Resampling.LANCZOS)
-            return np.asarray(pixels, dtype=np.uint8).reshape(image_shape)
+            return fit_picture(image, image_shape)
+    except DataError as error:
+        raise ImageError(str(error)) from error
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:  # Pillow's own limit came first
         raise _too_large("far too many pixels", max_pixels) from error
     except Image.UnidentifiedImageError as error:
         raise ImageError("the bytes are not a PNG, JPEG or WebP image") from error
-    except _DAMAGED as error:
+    except DAMAGED as error:
         raise ImageError(f"the image is damaged or truncated: {error}") from error
 
 

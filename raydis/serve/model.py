@@ -20,7 +20,7 @@ import torch
 
 from raydis.config import ComputeConfig
 from raydis.engine.device import resolve_device
-from raydis.engine.editor import EditError, Editor
+from raydis.engine.editor import Editor, check_steps
 from raydis.errors import CheckpointError
 from raydis.registry import ModelRef, Registry, default_cache
 from raydis.registry.registry import DEFAULT_ALIAS
@@ -89,7 +89,7 @@ class ServedModel:
         self.alias = alias
         default = default_batch_sizes(editor.device)
         self.batch_sizes = BatchSizes(encode_batch_size or default.encode, edit_batch_size or default.edit)
-        self.max_steps = min(MAX_STEPS, len(editor.method.objective.alpha_bars))
+        self.max_steps = min(MAX_STEPS, editor.max_steps)
 
     def encode(self, images: Sequence[np.ndarray]) -> list[Codes]:
         """Encode images (H, W, C) uint8, as many as one likes."""
@@ -107,9 +107,8 @@ class ServedModel:
         return self.editor.edit_units(units[None], set_units=set_units, shift_units=shift_units)[0]
 
     def check_steps(self, num_steps: int) -> None:
-        """Raises EditError where the model's noise schedule has fewer steps than that."""
-        if not 1 <= num_steps <= self.max_steps:
-            raise EditError(f"steps={num_steps} is out of range: this model draws in 1 to {self.max_steps} steps")
+        """Raises EditError where the service or the model's noise schedule allows fewer steps than that."""
+        check_steps(num_steps, self.max_steps)
 
     def draw(self, drawings: Sequence[Drawing]) -> list[np.ndarray]:
         """Images (H, W, C) uint8 of drawings that have equal steps."""

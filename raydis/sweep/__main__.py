@@ -42,7 +42,7 @@ def sweep(
     from rich.console import Console
 
     from raydis.sweep.printout import print_plan, print_result
-    from raydis.sweep.run import default_name, run_sweep
+    from raydis.sweep.run import SweepError, default_name, run_sweep
     from raydis.sweep.spec import load_spec
     from raydis.train.cluster import lasting_storage
 
@@ -57,10 +57,13 @@ def sweep(
         return
     name = name or default_name(plan)
     console.print(f"sweep {name}: {plan.total_trials} trials of {path}", highlight=False, soft_wrap=True)
-    result = run_sweep(plan, name=name, storage=lasting_storage(storage), console=console)
+    storage = lasting_storage(storage)
+    result = run_sweep(plan, name=name, storage=storage, console=console)
     print_result(result, plan, storage, console)
     if result.interrupted:
         raise typer.Exit(INTERRUPTED)
+    if result.unpublished is not None:
+        raise SweepError(f"the best trial was not published: {result.unpublished}")
 
 
 def find_quickstart() -> Path:

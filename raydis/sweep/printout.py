@@ -17,6 +17,7 @@ from raydis.sweep.spec import Choice, Domain, Score, SweepSpec
 from raydis.sweep.summary import Replicates
 
 DEFAULT_STORAGE = "runs"
+SERVED = "quickstart@best"  # what serve_configs/local.yaml serves
 
 
 def print_plan(spec: SweepSpec, path: Path, console: Console) -> None:
@@ -61,22 +62,26 @@ def print_result(result: SweepResult, spec: SweepSpec, storage: str, console: Co
     if result.replicates:
         console.print(replicates_table(result.replicates, [goal.metric for goal in spec.objectives]))
     facts, next_commands = {}, []
+    where = "" if storage == DEFAULT_STORAGE else f" --storage {shlex.quote(storage)}"
     if result.interrupted:
         ended = sum(record.state != "stopped" for record in result.records)
         facts["interrupted"] = f"{ended} of {spec.total_trials} trials ended; nothing was promoted"
     if result.best is not None:
         facts["best"] = f"trial {result.best.number}, {_scores(result.best.scores)}; * marks the Pareto front"
         next_commands.append(f"python -m raydis traverse {result.best.checkpoint} -o traversal.png")
+    if result.unpublished is not None and result.best is not None:
+        facts["unpublished"] = result.unpublished
+        next_commands.insert(0, f"python -m raydis models register {result.best.checkpoint} {spec.model_name}{where}")
     if result.published is not None:
         promotion = result.published.promotion
         facts["published"] = _scores(result.published.scores)
         verdict = "promoted" if promotion.decision.promote else "registered, not promoted"
         facts["registry"] = f"{promotion.ref} {verdict}: {promotion.decision.reason}"
         facts["picture"] = f"{result.folder}/{Path(result.published.picture).name}"
-        where = "" if storage == DEFAULT_STORAGE else f" --storage {shlex.quote(storage)}"
         next_commands = [f"python -m raydis traverse {promotion.ref}{where} -o traversal.png"]
-        if promotion.decision.promote:
-            next_commands.append("serve run serve_configs/local.yaml")
+        if promotion.decision.promote and spec.promotion and f"{spec.model_name}@{spec.promotion.alias}" == SERVED:
+            there = "" if storage == DEFAULT_STORAGE else f"RAYDIS_STORAGE={shlex.quote(storage)} "
+            next_commands.append(f"{there}serve run serve_configs/local.yaml")
     local = "" if result.folder.startswith("s3://") else f", {STUDY_FILE}"
     facts["folder"] = result.folder
     facts["files"] = f"trials.csv, trials.parquet, summary.json, spec.json{local}, a folder a trial"

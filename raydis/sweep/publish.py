@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import tempfile
 from dataclasses import dataclass
@@ -20,7 +21,7 @@ from raydis.registry.transfer import fetch_checkpoint
 from raydis.store import open_store
 from raydis.sweep.spec import PromotionConfig
 from raydis.sweep.summary import TrialRecord
-from raydis.train.cluster import cluster_nodes, fetch_result, worker_resources
+from raydis.train.cluster import fetch_result, worker_resources
 
 MAX_SCORING_CPUS = 8  # DCI fits one classifier a factor; no data set has more factors
 
@@ -42,17 +43,20 @@ def publish(
     Raises:
         RaydisError: of scoring, drawing, or the registry.
     """
-    cpus = max(1, min(MAX_SCORING_CPUS, max(int(node.get("CPU", 0)) for node in cluster_nodes())))
     assert best.checkpoint is not None  # a complete trial has one
-    gpus = worker_resources(run.compute).get("GPU", 0)
-    task = ray.remote(_publish).options(num_cpus=cpus, num_gpus=gpus, max_retries=1)
-    return fetch_result(task.remote(best.checkpoint, run, config, model, storage, folder, cpus))
+    resources = worker_resources(run.compute)  # what a trial had: the cluster is known to hold it
+    task = ray.remote(_publish).options(num_cpus=resources["CPU"], num_gpus=resources.get("GPU", 0), max_retries=1)
+    return fetch_result(task.remote(best.checkpoint, run, config, model, storage, folder))
 
 
 def _publish(
-    checkpoint: str, run: RunConfig, config: PromotionConfig, model: str, storage: str, folder: str, num_jobs: int
+    checkpoint: str, run: RunConfig, config: PromotionConfig, model: str, storage: str, folder: str
 ) -> Published:
-    """Runs as a Ray task, so that the driver needs neither torch nor a GPU."""
+    """Runs as a Ray task, so that the driver needs neither torch nor a GPU.
+
+    It reserves no more than a trial and scores on all of its node's cores: the trials have ended.
+    """
+    num_jobs = min(MAX_SCORING_CPUS, len(os.sched_getaffinity(0)))
     with tempfile.TemporaryDirectory(prefix="raydis-") as work:
         source = fetch_checkpoint(checkpoint, Path(work, "fetched"))
         scores = _score(source, run, config, num_jobs)

@@ -5,13 +5,16 @@ from __future__ import annotations
 import json
 import logging
 import re
-from dataclasses import asdict, dataclass
+import signal
+import threading
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import ray
 from ray import tune
+from ray.exceptions import RayError
 from ray.tune.logger import JsonLoggerCallback
 from rich.console import Console
 
@@ -33,7 +36,14 @@ from raydis.sweep.summary import (
     write_tables,
 )
 from raydis.sweep.trial import run_trial, trial_name, trial_resources
-from raydis.train.cluster import cluster_nodes, fetch_result, max_parallel_runs, ray_cluster
+from raydis.train.cluster import (
+    check_storage,
+    choose_device,
+    cluster_nodes,
+    fetch_result,
+    max_parallel_runs,
+    ray_cluster,
+)
 
 STUDY_FILE = "optuna.journal"
 SPEC_FILE = "spec.json"
@@ -53,7 +63,8 @@ class SweepResult:
         front: numbers of the trials on the Pareto front.
         replicates: of each control that ran with several seeds, mean and standard deviation.
         best: the trial that the spec's rule prefers.
-        published: what became of it; None without promotion and after an interruption.
+        published: what became of it; None without promotion, after an interruption, and where it failed.
+        unpublished: why publishing it failed, if it did.
         interrupted: some trials never ended.
     """
 
@@ -65,6 +76,7 @@ class SweepResult:
     best: TrialRecord | None
     published: Published | None
     interrupted: bool
+    unpublished: str | None = None
 
 
 def default_name(spec: SweepSpec) -> str:
@@ -97,9 +109,13 @@ def run_sweep(spec: SweepSpec, *, name: str, storage: str, console: Console) -> 
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # tracebacks of trials are in their error.txt
     logging.getLogger("optuna").setLevel(logging.WARNING)  # it announces every study on standard error
     with ray_cluster():
-        parallel = max_parallel_runs(spec.run.compute, cluster_nodes())
+        nodes = cluster_nodes()
+        compute = choose_device(spec.run.compute, nodes)
+        spec = spec.model_copy(update={"run": spec.run.model_copy(update={"compute": compute})})
+        parallel = max_parallel_runs(compute, nodes)
         check_data(spec)
         _claim(store, key, spec)
+        check_storage(store, f"{key}/{SPEC_FILE}")
         searcher = StudySearcher(spec, study_name=name, storage=_study_storage(store, key))
         grid = _search(spec, searcher, name=name, store=store, parallel=parallel, console=console)
         records = read_records(grid, spec, scheme="s3://" if _on_s3(store) else "")
@@ -107,21 +123,27 @@ def run_sweep(spec: SweepSpec, *, name: str, storage: str, console: Console) -> 
         front = pareto_front(records, spec.objectives)
         write_tables(store, key, records, front)
         best = choose_best(records, spec.promotion.rule if spec.promotion else "mean")
-        published = None
+        result = SweepResult(
+            name=name,
+            folder=f"{store.uri}/{key}",
+            records=records,
+            front=front,
+            replicates=replicates(records, spec.objectives),
+            best=best,
+            published=None,
+            interrupted=interrupted,
+        )
+        _write_summary(store, key, result)  # before anything else can fail
         if best is not None and spec.promotion is not None and not interrupted:
             console.print(f"scoring the best trial by the {spec.promotion.protocol} protocol ...", highlight=False)
-            published = publish(best, spec.run, spec.promotion, model=spec.model_name, storage=store.uri, folder=key)
-    result = SweepResult(
-        name=name,
-        folder=f"{store.uri}/{key}",
-        records=records,
-        front=front,
-        replicates=replicates(records, spec.objectives),
-        best=best,
-        published=published,
-        interrupted=interrupted,
-    )
-    store.write(f"{key}/summary.json", json.dumps(_summary(result), indent=2).encode())
+            model, uri = spec.model_name, store.uri
+            try:
+                published = publish(best, spec.run, spec.promotion, model=model, storage=uri, folder=key)
+                result = replace(result, published=published)
+            except (RaydisError, RayError) as error:
+                reason = str(error).strip().rpartition("\n")[2]
+                result = replace(result, unpublished=f"{type(error).__name__}: {reason}")
+            _write_summary(store, key, result)
     return check_result(result)
 
 
@@ -178,9 +200,12 @@ def _search(
                 verbose=0,
             ),
         )
+        on_interrupt = signal.getsignal(signal.SIGINT)
         try:
             return tuner.fit()
         finally:
+            if threading.current_thread() is threading.main_thread():
+                signal.signal(signal.SIGINT, on_interrupt)  # Tune leaves its own behind, which would swallow a Ctrl-C
             searcher.close()
 
 
@@ -208,6 +233,10 @@ def _on_s3(store: Store) -> bool:
     return store.uri.startswith("s3://")
 
 
+def _write_summary(store: Store, key: str, result: SweepResult) -> None:
+    store.write(f"{key}/summary.json", json.dumps(_summary(result), indent=2).encode())
+
+
 def _summary(result: SweepResult) -> dict[str, Any]:
     """summary.json: all that the tables say, and what was promoted."""
     published = result.published
@@ -217,6 +246,7 @@ def _summary(result: SweepResult) -> dict[str, Any]:
         "interrupted": result.interrupted,
         "best": result.best.number if result.best else None,
         "front": sorted(result.front),
+        "unpublished": result.unpublished,
         "promotion": published
         and {
             "model": published.promotion.ref.name,

@@ -87,9 +87,9 @@ class StudySearcher(Searcher):
         self.study.tell(trial, values, state=state)
 
     def close(self) -> None:
-        """Tell Optuna that trials which never ended have failed, as after an interruption."""
+        """Tell Optuna that trials which never ended were stopped, as after an interruption."""
         for trial_id in list(self._trials):
-            self.on_trial_complete(trial_id, error=True)
+            self.on_trial_complete(trial_id, result={})
 
     def set_search_properties(self, metric: Any, mode: Any, config: dict, **spec: Any) -> bool:
         """Tune offers its own metric and constants; the space and the objectives are the spec's."""

@@ -9,9 +9,6 @@ from __future__ import annotations
 
 import functools
 import gc
-import shutil
-import tempfile
-from pathlib import Path
 from typing import Any
 
 from ray import tune
@@ -68,24 +65,14 @@ def trial_resources(run: RunConfig) -> tune.PlacementGroupFactory:
 
 
 def _train_here(run: RunConfig, parent: dict[str, str]) -> None:
-    from raydis.engine.checkpoint import open_checkpoint
     from raydis.engine.device import resolve_device, use_one_thread_on_cpu
     from raydis.engine.fit import Training
-    from raydis.engine.session import run_session
-    from raydis.train.report import metrics_of
+    from raydis.train.report import report_session
 
     device = resolve_device(run.compute)
     use_one_thread_on_cpu(device)
     training = Training(run, _dataset(run.data.model_dump_json()), device=device)
-    if latest := tune.get_checkpoint():
-        with latest.as_directory() as folder:
-            training.resume(open_checkpoint(Path(folder)))
-    with tempfile.TemporaryDirectory(prefix="raydis-") as workdir:
-        for report in run_session(training, Path(workdir), parent=parent):
-            folder = report.checkpoint
-            tune.report(metrics_of(report), checkpoint=tune.Checkpoint.from_directory(folder) if folder else None)
-            if folder:
-                shutil.rmtree(folder)  # Ray has copied it to the storage
+    report_session(tune, training, parent=parent)
 
 
 def _release_memory() -> None:

@@ -13,9 +13,11 @@ from typing import Any
 
 import ray
 from ray.exceptions import AuthenticationError, RayTaskError
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from raydis.config import ComputeConfig
 from raydis.errors import RaydisError, ResourceError
+from raydis.store import Store
 
 OBJECT_STORE_BYTES = 128 * 2**20  # what raydis sends through it is configurations and pictures
 ENDPOINT_VARIABLES = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL")
@@ -23,6 +25,7 @@ DEFAULTS = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",  # at the default of 2 s every report stalls that long
     "RAY_AIR_NEW_OUTPUT": "0",  # Tune's own progress display
+    "RAY_CHDIR_TO_TRIAL_DIR": "0",  # a relative data.path means the same to the command and to its workers
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
     "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",  # it warns of every checkpoint that is kept
 }
@@ -58,6 +61,7 @@ def ray_cluster() -> Iterator[None]:
         yield
         return
     variables = set_environment()
+    os.environ.setdefault("RAY_OVERRIDE_JOB_RUNTIME_ENV", "1")  # a job may have set the same variables itself
     address = os.environ.get("RAY_ADDRESS")
     try:
         if address:
@@ -77,10 +81,11 @@ def ray_cluster() -> Iterator[None]:
 
 def lasting_storage(storage: str) -> str:
     """Where results go: a relative folder of a Ray job is below home, for Ray deletes the job's working directory."""
-    in_job = "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ
-    if not in_job or "://" in storage or os.path.isabs(storage):
+    if "://" in storage:
         return storage
-    return str(Path.home() / storage)
+    path = Path(storage).expanduser()
+    in_job = "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ
+    return str(Path.home() / path if in_job else path)
 
 
 def _start_local() -> None:
@@ -113,8 +118,21 @@ def fetch_result(reference: Any) -> Any:
         raise
 
 
+def choose_device(compute: ComputeConfig, nodes: Sequence[Mapping[str, float]]) -> ComputeConfig:
+    """`device: auto` decided for a cluster: a GPU a worker where any node has one. Ray reserves what it is told.
+
+    Left to the workers, those without a reservation would all see and take a node's first GPU.
+    """
+    if compute.device != "auto":
+        return compute
+    wants_gpu = compute.num_gpus > 0 or any(node.get("GPU", 0) > 0 for node in nodes)
+    return compute.model_copy(update={"device": "cuda" if wants_gpu else "cpu"})
+
+
 def gpus_per_worker(compute: ComputeConfig) -> float:
-    """GPUs of one worker: as configured; `device: cuda` without a number means one."""
+    """GPUs of one worker: none with `device: cpu`; `cuda` without a number means one."""
+    if compute.device == "cpu":
+        return 0.0
     return compute.num_gpus or (1.0 if compute.device == "cuda" else 0.0)
 
 
@@ -147,6 +165,29 @@ def max_parallel_runs(compute: ComputeConfig, nodes: Sequence[Mapping[str, float
 def cluster_nodes() -> list[dict[str, float]]:
     """Resources of each living node of the connected cluster."""
     return [node["Resources"] for node in ray.nodes() if node["Alive"]]
+
+
+def check_storage(store: Store, key: str) -> None:
+    """Look for a file that was just written from every node: a local folder is often one node's own.
+
+    Raises:
+        ResourceError: a node does not see it.
+    """
+    if "://" in store.uri:
+        return
+    nodes = [node for node in ray.nodes() if node["Alive"]]
+    path = Path(store.uri, key)
+    blind = [node["NodeManagerAddress"] for node in nodes if len(nodes) > 1 and not _sees(node["NodeID"], path)]
+    if blind:
+        raise ResourceError(
+            f"{store.uri} is a folder that node {', '.join(blind)} does not see: use --storage s3://bucket/prefix, or "
+            "a folder that all nodes share"
+        )
+
+
+def _sees(node: str, path: Path) -> bool:
+    strategy = NodeAffinitySchedulingStrategy(node, soft=False)
+    return ray.get(ray.remote(os.path.exists).options(num_cpus=0, scheduling_strategy=strategy).remote(path))
 
 
 def _workers_on(compute: ComputeConfig, node: Mapping[str, float]) -> int:

@@ -1,13 +1,41 @@
-"""What a running session tells Ray: flat, the same keys in every report, plain numbers and text."""
+"""A running session and what it tells Ray Train or Ray Tune: flat, the same keys in every report, numbers and text."""
 
 from __future__ import annotations
 
 import json
+import shutil
+import tempfile
+from pathlib import Path
+from types import ModuleType
 from typing import Any
 
-from raydis.engine.session import Report
+from raydis.engine.checkpoint import open_checkpoint
+from raydis.engine.fit import Training
+from raydis.engine.session import Report, run_session
 
 SCORES = ("dci_disentanglement", "dci_completeness", "dci_informativeness", "factor_vae")
+
+
+def report_session(library: ModuleType, training: Training, *, parent: dict[str, str] | None) -> None:
+    """Run a session from the last checkpoint that Ray keeps of it, where there is one, and report it to Ray.
+
+    Args:
+        library: `ray.train` or `ray.tune`, which is asked and told; each has a Checkpoint class of its own.
+        training: a fresh state.
+        parent: see `run_session`.
+
+    Raises:
+        RaydisError: of the session; see `run_session`.
+    """
+    if latest := library.get_checkpoint():
+        with latest.as_directory() as folder:
+            training.resume(open_checkpoint(Path(folder)))
+    with tempfile.TemporaryDirectory(prefix="raydis-") as workdir:
+        for report in run_session(training, Path(workdir), parent=parent):
+            folder = report.checkpoint
+            library.report(metrics_of(report), checkpoint=library.Checkpoint.from_directory(folder) if folder else None)
+            if folder:
+                shutil.rmtree(folder)  # Ray has copied it to the storage
 
 
 def metrics_of(report: Report) -> dict[str, Any]:

@@ -20,6 +20,8 @@ from raydis.config import RunConfig
 from raydis.errors import ConfigError, FitError, RaydisError
 from raydis.store import Store, StoreConflict, open_store
 from raydis.train.cluster import (
+    check_storage,
+    choose_device,
     cluster_nodes,
     gpus_per_worker,
     max_parallel_runs,
@@ -29,6 +31,7 @@ from raydis.train.cluster import (
 )
 from raydis.train.worker import train_worker
 
+RUN_FILE = "run.json"
 MAX_RESTARTS = 3
 MAX_START_FAILURES = 10  # of the worker group, a minute each: the cluster is full or still growing
 
@@ -87,7 +90,9 @@ def run(
         RaydisError: what a worker raised.
     """
     with ray_cluster():
-        max_parallel_runs(config.compute, cluster_nodes())
+        nodes = cluster_nodes()
+        config = config.model_copy(update={"compute": choose_device(config.compute, nodes)})
+        max_parallel_runs(config.compute, nodes)
         with _forward_reports(on_report) as callbacks:
             return fit_with_ray(config, name=name, storage=storage, resume=resume, callbacks=callbacks)
 
@@ -109,6 +114,7 @@ def fit_with_ray(
     set_environment()
     store, name = open_store(storage), name or default_name(config)
     _claim(store, name, config, resume=resume)
+    check_storage(store, f"train/{name}/{RUN_FILE}")
     gpus = gpus_per_worker(config.compute)
     for attempt in range(MAX_RESTARTS + 1):
         trainer = TorchTrainer(
@@ -140,6 +146,8 @@ def fit_with_ray(
                     f"from its last checkpoint in {store.uri}/train/{name}"
                 ) from error
             continue
+        except SystemExit as stop:  # Ray's answer to Ctrl-C ends the process as if all were well
+            raise KeyboardInterrupt from stop
         assert result.checkpoint is not None  # a session's last report brings one
         scheme = "s3://" if store.uri.startswith("s3://") else ""
         return TrainResult(
@@ -163,7 +171,7 @@ def _identity(config: RunConfig) -> dict[str, Any]:
 
 def _claim(store: Store, name: str, config: RunConfig, *, resume: bool) -> None:
     """Note a run's configuration in its folder, or compare it with the one that is there."""
-    key, text = f"train/{name}/run.json", json.dumps(_identity(config), indent=2).encode()
+    key, text = f"train/{name}/{RUN_FILE}", json.dumps(_identity(config), indent=2).encode()
     try:
         store.write(key, text, if_absent=True)
     except StoreConflict as error:
@@ -171,7 +179,7 @@ def _claim(store: Store, name: str, config: RunConfig, *, resume: bool) -> None:
             raise ConfigError(f"run {name} exists in {store.uri}/train: resume it, or choose another name") from error
         if json.loads(store.read(key)) != _identity(config):
             raise ConfigError(
-                f"run {name} in {store.uri}/train was started with another configuration (its run.json): "
+                f"run {name} in {store.uri}/train was started with another configuration (its {RUN_FILE}): "
                 "choose another name"
             ) from error
 

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
-import tempfile
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -13,11 +10,9 @@ from ray.train.torch import get_device
 
 from raydis.config import RunConfig
 from raydis.data import open_dataset
-from raydis.engine.checkpoint import open_checkpoint
 from raydis.engine.device import resolve_device, use_one_thread_on_cpu
 from raydis.engine.fit import Training
-from raydis.engine.session import run_session
-from raydis.train.report import metrics_of
+from raydis.train.report import report_session
 
 
 def train_worker(arguments: dict[str, Any]) -> None:
@@ -27,7 +22,7 @@ def train_worker(arguments: dict[str, Any]) -> None:
         arguments: `config`, a RunConfig as JSON-able tree, and `parent`, the trial it belongs to or None.
 
     Raises:
-        RaydisError: of the session; see `run_session`.
+        RaydisError: of the session; see `report_session`.
     """
     config = RunConfig.model_validate(arguments["config"])
     context = train.get_context()
@@ -40,15 +35,7 @@ def train_worker(arguments: dict[str, Any]) -> None:
         rank=context.get_world_rank(),
         world_size=context.get_world_size(),
     )
-    if latest := train.get_checkpoint():
-        with latest.as_directory() as folder:
-            training.resume(open_checkpoint(Path(folder)))
-    with tempfile.TemporaryDirectory(prefix="raydis-") as workdir:
-        for report in run_session(training, Path(workdir), parent=arguments["parent"]):
-            folder = report.checkpoint
-            train.report(metrics_of(report), checkpoint=train.Checkpoint.from_directory(folder) if folder else None)
-            if folder:
-                shutil.rmtree(folder)  # Ray has copied it to the storage
+    report_session(train, training, parent=arguments["parent"])
 
 
 def _device(config: RunConfig) -> torch.device:

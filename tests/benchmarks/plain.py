@@ -252,9 +252,10 @@ def plain_encoder(ours: Encoder) -> PlainEncoder:
     """The plain encoder with our weights (copies)."""
     mlps = ours.tokens
     num_units = len(mlps.weights[0])
-    head = nn.Sequential(copy.deepcopy(ours.head), copy.deepcopy(ours.unit_norm))
     dims = [1, *(weight.shape[2] for weight in mlps.weights)]
-    plain = PlainEncoder(copy.deepcopy(ours.convolutions), head, dims, num_units, mlps.activation == "relu")
+    plain = PlainEncoder(
+        copy.deepcopy(ours.convolutions), copy.deepcopy(ours.head), dims, num_units, mlps.activation == "relu"
+    )
     for unit, mlp in enumerate(plain.mlps):
         layers = [layer for layer in mlp if isinstance(layer, nn.Linear)]
         for layer, weight, bias in zip(layers, mlps.weights, mlps.biases, strict=True):

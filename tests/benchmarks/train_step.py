@@ -43,13 +43,19 @@ def make_config(preset: str, device: str, precision: str, steps: int) -> RunConf
     if (preset, device) == ("reference", "cpu"):
         batch_size = CPU_REFERENCE_BATCH_SIZE
     far = batch_size * 10**6
-    train = {"batch_size": batch_size, "num_images": far, "checkpoint_images": far, "report_images": batch_size * steps}
+    train = {
+        "batch_size": batch_size,
+        "num_images": far,
+        "checkpoint_images": far,
+        "report_images": batch_size * steps,
+        "precision": precision,
+    }
     tree = expand(
         {
             "preset": preset,
             "train": train,
             "method": {"anchors": {"refit_images": far}},
-            "compute": {"device": device, "precision": precision},
+            "compute": {"device": device},
             "seed": SEED,
         }
     )
@@ -120,7 +126,7 @@ def plain_steps(training: Training) -> Iterator[float]:
     while True:
         for batch in loader:
             images = batch.to(device)
-            with torch.autocast(device.type, torch.bfloat16, enabled=config.compute.precision == "bf16"):
+            with torch.autocast(device.type, torch.bfloat16, enabled=config.train.precision == "bf16"):
                 latents = stage.encode(images)
                 timesteps = torch.randint(0, len(levels), (len(images),), device=device)
                 noise = torch.randn_like(latents)

@@ -13,7 +13,6 @@ from raydis.engine.checkpoint import fetch_checkpoint, open_checkpoint, write_ch
 from raydis.metrics.protocol import SEARCH, Scores
 from raydis.registry.promotion import promote
 from raydis.registry.registry import ModelRef, Registry
-from raydis.registry.transfer import upload_checkpoint
 from raydis.store import Store, open_store
 
 
@@ -73,7 +72,8 @@ def test_a_registered_version_opens_as_the_checkpoint_it_was(store: Store, tmp_p
 @pytest.mark.s3
 def test_a_checkpoint_is_fetched_by_its_s3_uri(s3_uri: str, tmp_path: Path) -> None:
     folder = write(tmp_path / "c")
-    upload_checkpoint(folder, open_store(s3_uri), "runs/1")
+    for path in folder.iterdir():
+        open_store(s3_uri).upload(path, f"runs/1/{path.name}")
     fetched = fetch_checkpoint(f"{s3_uri}/runs/1", tmp_path / "cache")
     assert fetched.parent == tmp_path / "cache"
     assert open_checkpoint(fetched).manifest == open_checkpoint(folder).manifest

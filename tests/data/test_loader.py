@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from raydis.data import ArrayDataset, FactorSpace, Loader, normalise
+from raydis.data.loader import images_at_once
 from raydis.errors import ConfigError, DataError
 
 
@@ -21,6 +22,20 @@ def numbered(length: int, array: np.ndarray | None = None) -> ArrayDataset:
 
 def numbers(batch: torch.Tensor) -> list[int]:
     return ((batch[:, 0, 0, 0] + 1) * 127.5).round().long().tolist()
+
+
+@pytest.mark.parametrize(("size", "count"), [(16, 512), (64, 512), (65, 496), (128, 128), (512, 8)])
+def test_as_many_images_are_taken_at_once_as_512_of_64_px_have_pixels(size: int, count: int) -> None:
+    assert images_at_once(size) == count
+
+
+@pytest.mark.parametrize(("length", "parts"), [(0, [0]), (512, [512]), (1025, [342, 342, 341])])
+def test_images_gathered_in_parts_are_those_gathered_at_once(length: int, parts: list[int]) -> None:
+    loader = Loader(numbered(1100), batch_size=4, seed=0)
+    indices = np.random.default_rng(0).permutation(1100)[:length]
+    found = list(loader.gather_in_parts(indices))
+    assert [len(part) for part in found] == parts
+    assert torch.equal(torch.cat(found), loader.gather(indices))
 
 
 def test_normalise_maps_black_to_minus_one_and_white_to_one_with_channels_first() -> None:

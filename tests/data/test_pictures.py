@@ -75,7 +75,7 @@ def test_a_damaged_picture_is_named(tmp_path: Path) -> None:
         read_picture(tmp_path / "bad.png", 16)
 
 
-@pytest.mark.parametrize(("side", "message"), [(9_000, "9000x9000 px, too many"), (60_000, "cannot decode")])
+@pytest.mark.parametrize(("side", "message"), [(9_000, "9000x9000 px are too many"), (60_000, "cannot decode")])
 def test_a_decompression_bomb_is_refused_before_it_is_decoded(tmp_path: Path, side: int, message: str) -> None:
     def chunk(kind: bytes, data: bytes) -> bytes:
         return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
@@ -85,6 +85,28 @@ def test_a_decompression_bomb_is_refused_before_it_is_decoded(tmp_path: Path, si
     (tmp_path / "bomb.png").write_bytes(b"\x89PNG\r\n\x1a\n" + header + body)
     with pytest.raises(DataError, match=message):
         read_picture(tmp_path / "bomb.png", 16)
+
+
+@pytest.mark.parametrize(("kind", "dtype"), [("I;16", np.uint16), ("I", np.int32), ("F", np.float32)])
+def test_more_than_8_bits_are_refused_rather_than_clipped(tmp_path: Path, kind: str, dtype: type) -> None:
+    path = tmp_path / "deep.png"
+    Image.fromarray(np.full((16, 16), 40_000, dtype)).save(path, "TIFF" if kind != "I;16" else "PNG")
+    with pytest.raises(DataError, match=rf"image_folder: .*deep\.png: the image has mode {kind}: convert it to 8 bits"):
+        read_picture(path, 16)
+
+
+def test_a_grey_model_gets_one_channel(tmp_path: Path) -> None:
+    save(tmp_path / "a.png", (255, 0, 0))
+    grey = read_picture(tmp_path / "a.png", 8, 1)
+    assert grey.shape == (8, 8, 1)
+    assert (grey == 76).all()  # 0.299 * 255, the weight of red in ITU-R 601
+
+
+def test_a_palette_with_transparency_is_read_without_a_warning(tmp_path: Path) -> None:
+    picture = Image.new("P", (20, 20))
+    picture.putpalette([130, 130, 130])
+    picture.save(tmp_path / "a.png", transparency=bytes([0, 128]))
+    assert (read_picture(tmp_path / "a.png", 16) == 130).all()
 
 
 def test_a_folder_without_pictures_is_refused(tmp_path: Path) -> None:

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import itertools
+
 import pytest
 import torch
 from diffusers.schedulers.scheduling_ddim import DDIMScheduler
@@ -24,13 +26,20 @@ def test_a_hundred_steps_visit_the_released_codes_timesteps() -> None:
     assert sampling_timesteps(1000, 100) == list(range(991, 0, -10))
 
 
-@pytest.mark.parametrize(("num_timesteps", "num_steps"), [(1000, 1), (1000, 7), (1000, 300), (1000, 1000), (2, 1)])
-def test_timesteps_fall_and_stay_in_the_schedule(num_timesteps: int, num_steps: int) -> None:
-    times = sampling_timesteps(num_timesteps, num_steps)
-    assert len(times) == num_steps
-    assert times == sorted(times, reverse=True)
-    assert min(times) >= 1
-    assert max(times) < num_timesteps
+@pytest.mark.parametrize("num_timesteps", [2, 3, 10, 100, 1000])
+def test_timesteps_fall_and_stay_in_the_schedule_for_any_number_of_steps(num_timesteps: int) -> None:
+    for num_steps in range(1, num_timesteps):
+        times = sampling_timesteps(num_timesteps, num_steps)
+        assert len(times) == num_steps
+        assert all(now > after for now, after in itertools.pairwise(times))
+        assert times[-1] >= 1
+        assert times[0] < num_timesteps
+    assert sampling_timesteps(num_timesteps, num_timesteps) == list(reversed(range(num_timesteps)))
+
+
+@pytest.mark.parametrize(("num_steps", "first"), [(1, 999), (7, 858), (99, 990), (300, 997), (999, 999)])
+def test_sampling_starts_where_a_whole_stride_would_pass_the_end(num_steps: int, first: int) -> None:
+    assert sampling_timesteps(1000, num_steps)[0] == first
 
 
 @pytest.mark.parametrize("num_steps", [0, 1001])
@@ -39,8 +48,12 @@ def test_more_steps_than_the_schedule_has_or_none_are_refused(num_steps: int) ->
         sampling_timesteps(1000, num_steps)
 
 
-@pytest.mark.parametrize("num_steps", [1, 7, 20, 100])
-def test_sampling_equals_the_ddim_of_diffusers(num_steps: int) -> None:
+@pytest.mark.parametrize(
+    ("num_steps", "spacing"),
+    # diffusers, too, rounds a stride down once for all times: `leading` is compared where that changes nothing
+    [(2, "leading"), (20, "leading"), (100, "leading"), (1, "trailing"), (1000, "trailing")],
+)
+def test_sampling_equals_the_ddim_of_diffusers(num_steps: int, spacing: str) -> None:
     scheduler = DDIMScheduler(
         beta_schedule="scaled_linear",
         beta_start=0.0015,
@@ -48,7 +61,7 @@ def test_sampling_equals_the_ddim_of_diffusers(num_steps: int) -> None:
         clip_sample=False,
         set_alpha_to_one=True,
         steps_offset=1,
-        timestep_spacing="leading",
+        timestep_spacing=spacing,
     )
     scheduler.set_timesteps(num_steps)
     assert scheduler.timesteps.tolist() == sampling_timesteps(1000, num_steps)
@@ -59,7 +72,7 @@ def test_sampling_equals_the_ddim_of_diffusers(num_steps: int) -> None:
     torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize("num_steps", [1, 10, 100])
+@pytest.mark.parametrize("num_steps", [1, 7, 10, 100, 1000])
 def test_the_true_noise_of_a_single_point_leads_back_to_it(num_steps: int) -> None:
     point = torch.full((1, 3, 4, 4), 0.7)
 

@@ -10,8 +10,8 @@ from torch import Tensor
 from raydis.diffusion.objective import Objective, add_noise
 
 
-def make(loss: str = "l1", num_timesteps: int = 1000, time_power: float = 1.0) -> Objective:
-    return Objective(schedule="ldm_linear", num_timesteps=num_timesteps, loss=loss, time_power=time_power)
+def make(loss: str = "l1", num_timesteps: int = 1000) -> Objective:
+    return Objective(schedule="ldm_linear", num_timesteps=num_timesteps, loss=loss)
 
 
 def draws(count: int, *, seed: int = 0, **settings: float) -> Tensor:
@@ -60,14 +60,6 @@ def test_training_times_are_uniform_over_all_steps() -> None:
     assert (counts - 10_000).abs().max() < 5 * math.sqrt(100_000 * 0.09)
 
 
-@pytest.mark.parametrize("power", [0.5, 1.0, 2.0])
-def test_time_power_bends_the_distribution_of_training_times(power: float) -> None:
-    times = draws(100_000, num_timesteps=1000, time_power=power)
-    for share in (0.1, 0.25, 0.5, 0.9):
-        expected = share ** (1 / power)  # t < share * T where u ** power < share
-        assert (times < share * 1000).double().mean().item() == pytest.approx(expected, abs=0.007)
-
-
 def test_equal_generators_give_equal_times_and_others_do_not() -> None:
     assert torch.equal(draws(64), draws(64))
     assert not torch.equal(draws(64), draws(64, seed=1))
@@ -85,15 +77,16 @@ def test_an_unknown_loss_is_refused() -> None:
         make("huber")
 
 
-def test_a_true_velocity_gives_the_true_noise_back_at_every_time() -> None:
-    objective = Objective(schedule="cosine", num_timesteps=1000, loss="l1", prediction="velocity")
+@pytest.mark.parametrize("prediction", ["noise", "velocity", "sample"])
+def test_a_true_prediction_gives_the_true_noise_back_at_every_time(prediction: str) -> None:
+    objective = Objective(schedule="ldm_linear", num_timesteps=1000, loss="l1", prediction=prediction)
     generator = torch.Generator().manual_seed(0)
     latents, noise = torch.randn(2, 1000, 3, 2, 2, generator=generator)
     alpha_bar = objective.alpha_bars
 
-    velocity = objective.target(latents, noise, alpha_bar)
+    target = objective.target(latents, noise, alpha_bar)
 
-    recovered = objective.noise(velocity, add_noise(latents, noise, alpha_bar), alpha_bar)
+    recovered = objective.noise(target, add_noise(latents, noise, alpha_bar), alpha_bar)
     torch.testing.assert_close(recovered, noise, atol=1e-5, rtol=0.0)
 
 
@@ -106,6 +99,12 @@ def test_velocity_is_noise_where_there_is_no_noise_and_the_negated_latent_where_
     assert velocity.flatten().tolist() == [5.0, -3.0]
 
 
+def test_a_true_sample_is_the_latent() -> None:
+    objective = Objective(schedule="ldm_linear", num_timesteps=1000, loss="l2", prediction="sample")
+    latents, noise = torch.randn(2, 4, 3, 2, 2, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(objective.target(latents, noise, torch.rand(4)), latents)
+
+
 def test_an_unknown_prediction_is_refused() -> None:
-    with pytest.raises(ValueError, match="unknown prediction 'x0': use noise or velocity"):
+    with pytest.raises(ValueError, match="unknown prediction 'x0': use noise, velocity or sample"):
         Objective(schedule="cosine", num_timesteps=10, loss="l1", prediction="x0")

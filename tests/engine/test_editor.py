@@ -216,6 +216,12 @@ def test_as_many_seeds_as_images_are_needed(editor: Editor) -> None:
         editor.decode(np.zeros((3, UNITS)), seed=[1, 2])
 
 
+@pytest.mark.parametrize("num_steps", [0, 1001])
+def test_more_steps_than_the_schedule_has_or_none_are_refused(editor: Editor, num_steps: int) -> None:
+    with pytest.raises(EditError, match=rf"steps={num_steps} is out of range: this model draws in 1 to 1000 steps"):
+        editor.decode(np.zeros((1, UNITS)), num_steps=num_steps)
+
+
 # ---- open
 
 

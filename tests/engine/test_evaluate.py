@@ -6,13 +6,14 @@ from raydis.config import EvaluationConfig
 from raydis.data import FactorDataset
 from raydis.data.dataset import ArrayDataset
 from raydis.engine.evaluate import evaluate, scored_indices
+from raydis.metrics.protocol import PUBLISHED, SEARCH
 
 
 def test_the_published_protocol_looks_at_every_image_and_search_at_a_product_sub_grid(dataset: FactorDataset) -> None:
     everything = np.arange(324)
-    assert (scored_indices(dataset, protocol="published", max_images=64) == everything).all()
-    assert (scored_indices(dataset, protocol="search", max_images=324) == everything).all()
-    some = scored_indices(dataset, protocol="search", max_images=100)
+    assert (scored_indices(dataset, protocol=PUBLISHED, max_images=64) == everything).all()
+    assert (scored_indices(dataset, protocol=SEARCH, max_images=324) == everything).all()
+    some = scored_indices(dataset, protocol=SEARCH, max_images=100)
     levels = [np.unique(column) for column in dataset.factors(some).T]
     assert [len(kept) for kept in levels] == [2, 2, 2, 2, 2, 3]
     assert len(some) == len(np.unique(some)) == 96

@@ -15,10 +15,11 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from raydis.config import RunConfig, TrainConfig
-from raydis.data import FactorDataset, open_dataset
+from raydis.data import FactorDataset, Loader, open_dataset
 from raydis.data.dataset import ArrayDataset
 from raydis.engine.checkpoint import open_checkpoint
-from raydis.engine.fit import Progress, Training, fit, learning_rate
+from raydis.engine.evaluate import encode_images
+from raydis.engine.fit import Progress, Training, fit, learning_rate, seed_of
 from raydis.engine.session import run_session
 from raydis.errors import CheckpointError, ConfigError, FitError
 from raydis.presets import expand
@@ -88,11 +89,18 @@ def test_the_first_step_counts_as_one_for_the_average(tiny: Tiny, unlabelled: Fa
         torch.testing.assert_close(average, old * 2 / 11 + new.detach() * 9 / 11)
 
 
+def test_seeds_of_streams_differ_where_one_is_another_followed_by_zeros() -> None:
+    """The weights' seed (5) was that of the first step's draws (5, 0, 0)."""
+    streams = [(5,), (5, 0), (5, 0, 0), (5, 1, 0), (5, 1, 0, 0), (0,), ()]
+    assert len({seed_of(*parts) for parts in streams}) == len(streams)
+    assert seed_of(5, 1) == seed_of(5, 1) >= 0
+
+
 # ---- one run, whole and in parts
 
 PLAN = {
     "method": {
-        "encoder": {"norm": "batch", "unit_norm": "batch"},  # running statistics are state as well
+        "encoder": {"norm": "batch"},  # running statistics are state as well
         "unet": {"dropout_rate": 0.1, "skip_dropout_rate": 0.2},
         "anchors": {"mode": "ramp", "refit_images": 96},  # so that 192 lies between two refits and 384 on one
     },
@@ -196,6 +204,9 @@ def test_resuming_with_another_configuration_is_refused_but_may_change_where_it_
     other = start(tiny(**PLAN, seed=1), unlabelled)
     with pytest.raises(CheckpointError, match=r"belongs to another configuration: resume with its config\.json"):
         other.resume(open_checkpoint(folder))
+    less_exact = start(tiny(**{**PLAN, "train": {**PLAN["train"], "precision": "bf16"}}), unlabelled)
+    with pytest.raises(CheckpointError, match="belongs to another configuration"):
+        less_exact.resume(open_checkpoint(folder))
     elsewhere = start(tiny(**PLAN, compute={"num_workers": 4, "num_cpus": 2}), unlabelled)
     elsewhere.resume(open_checkpoint(folder))
     assert elsewhere.images_seen == 192
@@ -207,6 +218,60 @@ def test_resuming_on_other_images_is_refused(whole: Whole, unlabelled: ArrayData
     other = ArrayDataset(unlabelled.name, unlabelled.array, unlabelled.space, fingerprint="other")
     with pytest.raises(CheckpointError, match=r"was trained on other images than shapes3d_procedural holds now"):
         start(whole.config, other).resume(open_checkpoint(folder))
+
+
+def test_precision_decides_the_forward_pass(tiny: Tiny, unlabelled: FactorDataset) -> None:
+    losses = []
+    for precision in ("fp32", "bf16"):
+        (progress,) = fit(start(tiny(train={"num_images": 64, "precision": precision}), unlabelled))
+        losses.append(progress.loss)
+    assert losses[0] != losses[1]
+    assert losses[0] == pytest.approx(losses[1], rel=0.01)
+
+
+def test_a_checkpoint_is_due_at_the_first_report_after_its_interval(tiny: Tiny, unlabelled: FactorDataset) -> None:
+    plan = {"num_images": 256, "report_images": 96, "checkpoint_images": 64}
+    due = {progress.images_seen: progress.checkpoint_due for progress in fit(start(tiny(train=plan), unlabelled))}
+    assert due == {96: True, 192: True, 256: True}
+
+
+@pytest.mark.parametrize(("image_size", "fitted", "largest"), [(64, 4096, 512), (128, 1024, 128)])
+def test_larger_images_are_taken_fewer_at_a_time(
+    tiny: Tiny, monkeypatch: pytest.MonkeyPatch, image_size: int, fitted: int, largest: int
+) -> None:
+    taken: list[int] = []
+
+    def record(loader: Loader, indices: np.ndarray) -> Tensor:
+        taken.append(len(indices))
+        return gather(loader, indices)
+
+    gather = Loader.gather
+    monkeypatch.setattr(Loader, "gather", record)
+    blank = np.broadcast_to(np.uint8(0), (5000, image_size, image_size, 3))
+    method = {
+        "encoder": {"stem_stride": 16},
+        "unet": {"attention_sizes": [], "skip_dropout_sizes": []},
+        "anchors": {"fit_samples": 600},
+    }
+    config = tiny(data={"image_size": image_size, "levels": {}}, first_stage={"kind": "pixel"}, method=method)
+    training = start(config, ArrayDataset("blank", blank, None, fingerprint="blank"))
+    assert taken == [fitted]
+    for work, images in (
+        (training.calibrated, 4096),
+        (training.refit, 600),
+        (lambda: encode_images(training.average, training.loader, np.arange(600)), 600),
+    ):
+        taken.clear()
+        work()
+        assert sum(taken) == images
+        assert largest / 2 < max(taken) <= largest
+
+
+def test_more_components_than_a_patch_has_values_are_refused(tiny: Tiny, unlabelled: FactorDataset) -> None:
+    with pytest.raises(
+        ConfigError, match=r"first_stage\.latent_dim=49 must not exceed the 48 values of a patch: lower it or raise"
+    ):
+        start(tiny(first_stage={"latent_dim": 49}), unlabelled)
 
 
 def test_a_loss_that_is_not_finite_ends_the_run(tiny: Tiny, unlabelled: FactorDataset) -> None:

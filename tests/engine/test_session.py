@@ -3,17 +3,22 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
 from raydis.config import RunConfig
-from raydis.data import FactorDataset
+from raydis.data import FactorDataset, open_dataset
+from raydis.data.dataset import ArrayDataset
+from raydis.data.space import FactorSpace
 from raydis.engine.checkpoint import open_checkpoint
 from raydis.engine.editor import Editor
 from raydis.engine.evaluate import evaluate
 from raydis.engine.fit import Progress, Training
 from raydis.engine.session import run_session
+from raydis.errors import MetricError
 
 CPU = torch.device("cpu")
 
@@ -55,7 +60,51 @@ def test_a_run_need_not_score_itself(tiny: Callable[..., RunConfig], dataset: Fa
     assert open_checkpoint(report.checkpoint).metrics["scores"] is None
 
 
-def test_only_the_first_worker_writes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def untrainable(config: RunConfig, dataset: FactorDataset, rank: int) -> Any:
+    """A training that has no step to take."""
+    return SimpleNamespace(config=config, dataset=dataset, rank=rank)
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+@pytest.mark.parametrize("protocol", ["search", "published"])
+def test_a_single_varying_factor_is_refused_before_the_first_step_on_every_rank(
+    tiny: Callable[..., RunConfig], protocol: str, rank: int, tmp_path: Path
+) -> None:
+    one = dict.fromkeys(("floor_hue", "wall_hue", "object_hue", "scale", "orientation"), 1)
+    config = tiny(data={"levels": one | {"shape": 4}}, evaluation={"protocol": protocol})
+    with pytest.raises(MetricError, match="1 of 6 factors vary in these 4 rows, but at least two must"):
+        next(run_session(untrainable(config, open_dataset(config.data), rank), tmp_path))
+
+
+def test_a_sub_grid_that_cannot_be_drawn_is_refused_before_the_first_step(
+    tiny: Callable[..., RunConfig], tmp_path: Path
+) -> None:
+    space = FactorSpace(tuple("abcdefg"), (2,) * 7)
+    dataset = ArrayDataset("grid", np.zeros((len(space), 16, 16, 3), np.uint8), space, fingerprint="grid")
+    config = tiny(evaluation={"max_images": 64})
+    with pytest.raises(MetricError, match="max_images=64 cannot hold 2 levels of each factor"):
+        next(run_session(untrainable(config, dataset, 0), tmp_path))
+
+
+def test_a_failing_evaluation_leaves_the_finished_model(
+    tiny: Callable[..., RunConfig], dataset: FactorDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def breaks(*arguments: object, **options: object) -> None:
+        raise MemoryError("no room for 480,000 codes")
+
+    monkeypatch.setattr("raydis.engine.session.evaluate", breaks)
+    training = Training(tiny(train={"num_images": 32}), dataset, device=CPU)
+    with pytest.raises(MemoryError, match="no room"):
+        list(run_session(training, tmp_path))
+    left = open_checkpoint(tmp_path / "checkpoint-000000000032")
+    assert left.metrics["scores"] is None
+    assert left.manifest.images_seen == 32
+    assert Editor.open(left.folder).num_units == 4
+
+
+def test_only_the_first_worker_writes(
+    tiny: Callable[..., RunConfig], dataset: FactorDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     last = Progress(
         step=1,
         images_seen=32,
@@ -68,6 +117,6 @@ def test_only_the_first_worker_writes(tmp_path: Path, monkeypatch: pytest.Monkey
         finished=True,
     )
     monkeypatch.setattr("raydis.engine.session.fit", lambda training: iter([last]))
-    (report,) = run_session(SimpleNamespace(rank=1), tmp_path)  # type: ignore[arg-type]
+    (report,) = run_session(untrainable(tiny(), dataset, 1), tmp_path)
     assert (report.progress, report.checkpoint, report.scores) == (last, None, None)
     assert list(tmp_path.iterdir()) == []

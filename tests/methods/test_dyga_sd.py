@@ -7,7 +7,7 @@ import torch
 from diffusers.schedulers.scheduling_ddpm import DDPMScheduler
 from torch import Tensor, nn
 
-from raydis.build import build_method, num_parameters
+from raydis.build import build_method
 from raydis.config import RunConfig
 from raydis.methods.dyga_sd import Draws, DygaSd
 from raydis.presets import expand
@@ -61,6 +61,10 @@ def draw(method: DygaSd, count: int = 4, *, seed: int = 0) -> Draws:
 
 def start(count: int = 4, *, seed: int = 0) -> Tensor:
     return torch.randn(count, 6, 4, 4, generator=torch.Generator().manual_seed(seed))
+
+
+def num_parameters(module: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in module.parameters())
 
 
 def test_the_reference_preset_has_the_released_sizes_but_for_the_latents_channels() -> None:

@@ -32,7 +32,9 @@ def randomised(module: nn.Module) -> nn.Module:
     return module
 
 
-@pytest.mark.parametrize(("channels", "groups"), [(512, 32), (64, 32), (192, 32), (32, 16), (24, 4), (6, 1), (1, 1)])
+@pytest.mark.parametrize(
+    ("channels", "groups"), [(512, 32), (64, 32), (192, 32), (32, 16), (24, 4), (6, 1), (9, 1), (1, 1)]
+)
 def test_norms_have_32_groups_or_fewer_with_two_channels_each(channels: int, groups: int) -> None:
     assert group_norm(channels).num_groups == groups
 

@@ -55,6 +55,11 @@ def predict(unet: UNet, batch_size: int = 2, *, tokens: Tensor | None = None, se
     return unet(latents, timesteps, unet.condition(tokens))
 
 
+def test_an_odd_number_of_channels_works() -> None:
+    unet = UNet(**{**SMALL, "model_dim": 9, "num_heads": 3})
+    assert unet(normal(2, 4, 8, 8), torch.tensor([1, 9]), unet.condition(normal(2, 5, 6))).shape == (2, 4, 8, 8)
+
+
 @pytest.fixture
 def dropped_from(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int]]:
     """(channels, size) of each skip connection that Skip Dropout touches, in order."""

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from raydis.report import grids
-from raydis.report.grids import GAP_PX, INK, PAPER, best_factor, draw_grid, draw_swaps, draw_traversal, save_picture
+from raydis.report.grids import GAP_PX, PAPER, best_factor, draw_grid, draw_swaps, draw_traversal, save_picture
 
 RED, GREEN, BLUE = (255, 0, 0), (0, 255, 0), (0, 0, 255)
 
@@ -52,16 +52,6 @@ def test_labels_and_a_title_make_room_for_themselves() -> None:
 def test_grey_images_are_drawn_as_grey() -> None:
     sheet = draw_grid(plain((77,), rows=1), row_labels=[""], cell_px=10)
     assert sheet.getpixel((16 + 5, 8 + 5)) == (77, 77, 77)
-
-
-def test_a_marked_cell_has_a_frame_and_its_neighbour_has_none() -> None:
-    sheet = draw_grid(plain(RED, RED, rows=1), row_labels=[""], cell_px=20, marked=[(0, 1)])
-    first, second, top = 16, 16 + 20 + GAP_PX, 8
-    assert sheet.getpixel((second - 1, top + 10)) == INK
-    assert sheet.getpixel((second + 20, top + 10)) == INK
-    assert sheet.getpixel((second + 10, top - 1)) == INK
-    assert sheet.getpixel((second + 10, top + 10)) == RED
-    assert sheet.getpixel((first - 1, top + 10)) == PAPER
 
 
 @pytest.mark.parametrize(

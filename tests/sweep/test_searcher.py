@@ -70,7 +70,7 @@ def test_nothing_is_left_running_when_the_sweep_closes() -> None:
         searcher.suggest(f"t{number}")
     searcher.on_trial_complete("t1", GOOD)
     searcher.close()
-    assert states(searcher) == ["FAIL", "COMPLETE", "FAIL", "FAIL"]
+    assert states(searcher) == ["PRUNED", "COMPLETE", "PRUNED", "PRUNED"]
 
 
 @pytest.mark.parametrize("sampler", ["tpe", "random", "nsga2"])

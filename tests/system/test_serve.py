@@ -49,6 +49,7 @@ class Running:
     dashboard: httpx.Client
     config: dict[str, Any]
     registry: Registry
+    mark: str  # stands in the environment of each of its processes
 
     def state(self) -> dict[str, Any]:
         """Serve's own account of the deployment."""
@@ -89,7 +90,7 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
         wait_until(lambda: answers(f"{url}/healthz"), START_S, process, log)
         [dashboard] = set(re.findall(r"http://[\d.]+:\d+", log.read_text().partition("View the dashboard")[2]))
         with httpx.Client(base_url=url, timeout=60) as http, httpx.Client(base_url=dashboard, timeout=60) as rest:
-            yield Running(http, rest, config, registry)
+            yield Running(http, rest, config, registry, mark)
     finally:
         try:
             end(process)
@@ -114,6 +115,10 @@ def test_the_documented_curl_lines_encode_and_edit_a_picture(service: Running, t
     drawn = (tmp_path / "out.png").read_bytes()
     assert Image.open(io.BytesIO(drawn)).size == (16, 16)
     assert drawn == edit(service, 0, unit=3, value=1.2, steps=20)
+
+
+def test_haproxy_takes_the_requests(service: Running) -> None:
+    assert any("haproxy" in command for command in processes_with(service.mark).values())
 
 
 def test_concurrent_requests_get_the_bytes_they_get_alone(service: Running) -> None:
@@ -160,6 +165,16 @@ def test_a_version_replaces_the_model_without_a_restart_unless_it_fails_its_chec
     assert {replica["replica_id"] for replica in service.state()["replicas"]} >= before
 
 
+def test_a_new_model_that_does_not_start_leaves_the_old_one_serving(service: Running, tmp_path: Path) -> None:
+    before = facts(service)["version"]
+    version = service.registry.register(write_tiny(tmp_path / "nan", seed=4, fill=float("nan")), "quickstart")
+    service.config["applications"][0]["args"]["model"] = f"quickstart@{version}"
+    service.dashboard.put("/api/serve/applications/", json=service.config).raise_for_status()
+    wait_until(lambda: service.state()["status"] in ("DEPLOY_FAILED", "UNHEALTHY"), 120)
+    assert facts(service)["version"] == before
+    assert edit(service, 0)
+
+
 def facts(service: Running) -> dict[str, Any]:
     return service.http.get("/v1/model").raise_for_status().json()
 
@@ -177,13 +192,15 @@ def picture(seed: int) -> bytes:
     return buffer.getvalue()
 
 
-def write_tiny(folder: Path, *, seed: int) -> Path:
-    """The checkpoint of an untrained `tiny` model that draws something: no layer of it is zero."""
+def write_tiny(folder: Path, *, seed: int, fill: float | None = None) -> Path:
+    """The checkpoint of an untrained `tiny` model that draws something: no layer of it is zero, or all of it `fill`."""
     config = RunConfig.model_validate(expand({"preset": "tiny"}))
     torch.manual_seed(seed)
     method = build_method(config, 3)
     for parameter in method.parameters():
         torch.nn.init.normal_(parameter, std=0.2)
+        if fill is not None:
+            torch.nn.init.constant_(parameter, fill)
     method.first_stage.fit(torch.rand(64, 3, 16, 16) * 2 - 1)
     write_checkpoint(
         folder,

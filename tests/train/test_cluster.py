@@ -11,7 +11,16 @@ import ray
 
 from raydis.config import ComputeConfig
 from raydis.errors import DataError, ResourceError
-from raydis.train.cluster import fetch_result, lasting_storage, max_parallel_runs, set_environment, worker_resources
+from raydis.store import LocalStore
+from raydis.train.cluster import (
+    check_storage,
+    choose_device,
+    fetch_result,
+    lasting_storage,
+    max_parallel_runs,
+    set_environment,
+    worker_resources,
+)
 
 
 @pytest.fixture
@@ -58,6 +67,34 @@ def test_device_cuda_without_a_number_reserves_a_whole_gpu() -> None:
     assert worker_resources(ComputeConfig(device="cuda")) == {"CPU": 1, "GPU": 1}
     assert worker_resources(ComputeConfig(device="cuda", num_gpus=0.5)) == {"CPU": 1, "GPU": 0.5}
     assert worker_resources(ComputeConfig(num_cpus=2)) == {"CPU": 2}
+
+
+def test_a_device_left_open_is_a_gpu_where_a_node_has_one() -> None:
+    nodes = [{"CPU": 8.0}, {"CPU": 4.0, "GPU": 1.0}]
+    assert worker_resources(choose_device(ComputeConfig(), nodes)) == {"CPU": 1, "GPU": 1}
+    assert worker_resources(choose_device(ComputeConfig(num_gpus=0.25), nodes)) == {"CPU": 1, "GPU": 0.25}
+    assert choose_device(ComputeConfig(), nodes[:1]).device == "cpu"
+    assert choose_device(ComputeConfig(device="cpu", num_gpus=1), nodes).device == "cpu"
+
+
+def test_device_cpu_reserves_no_gpu() -> None:
+    assert worker_resources(ComputeConfig(device="cpu", num_gpus=1)) == {"CPU": 1}
+    assert max_parallel_runs(ComputeConfig(device="cpu", num_gpus=1), [{"CPU": 2.0}]) == 2
+
+
+@pytest.mark.ray
+@pytest.mark.usefixtures("cluster")
+def test_one_node_always_sees_its_own_folder(tmp_path: Path) -> None:
+    check_storage(LocalStore(tmp_path), "absent")
+
+
+def test_a_folder_that_another_node_does_not_see_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    alive = (True, True, False)
+    nodes = [{"Alive": on, "NodeID": str(i), "NodeManagerAddress": f"10.0.0.{i}"} for i, on in enumerate(alive)]
+    monkeypatch.setattr(ray, "nodes", lambda: nodes)
+    monkeypatch.setattr("raydis.train.cluster._sees", lambda node, path: node == "0")
+    with pytest.raises(ResourceError, match=r"is a folder that node 10\.0\.0\.1 does not see: use --storage s3://"):
+        check_storage(LocalStore(tmp_path), "spec.json")
 
 
 @pytest.mark.ray

@@ -1,0 +1,97 @@
+"""What a finished sweep prints, and that the commands it names are the right ones."""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from raydis.configfile import parse
+from raydis.metrics.protocol import PUBLISHED, SEARCH, Protocol, Scores, unscored
+from raydis.presets import expand
+from raydis.registry.promotion import Decision, Promotion
+from raydis.registry.registry import ModelRef
+from raydis.sweep.printout import print_result
+from raydis.sweep.publish import Published
+from raydis.sweep.run import SweepResult
+from raydis.sweep.spec import SweepSpec
+from raydis.sweep.summary import Replicates, TrialRecord
+
+SEARCHED = {"method.num_units": {"kind": "int", "low": 4, "high": 8}}
+
+
+def scores(dci: float, factor_vae: float, protocol: Protocol = SEARCH) -> Scores:
+    empty = unscored("invalid", "-", protocol=protocol, num_images=324, data_fingerprint="shapes").to_dict()
+    valid = {"status": "valid", "reason": None, "dci_disentanglement": dci, "factor_vae": factor_vae}
+    return Scores.from_dict(empty | valid)
+
+
+def spec_of(**over: Any) -> SweepSpec:
+    tree = {"name": "quickstart", "run": expand({"preset": "tiny"}), "search": SEARCHED, "num_trials": 1}
+    return parse(SweepSpec, tree | over, source="test")
+
+
+@pytest.fixture
+def result() -> SweepResult:
+    """One trial, promoted."""
+    best = TrialRecord(
+        number=0,
+        control=None,
+        settings={"method.num_units": 6},
+        state="complete",
+        reason=None,
+        scores=scores(0.3, 0.5),
+        images_seen=512,
+        loss=0.25,
+        time_s=65.0,
+        checkpoint="/runs/trial-0000/checkpoint",
+    )
+    promotion = Promotion(ModelRef("quickstart", 1), Decision(True, "quickstart@1 is the first best"))
+    published = Published(scores(0.4, 0.6, PUBLISHED), promotion, "sweeps/s/traversal.png")
+    return SweepResult("s", "/runs/sweeps/s", [best], {0}, [], best, published, interrupted=False)
+
+
+def printed(result: SweepResult, spec: SweepSpec, storage: str = "runs") -> str:
+    text = io.StringIO()
+    print_result(result, spec, storage, Console(file=text, width=100))
+    return text.getvalue()
+
+
+def test_a_promoted_quickstart_can_be_looked_at_and_served(result: SweepResult) -> None:
+    text = printed(result, spec_of())
+    assert "best       trial 0, dci 0.300, factor_vae 0.500 (search protocol" in text
+    assert "published  dci 0.400, factor_vae 0.600 (published protocol" in text
+    assert "\nnext       python -m raydis traverse quickstart@1 -o traversal.png\n" in text
+    assert "\n           serve run serve_configs/local.yaml\n" in text
+
+
+def test_another_storage_is_named_in_every_command(result: SweepResult) -> None:
+    text = printed(result, spec_of(), storage="s3://lab/team")
+    assert "python -m raydis traverse quickstart@1 --storage s3://lab/team -o traversal.png" in text
+    assert "RAYDIS_STORAGE=s3://lab/team serve run serve_configs/local.yaml" in text
+
+
+def test_a_model_that_the_shipped_service_does_not_serve_is_not_said_to_be_served(result: SweepResult) -> None:
+    assert "serve run" not in printed(result, spec_of(name="sprites"))
+
+
+def test_a_failed_publication_leaves_the_table_and_the_command_that_registers_the_best(result: SweepResult) -> None:
+    failed = dataclasses.replace(result, published=None, unpublished="StoreError: no answer from the store")
+    text = printed(failed, spec_of(), storage="elsewhere")
+    assert "best         trial 0" in text
+    assert "unpublished  StoreError: no answer from the store" in text
+    command = "python -m raydis models register /runs/trial-0000/checkpoint quickstart --storage elsewhere"
+    assert f"next         {command}\n" in text
+
+
+def test_controls_with_seeds_have_a_table_of_means(result: SweepResult) -> None:
+    mean, std = {"dci_disentanglement": 0.3, "factor_vae": 0.5}, {"dci_disentanglement": 0.02, "factor_vae": 0.04}
+    rows = [Replicates("dyga-off", 3, 2, mean, std), Replicates("dead", 3, 0, {}, {})]
+    text = printed(dataclasses.replace(result, replicates=rows), spec_of())
+    [off] = [line for line in text.splitlines() if line.startswith("dyga-off")]
+    assert off.split() == ["dyga-off", "2", "of", "3", "0.300", "±", "0.020", "0.500", "±", "0.040"]
+    [dead] = [line for line in text.splitlines() if line.startswith("dead")]
+    assert dead.split() == ["dead", "0", "of", "3"]

@@ -1,0 +1,80 @@
+"""A trial of one worker: what it tells Tune, and where it goes on after its process died."""
+
+from __future__ import annotations
+
+from contextlib import nullcontext
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from ray import tune
+
+from raydis.config import RunConfig
+from raydis.engine.checkpoint import open_checkpoint
+from raydis.presets import expand
+from raydis.sweep.trial import run_trial
+
+PLAN = {"num_images": 96, "report_images": 32, "checkpoint_images": 64}
+
+
+@pytest.fixture
+def told(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[tuple[dict[str, Any], Path | None]]:
+    """What a trial reported: metrics, and a copy of the checkpoint, as Ray would keep it."""
+    told: list[tuple[dict[str, Any], Path | None]] = []
+
+    def report(metrics: dict[str, Any], checkpoint: Path | None = None) -> None:
+        kept = checkpoint and checkpoint.rename(tmp_path / f"kept-{len(told)}")
+        if checkpoint:
+            checkpoint.mkdir()  # Ray copies: the folder is still there for the trial to remove
+        told.append((metrics, kept))
+
+    monkeypatch.setattr(tune, "report", report)
+    monkeypatch.setattr(tune, "get_checkpoint", lambda: None)
+    monkeypatch.setattr(tune, "Checkpoint", SimpleNamespace(from_directory=Path))
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    return told
+
+
+def trial(**over: Any) -> dict[str, Any]:
+    run = RunConfig.model_validate(expand({"preset": "tiny", "train": PLAN, **over}))
+    return {
+        "run": run.model_dump(mode="json"),
+        "sweep": "s",
+        "folder": "f",
+        "number": 3,
+        "control": None,
+        "settings": {},
+    }
+
+
+def test_a_trial_reports_its_session_and_leaves_nothing_behind(told: list, tmp_path: Path) -> None:
+    run_trial(trial())
+    assert [metrics["images_seen"] for metrics, _ in told] == [32, 64, 96]
+    assert [metrics["status"] for metrics, _ in told] == ["running", "running", "valid"]
+    assert [kept is None for _, kept in told] == [True, False, False]
+    last = open_checkpoint(told[-1][1])
+    assert last.metrics["scores"]["status"] == "valid"
+    assert last.manifest.parent is not None
+    assert last.manifest.parent.trial == "trial-0003"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["kept-1", "kept-2"]
+
+
+def test_a_trial_that_was_interrupted_goes_on_from_its_checkpoint(told: list, monkeypatch: pytest.MonkeyPatch) -> None:
+    run_trial(trial())
+    whole = told.copy()
+    monkeypatch.setattr(
+        tune, "get_checkpoint", lambda: SimpleNamespace(as_directory=lambda: nullcontext(str(whole[1][1])))
+    )
+    told.clear()
+    run_trial(trial())
+    assert [metrics["images_seen"] for metrics, _ in told] == [96]
+    assert told[0][0]["scores"] == whole[-1][0]["scores"]
+
+
+def test_data_that_cannot_be_scored_end_a_trial_before_its_first_step(told: list) -> None:
+    one = dict.fromkeys(("floor_hue", "wall_hue", "object_hue", "scale", "orientation"), 1)
+    run_trial(trial(data={"levels": one | {"shape": 4}}))
+    ((metrics, kept),) = told
+    assert (metrics["status"], metrics["images_seen"], kept) == ("failed", None, None)
+    assert metrics["reason"].startswith("MetricError: 1 of 6 factors vary in these 4 rows")
