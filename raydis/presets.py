@@ -31,7 +31,7 @@ SMALL: Tree = {
     "first_stage": {"kind": "patch_pca", "patch_size": 8, "latent_dim": 24},
     "method": {
         "family": "dyga_sd",
-        "num_units": 10,
+        "num_units": 12,
         "unit_dim": 16,
         "encoder": {
             "stem_stride": 8,
@@ -54,15 +54,15 @@ SMALL: Tree = {
         "anchors": {"num_gaussians": 6, "max_gaussians": 16, "fit_samples": 4000, "refit_images": 10_000},
     },
     "train": {
-        "num_images": 36_000,
+        "num_images": 30_000,
         "batch_size": 32,
         "learning_rate": 2e-3,
         "learning_rate_schedule": "cosine",
         "warmup_images": 3_200,
         "max_grad_norm": 1.0,
         "ema_decay": 0.995,
-        "report_images": 4_000,
-        "checkpoint_images": 20_000,
+        "report_images": 3_000,
+        "checkpoint_images": 15_000,
     },
     "evaluation": {"protocol": "search"},
 }

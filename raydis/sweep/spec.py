@@ -27,7 +27,7 @@ NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
 FIXED_SECTIONS = {
     "data": "scores on different data do not compare",
     "evaluation": "scores of different protocols do not compare",
-    "compute": "it decides speed, not results",
+    "compute": "trials differ by their settings, not by their machines",
 }
 MAX_CORNERS = 1024
 
