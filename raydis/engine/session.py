@@ -9,7 +9,6 @@ from pathlib import Path
 from raydis.engine.checkpoint import write_checkpoint
 from raydis.engine.evaluate import check_scorable, evaluate
 from raydis.engine.fit import Progress, Training, fit
-from raydis.methods.dyga_sd import DygaSd
 from raydis.metrics.protocol import Scores
 
 
@@ -41,34 +40,21 @@ def run_session(training: Training, workdir: Path, *, parent: dict[str, str] | N
         if progress.checkpoint_due and training.rank == 0:
             method = training.calibrated()
             folder = workdir / f"checkpoint-{progress.images_seen:012d}"
-            _write(folder, training, method, progress, None, parent)  # first, lest a failing evaluation cost the model
             if progress.finished:
                 scores = evaluate(method, training.dataset, training.loader, evaluation)
-            if scores is not None:
-                _write(folder, training, method, progress, scores, parent)
+            write_checkpoint(
+                folder,
+                config=training.config,
+                weights=method.state_dict(),
+                metrics={
+                    "loss": progress.loss,
+                    "factor_names": list(training.dataset.space.names) if training.dataset.space else [],
+                    "scores": scores.to_dict() if scores else None,
+                },
+                training=training.state(),
+                data_name=training.dataset.name,
+                data_fingerprint=training.dataset.fingerprint,
+                images_seen=progress.images_seen,
+                parent=parent,
+            )
         yield Report(progress, scores, folder)
-
-
-def _write(
-    folder: Path,
-    training: Training,
-    method: DygaSd,
-    progress: Progress,
-    scores: Scores | None,
-    parent: dict[str, str] | None,
-) -> None:
-    write_checkpoint(
-        folder,
-        config=training.config,
-        weights=method.state_dict(),
-        metrics={
-            "loss": progress.loss,
-            "factor_names": list(training.dataset.space.names) if training.dataset.space else [],
-            "scores": scores.to_dict() if scores else None,
-        },
-        training=training.state(),
-        data_name=training.dataset.name,
-        data_fingerprint=training.dataset.fingerprint,
-        images_seen=progress.images_seen,
-        parent=parent,
-    )

@@ -86,22 +86,6 @@ def test_a_sub_grid_that_cannot_be_drawn_is_refused_before_the_first_step(
         next(run_session(untrainable(config, dataset, 0), tmp_path))
 
 
-def test_a_failing_evaluation_leaves_the_finished_model(
-    tiny: Callable[..., RunConfig], dataset: FactorDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def breaks(*arguments: object, **options: object) -> None:
-        raise MemoryError("no room for 480,000 codes")
-
-    monkeypatch.setattr("raydis.engine.session.evaluate", breaks)
-    training = Training(tiny(train={"num_images": 32}), dataset, device=CPU)
-    with pytest.raises(MemoryError, match="no room"):
-        list(run_session(training, tmp_path))
-    left = open_checkpoint(tmp_path / "checkpoint-000000000032")
-    assert left.metrics["scores"] is None
-    assert left.manifest.images_seen == 32
-    assert Editor.open(left.folder).num_units == 4
-
-
 def test_only_the_first_worker_writes(
     tiny: Callable[..., RunConfig], dataset: FactorDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -80,7 +80,10 @@ def test_an_override_reaches_into_a_domain_of_the_space(tmp_path: Path) -> None:
             r"set run\.data\.image_size",
         ),
         ({"search": {"evaluation.seed": {"kind": "int", "low": 0, "high": 3}}}, r"scores of different protocols"),
-        ({"search": {"compute.num_workers": {"kind": "int", "low": 1, "high": 2}}}, r"trials differ by their settings, not by their machines"),
+        (
+            {"search": {"compute.num_workers": {"kind": "int", "low": 1, "high": 2}}},
+            r"trials differ by their settings, not by their machines",
+        ),
         ({"search": {"method.num_units": {"kind": "int", "low": 6, "high": 4}}}, r"empty range: low=6 is above high=4"),
         (
             {"search": {"method.num_units": {"kind": "int", "low": 4, "high": 9, "step": 2}}},

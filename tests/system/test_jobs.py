@@ -128,7 +128,9 @@ def test_a_submitted_sweep_succeeds_and_shows_in_the_dashboard(head: Head, tmp_p
     (tmp_path / "smoke.yaml").write_text(SPEC)
     options = ("--name", "job", "--storage", str(tmp_path / "runs"))
     job = ("python", "-m", "raydis.sweep", str(tmp_path / "smoke.yaml"), *options)
-    submit = ("job", "submit", "--address", head.url, "--submission-id", "smoke-sweep", "--working-dir", ".", "--")
+    own = '{"env_vars": {"RAY_AIR_NEW_OUTPUT": "0", "AWS_ENDPOINT_URL": "http://127.0.0.1:9"}}'  # as raydis sets too
+    submit = ("job", "submit", "--address", head.url, "--submission-id", "smoke-sweep", "--runtime-env-json", own)
+    submit = (*submit, "--working-dir", ".", "--")
     submitted = subprocess.run(
         [BIN / "ray", *submit, *job], cwd=CHECKOUT, env=head.environment, capture_output=True, text=True, timeout=JOB_S
     )

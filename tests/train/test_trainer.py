@@ -60,7 +60,8 @@ def test_two_workers_train_what_one_process_would(tiny_run: Any, tmp_path: Path)
     assert result.scores is not None
     assert Scores.from_dict(result.scores).protocol == "search"
     trained = open_checkpoint(Path(result.checkpoint))
-    assert trained.config == config
+    assert trained.config == config.model_copy(update={"compute": trained.config.compute})
+    assert (trained.config.compute.num_workers, trained.config.compute.device) == (2, "cpu")  # decided by the cluster
     alone, weights = train_without_ray(tiny_run(method=SMOOTH), tmp_path / "alone"), trained.weights()
     for name, weight in alone.weights().items():
         torch.testing.assert_close(weights[name], weight, atol=2e-3, rtol=1e-2)
