@@ -63,7 +63,9 @@ def sweep(
     if result.interrupted:
         raise typer.Exit(INTERRUPTED)
     if result.unpublished is not None:
-        raise SweepError(f"the best trial was not published: {result.unpublished}")
+        raise SweepError(
+            f"the best trial was not published: {result.unpublished}. The command that registers it stands above"
+        )
 
 
 def find_quickstart() -> Path:
