@@ -61,4 +61,5 @@ def build_method(config: RunConfig, image_channels: int) -> DygaSd:
                 first_stage=stage,
                 objective=Objective(**method.diffusion.model_dump()),
                 latent_size=config.latent_size,
+                refit=method.anchors,
             )

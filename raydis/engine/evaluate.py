@@ -12,12 +12,12 @@ import torch
 
 from raydis.config import EvaluationConfig
 from raydis.data import FactorDataset, Loader
-from raydis.methods.dyga_sd import DygaSd
+from raydis.methods.contract import Method
 from raydis.metrics.checks import check_varying
 from raydis.metrics.protocol import PUBLISHED, SEARCH, Protocol, Scores, score, search_subgrid, unscored
 
 
-def encode_images(method: DygaSd, loader: Loader, indices: np.ndarray) -> np.ndarray:
+def encode_images(method: Method, loader: Loader, indices: np.ndarray) -> np.ndarray:
     """Codes of the images at `indices` (M,), as float32 (M, N, D); in eval mode, batch by batch."""
     was_training = method.training
     method.eval()
@@ -51,7 +51,7 @@ def check_scorable(dataset: FactorDataset, config: EvaluationConfig) -> None:
 
 
 def evaluate(
-    method: DygaSd, dataset: FactorDataset, loader: Loader, config: EvaluationConfig, *, num_jobs: int = 1
+    method: Method, dataset: FactorDataset, loader: Loader, config: EvaluationConfig, *, num_jobs: int = 1
 ) -> Scores | None:
     """Score a method by the configured protocol; None where the protocol is `none`.
 

@@ -26,7 +26,7 @@ from raydis.data import FactorDataset, Loader
 from raydis.data.loader import images_at_once
 from raydis.engine.checkpoint import Checkpoint, TrainingState
 from raydis.errors import CheckpointError, FitError
-from raydis.methods.dyga_sd import Draws, DygaSd
+from raydis.methods.contract import Draws, Method
 
 log = logging.getLogger(__name__)
 
@@ -93,22 +93,17 @@ class Training:
         torch.manual_seed(seed_of(config.seed))
         self.method = build_method(config, dataset.image_shape[2]).to(device)
         sample = self._sample(FIRST_STAGE_PARTS * images_at_once(dataset.image_shape[0]), stream=1)
-        self.method.first_stage.fit(self.loader.gather(sample))
-        self.average: DygaSd = copy.deepcopy(self.method).eval().requires_grad_(False)
+        self.method.start(self.loader.gather(sample))
+        self.average: Method = copy.deepcopy(self.method).eval().requires_grad_(False)
+        self._trained = self._weights(self.method)
         self.optimizer = torch.optim.AdamW(
-            self._weights(self.method),
+            self._trained,
             lr=config.train.learning_rate,
             weight_decay=config.train.weight_decay,
             fused=True,
         )
         self.step = 0
         self.num_refits = 0
-
-    @property
-    def num_unanchored_units(self) -> int:
-        """Units that the last refit left without anchors; 0 before the first."""
-        anchors = self.method.anchors
-        return int((anchors.fitted & ~anchors.active).sum())
 
     @property
     def images_seen(self) -> int:
@@ -121,33 +116,21 @@ class Training:
         return np.sort(rng.permutation(len(self.dataset))[:count])
 
     @staticmethod
-    def _weights(method: DygaSd) -> list[nn.Parameter]:
+    def _weights(method: Method) -> list[nn.Parameter]:
         return [weight for module in method.trained_modules for weight in module.parameters()]
 
     def refit(self) -> None:
-        """Fit the anchors to raw tokens of a sample on rank 0, and give every worker the same mixtures."""
-        anchors = self.config.method.anchors
+        """Refit the method on rank 0 to a sample of the images, and give every worker the same result."""
         if self.rank == 0:
-            self.method.eval()
-            sample = self._sample(anchors.fit_samples, stream=2 + self.num_refits)
-            with torch.no_grad():
-                tokens = torch.cat([self.method.encoder(images) for images in self.loader.gather_in_parts(sample)])
-            mixtures = self.method.anchors.fit(
-                tokens,
-                num_gaussians=anchors.num_gaussians,
-                num_splits=anchors.num_splits,
-                split_spread=anchors.split_spread,
-                min_count=anchors.min_count,
-                em_steps=anchors.em_steps,
-                generator=torch.Generator(self.device).manual_seed(seed_of(self.config.seed, 2, self.num_refits)),
-            )
-            for unit, reason in enumerate(mixtures.reasons):
-                if reason:
-                    log.warning("refit %d: unit %d stays without anchors: %s", self.num_refits, unit, reason)
+            sample = self._sample(self.method.refit_samples, stream=2 + self.num_refits)
+            generator = torch.Generator(self.device).manual_seed(seed_of(self.config.seed, 2, self.num_refits))
+            left_out = self.method.refit(self.loader.gather_in_parts(sample), generator)
+            for unit, reason in left_out.items():
+                log.warning("refit %d: unit %d stays without anchors: %s", self.num_refits, unit, reason)
         if self.world_size > 1:
-            for buffer in self.method.anchors.buffers():
+            for buffer in self.method.refitted():
                 torch.distributed.broadcast(buffer, src=0)
-        self.average.anchors.load_state_dict(self.method.anchors.state_dict())
+        self.average.copy_refitted(self.method)
         self.num_refits += 1
 
     def draw(self) -> Draws:
@@ -158,23 +141,51 @@ class Training:
         local = train.batch_size // self.world_size
         return Draws(*(part[self.rank * local : (self.rank + 1) * local] for part in draws))
 
+    def advance(self, network: nn.Module) -> Tensor:
+        """One step of the optimiser.
+
+        Args:
+            network: the method, or what wraps it for several workers.
+
+        Returns:
+            the loss, a scalar on the device: reading it would wait for the step to end.
+        """
+        train, before = self.config.train, self.images_seen
+        interval = self.method.refit_images
+        if interval and before and _due(interval, before - train.batch_size, before):
+            self.refit()
+        self.method.pass_share(before / train.num_images)
+        for group in self.optimizer.param_groups:
+            group["lr"] = learning_rate(train, before)
+        torch.manual_seed(seed_of(self.config.seed, 1, self.step, self.rank))
+        self.method.train()
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=train.precision == "bf16"):
+            loss = network(self.loader.batch(self.step), self.draw())
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        if train.max_grad_norm is not None:
+            nn.utils.clip_grad_norm_(self._trained, train.max_grad_norm, foreach=True)
+        self.optimizer.step()
+        self.step += 1
+        self.follow()
+        return loss.detach()
+
     @torch.no_grad()
     def follow(self) -> None:
         """Move the averaged weights: decay min(ema_decay, (1 + n) / (10 + n)) after n steps (latent-diffusion)."""
         decay = min(self.config.train.ema_decay, (1 + self.step) / (10 + self.step))
         averages: list[Tensor] = [weight.data for weight in self._weights(self.average)]
-        weights = [weight.data for weight in self._weights(self.method)]
+        weights = [weight.data for weight in self._trained]
         torch._foreach_lerp_(averages, weights, 1.0 - decay)  # type: ignore[reportPrivateImportUsage]
         for ours, theirs in zip(self.average.trained_modules, self.method.trained_modules, strict=True):
             for average, buffer in zip(ours.buffers(), theirs.buffers(), strict=True):
                 average.copy_(buffer)
 
-    def calibrated(self) -> DygaSd:
+    def calibrated(self) -> Method:
         """The averaged method, its units' quantiles measured: what is evaluated, saved and served."""
         sample = self._sample(QUANTILE_IMAGES, stream=0)
-        self.average.anchors.ramp.copy_(self.method.anchors.ramp)  # mixtures follow at a refit, the ramp here
-        units = torch.cat([self.average.units(images) for images in self.loader.gather_in_parts(sample)])
-        self.average.set_unit_quantiles(units)
+        self.average.copy_refitted(self.method)
+        self.average.calibrate(self.loader.gather_in_parts(sample))
         return self.average
 
     def state(self) -> TrainingState:
@@ -225,37 +236,18 @@ def fit(training: Training) -> Iterator[Progress]:
     Raises:
         FitError: the loss is no longer finite.
     """
-    config, train = training.config, training.config.train
-    method: nn.Module = training.method
+    train = training.config.train
+    network: nn.Module = training.method
     if training.world_size > 1:
         with warnings.catch_warnings():  # torch 2.13 wants the name forward_sync_buffers, which 2.12 does not know
             warnings.simplefilter("ignore", FutureWarning)
-            method = nn.parallel.DistributedDataParallel(training.method, broadcast_buffers=False)
-    weights = Training._weights(training.method)
-    anchored = config.method.anchors.mode != "off"
-    bf16 = torch.autocast(training.device.type, torch.bfloat16, enabled=train.precision == "bf16")
+            network = nn.parallel.DistributedDataParallel(training.method, broadcast_buffers=False)
     losses = torch.zeros((), device=training.device)
     reported, started, checkpointed = training.step, time.perf_counter(), training.images_seen
 
     while training.images_seen < train.num_images:
         before = training.images_seen
-        if anchored and before and _due(config.method.anchors.refit_images, before - train.batch_size, before):
-            training.refit()
-        training.method.anchors.ramp.fill_(before / train.num_images)
-        for group in training.optimizer.param_groups:
-            group["lr"] = learning_rate(train, before)
-        torch.manual_seed(seed_of(config.seed, 1, training.step, training.rank))
-        training.method.train()
-        with bf16:
-            loss = method(training.loader.batch(training.step), training.draw())
-        training.optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        if train.max_grad_norm is not None:
-            nn.utils.clip_grad_norm_(weights, train.max_grad_norm, foreach=True)
-        training.optimizer.step()
-        training.step += 1
-        training.follow()
-        losses += loss.detach()
+        losses += training.advance(network)
 
         after, finished = training.images_seen, training.images_seen >= train.num_images
         if finished or _due(train.report_images, before, after):
@@ -273,7 +265,7 @@ def fit(training: Training) -> Iterator[Progress]:
                 loss=mean_loss,
                 images_per_s=(training.step - reported) * train.batch_size / (now - started),
                 num_refits=training.num_refits,
-                num_unanchored_units=training.num_unanchored_units,
+                num_unanchored_units=training.method.num_unanchored_units,
                 checkpoint_due=finished or _due(train.checkpoint_images, checkpointed, after),
                 finished=finished,
             )

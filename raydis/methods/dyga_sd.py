@@ -7,33 +7,29 @@ paper is a setting, not another class.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Iterable
 
 import torch
 from torch import Tensor, nn
 
+from raydis.config import AnchorConfig
 from raydis.diffusion.ddim import ddim_sample
 from raydis.diffusion.objective import Objective, add_noise
+from raydis.methods.contract import Draws, Method
 from raydis.models.anchors import Anchors
 from raydis.models.autoencoders import FirstStage
 from raydis.models.encoder import Encoder
 from raydis.models.unet import UNet
 
 
-class Draws(NamedTuple):
-    """The random part of one training step, drawn for the whole batch so that workers can share it out."""
-
-    timesteps: Tensor  # (B,)
-    noise: Tensor  # (B, L, h, w)
-
-
-class DygaSd(nn.Module):
+class DygaSd(Method):
     """Encoder, anchors, first stage and U-Net under one roof; everything that changes `encode` is in the state dict.
 
     Args:
         encoder, unet, anchors, first_stage: the networks; their sizes must agree.
         objective: schedule, times and loss.
         latent_size: h = w, px.
+        refit: when and how the anchors are fitted; None: never.
     """
 
     def __init__(
@@ -45,6 +41,7 @@ class DygaSd(nn.Module):
         first_stage: nn.Module,
         objective: Objective,
         latent_size: int,
+        refit: AnchorConfig | None = None,
         num_quantiles: int = 21,
     ) -> None:
         super().__init__()
@@ -54,6 +51,9 @@ class DygaSd(nn.Module):
         self.first_stage: FirstStage = first_stage  # type: ignore[assignment]  # an nn.Module that is a FirstStage
         self.objective = objective
         self.latent_shape = (self.first_stage.latent_dim, latent_size, latent_size)
+        self._refit = refit
+        if refit is not None and refit.mode != "off":
+            self.refit_images, self.refit_samples = refit.refit_images, refit.fit_samples
         num_units = encoder.tokens.weights[0].shape[0]
         # Where a unit's scalars lie over the data: what a traversal walks along and a service may be asked for.
         self.register_buffer("unit_quantiles", torch.zeros(num_units, num_quantiles))
@@ -72,6 +72,44 @@ class DygaSd(nn.Module):
         """Times and noise of one step, on the generator's device."""
         noise = torch.randn(batch_size, *self.latent_shape, generator=generator, device=generator.device)
         return Draws(self.objective.draw_timesteps(batch_size, generator), noise)
+
+    def start(self, images: Tensor) -> None:
+        """Fit the first stage to images (B, C, H, W) in [-1, 1]."""
+        self.first_stage.fit(images)
+
+    @torch.no_grad()
+    def refit(self, parts: Iterable[Tensor], generator: torch.Generator) -> dict[int, str]:
+        """Fit the anchors to the raw tokens of images, in eval mode; see `Anchors.fit`."""
+        assert self._refit is not None
+        self.eval()
+        mixtures = self.anchors.fit(
+            torch.cat([self.encoder(images) for images in parts]),
+            **self._refit.model_dump(include={"num_gaussians", "num_splits", "split_spread", "min_count", "em_steps"}),
+            generator=generator,
+        )
+        return {unit: reason for unit, reason in enumerate(mixtures.reasons) if reason}
+
+    def refitted(self) -> list[Tensor]:
+        """The anchors' buffers."""
+        return list(self.anchors.buffers())
+
+    def copy_refitted(self, other: Method) -> None:
+        """Take over another instance's anchors and their ramp."""
+        assert isinstance(other, DygaSd)
+        self.anchors.load_state_dict(other.anchors.state_dict())
+
+    def pass_share(self, share: float) -> None:
+        """Raise the anchors' ramp to the share of the budget that is spent."""
+        self.anchors.ramp.fill_(share)
+
+    def calibrate(self, parts: Iterable[Tensor]) -> None:
+        """Measure the quantiles of the units' scalars."""
+        self.set_unit_quantiles(torch.cat([self.units(images) for images in parts]))
+
+    @property
+    def num_unanchored_units(self) -> int:
+        """Units whose tokens the last fit found no mixture for; 0 before the first."""
+        return int((self.anchors.fitted & ~self.anchors.active).sum())
 
     def forward(self, images: Tensor, draws: Draws) -> Tensor:
         """Loss of a batch, a scalar; images (B, C, H, W) in [-1, 1]."""

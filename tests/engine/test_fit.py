@@ -168,12 +168,12 @@ def test_a_unit_that_collapsed_is_reported_and_left_without_anchors(
     tiny: Tiny, unlabelled: FactorDataset, caplog: pytest.LogCaptureFixture
 ) -> None:
     training = start(tiny(train={"num_images": 64}), unlabelled)
-    assert training.num_unanchored_units == 0  # before any fit there is nothing to miss
+    assert training.method.num_unanchored_units == 0  # before any fit there is nothing to miss
     with torch.no_grad():
         for weights in training.method.encoder.tokens.weights:
             weights[2] = 0.0  # unit 2 says the same of every image
     training.refit()
-    assert training.num_unanchored_units == 1
+    assert training.method.num_unanchored_units == 1
     assert training.method.anchors.active.tolist() == [True, True, False, True]
     assert "refit 0: unit 2 stays without anchors: collapsed" in caplog.text
 

@@ -9,7 +9,8 @@ from torch import Tensor, nn
 
 from raydis.build import build_method
 from raydis.config import RunConfig
-from raydis.methods.dyga_sd import Draws, DygaSd
+from raydis.methods.contract import Draws
+from raydis.methods.dyga_sd import DygaSd
 from raydis.presets import expand
 
 SIZE, UNITS, DIM = 16, 4, 8  # of the tiny preset

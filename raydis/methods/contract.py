@@ -1,0 +1,73 @@
+"""What the training loop asks of a method: one loss, the draws behind it, and three moments outside of the step.
+
+B batch, C H W image, L h w latent.
+"""
+
+from __future__ import annotations
+
+import abc
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+
+class Draws(NamedTuple):
+    """The random part of one training step, drawn for the whole batch so that workers can share it out."""
+
+    timesteps: Tensor  # (B,)
+    noise: Tensor  # (B, L, h, w)
+
+
+class Method(nn.Module, abc.ABC):
+    """A trainable method. Everything that changes its results is in its state dict.
+
+    `forward(images, draws)` is the loss of a batch, images (B, C, H, W) in [-1, 1]: a mean over the batch, so that the
+    mean over workers or parts of a batch is the loss of all of it.
+    """
+
+    refit_images: int | None = None  # images between two calls of `refit`; None: there is nothing to refit
+    refit_samples: int = 0  # images whose tensors `refit` is given
+
+    @property
+    @abc.abstractmethod
+    def trained_modules(self) -> Sequence[nn.Module]:
+        """What the optimiser changes and the average of the weights follows."""
+
+    @abc.abstractmethod
+    def draw(self, batch_size: int, generator: torch.Generator) -> Draws:
+        """Times and noise of one step for B = batch_size images, on the generator's device."""
+
+    def encode(self, images: Tensor) -> Tensor:
+        """Images (B, C, H, W) in [-1, 1] -> codes (B, N, D), what is scored; deterministic, blind to batch mates."""
+        raise NotImplementedError(f"{type(self).__name__} has no units to score")
+
+    def start(self, images: Tensor) -> None:
+        """Fit what has a closed form to a sample of the images, before the first step."""
+
+    def refit(self, parts: Iterable[Tensor], generator: torch.Generator) -> dict[int, str]:
+        """Fit what gradients do not reach to a sample of the images, which come in parts.
+
+        Returns:
+            the units that were left out, and why.
+        """
+        raise NotImplementedError
+
+    def copy_refitted(self, other: Method) -> None:
+        """Take over from another instance what `refit` and `pass_share` have changed there."""
+
+    def refitted(self) -> list[Tensor]:
+        """The buffers that `refit` writes, for rank 0 to send to the other workers."""
+        return []
+
+    def pass_share(self, share: float) -> None:
+        """Hear before each step which share of the budget is spent, in [0, 1)."""
+
+    def calibrate(self, parts: Iterable[Tensor]) -> None:
+        """Measure on a sample of the images, in parts, what a finished checkpoint tells of itself."""
+
+    @property
+    def num_unanchored_units(self) -> int:
+        """Units that the last refit left out; 0 before the first."""
+        return 0
