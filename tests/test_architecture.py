@@ -11,6 +11,8 @@ PACKAGE = Path(__file__).resolve().parents[1] / "raydis"
 RANKS = {
     "__init__": 0,
     "errors": 0,
+    "section": 0,
+    "stageconfig": 0,
     "config": 0,
     "configfile": 0,
     "presets": 0,
@@ -38,7 +40,7 @@ ONLY_IN = {
     "fastapi": {"serve"},
     "matplotlib": {"report"},
 }
-NEVER_IN = {"torch": {"metrics", "store", "registry", "config", "configfile", "errors"}}
+NEVER_IN = {"torch": {"metrics", "store", "registry", "config", "configfile", "errors", "section", "stageconfig"}}
 MODULES = sorted(PACKAGE.rglob("*.py"))
 
 

@@ -8,6 +8,7 @@ and the random state that a checkpoint must carry is one integer.
 from __future__ import annotations
 
 import copy
+import functools
 import logging
 import math
 import time
@@ -25,6 +26,8 @@ from raydis.config import RunConfig, TrainConfig
 from raydis.data import FactorDataset, Loader
 from raydis.data.loader import images_at_once
 from raydis.engine.checkpoint import Checkpoint, TrainingState
+from raydis.engine.evaluate import reconstruction_psnr
+from raydis.engine.latents import Latents, fill_first_stage, open_latents
 from raydis.errors import CheckpointError, FitError
 from raydis.methods.contract import Draws, Method
 
@@ -32,6 +35,7 @@ log = logging.getLogger(__name__)
 
 FIRST_STAGE_PARTS = 8  # of `images_at_once`, 4096 images of 64 px: a first stage is fitted to one float tensor
 QUANTILE_IMAGES = 4096
+RECONSTRUCTED_IMAGES = 1024  # whose reconstruction is measured
 
 
 @dataclass(frozen=True)
@@ -119,6 +123,31 @@ class Training:
     def _weights(method: Method) -> list[nn.Parameter]:
         return [weight for module in method.trained_modules for weight in module.parameters()]
 
+    @functools.cached_property
+    def latents(self) -> Latents | None:
+        """The learned first stage's latents of all images, opened at the first step; None where there is no such stage.
+
+        The stage comes from its own checkpoint, unless by then a checkpoint of this run was resumed, which contains it.
+        """
+        ours, theirs = self.method.autoencoder, self.average.autoencoder
+        if ours is None or theirs is None:
+            return None
+        if self.step:
+            return open_latents(ours, self.loader)
+        fill_first_stage(ours, self.config)
+        latents = open_latents(ours, self.loader)
+        ours.fit_scale(latents.gather(self._sample(QUANTILE_IMAGES, stream=1)))
+        if self.world_size > 1:
+            torch.distributed.broadcast(ours.scale, src=0)
+        theirs.load_state_dict(ours.state_dict())
+        return latents
+
+    def inputs(self) -> tuple[Tensor, Draws, Tensor | None]:
+        """This worker's share of the step: images, draws and, where they are kept, the images' latents."""
+        indices = self.loader.indices(self.step)
+        latents = None if self.latents is None else self.latents.gather(indices)
+        return self.loader.gather(indices), self.draw(), latents
+
     def refit(self) -> None:
         """Refit the method on rank 0 to a sample of the images, and give every worker the same result."""
         if self.rank == 0:
@@ -160,7 +189,7 @@ class Training:
         torch.manual_seed(seed_of(self.config.seed, 1, self.step, self.rank))
         self.method.train()
         with torch.autocast(self.device.type, torch.bfloat16, enabled=train.precision == "bf16"):
-            loss = network(self.loader.batch(self.step), self.draw())
+            loss = network(*self.inputs())
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
         if train.max_grad_norm is not None:
@@ -187,6 +216,11 @@ class Training:
         self.average.copy_refitted(self.method)
         self.average.calibrate(self.loader.gather_in_parts(sample))
         return self.average
+
+    def reconstruction_psnr(self) -> float | None:
+        """Mean PSNR of a fixed sample after the averaged autoencoder, dB; None for another method."""
+        sample = self._sample(RECONSTRUCTED_IMAGES, stream=0)
+        return reconstruction_psnr(self.average, self.loader, sample)
 
     def state(self) -> TrainingState:
         """What a checkpoint adds to the averaged weights so that the run can go on exactly."""

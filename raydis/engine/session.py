@@ -18,6 +18,7 @@ class Report:
 
     progress: Progress
     scores: Scores | None  # at the end, where the run evaluates itself
+    psnr: float | None  # of reconstructions, dB: at the end, where the run trains a first stage
     checkpoint: Path | None  # on rank 0, when one is due
 
 
@@ -36,12 +37,13 @@ def run_session(training: Training, workdir: Path, *, parent: dict[str, str] | N
     evaluation = training.config.evaluation
     check_scorable(training.dataset, evaluation)  # on every rank, so that none waits for one that has stopped
     for progress in fit(training):
-        scores, folder = None, None
+        scores, psnr, folder = None, None, None
         if progress.checkpoint_due and training.rank == 0:
             method = training.calibrated()
             folder = workdir / f"checkpoint-{progress.images_seen:012d}"
             if progress.finished:
                 scores = evaluate(method, training.dataset, training.loader, evaluation)
+                psnr = training.reconstruction_psnr()
             write_checkpoint(
                 folder,
                 config=training.config,
@@ -50,6 +52,7 @@ def run_session(training: Training, workdir: Path, *, parent: dict[str, str] | N
                     "loss": progress.loss,
                     "factor_names": list(training.dataset.space.names) if training.dataset.space else [],
                     "scores": scores.to_dict() if scores else None,
+                    "psnr": psnr,
                 },
                 training=training.state(),
                 data_name=training.dataset.name,
@@ -57,4 +60,4 @@ def run_session(training: Training, workdir: Path, *, parent: dict[str, str] | N
                 images_seen=progress.images_seen,
                 parent=parent,
             )
-        yield Report(progress, scores, folder)
+        yield Report(progress, scores, psnr, folder)

@@ -43,6 +43,7 @@ def metrics_of(report: Report) -> dict[str, Any]:
 
     `status` is `running` until the end and then that of the scores: `valid`, `invalid`, `no_factors`, or `unscored`
     where the run does not evaluate itself. Scores are None until they exist; `scores` holds all of them as JSON.
+    `psnr` is a first stage's at the end, None otherwise.
     """
     progress, scores = report.progress, report.scores
     unscored = "unscored" if progress.finished else "running"
@@ -59,13 +60,14 @@ def metrics_of(report: Report) -> dict[str, Any]:
         "reason": scores.reason if scores else None,
         **{name: getattr(scores, name, None) for name in SCORES},
         "scores": json.dumps(scores.to_dict()) if scores else None,
+        "psnr": report.psnr,
     }
 
 
 def failure(error: Exception) -> dict[str, Any]:
     """The last report of a run that ended with an error of ours: same keys, status `failed`, the error as reason."""
     counts = ("step", "images_seen", "num_images", "num_refits", "num_unanchored_units")
-    numbers = (*counts, "loss", "images_per_s", *SCORES)
+    numbers = (*counts, "loss", "images_per_s", *SCORES, "psnr")
     return {
         **dict.fromkeys(numbers),
         "finished": True,
