@@ -107,11 +107,11 @@ def _build_dyga_sd(config: RunConfig, method: DygaSdConfig, image_channels: int)
 def _build_autoencoder_method(
     config: RunConfig, method: VqConfig | KlConfig, latent_weight: float, image_channels: int
 ) -> AutoencoderMethod:
-    discriminator = None
+    network, discriminator = build_autoencoder(method, image_channels), None
     if method.discriminator_weight:
         discriminator = PatchDiscriminator(image_channels, method.discriminator_channels)
     return AutoencoderMethod(
-        autoencoder=build_autoencoder(method, image_channels),
+        autoencoder=network,
         latent_size=config.data.image_size // method.reduction,
         latent_weight=latent_weight,
         discriminator=discriminator,

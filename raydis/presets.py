@@ -136,16 +136,16 @@ VQ_SMALL: Tree = {
         "latent_dim": 4,
     },
     "train": {
-        "num_images": 60_000,
-        "batch_size": 32,
+        "num_images": 30_000,
+        "batch_size": 16,
         "learning_rate": 2e-3,
         "learning_rate_schedule": "cosine",
-        "warmup_images": 3_200,
+        "warmup_images": 1_600,
         "weight_decay": 0.0,
         "max_grad_norm": 1.0,
         "ema_decay": 0.995,
         "report_images": 3_000,
-        "checkpoint_images": 30_000,
+        "checkpoint_images": 15_000,
     },
     "evaluation": {"protocol": "none"},
 }
@@ -157,7 +157,7 @@ PRESETS: dict[str, Tree] = {
     "vq": VQ,
     "kl": {**VQ, "method": {"family": "kl"}},
     "vq_small": VQ_SMALL,
-    "kl_small": {**VQ_SMALL, "method": {**VQ_SMALL["method"], "family": "kl"}},
+    "kl_small": {**VQ_SMALL, "method": {**VQ_SMALL["method"], "family": "kl", "latent_dim": 8}},
 }
 
 
