@@ -89,7 +89,7 @@ def test_the_first_stage_sets_the_size_of_the_latent(stage: dict[str, Any], size
         ),
         (
             {"method": {"family": "vq", "stem_stride": 3}, "first_stage": {"kind": "pixel"}},
-            r"image_size=64 cannot be divided by 12: change method\.stem_stride or give method\.multipliers fewer levels",
+            r"image_size=64 cannot be divided by 12: change method\.stem_stride or give method\.multipliers",
         ),
         ({"method": {"family": "vae"}}, r"'vae' found using 'family' does not match .*'dyga_sd', 'vq', 'kl'"),
         ({"method": {"unet": {"skip_dropout_rate": 1.0}}}, "less than 1"),
