@@ -13,7 +13,7 @@ from raydis.engine.checkpoint import open_checkpoint
 from raydis.engine.fit import Training
 from raydis.engine.session import Report, run_session
 
-SCORES = ("dci_disentanglement", "dci_completeness", "dci_informativeness", "factor_vae")
+SCORES = ("dci_disentanglement", "dci_completeness", "dci_informativeness", "factor_vae", "mig")
 
 
 def report_session(library: ModuleType, training: Training, *, parent: dict[str, str] | None) -> None:
