@@ -247,6 +247,19 @@ class EvaluationConfig(Model):
     )
     max_images: int = Field(default=10_000, ge=64, description="`search`: largest product sub-grid that is encoded.")
     seed: int = Field(default=0, ge=0, description="Seed of the metrics' draws; the same for every model compared.")
+    rungs: tuple[Size, ...] = Field(
+        default=(),
+        description="Images seen, rising, after which the `search` protocol scores the averaged model while it trains: "
+        "the run's learning curve. The end is scored by `protocol`.",
+    )
+
+    @model_validator(mode="after")
+    def _rising(self) -> Self:
+        if list(self.rungs) != sorted(set(self.rungs)):
+            raise ValueError(f"rungs={list(self.rungs)} must rise")
+        if self.rungs and self.protocol == "none":
+            raise ValueError("rungs are scored, but protocol=none scores nothing: remove one of them")
+        return self
 
 
 class ComputeConfig(Model):

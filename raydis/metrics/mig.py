@@ -1,7 +1,7 @@
 """Mutual information gap: by how much the best code of a factor beats the second best.
 
-M samples, N codes, F factors. Chen et al., arXiv 1802.04942, in the discretised form of disentanglement_lib: each code is
-cut into bins of equal width between its least and its largest value.
+M samples, N codes, F factors. Chen et al., arXiv 1802.04942, in the discretised form of disentanglement_lib: each code
+is cut into bins of equal width between its least and its largest value.
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ def mig(
 
 
 def discretise(code: NDArray[np.float64], num_bins: int) -> NDArray[np.int64]:
-    """Bins of equal width from least to largest value: (M,) -> (M,) in 0..num_bins - 1, as numpy's histogram cuts them."""
+    """Bins of equal width from least to largest value: (M,) -> (M,) in 0..num_bins - 1, as numpy's histogram cuts."""
     edges = np.histogram_bin_edges(code, num_bins)
     return np.digitize(code, edges[:-1]) - 1
 
