@@ -156,9 +156,10 @@ class AnchorConfig(Model):
     )
     num_splits: int = Field(default=3, ge=0, description="Rounds of splitting loose components.")
     split_spread: float = Field(
-        default=0.5,
+        default=0.1,
         gt=0.0,
-        description="Root-mean-square distance to the centre above which a component splits, normalised tokens.",
+        description="Root-mean-square distance to the centre above which a component splits, normalised tokens. The "
+        "released 0.5 (of a mean distance) never splits a component of trained tokens.",
     )
     min_count: float = Field(default=10.0, ge=1.0, description="Soft count below which a component is dropped.")
     em_steps: int = Field(default=30, ge=1, description="EM steps before and after splitting.")
