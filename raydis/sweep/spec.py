@@ -32,7 +32,7 @@ FIXED_SECTIONS = {
 }
 MAX_CORNERS = 1024
 
-Score = Literal["dci_disentanglement", "dci_completeness", "dci_informativeness", "factor_vae"]
+Score = Literal["dci_disentanglement", "dci_completeness", "dci_informativeness", "factor_vae", "mig"]
 
 
 class IntRange(Model):
