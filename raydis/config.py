@@ -315,6 +315,11 @@ class RunConfig(Model):
                 f"method.family={method.family} is a first stage and sees the pixels themselves: "
                 f"set first_stage.kind=pixel instead of {self.first_stage.kind}"
             )
+        if method.perceptual_weights is not None and self.data.image_size < 16:
+            raise ValueError(
+                f"VGG16 halves its input four times, which data.image_size={self.data.image_size} does not bear: "
+                "remove method.perceptual_weights"
+            )
         if self.evaluation.protocol != "none":
             raise ValueError(
                 f"method.family={method.family} has no units to score: "

@@ -91,6 +91,15 @@ def test_the_first_stage_sets_the_size_of_the_latent(stage: dict[str, Any], size
             {"method": {"family": "vq", "stem_stride": 3}, "first_stage": {"kind": "pixel"}},
             r"image_size=64 cannot be divided by 12: change method\.stem_stride or give method\.multipliers",
         ),
+        (
+            {
+                "data": {"image_size": 8},
+                "method": {"family": "vq", "perceptual_weights": "x"},
+                "first_stage": {"kind": "pixel"},
+                "evaluation": {"protocol": "none"},
+            },
+            r"four times, which data\.image_size=8 does not bear: remove method\.perceptual_weights",
+        ),
         ({"method": {"family": "vae"}}, r"'vae' found using 'family' does not match .*'dyga_sd', 'vq', 'kl'"),
         ({"method": {"unet": {"skip_dropout_rate": 1.0}}}, "less than 1"),
     ],
