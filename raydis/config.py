@@ -154,6 +154,12 @@ class AnchorConfig(Model):
     shift_rate: float = Field(
         default=0.1, ge=0.0, le=1.0, description="Largest share of the way to the anchor (lambda_max)."
     )
+    inertia: float | None = Field(
+        default=32.0,
+        gt=0.0,
+        description="Tokens that an anchor weighs as while it follows the tokens between fits; null: it stands still, "
+        "as released. `release` always does.",
+    )
     num_splits: int = Field(default=3, ge=0, description="Rounds of splitting loose components.")
     split_spread: float = Field(
         default=0.1,

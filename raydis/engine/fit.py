@@ -174,6 +174,7 @@ class Training:
         if train.max_grad_norm is not None:
             nn.utils.clip_grad_norm_(self._trained, train.max_grad_norm, foreach=True)
         self.optimizer.step()
+        self.method.end_step()
         self.step += 1
         self.follow()
         return loss.detach()
@@ -190,9 +191,13 @@ class Training:
                 average.copy_(buffer)
 
     def calibrated(self) -> Method:
-        """The averaged method, its units' quantiles measured: what is evaluated, saved and served."""
+        """The averaged method, refitted to its own tokens and measured: what is evaluated, saved and served."""
         sample = self._sample(QUANTILE_IMAGES, stream=0)
         self.average.copy_refitted(self.method)
+        if self.num_refits:  # it goes on from what fits the weights of this step, which are not the averaged ones
+            images = self._sample(self.method.refit_samples, stream=1 + self.num_refits)
+            generator = torch.Generator(self.device).manual_seed(seed_of(self.config.seed, 3, self.step))
+            self.average.refit(self.loader.gather_in_parts(images), generator)
         self.average.calibrate(self.loader.gather_in_parts(sample))
         return self.average
 
