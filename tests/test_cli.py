@@ -234,7 +234,14 @@ class _Five:
         return 5
 
 
-@pytest.mark.parametrize("verb", ["traverse", "swap", "image"])
+def test_report_writes_a_page(run: Run, checkpoint: Path, tmp_path: Path) -> None:
+    path = tmp_path / "page.html"
+    outcome = run("report", checkpoint, "-o", path, "--steps", 2)
+    assert (outcome.code, outcome.out) == (0, f"wrote {path}\n")
+    assert path.read_text().startswith("<!doctype html>")
+
+
+@pytest.mark.parametrize("verb", ["traverse", "swap", "image", "report"])
 def test_a_checkpoint_that_is_not_there_is_told(run: Run, verb: str, tmp_path: Path) -> None:
     refused(run(verb, tmp_path / "absent"), "no checkpoint in", "there is no manifest.json")
     refused(run(verb, "mine@best", "--storage", tmp_path), "no model mine@best", "found no models")
