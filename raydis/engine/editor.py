@@ -228,7 +228,7 @@ class Editor:
                 or cannot keep details.
         """
         units = self.edit_units(self.encode(images).units, set_units=set_units, shift_units=shift_units)
-        details = self.details(images, num_steps=num_steps) if keep_details else None
+        details = self._kept(images, sampler, num_steps) if keep_details else None
         return self.decode(units, seed=seed, num_steps=num_steps, sampler=sampler, details=details)
 
     def edit_units(
@@ -267,7 +267,7 @@ class Editor:
         donors = self.encode(target).units
         chosen = [self._checked(index) for index in units]
         values[:, chosen] = donors[:, chosen]
-        details = self.details(source, num_steps=num_steps) if keep_details else None
+        details = self._kept(source, sampler, num_steps) if keep_details else None
         return self.decode(values, seed=seed, num_steps=num_steps, sampler=sampler, details=details)
 
     def swap_each(
@@ -284,7 +284,7 @@ class Editor:
         pair = self.encode(np.stack([source, target])).units
         values = np.repeat(pair[:1], self.num_units, axis=0)
         np.fill_diagonal(values, pair[1])
-        details = self._repeated_details(source, len(values), num_steps) if keep_details else None
+        details = self._kept(source[None], sampler, num_steps, repeats=len(values)) if keep_details else None
         return self.decode(values, seed=seed, num_steps=num_steps, sampler=sampler, details=details)
 
     def traverse(
@@ -309,13 +309,14 @@ class Editor:
         values = np.repeat(self.encode(image[None]).units, len(chosen) * num_values, axis=0)
         for row, index in enumerate(chosen):
             values[row * num_values : (row + 1) * num_values, index] = np.interp(ranks, levels, quantiles[index])
-        details = self._repeated_details(image, len(values), num_steps) if keep_details else None
+        details = self._kept(image[None], sampler, num_steps, repeats=len(values)) if keep_details else None
         drawn = self.decode(values, seed=seed, num_steps=num_steps, sampler=sampler, details=details)
         return drawn.reshape(len(chosen), num_values, *drawn.shape[1:])
 
-    def _repeated_details(self, image: np.ndarray, count: int, num_steps: int) -> np.ndarray:
-        """The details of one image (H, W, C), count times."""
-        return np.repeat(self.details(image[None], num_steps=num_steps), count, axis=0)
+    def _kept(self, images: np.ndarray, sampler: str | None, num_steps: int, repeats: int = 1) -> np.ndarray:
+        """The details of images, each repeated, once it is known that the sampler can keep them."""
+        choose_sampler(sampler, keep_details=True)
+        return np.repeat(self.details(images, num_steps=num_steps), repeats, axis=0)
 
     def _noise(self, seed: int | Sequence[int], count: int) -> Tensor:
         """Starting noise (count, L, h, w), drawn on the host: the same on every device."""

@@ -1,7 +1,7 @@
 """HTTP: routes, request limits, and errors as RFC 9457 problem documents.
 
     curl -H 'Content-Type: image/png' --data-binary @a.png http://127.0.0.1:8000/v1/encode
-    curl -F image=@a.png -F 'set={"3": 1.2}' -F seed=0 -F steps=10 http://127.0.0.1:8000/v1/edit -o out.png
+    curl -F image=@a.png -F 'set={"3": 1.2}' -F seed=0 -F steps=20 http://127.0.0.1:8000/v1/edit -o out.png
 
 An uploaded image may have any size: it is turned upright, scaled so that its shorter side fits the model, cropped to
 its centre, and converted to RGB (or grey, as the model). Equal requests give equal bytes, whatever else the service is
