@@ -27,9 +27,10 @@ from raydis.errors import CheckpointError, ConfigError, RaydisError
 from raydis.methods.dyga_sd import DygaSd
 from raydis.registry.manifest import Manifest
 
-# `python -m tests.benchmarks.samplers`: ten steps of UniPC end nearer to the limit of many steps than 50 of DDIM do.
+# `python -m tests.benchmarks.samplers`: 20 steps of UniPC end nearer to where many would than 50 of DDIM do, or so near
+# that 8 bits do not show it.
 DEFAULT_SAMPLER: Sampler = "unipc"
-DEFAULT_STEPS = 10
+DEFAULT_STEPS = 20
 
 
 class EditError(RaydisError):
@@ -158,6 +159,11 @@ class Editor:
             components=assignment.component.cpu().numpy(),
             responsibilities=assignment.responsibility.cpu().numpy(),
         )
+
+    @torch.no_grad()
+    def raw_tokens(self, images: np.ndarray) -> Tensor:
+        """Tokens (B, N, D) of uint8 images (B, H, W, C) before any pull, on the model's device."""
+        return self.method.encoder.tokens(self.method.units(self._tensor(images)))
 
     def details(self, images: np.ndarray, *, num_steps: int = DEFAULT_STEPS) -> np.ndarray:
         """What no unit describes of uint8 images (B, H, W, C): the starting noise (B, L, h, w) that `decode` takes.
