@@ -190,7 +190,7 @@ def report(
     checkpoint: Annotated[str, typer.Argument(help="Checkpoint folder, s3:// URI, or name@alias.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="HTML page to write.")] = Path("report.html"),
     seed: Annotated[int, typer.Option(help="Seed of the traversal's starting noise and of the images drawn.")] = 0,
-    steps: Annotated[int, typer.Option(min=1, max=1000, help="Sampling steps.")] = 50,
+    steps: Steps = 20,
     storage: Storage = "runs",
 ) -> None:
     """Write one self-contained page: scores, learning curve, importances, traversal, and each unit's anchors."""

@@ -92,7 +92,7 @@ def karras_timesteps(alpha_bars: Tensor, num_steps: int) -> list[int]:
     free ones.
     """
     _check_steps(num_steps, len(alpha_bars))
-    levels = alpha_bars.double().cpu().numpy()
+    levels = alpha_bars.cpu().double().numpy()
     sigmas = np.sqrt((1.0 - levels) / levels)  # rising with time
     wanted = np.linspace(sigmas[-1] ** (1 / 7), sigmas[0] ** (1 / 7), num_steps)[::-1] ** 7
     order = np.arange(num_steps)

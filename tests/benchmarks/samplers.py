@@ -8,7 +8,7 @@ what DDIM's 1000 steps draw from the same codes and noise; rounding to 8 bits is
 images drawn with their details and without, against the images themselves; no picture can come nearer to them than the
 first stage does. Times are CPU-seconds of one thread in alternating rounds.
 
-Without a CHECKPOINT the small preset is trained on 12,000 images first (about 1.5 minutes). `--quick` trains on 3,000,
+Without a CHECKPOINT the small preset is trained on 12,000 images first (about a CPU-minute). `--quick` trains on 3,000,
 draws 6 images and compares with 250 steps: less than 2 minutes in all.
 """
 
