@@ -52,6 +52,7 @@ def metrics_of(report: Report) -> dict[str, Any]:
         "num_images": progress.num_images,
         "loss": progress.loss,
         "images_per_s": progress.images_per_s,
+        "num_workers": progress.num_workers,
         "num_refits": progress.num_refits,
         "num_unanchored_units": progress.num_unanchored_units,
         "finished": progress.finished,
@@ -64,7 +65,7 @@ def metrics_of(report: Report) -> dict[str, Any]:
 
 def failure(error: Exception) -> dict[str, Any]:
     """The last report of a run that ended with an error of ours: same keys, status `failed`, the error as reason."""
-    counts = ("step", "images_seen", "num_images", "num_refits", "num_unanchored_units")
+    counts = ("step", "images_seen", "num_images", "num_workers", "num_refits", "num_unanchored_units")
     numbers = (*counts, "loss", "images_per_s", *SCORES)
     return {
         **dict.fromkeys(numbers),
