@@ -10,13 +10,13 @@ learning rate are those of the run, whoever computes it. Only dropped channels a
 
 from __future__ import annotations
 
-import contextlib
 import copy
 import logging
 import math
 import time
 import warnings
 from collections.abc import Iterable, Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass
 
 import numpy as np
@@ -196,8 +196,8 @@ class Training:
         total = torch.zeros((), device=self.device)
         for first in range(0, len(images), size):
             part = slice(first, first + size)
-            exchange_later = isinstance(network, DistributedDataParallel) and part.stop < len(images)
-            with network.no_sync() if exchange_later else contextlib.nullcontext():
+            last = part.stop == len(images)
+            with network.no_sync() if isinstance(network, DistributedDataParallel) and not last else nullcontext():
                 with torch.autocast(self.device.type, torch.bfloat16, enabled=precision == "bf16"):
                     loss = network(images[part], Draws(*(drawn[part] for drawn in draws))) / self.num_parts
                 loss.backward()

@@ -58,7 +58,9 @@ class _Normalise(torch.autograd.Function):
     """x -> weight (x - mean) / sqrt(variance + eps) + bias, with the gradient that flows through both moments."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, mean: Tensor, variance: Tensor, eps: float) -> Tensor:
+    def forward(
+        ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, mean: Tensor, variance: Tensor, eps: float
+    ) -> Tensor:
         ctx.save_for_backward(x, weight, mean, (variance + eps).rsqrt())
         return F.batch_norm(x, mean, variance, weight, bias, eps=eps)
 

@@ -223,7 +223,9 @@ def _forward_reports(on_report: Callable[[dict[str, Any]], None] | None) -> Iter
     if on_report is None:
         yield []
         return
-    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)  # it outlives other nodes
+    here = NodeAffinitySchedulingStrategy(
+        ray.get_runtime_context().get_node_id(), soft=False
+    )  # it outlives other nodes
     queue = Queue(actor_options={"num_cpus": 0, "scheduling_strategy": here})
 
     def forward() -> None:

@@ -1,28 +1,23 @@
 from __future__ import annotations
 
-import subprocess
-import sys
 from collections.abc import Callable
 from dataclasses import replace
-from datetime import timedelta
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 import torch.distributed
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from raydis.config import RunConfig, TrainConfig
-from raydis.data import FactorDataset, Loader, open_dataset
+from raydis.data import FactorDataset, Loader
 from raydis.data.dataset import ArrayDataset
 from raydis.engine.checkpoint import open_checkpoint
 from raydis.engine.evaluate import encode_images
 from raydis.engine.fit import Progress, Training, fit, learning_rate, seed_of
 from raydis.engine.session import run_session
 from raydis.errors import CheckpointError, ConfigError, FitError
-from raydis.presets import expand
 
 ROOT = Path(__file__).resolve().parents[2]
 CPU = torch.device("cpu")
