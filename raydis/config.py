@@ -156,9 +156,10 @@ class AnchorConfig(Model):
     )
     num_splits: int = Field(default=3, ge=0, description="Rounds of splitting loose components.")
     split_spread: float = Field(
-        default=0.5,
+        default=0.1,
         gt=0.0,
-        description="Root-mean-square distance to the centre above which a component splits, normalised tokens.",
+        description="Root-mean-square distance to the centre above which a component splits, normalised tokens. The "
+        "released 0.5 (of a mean distance) never splits a component of trained tokens.",
     )
     min_count: float = Field(default=10.0, ge=1.0, description="Soft count below which a component is dropped.")
     em_steps: int = Field(default=30, ge=1, description="EM steps before and after splitting.")
@@ -254,6 +255,19 @@ class EvaluationConfig(Model):
     )
     max_images: int = Field(default=10_000, ge=64, description="`search`: largest product sub-grid that is encoded.")
     seed: int = Field(default=0, ge=0, description="Seed of the metrics' draws; the same for every model compared.")
+    rungs: tuple[Size, ...] = Field(
+        default=(),
+        description="Images seen, rising, after which the `search` protocol scores the averaged model while it trains: "
+        "the run's learning curve. The end is scored by `protocol`.",
+    )
+
+    @model_validator(mode="after")
+    def _rising(self) -> Self:
+        if list(self.rungs) != sorted(set(self.rungs)):
+            raise ValueError(f"rungs={list(self.rungs)} must rise")
+        if self.rungs and self.protocol == "none":
+            raise ValueError("rungs are scored, but protocol=none scores nothing: remove one of them")
+        return self
 
 
 class ComputeConfig(Model):

@@ -31,6 +31,7 @@ from raydis.models.mixture import NORMALISATION_EPS, Mixtures, fit_mixtures, joi
 Mode = Literal["off", "relative", "ramp", "release"]
 
 _RELEASE_EPS = 1e-6
+_FITTED = ("offset", "scale", "log_weights", "means", "precision_cholesky", "alive", "active")  # as in `Mixtures`
 
 
 @dataclass(frozen=True, eq=False)
@@ -116,7 +117,7 @@ class Anchors(nn.Module):
         em_steps: int,
         generator: torch.Generator,
     ) -> Mixtures:
-        """Replace the mixtures by new ones, fitted to tokens (S, N, D) as the encoder gives them, not shifted ones.
+        """Fit the mixtures to tokens (S, N, D) as the encoder gives them, not shifted ones, going on from the last fit.
 
         Arguments, and the ValueError for bad ones, are those of `fit_mixtures`. Returns what was fitted, with the
         reasons of inactive units.
@@ -133,11 +134,20 @@ class Anchors(nn.Module):
             min_count=min_count,
             em_steps=em_steps,
             generator=generator,
+            start=self.mixtures() if self.fitted else None,
         )
-        for name in ("offset", "scale", "log_weights", "means", "precision_cholesky", "alive", "active"):
+        for name in _FITTED:
             getattr(self, name).copy_(getattr(mixtures, name))
         self.fitted.fill_(True)
         return mixtures
+
+    def mixtures(self) -> Mixtures:
+        """What the buffers hold, without the course of the fit."""
+        return Mixtures(
+            **{name: getattr(self, name) for name in _FITTED},
+            log_likelihood=self.offset.new_zeros(0, len(self.offset)),
+            reasons=("",) * len(self.offset),
+        )
 
     @torch.no_grad()
     def assign(self, tokens: Tensor) -> Assignment:
@@ -156,6 +166,10 @@ class Anchors(nn.Module):
         tokens = self.means * self.scale[:, None, None] + self.offset[:, None, None]
         return torch.where(self.alive[..., None], tokens, 0.0)
 
+    def nearest(self, component: Tensor) -> Tensor:
+        """The means of components (B, N), as `assign` gives them, as tokens (B, N, D)."""
+        return self._take(self.anchor_tokens(), component)
+
     def forward(self, tokens: Tensor) -> Tensor:
         """Shift tokens (B, N, D) towards their anchors; those of inactive units stay as they are."""
         if self.mode == "off" or self.shift_rate == 0.0:
@@ -170,7 +184,7 @@ class Anchors(nn.Module):
             return self._released_pull(tokens)
         with torch.no_grad():
             component = self.assign(tokens).component
-            anchors = self._take(self.anchor_tokens(), component)
+            anchors = self.nearest(component)
             if self.mode == "ramp":
                 rates = (self.shift_rate * self.ramp).expand(component.shape)
             else:

@@ -20,6 +20,7 @@ import math
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from raydis.models.em import RIDGE, State, drop_small, run_em, seed, split_loose
@@ -85,6 +86,7 @@ def fit_mixtures(
     min_count: float,
     em_steps: int,
     generator: torch.Generator,
+    start: Mixtures | None = None,
 ) -> Mixtures:
     """Fit one mixture a unit, in float64.
 
@@ -100,6 +102,8 @@ def fit_mixtures(
         min_count: soft count, at least 1, below which a component is dropped; a unit's largest always stays.
         em_steps: most EM steps before the splits, and again after them.
         generator: draws the seeds; its device may differ from the tokens'.
+        start: an earlier fit of the same units, to go on from in normalised coordinates, so that a unit may have grown
+            or moved as a whole since. EM then needs a few steps. Units inactive there are seeded.
 
     Returns:
         Mixtures of the tokens' dtype (float32 for half precision), on the tokens' device.
@@ -125,9 +129,12 @@ def fit_mixtures(
     centre = samples.mean(1)  # (n, D), n usable units
     points, axes, constant = _principal_points(samples - centre.unsqueeze(1))
 
+    state = seed(points, draws.to(points.device)[usable])
+    if start is not None:
+        state = _continued(start, usable, state, axes, centre)
     state, trace = _run_phases(
         points,
-        draws.to(points.device)[usable],
+        state,
         max_gaussians=max_gaussians,
         num_splits=num_splits,
         split_spread=split_spread,
@@ -146,7 +153,7 @@ def fit_mixtures(
 
 def _run_phases(
     points: Tensor,
-    draws: Tensor,
+    state: State,
     *,
     max_gaussians: int,
     num_splits: int,
@@ -155,9 +162,9 @@ def _run_phases(
     em_steps: int,
     least_gain: float,
 ) -> tuple[State, Tensor]:
-    """Initialise, EM, split, drop, EM: points (N, d, S) and draws (N, K) to mixtures and log-likelihoods (T, N)."""
+    """EM, split, drop, EM: points (N, d, S) and first mixtures to the last, and log-likelihoods (T, N)."""
     trace: list[Tensor] = []
-    state = run_em(points, seed(points, draws), em_steps, least_gain, trace)
+    state = run_em(points, state, em_steps, least_gain, trace)
     for _ in range(num_splits):
         state, num_split = split_loose(state, split_spread, max_gaussians)
         if num_split == 0:
@@ -202,6 +209,30 @@ def _principal_points(samples: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     constant = -0.5 * (left_out / RIDGE + first * math.log(2 * math.pi * RIDGE))
     axes = (axes * kept.unsqueeze(1))[..., first:]
     return (samples @ axes).mT.contiguous(), axes, constant
+
+
+def _continued(start: Mixtures, usable: Tensor, seeded: State, axes: Tensor, centre: Tensor) -> State:
+    """The usable units' components of an earlier fit, about `centre` (n, D) along `axes` (n, D, d); else the seeded."""
+    alive = start.alive[usable]
+    whitening = start.precision_cholesky[usable].to(axes)  # (n, K, D, D)
+    axes = axes.unsqueeze(1)  # (n, 1, D, d)
+    means = ((start.means[usable].to(axes) - centre.unsqueeze(1)).unsqueeze(2) @ axes).squeeze(2)
+    roots = torch.linalg.solve_triangular(whitening.mT, axes.expand(-1, alive.shape[1], -1, -1), upper=True)
+    earlier = State(
+        start.log_weights[usable].to(axes),
+        torch.where(alive[..., None], means, 0.0),
+        torch.where(alive[..., None, None], roots.mT @ roots, 0.0),
+    )
+    missing = alive.shape[1] - seeded.log_weights.shape[1]  # of the seeded, which are num_gaussians wide
+    seeded = State(
+        F.pad(seeded.log_weights, (0, missing), value=-math.inf),
+        F.pad(seeded.means, (0, 0, 0, missing)),
+        F.pad(seeded.covariances, (0, 0, 0, 0, 0, missing)),
+    )
+    known = start.active[usable]
+    return State(
+        *(torch.where(known.view(-1, *[1] * (a.ndim - 1)), a, b) for a, b in zip(earlier, seeded, strict=True))
+    )
 
 
 def _inactive(tokens: Tensor, max_gaussians: int, num_steps: int, reasons: tuple[str, ...]) -> Mixtures:

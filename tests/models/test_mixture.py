@@ -248,3 +248,41 @@ def test_arguments_out_of_range_are_refused(options: dict[str, Any], message: st
 def test_tokens_without_a_unit_axis_are_refused() -> None:
     with pytest.raises(ValueError, match=r"tokens must have shape \(S, N, D\), found \(800, 16\)"):
         fit(curves()[:, 0])
+
+
+def test_a_fit_that_goes_on_from_another_keeps_its_components_and_needs_few_steps() -> None:
+    tokens, labels = blobs()
+    first = fit(tokens, num_gaussians=4)
+    again = fit(tokens, num_gaussians=4, seed=1, start=first)
+    assert torch.allclose(again.means, first.means, atol=1e-5)  # in the same order: no other seeds were drawn
+    assert len(again.log_likelihood) < len(first.log_likelihood)
+    components = joint(normalise(tokens, again), again).argmax(-1)
+    for unit in range(tokens.shape[1]):
+        assert len(set(zip(labels[:, unit].tolist(), components[:, unit].tolist(), strict=True))) == 4
+
+
+def test_a_unit_that_has_grown_and_moved_as_a_whole_goes_on_where_it_was() -> None:
+    tokens = curves()
+    first = fit(tokens, num_gaussians=8, num_splits=0)
+    grown = fit(3.0 * tokens + 2.0, num_gaussians=8, num_splits=0, seed=1, start=first)
+    cold = fit(3.0 * tokens + 2.0, num_gaussians=8, num_splits=0, seed=1)
+    assert grown.log_likelihood[0].mean() > cold.log_likelihood[0].mean() + 1
+    assert (grown.log_likelihood[-1] >= first.log_likelihood[-1] - 0.05).all()
+
+
+def test_a_unit_without_an_earlier_mixture_is_seeded() -> None:
+    tokens = curves()
+    collapsed = tokens.clone()
+    collapsed[:, 1] = 1.0
+    first = fit(collapsed)
+    assert first.active.tolist() == [True, False, True]
+    again = fit(tokens, seed=3, start=first)
+    assert again.active.all()
+    assert again.log_likelihood[-1, 1] == pytest.approx(fit(tokens, seed=3).log_likelihood[-1, 1].item(), abs=1e-6)
+
+
+@pytest.mark.parametrize("num_gaussians", [2, 8])
+def test_an_earlier_fit_is_wider_or_narrower_than_the_seeds(num_gaussians: int) -> None:
+    first = fit(curves(), num_gaussians=4, num_splits=0)
+    again = fit(curves(), num_gaussians=num_gaussians, num_splits=0, start=first)
+    assert torch.equal(again.alive.sum(1), first.alive.sum(1))
