@@ -260,6 +260,21 @@ class ComputeConfig(Model):
     num_workers: int = Field(default=1, ge=1, description="Data-parallel workers; 1 trains inside the calling process.")
     num_cpus: float = Field(default=1, gt=0, description="CPUs a worker.")
     num_gpus: float = Field(default=0, ge=0, description="GPUs a worker; a fraction lets workers share one.")
+    compile: Literal["auto", "off", "blocks", "graph", "full"] = Field(
+        default="auto",
+        description="How a step is launched. `graph`: captured once as a CUDA graph and replayed; `blocks`: the U-Net's "
+        "blocks through torch.compile, which takes a while at the start; `full`: both. `auto`: `graph` for one worker "
+        "on a GPU, else `off`.",
+    )
+
+    @model_validator(mode="after")
+    def _one_graph(self) -> Self:
+        if self.compile in ("graph", "full") and self.num_workers > 1:
+            raise ValueError(
+                f"compile={self.compile} captures the step of one worker, not of num_workers={self.num_workers}: "
+                "use off or blocks"
+            )
+        return self
 
 
 class RunConfig(Model):
