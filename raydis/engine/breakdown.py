@@ -233,7 +233,7 @@ class OpCounter(TorchDispatchMode):
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         result = func(*args, **kwargs)
-        if func.is_view or func._schema.name.removeprefix("aten::") in NO_KERNEL:
+        if func.is_view or func.namespace != "aten" or func._schema.name.removeprefix("aten::") in NO_KERNEL:
             return result
         self.num_ops += 1
         self.num_bytes += _num_bytes((args, kwargs))
