@@ -228,7 +228,9 @@ class TrainConfig(Model):
         default=0.9999, description="Decay of the averaged weights, min(decay, (1+n)/(10+n)) after n steps."
     )
     precision: Literal["fp32", "bf16"] = Field(
-        default="fp32", description="Autocast of the forward pass; the release trains in fp32."
+        default="fp32",
+        description="Autocast of the forward pass; the release trains in fp32. On a GPU, torch's own default makes fp32 "
+        "convolutions use TF32, and its matrix products not.",
     )
     report_images: int = Field(default=48_000, ge=1, description="Images between two progress reports.")
     checkpoint_images: int = Field(

@@ -48,9 +48,9 @@ def compile_blocks(network: nn.Module, backend: str = "inductor") -> None:
     import torch._dynamo  # a second, for runs that compile alone
 
     blocks = [module for module in network.modules() if isinstance(module, ResBlock | TokenTransformer)]
-    # Torch gives up on a function after 8 kinds of arguments; a block of ours is one kind, in training and once outside.
-    limit = max(torch._dynamo.config.recompile_limit, 2 * len(blocks))
-    torch._dynamo.config.recompile_limit = limit  # type: ignore[reportAttributeAccessIssue]
+    # Torch gives up on a function after 8 kinds of arguments. A block is one kind, and a process may hold many runs.
+    for name in ("recompile_limit", "accumulated_recompile_limit"):
+        setattr(torch._dynamo.config, name, getattr(torch._dynamo.config, name) + len(blocks))
     for block in blocks:
         block.compile(fullgraph=True, dynamic=False, backend=backend)
 

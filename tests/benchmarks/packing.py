@@ -34,9 +34,7 @@ START_S = 240  # for all processes to import, build and take their first steps
 WARMUP_STEPS = 6
 
 
-def train_for(
-    preset: str, device: str, duration_s: float, compile: str, barrier: Barrier, results: Any
-) -> None:
+def train_for(preset: str, device: str, duration_s: float, compile: str, barrier: Barrier, results: Any) -> None:
     """One process: warm up, wait for the others, train; sends images a second of the clock."""
     torch.set_num_threads(1)
     config = make_config(preset, device, 1, compile=compile)

@@ -69,7 +69,13 @@ VARIANTS = {
 
 
 def make_config(
-    preset: str, device: str, steps: int, *, precision: str = "fp32", compile: str = "off", batch_size: int | None = None
+    preset: str,
+    device: str,
+    steps: int,
+    *,
+    precision: str = "fp32",
+    compile: str = "off",
+    batch_size: int | None = None,
 ) -> RunConfig:
     """A preset that reports every `steps` steps and neither saves nor fits anchors."""
     if batch_size is None:

@@ -55,6 +55,7 @@ def make_unets(preset: str, device: torch.device) -> tuple[dict[str, tuple[nn.Mo
         up_block_types=tuple("CrossAttnUpBlock2D" if attend else "UpBlock2D" for attend in reversed(attends)),
         cross_attention_dim=method.unit_dim,
         attention_head_dim=method.unet.num_heads,  # by which diffusers means their number
+        norm_num_groups=min(32, method.unet.model_dim // 2),
         resnet_time_scale_shift="scale_shift",
     )
     theirs = theirs.to(device).train()
@@ -129,9 +130,7 @@ def main() -> None:
     rows = []
     print(f"{options.device}, torch {torch.__version__}, seed {SEED}, median of {options.rounds} rounds")
     print(f"{'pass':22}{'network':12}{'batch':>6}{'parameters':>12}{'GFLOP/image':>13}{'ms':>10}{'ratio':>7}  range")
-    for row in compare(
-        options.preset, device, options.batch_size, options.rounds, options.repeats, options.precision
-    ):
+    for row in compare(options.preset, device, options.batch_size, options.rounds, options.repeats, options.precision):
         rows.append(row)
         print(
             f"{row['pass']:22}{row['network']:12}{row['batch_size']:6}{row['num_parameters']:12,}"

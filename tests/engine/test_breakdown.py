@@ -50,7 +50,9 @@ def test_floors_are_work_over_ceilings_and_a_graph_has_none_of_launches() -> Non
     assert text.count(" 25.0 ") == 4
 
 
-def test_a_step_is_taken_apart_without_leaving_the_run(tiny: Callable[..., RunConfig], unlabelled: FactorDataset) -> None:
+def test_a_step_is_taken_apart_without_leaving_the_run(
+    tiny: Callable[..., RunConfig], unlabelled: FactorDataset
+) -> None:
     training = Training(tiny(), unlabelled, device=torch.device("cpu"))
     before = training._averaged[0].clone()
     found = take_apart(training, num_steps=2)
