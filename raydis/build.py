@@ -57,6 +57,7 @@ def build_method(config: RunConfig, image_channels: int) -> DygaSd:
                     mode=method.anchors.mode,
                     max_gaussians=method.anchors.max_gaussians,
                     shift_rate=method.anchors.shift_rate,
+                    inertia=method.anchors.inertia,
                 ),
                 first_stage=stage,
                 objective=Objective(**method.diffusion.model_dump()),

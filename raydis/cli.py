@@ -174,6 +174,23 @@ def image(
     typer.echo(f"wrote {output}")
 
 
+@app.command()
+def report(
+    checkpoint: Annotated[str, typer.Argument(help="Checkpoint folder, s3:// URI, or name@alias.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="HTML page to write.")] = Path("report.html"),
+    seed: Annotated[int, typer.Option(help="Seed of the traversal's starting noise and of the images drawn.")] = 0,
+    steps: Annotated[int, typer.Option(min=1, max=1000, help="Sampling steps.")] = 50,
+    storage: Storage = "runs",
+) -> None:
+    """Write one self-contained page: scores, learning curve, importances, traversal, and each unit's anchors."""
+    from raydis.data.open import open_dataset
+    from raydis.report.page import write_report
+
+    editor = _open_editor(checkpoint, storage)
+    write_report(editor, open_dataset(editor.config.data), output, seed=seed, num_steps=steps)
+    typer.echo(f"wrote {output}")
+
+
 @models.command("list")
 def list_models(storage: Storage = "runs") -> None:
     """Every model with its versions and aliases."""

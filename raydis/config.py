@@ -154,11 +154,18 @@ class AnchorConfig(Model):
     shift_rate: float = Field(
         default=0.1, ge=0.0, le=1.0, description="Largest share of the way to the anchor (lambda_max)."
     )
+    inertia: float | None = Field(
+        default=32.0,
+        gt=0.0,
+        description="Tokens that an anchor weighs as while it follows the tokens between fits; null: it stands still, "
+        "as released. `release` always does.",
+    )
     num_splits: int = Field(default=3, ge=0, description="Rounds of splitting loose components.")
     split_spread: float = Field(
-        default=0.5,
+        default=0.1,
         gt=0.0,
-        description="Root-mean-square distance to the centre above which a component splits, normalised tokens.",
+        description="Root-mean-square distance to the centre above which a component splits, normalised tokens. The "
+        "released 0.5 (of a mean distance) never splits a component of trained tokens.",
     )
     min_count: float = Field(default=10.0, ge=1.0, description="Soft count below which a component is dropped.")
     em_steps: int = Field(default=30, ge=1, description="EM steps before and after splitting.")
@@ -229,8 +236,8 @@ class TrainConfig(Model):
     )
     precision: Literal["fp32", "bf16"] = Field(
         default="fp32",
-        description="Autocast of the forward pass; the release trains in fp32. On a GPU, torch's own default makes fp32 "
-        "convolutions use TF32, and its matrix products not.",
+        description="Autocast of the forward pass; the release trains in fp32. On a GPU, torch's own default lets fp32 "
+        "convolutions use TF32, and matrix products not.",
     )
     report_images: int = Field(default=48_000, ge=1, description="Images between two progress reports.")
     checkpoint_images: int = Field(
@@ -249,6 +256,19 @@ class EvaluationConfig(Model):
     )
     max_images: int = Field(default=10_000, ge=64, description="`search`: largest product sub-grid that is encoded.")
     seed: int = Field(default=0, ge=0, description="Seed of the metrics' draws; the same for every model compared.")
+    rungs: tuple[Size, ...] = Field(
+        default=(),
+        description="Images seen, rising, after which the `search` protocol scores the averaged model while it trains: "
+        "the run's learning curve. The end is scored by `protocol`.",
+    )
+
+    @model_validator(mode="after")
+    def _rising(self) -> Self:
+        if list(self.rungs) != sorted(set(self.rungs)):
+            raise ValueError(f"rungs={list(self.rungs)} must rise")
+        if self.rungs and self.protocol == "none":
+            raise ValueError("rungs are scored, but protocol=none scores nothing: remove one of them")
+        return self
 
 
 class ComputeConfig(Model):
@@ -265,8 +285,8 @@ class ComputeConfig(Model):
     compile: Literal["auto", "off", "blocks", "graph", "full"] = Field(
         default="auto",
         description="How a step is launched. `graph`: captured once as a CUDA graph and replayed; `blocks`: the U-Net's "
-        "blocks through torch.compile, which takes a while at the start; `full`: both. `auto`: `graph` for one worker "
-        "on a GPU, else `off`.",
+        "blocks by torch.compile, which takes a while at the start; `full`: both. `auto`: `graph` for one worker on a "
+        "GPU, else `off`.",
     )
 
     @model_validator(mode="after")

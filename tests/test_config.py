@@ -65,3 +65,12 @@ def test_the_first_stage_sets_the_size_of_the_latent(stage: dict[str, Any], size
 def test_settings_that_do_not_fit_together_are_refused(tree: dict[str, Any], message: str) -> None:
     with pytest.raises(ValidationError, match=message):
         RunConfig.model_validate(tree)
+
+
+@pytest.mark.parametrize(
+    ("evaluation", "message"),
+    [({"rungs": [200, 100]}, "must rise"), ({"rungs": [100], "protocol": "none"}, "protocol=none scores nothing")],
+)
+def test_rungs_that_cannot_be_scored_are_refused(evaluation: dict, message: str) -> None:
+    with pytest.raises(ValidationError, match=message):
+        RunConfig.model_validate({"evaluation": evaluation})

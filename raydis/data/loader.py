@@ -33,7 +33,7 @@ def normalise(images: Tensor) -> Tensor:
 
 
 def to_device(tensor: Tensor, device: torch.device) -> Tensor:
-    """A copy that the host does not wait for: to a GPU it goes through pinned memory, as a pageable one would anyway."""
+    """A copy that the host does not wait for: to a GPU through pinned memory, as a pageable one would go anyway."""
     return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
 
 

@@ -22,7 +22,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from raydis.engine.accelerate import WARMUP_CALLS
 from raydis.engine.fit import Training
 
-PHASES = ("data", "forward", "backward", "optimiser")  # the last: clipping, AdamW and the average of the weights
+PHASES = ("data", "forward", "backward", "optimiser")  # the last: clipping, AdamW, anchors, average of the weights
 REPEATS = 5  # of a ceiling's measurement; the best counts
 MATRIX_SIZE = {"cpu": 1024, "cuda": 8192}
 COPY_BYTES = {"cpu": 2**28, "cuda": 2**31}
@@ -151,7 +151,7 @@ def describe(breakdown: Breakdown) -> str:
     phases, ceilings = breakdown.phases, breakdown.ceilings
     total = sum(phase.seconds for phase in phases.values())
     lines = [
-        f"one step: {breakdown.batch_size} images, {breakdown.precision}, {breakdown.device}, torch {torch.__version__}",
+        f"one step: {breakdown.batch_size} images, {breakdown.precision}, {breakdown.device}",
         f"{'phase':24}{'ms':>10}{'%':>7}{'operations':>12}{'GFLOP':>10}{'GB':>9}",
     ]
     for name, phase in phases.items():
@@ -164,8 +164,8 @@ def describe(breakdown: Breakdown) -> str:
         f"{'sum of the phases':24}{1e3 * total:10.3f}",
         f"{f'step, compile={breakdown.mode}':24}{1e3 * step_s:10.3f}   {breakdown.batch_size / step_s:,.0f} images/s, "
         f"{breakdown.num_flops / breakdown.batch_size / 1e9:.3f} GFLOP an image",
-        f"achieved {breakdown.flops_per_s / 1e9:,.1f} GFLOP/s, {100 * breakdown.flops_per_s / ceilings.flops_per_s:.1f} % "
-        f"of the {ceilings.flops_per_s / 1e9:,.1f} of a large matrix product here",
+        f"achieved {breakdown.flops_per_s / 1e9:,.1f} GFLOP/s, "
+        f"{100 * breakdown.flops_per_s / ceilings.flops_per_s:.1f} % of the {ceilings.flops_per_s / 1e9:,.1f} of a large matrix product here",
         f"a large copy: {ceilings.bytes_per_s / 1e9:,.1f} GB/s; a tiny operation: {1e6 * ceilings.op_s:.1f} us",
         f"{'predicted floor':24}{'ms':>10}{'step/floor':>12}",
         *(f"{name:24}{1e3 * floor:10.3f}{step_s / floor:12.1f}" for name, floor in floors.items()),
@@ -184,6 +184,7 @@ def _phased_step(training: Training, mark: Callable[[str], None]) -> None:
     loss.backward()
     mark("backward")
     training.descend()
+    training.method.end_step()
     training.step += 1
     training.follow()
     mark("optimiser")

@@ -138,6 +138,11 @@ class Editor:
             responsibilities=assignment.responsibility.cpu().numpy(),
         )
 
+    @torch.no_grad()
+    def raw_tokens(self, images: np.ndarray) -> Tensor:
+        """Tokens (B, N, D) of uint8 images (B, H, W, C) before any pull, on the model's device."""
+        return self.method.encoder.tokens(self.method.units(self._tensor(images)))
+
     def decode(self, units: np.ndarray, *, seed: int | Sequence[int] = 0, num_steps: int = DEFAULT_STEPS) -> np.ndarray:
         """Draw the images of scalars (B, N): uint8 (B, H, W, C).
 

@@ -51,9 +51,15 @@ def check_scorable(dataset: FactorDataset, config: EvaluationConfig) -> None:
 
 
 def evaluate(
-    method: Method, dataset: FactorDataset, loader: Loader, config: EvaluationConfig, *, num_jobs: int = 1
+    method: Method,
+    dataset: FactorDataset,
+    loader: Loader,
+    config: EvaluationConfig,
+    *,
+    protocol: Protocol | None = None,
+    num_jobs: int = 1,
 ) -> Scores | None:
-    """Score a method by the configured protocol; None where the protocol is `none`.
+    """Score a method by the configured protocol, or by the one given; None where the configured one is `none`.
 
     A data set without factors gives Scores of status `no_factors`.
 
@@ -62,7 +68,7 @@ def evaluate(
     """
     if config.protocol == "none":
         return None
-    protocol = _protocol(config)
+    protocol = protocol or _protocol(config)
     if dataset.space is None:
         return unscored(
             "no_factors",

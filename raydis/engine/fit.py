@@ -14,6 +14,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -44,9 +45,12 @@ class Progress:
     num_images: int
     loss: float  # mean over the steps since the last report, this worker's images
     images_per_s: float  # all workers
+    train_s: float  # in this run so far, without evaluation and checkpoints
+    refit_s: float  # the part of it that refits took
     num_refits: int
     num_unanchored_units: int  # units whose tokens no mixture could be fitted to, since the last refit
     checkpoint_due: bool
+    rung_due: bool  # a rung of the learning curve was passed since the last report
     finished: bool
 
 
@@ -112,6 +116,8 @@ class Training:
         self._update = self._accelerated()
         self.step = 0
         self.num_refits = 0
+        self.train_s = self.refit_s = 0.0
+        self.curve: list[dict[str, Any]] = []  # what each rung scored; a checkpoint keeps it
 
     @property
     def images_seen(self) -> int:
@@ -129,6 +135,7 @@ class Training:
 
     def refit(self) -> None:
         """Refit the method on rank 0 to a sample of the images, and give every worker the same result."""
+        started = time.perf_counter()
         if self.rank == 0:
             sample = self._sample(self.method.refit_samples, stream=2 + self.num_refits)
             generator = torch.Generator(self.device).manual_seed(seed_of(self.config.seed, 2, self.num_refits))
@@ -140,6 +147,7 @@ class Training:
                 torch.distributed.broadcast(buffer, src=0)
         self.average.copy_refitted(self.method)
         self.num_refits += 1
+        self.refit_s += time.perf_counter() - started
 
     def draw(self) -> Draws:
         """This worker's share of the step's times and noise, drawn for the global batch."""
@@ -178,6 +186,7 @@ class Training:
         loss = self.loss(network, images, draws)
         loss.backward()
         self.descend()
+        self.method.end_step()
         return loss.detach()
 
     def loss(self, network: nn.Module, images: Tensor, draws: Draws) -> Tensor:
@@ -217,9 +226,13 @@ class Training:
                 average.copy_(buffer)
 
     def calibrated(self) -> Method:
-        """The averaged method, its units' quantiles measured: what is evaluated, saved and served."""
+        """The averaged method, refitted to its own tokens and measured: what is evaluated, saved and served."""
         sample = self._sample(QUANTILE_IMAGES, stream=0)
         self.average.copy_refitted(self.method)
+        if self.num_refits:  # it goes on from what fits the weights of this step, which are not the averaged ones
+            images = self._sample(self.method.refit_samples, stream=1 + self.num_refits)
+            generator = torch.Generator(self.device).manual_seed(seed_of(self.config.seed, 3, self.step))
+            self.average.refit(self.loader.gather_in_parts(images), generator)
         self.average.calibrate(self.loader.gather_in_parts(sample))
         return self.average
 
@@ -228,7 +241,9 @@ class Training:
         tensors = {f"method.{name}": tensor for name, tensor in self.method.state_dict().items()}
         for index, moments in self.optimizer.state_dict()["state"].items():
             tensors |= {f"optimizer.{index}.{name}": tensor for name, tensor in moments.items()}
-        return TrainingState(tensors=tensors, values={"step": self.step, "num_refits": self.num_refits})
+        times = {"train_s": self.train_s, "refit_s": self.refit_s}
+        values = {"step": self.step, "num_refits": self.num_refits, "curve": self.curve, **times}
+        return TrainingState(tensors=tensors, values=values)
 
     def resume(self, checkpoint: Checkpoint) -> None:
         """Continue from a checkpoint of the same configuration and data."""
@@ -259,6 +274,8 @@ class Training:
         self._update = self._accelerated()
         self.step = int(training.values["step"])
         self.num_refits = int(training.values["num_refits"])
+        self.curve = list(training.values["curve"])
+        self.train_s, self.refit_s = float(training.values["train_s"]), float(training.values["refit_s"])
 
 
 def _due(interval: int, before: int, after: int) -> bool:
@@ -267,12 +284,12 @@ def _due(interval: int, before: int, after: int) -> bool:
 
 
 def fit(training: Training) -> Iterator[Progress]:
-    """Train until the budget is spent, yielding every `report_images` images and at the end.
+    """Train until the budget is spent, yielding every `report_images` images, at each rung and at the end.
 
     Raises:
         FitError: the loss is no longer finite.
     """
-    train = training.config.train
+    train, rungs = training.config.train, training.config.evaluation.rungs
     network: nn.Module = training.method
     if training.world_size > 1:
         with warnings.catch_warnings():  # torch 2.13 wants the name forward_sync_buffers, which 2.12 does not know
@@ -286,23 +303,28 @@ def fit(training: Training) -> Iterator[Progress]:
         losses += training.advance(network)
 
         after, finished = training.images_seen, training.images_seen >= train.num_images
-        if finished or _due(train.report_images, before, after):
+        rung_due = any(before < rung <= after for rung in rungs)
+        if finished or rung_due or _due(train.report_images, before, after):
             mean_loss = losses.item() / (training.step - reported)
             if not math.isfinite(mean_loss):
                 raise FitError(
                     f"the loss became {mean_loss} by step {training.step} ({after} images): "
                     "lower train.learning_rate or set train.max_grad_norm"
                 )
-            now = time.perf_counter()
+            elapsed = time.perf_counter() - started
+            training.train_s += elapsed
             yield Progress(
                 step=training.step,
                 images_seen=after,
                 num_images=train.num_images,
                 loss=mean_loss,
-                images_per_s=(training.step - reported) * train.batch_size / (now - started),
+                images_per_s=(training.step - reported) * train.batch_size / elapsed,
+                train_s=training.train_s,
+                refit_s=training.refit_s,
                 num_refits=training.num_refits,
                 num_unanchored_units=training.method.num_unanchored_units,
                 checkpoint_due=finished or _due(train.checkpoint_images, checkpointed, after),
+                rung_due=rung_due,
                 finished=finished,
             )
             if _due(train.checkpoint_images, checkpointed, after):

@@ -7,9 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from raydis.engine.checkpoint import write_checkpoint
-from raydis.engine.evaluate import check_scorable, evaluate
+from raydis.engine.diagnose import Anchoring, diagnose_anchors
+from raydis.engine.evaluate import check_scorable, evaluate, scored_indices
 from raydis.engine.fit import Progress, Training, fit
-from raydis.metrics.protocol import Scores
+from raydis.methods.dyga_sd import DygaSd
+from raydis.metrics.protocol import SEARCH, Scores
 
 
 @dataclass(frozen=True)
@@ -17,12 +19,12 @@ class Report:
     """What a run has to say at one moment; `checkpoint` is a folder that the receiver may move away."""
 
     progress: Progress
-    scores: Scores | None  # at the end, where the run evaluates itself
+    scores: Scores | None  # at rungs and at the end, where the run evaluates itself
     checkpoint: Path | None  # on rank 0, when one is due
 
 
 def run_session(training: Training, workdir: Path, *, parent: dict[str, str] | None = None) -> Iterator[Report]:
-    """Train, write checkpoints below `workdir` when they are due, and score the finished model.
+    """Train, write checkpoints below `workdir` when they are due, and score the model at rungs and at the end.
 
     Args:
         training: a fresh or resumed state.
@@ -37,24 +39,52 @@ def run_session(training: Training, workdir: Path, *, parent: dict[str, str] | N
     check_scorable(training.dataset, evaluation)  # on every rank, so that none waits for one that has stopped
     for progress in fit(training):
         scores, folder = None, None
-        if progress.checkpoint_due and training.rank == 0:
+        if training.rank == 0 and (progress.checkpoint_due or progress.rung_due):
             method = training.calibrated()
-            folder = workdir / f"checkpoint-{progress.images_seen:012d}"
-            if progress.finished:
-                scores = evaluate(method, training.dataset, training.loader, evaluation)
-            write_checkpoint(
-                folder,
-                config=training.config,
-                weights=method.state_dict(),
-                metrics={
-                    "loss": progress.loss,
-                    "factor_names": list(training.dataset.space.names) if training.dataset.space else [],
-                    "scores": scores.to_dict() if scores else None,
-                },
-                training=training.state(),
-                data_name=training.dataset.name,
-                data_fingerprint=training.dataset.fingerprint,
-                images_seen=progress.images_seen,
-                parent=parent,
-            )
+            if progress.finished or progress.rung_due:
+                protocol = None if progress.finished else SEARCH
+                scores = evaluate(method, training.dataset, training.loader, evaluation, protocol=protocol)
+            if scores is not None:
+                point = {"images_seen": progress.images_seen, "train_s": progress.train_s}
+                training.curve.append(point | {"scores": scores.to_dict()})
+            if progress.checkpoint_due:
+                folder = workdir / f"checkpoint-{progress.images_seen:012d}"
+                _write(folder, training, progress, scores, parent)
         yield Report(progress, scores, folder)
+
+
+def _write(
+    folder: Path, training: Training, progress: Progress, scores: Scores | None, parent: dict[str, str] | None
+) -> None:
+    """A checkpoint of the averaged method, which `calibrated` has just brought up to date."""
+    dataset, finished = training.dataset, progress.finished
+    anchoring = _anchoring(training) if finished else None
+    write_checkpoint(
+        folder,
+        config=training.config,
+        weights=training.average.state_dict(),
+        metrics={
+            "loss": progress.loss,
+            "train_s": progress.train_s,
+            "refit_s": progress.refit_s,
+            "factor_names": list(dataset.space.names) if dataset.space else [],
+            "scores": scores.to_dict() if scores and finished else None,
+            "curve": training.curve,
+            "anchoring": anchoring.to_dict() if anchoring else None,
+        },
+        training=training.state(),
+        data_name=dataset.name,
+        data_fingerprint=dataset.fingerprint,
+        images_seen=progress.images_seen,
+        parent=parent,
+    )
+
+
+def _anchoring(training: Training) -> Anchoring | None:
+    """What the anchors do on the images that the `search` protocol looks at; None without anchors or evaluation."""
+    dataset, evaluation = training.dataset, training.config.evaluation
+    if not isinstance(training.average, DygaSd) or not training.average.anchors.fitted or evaluation.protocol == "none":
+        return None
+    most = evaluation.max_images
+    rows = scored_indices(dataset, protocol=SEARCH, max_images=most)
+    return diagnose_anchors(training.average, dataset, training.loader, rows[:most])

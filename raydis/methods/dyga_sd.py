@@ -102,6 +102,10 @@ class DygaSd(Method):
         """Raise the anchors' ramp to the share of the budget that is spent."""
         self.anchors.ramp.fill_(share)
 
+    def end_step(self) -> None:
+        """Let the anchors follow the tokens."""
+        self.anchors.track()
+
     def calibrate(self, parts: Iterable[Tensor]) -> None:
         """Measure the quantiles of the units' scalars."""
         self.set_unit_quantiles(torch.cat([self.units(images) for images in parts]))

@@ -28,6 +28,7 @@ from raydis.errors import MetricError
 from raydis.metrics.dci import dci
 from raydis.metrics.factor_vae import factor_vae
 from raydis.metrics.importance import Estimator
+from raydis.metrics.mig import mig
 from raydis.metrics.representation import per_unit_pca
 
 ScoreStatus = Literal["valid", "invalid", "no_factors"]
@@ -54,6 +55,8 @@ class Protocol:
     prune_threshold: float = 0.05
     dci_num_train: int = 10_000
     dci_num_test: int = 5_000
+    mig_num_samples: int = 10_000
+    mig_num_bins: int = 20
 
     def sizes(self) -> dict[str, float]:
         """The numbers among the fields."""
@@ -78,6 +81,7 @@ class Scores:
         reason: why there are none, else None.
         factor_vae: FactorVAE score, accuracy on evaluation votes.
         dci_disentanglement, dci_completeness, dci_informativeness: D, C, and accuracy on the test draw.
+        mig: mutual information gap.
         num_active_units: units that FactorVAE did not prune.
         importance: DCI's matrix, N rows of F numbers.
     """
@@ -94,6 +98,7 @@ class Scores:
     dci_disentanglement: float | None = None
     dci_completeness: float | None = None
     dci_informativeness: float | None = None
+    mig: float | None = None
     num_active_units: int | None = None
     importance: tuple[tuple[float, ...], ...] | None = None
 
@@ -127,7 +132,7 @@ def score(
     seed: int = 0,
     num_jobs: int = 1,
 ) -> Scores:
-    """FactorVAE score and DCI of a representation.
+    """FactorVAE score, DCI and MIG of a representation.
 
     Each metric draws from a fresh generator of the same seed, so neither depends on the other.
 
@@ -167,7 +172,7 @@ def score(
         num_eval=protocol.factor_vae_num_eval,
         prune_threshold=protocol.prune_threshold,
     )
-    if votes.status == "invalid":  # DCI finds no more reasons than FactorVAE does
+    if votes.status == "invalid":  # DCI and MIG find no more reasons than FactorVAE does
         return replace(blank, reason=votes.reason)
     fits = dci(
         scalars,
@@ -179,6 +184,13 @@ def score(
         num_jobs=num_jobs,
     )
     assert fits.importance is not None
+    gap = mig(
+        scalars,
+        factors,
+        rng=np.random.default_rng(seed),
+        num_samples=protocol.mig_num_samples,
+        num_bins=protocol.mig_num_bins,
+    )
     return replace(
         blank,
         status="valid",
@@ -186,6 +198,7 @@ def score(
         dci_disentanglement=fits.disentanglement,
         dci_completeness=fits.completeness,
         dci_informativeness=fits.informativeness_test,
+        mig=gap.score,
         num_active_units=votes.num_active,
         importance=tuple(map(tuple, fits.importance.tolist())),
     )

@@ -31,7 +31,7 @@ FIXED_SECTIONS = {
 }
 MAX_CORNERS = 1024
 
-Score = Literal["dci_disentanglement", "dci_completeness", "dci_informativeness", "factor_vae"]
+Score = Literal["dci_disentanglement", "dci_completeness", "dci_informativeness", "factor_vae", "mig"]
 
 
 class Model(BaseModel):

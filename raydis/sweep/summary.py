@@ -160,7 +160,8 @@ def write_tables(store: Store, folder: str, records: Sequence[TrialRecord], fron
 
 def trials_table(records: Sequence[TrialRecord], front: set[int]) -> pa.Table:
     """The records as a table; settings that are no plain numbers or texts, or of mixed types, are JSON."""
-    scores = ("dci_disentanglement", "dci_completeness", "dci_informativeness", "factor_vae", "num_active_units")
+    dci = ("dci_disentanglement", "dci_completeness", "dci_informativeness")
+    scores = (*dci, "factor_vae", "mig", "num_active_units")
     columns: dict[str, list[Any]] = {
         "number": [record.number for record in records],
         "control": [record.control for record in records],

@@ -13,7 +13,7 @@ from raydis.engine.checkpoint import open_checkpoint
 from raydis.engine.fit import Training
 from raydis.engine.session import Report, run_session
 
-SCORES = ("dci_disentanglement", "dci_completeness", "dci_informativeness", "factor_vae")
+SCORES = ("dci_disentanglement", "dci_completeness", "dci_informativeness", "factor_vae", "mig")
 
 
 def report_session(library: ModuleType, training: Training, *, parent: dict[str, str] | None) -> None:
@@ -42,7 +42,8 @@ def metrics_of(report: Report) -> dict[str, Any]:
     """A session's report as Ray metrics.
 
     `status` is `running` until the end and then that of the scores: `valid`, `invalid`, `no_factors`, or `unscored`
-    where the run does not evaluate itself. Scores are None until they exist; `scores` holds all of them as JSON.
+    where the run does not evaluate itself. Scores are None where there are none; `scores` holds all of them as JSON. At
+    a rung they are the `search` protocol's, at the end those of the configured one.
     """
     progress, scores = report.progress, report.scores
     unscored = "unscored" if progress.finished else "running"
@@ -52,10 +53,12 @@ def metrics_of(report: Report) -> dict[str, Any]:
         "num_images": progress.num_images,
         "loss": progress.loss,
         "images_per_s": progress.images_per_s,
+        "train_s": progress.train_s,
+        "refit_s": progress.refit_s,
         "num_refits": progress.num_refits,
         "num_unanchored_units": progress.num_unanchored_units,
         "finished": progress.finished,
-        "status": scores.status if scores else unscored,
+        "status": scores.status if scores and progress.finished else unscored,
         "reason": scores.reason if scores else None,
         **{name: getattr(scores, name, None) for name in SCORES},
         "scores": json.dumps(scores.to_dict()) if scores else None,
@@ -65,7 +68,7 @@ def metrics_of(report: Report) -> dict[str, Any]:
 def failure(error: Exception) -> dict[str, Any]:
     """The last report of a run that ended with an error of ours: same keys, status `failed`, the error as reason."""
     counts = ("step", "images_seen", "num_images", "num_refits", "num_unanchored_units")
-    numbers = (*counts, "loss", "images_per_s", *SCORES)
+    numbers = (*counts, "loss", "images_per_s", "train_s", "refit_s", *SCORES)
     return {
         **dict.fromkeys(numbers),
         "finished": True,

@@ -13,6 +13,7 @@ safetensors and pydantic; `--smoke` runs all of it in this process, on a CPU and
 from __future__ import annotations
 
 import argparse
+import functools
 import itertools
 import json
 import os
@@ -203,7 +204,7 @@ def sampler(scale: Scale, left_s: float) -> Iterator[Row]:
         times = torch.full((batch_size,), 500, device=device)
         condition = network.condition(torch.randn(batch_size, *units, device=device)).detach()
 
-        def eager(z: Tensor, t: Tensor, c: Tensor, precision: str = precision) -> Tensor:
+        def eager(z: Tensor, t: Tensor, c: Tensor, *, precision: str = precision) -> Tensor:
             with torch.no_grad(), torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
                 return network(z, t, c)
 
@@ -211,10 +212,15 @@ def sampler(scale: Scale, left_s: float) -> Iterator[Row]:
         for name, call in calls.items():
             for _ in range(WARMUP_CALLS + 1):
                 call(latents, times, condition)
-            repeat = lambda call=call: [call(latents, times, condition) for _ in range(scale.calls)]  # noqa: E731
+            repeat = functools.partial(repeated, call, (latents, times, condition), scale.calls)
             taken = [seconds(repeat, device) / scale.calls for _ in range(scale.rounds)]
             ms = round(1e3 * statistics.median(taken), 4)
             yield {"batch_size": batch_size, "precision": precision, "launched": name, "ms": ms}
+
+
+def repeated(call: Callable[..., Tensor], arguments: tuple[Tensor, ...], count: int) -> None:
+    for _ in range(count):
+        call(*arguments)
 
 
 def refit(scale: Scale, left_s: float) -> Iterator[Row]:

@@ -52,6 +52,46 @@ def test_a_session_writes_checkpoints_when_they_are_due_and_scores_the_finished_
     assert evaluate(method, dataset, training.loader, config.evaluation) == reports[-1].scores
 
 
+def test_rungs_are_scored_by_the_search_protocol_and_a_resumed_run_keeps_them(
+    tiny: Callable[..., RunConfig], dataset: FactorDataset, tmp_path: Path
+) -> None:
+    config = tiny(
+        train={"num_images": 160, "report_images": 96, "checkpoint_images": 96},
+        evaluation={"rungs": [40, 96], "protocol": "published"},
+    )
+    reports = list(run_session(Training(config, dataset, device=CPU), tmp_path))
+    assert [(report.progress.images_seen, report.progress.rung_due) for report in reports] == [
+        *((64, True), (96, True), (160, False)),  # 40 lies within the second step
+    ]
+    assert [report.scores and report.scores.protocol for report in reports] == ["search", "search", "published"]
+    half, last = (open_checkpoint(tmp_path / f"checkpoint-{seen:012d}") for seen in (96, 160))
+    assert half.metrics["scores"] is None  # of the finished model alone
+    assert last.metrics["curve"][:2] == half.metrics["curve"]
+    assert [point["images_seen"] for point in last.metrics["curve"]] == [64, 96, 160]
+    assert [point["scores"] for point in last.metrics["curve"]] == [
+        report.scores.to_dict() for report in reports if report.scores is not None
+    ]
+
+    resumed = Training(config, dataset, device=CPU)
+    resumed.resume(half)
+    (report,) = run_session(resumed, tmp_path)
+    assert [point["scores"] for point in resumed.curve] == [point["scores"] for point in last.metrics["curve"]]
+    assert report.progress.train_s > half.metrics["train_s"]
+
+
+def test_a_finished_checkpoint_tells_what_its_anchors_do(
+    tiny: Callable[..., RunConfig], dataset: FactorDataset, tmp_path: Path
+) -> None:
+    config = tiny(train={"num_images": 160, "checkpoint_images": 96, "report_images": 96})
+    for report in run_session(Training(config, dataset, device=CPU), tmp_path):
+        assert report.checkpoint is not None
+        anchoring = open_checkpoint(report.checkpoint).metrics["anchoring"]
+        assert (anchoring is None) == (not report.progress.finished)
+    assert anchoring["num_anchored_units"] == 4
+    assert len(anchoring["units"]) == 4
+    assert anchoring["means"]["distance_moved"] > 0
+
+
 def test_a_run_need_not_score_itself(tiny: Callable[..., RunConfig], dataset: FactorDataset, tmp_path: Path) -> None:
     config = tiny(train={"num_images": 32}, evaluation={"protocol": "none"})
     (report,) = run_session(Training(config, dataset, device=CPU), tmp_path)
@@ -95,9 +135,12 @@ def test_only_the_first_worker_writes(
         num_images=32,
         loss=0.5,
         images_per_s=1.0,
+        train_s=1.0,
+        refit_s=0.0,
         num_refits=0,
         num_unanchored_units=0,
         checkpoint_due=True,
+        rung_due=False,
         finished=True,
     )
     monkeypatch.setattr("raydis.engine.session.fit", lambda training: iter([last]))

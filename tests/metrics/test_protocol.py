@@ -12,6 +12,7 @@ from raydis.errors import MetricError
 from raydis.metrics.dci import dci
 from raydis.metrics.factor_vae import factor_vae
 from raydis.metrics.importance import Estimator
+from raydis.metrics.mig import mig
 from raydis.metrics.protocol import PUBLISHED, SEARCH, Scores, comparable, score, search_subgrid, unscored
 
 SIZES = (4, 3, 2)
@@ -40,6 +41,8 @@ def test_the_published_sizes_are_those_of_disentanglement_lib() -> None:
         "prune_threshold": 0.05,
         "dci_num_train": 10_000,
         "dci_num_test": 5_000,
+        "mig_num_samples": 10_000,
+        "mig_num_bins": 20,
     }
 
 
@@ -64,6 +67,7 @@ def test_scores_hold_what_each_metric_gives_from_its_own_fresh_generator(synthet
     assert scores.dci_disentanglement == pytest.approx(fits.disentanglement, abs=1e-9)
     assert scores.dci_completeness == pytest.approx(fits.completeness, abs=1e-9)
     assert scores.dci_informativeness == fits.informativeness_test
+    assert scores.mig == mig(codes, factors, rng=np.random.default_rng(3)).score
     assert scores.importance is not None
     np.testing.assert_allclose(scores.importance, fits.importance, atol=1e-9)
 

@@ -1,0 +1,140 @@
+"""Whether Dynamic Gaussian Anchoring acts: how far tokens move, and what a unit's Gaussians have to do with a factor.
+
+M images, N units, D unit width, K components, F factors.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from raydis.data import FactorDataset, Loader
+from raydis.methods.dyga_sd import DygaSd
+from raydis.metrics.checks import varying_factors
+from raydis.metrics.mig import mutual_information
+
+STILL = 1e-4  # of a unit's spread: a token that moves less has not moved
+
+
+@dataclass(frozen=True)
+class UnitAnchoring:
+    """One unit's anchors on the images looked at. Distances are in units of the unit's spread.
+
+    The spread is the root-mean-square distance of its raw tokens to their mean.
+
+    Attributes:
+        num_gaussians: components of its mixture; 0 where it has none, and then every number but the spread is None.
+        spread: in the tokens' own scale.
+        moved_share: of the tokens, those that the shift moves by more than 1e-4.
+        distance_moved: root-mean-square length of the shift.
+        distance_to_anchor: root-mean-square distance of raw tokens to their anchors; 1 would be that to the mean.
+        responsibility: mean posterior probability of the chosen component.
+        factor: the factor that the components tell most of, by name; None without factors.
+        num_levels: levels of that factor on these images.
+        factor_share: mutual information of component and factor over the factor's entropy; 1: a Gaussian has one level.
+        component_share: the same over the components' entropy; 1: a level has one Gaussian.
+    """
+
+    unit: int
+    num_gaussians: int
+    spread: float
+    moved_share: float | None = None
+    distance_moved: float | None = None
+    distance_to_anchor: float | None = None
+    responsibility: float | None = None
+    factor: str | None = None
+    num_levels: int | None = None
+    factor_share: float | None = None
+    component_share: float | None = None
+
+
+@dataclass(frozen=True)
+class Anchoring:
+    """All units, and means over those that have anchors (None where none has)."""
+
+    num_images: int
+    num_anchored_units: int
+    means: dict[str, float | None]
+    units: tuple[UnitAnchoring, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain dicts, lists and numbers."""
+        return asdict(self) | {"units": [asdict(unit) for unit in self.units]}
+
+
+@torch.no_grad()
+def raw_tokens(method: DygaSd, loader: Loader, indices: np.ndarray) -> Tensor:
+    """Tokens (M, N, D) as the encoder gives them, before any shift, on the method's device."""
+    return torch.cat([method.encoder.tokens(method.units(images)) for images in loader.gather_in_parts(indices)])
+
+
+def diagnose_anchors(method: DygaSd, dataset: FactorDataset, loader: Loader, indices: np.ndarray) -> Anchoring:
+    """Measure the anchors of a method in eval mode on the images at `indices` (M,)."""
+    tokens = raw_tokens(method, loader, indices)
+    with torch.no_grad():
+        shifted, assignment = method.anchors(tokens), method.anchors.assign(tokens)
+        anchors = method.anchors.nearest(assignment.component)
+    spread = _root_mean_square(tokens - tokens.mean(0))  # (N,)
+    scale = spread.clamp_min(torch.finfo(spread.dtype).tiny)
+    moved = (shifted - tokens).norm(dim=-1) / scale  # (M, N)
+    columns = {
+        "moved_share": (moved > STILL).double().mean(0),
+        "distance_moved": _root_mean_square(shifted - tokens) / scale,
+        "distance_to_anchor": _root_mean_square(tokens - anchors) / scale,
+        "responsibility": assignment.responsibility.double().mean(0),
+    }
+    component = assignment.component.cpu().numpy()
+    counts = method.anchors.alive.sum(-1).tolist()
+    units = []
+    for unit, active in enumerate(method.anchors.active.tolist()):
+        facts: dict[str, Any] = {"unit": unit, "num_gaussians": counts[unit], "spread": float(spread[unit])}
+        if active:
+            facts |= {name: float(column[unit]) for name, column in columns.items()}
+            facts |= _told_factor(component[:, unit], dataset, indices)
+        units.append(UnitAnchoring(**facts))
+    anchored = [unit for unit in units if unit.moved_share is not None]
+    names = ("num_gaussians", *columns, "num_levels", "factor_share", "component_share")
+    return Anchoring(
+        num_images=len(indices),
+        num_anchored_units=len(anchored),
+        means={name: _mean([getattr(unit, name) for unit in anchored]) for name in names},
+        units=tuple(units),
+    )
+
+
+def _told_factor(component: np.ndarray, dataset: FactorDataset, indices: np.ndarray) -> dict[str, Any]:
+    """The factor with the largest share of its entropy in the components (M,), as fields of `UnitAnchoring`."""
+    if dataset.space is None:
+        return {}
+    factors = dataset.factors(indices)
+    entropy_of_component = _information(component, component)
+    best: dict[str, Any] = {}
+    for column in varying_factors(factors):
+        level = factors[:, column]
+        information, entropy = _information(component, level), _information(level, level)
+        if not best or information / entropy > best["factor_share"]:
+            best = {
+                "factor": dataset.space.names[column],
+                "num_levels": len(np.unique(level)),
+                "factor_share": information / entropy,
+                "component_share": information / entropy_of_component if entropy_of_component else 0.0,
+            }
+    return best
+
+
+def _information(a: np.ndarray, b: np.ndarray) -> float:
+    return mutual_information(a, b, int(a.max()) + 1, int(b.max()) + 1)
+
+
+def _root_mean_square(vectors: Tensor) -> Tensor:
+    """Of the lengths of vectors (M, N, D): (N,)."""
+    return vectors.double().square().sum(-1).mean(0).sqrt()
+
+
+def _mean(values: list[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return float(np.mean(known)) if known else None

@@ -1,0 +1,172 @@
+"""The report of one run: a self-contained HTML page that says what a checkpoint scored and what its units hold."""
+
+from __future__ import annotations
+
+import base64
+import html
+import io
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from raydis.data import FactorDataset
+from raydis.engine.editor import Editor
+from raydis.report.grids import draw_traversal
+from raydis.report.plots import draw_anchors, draw_curve, draw_importance
+from raydis.store.base import temporary_beside
+
+NUM_TOKENS = 1000  # drawn in a panel
+SCORES = {
+    "dci_disentanglement": "DCI disentanglement",
+    "dci_completeness": "DCI completeness",
+    "dci_informativeness": "DCI informativeness",
+    "factor_vae": "FactorVAE score",
+    "mig": "MIG",
+}
+ANCHORING = {
+    "factor": "tells most of",
+    "num_levels": "its values",
+    "num_gaussians": "Gaussians",
+    "moved_share": "tokens moved",
+    "distance_moved": "by",
+    "distance_to_anchor": "way to anchor",
+    "responsibility": "responsibility",
+    "factor_share": "factor told",
+    "component_share": "Gaussians told",
+}
+STYLE = """
+:root { color-scheme: light dark; --ink: #202124; --paper: #fff; --line: #dadce0; --soft: #5f6368 }
+@media (prefers-color-scheme: dark) { :root { --ink: #e8eaed; --paper: #1b1c1f; --line: #3c4043; --soft: #9aa0a6 } }
+body { margin: 2rem auto; max-width: 76rem; padding: 0 1rem; font: 15px/1.5 system-ui, sans-serif;
+       color: var(--ink); background: var(--paper) }
+h1 { font-size: 1.5rem; margin-bottom: .2rem } h2 { font-size: 1.1rem; margin-top: 2.2rem } p { max-width: 48rem }
+.soft { color: var(--soft) } img { max-width: 100%; background: #fff; border-radius: 4px }
+table { border-collapse: collapse; font-variant-numeric: tabular-nums }
+th, td { padding: .2rem .8rem .2rem 0; text-align: left; border-bottom: 1px solid var(--line); white-space: nowrap }
+.scroll { overflow-x: auto } pre { overflow-x: auto; font-size: 12px }
+"""
+
+
+def write_report(editor: Editor, dataset: FactorDataset, path: Path, *, seed: int = 0, num_steps: int = 50) -> None:
+    """Write the page of a checkpoint.
+
+    Args:
+        editor: the checkpoint.
+        dataset: the images that it was trained on.
+        path: HTML file, replaced if it exists.
+        seed, num_steps: of the traversal.
+    """
+    page = render_report(editor, dataset, seed=seed, num_steps=num_steps)
+    with temporary_beside(path) as file:
+        file.write(page.encode())
+        file.flush()
+        os.replace(file.name, path)
+
+
+def render_report(editor: Editor, dataset: FactorDataset, *, seed: int = 0, num_steps: int = 50) -> str:
+    """The page as HTML; see `write_report`."""
+    metrics, manifest = editor.metrics, editor.manifest
+    rows = np.random.default_rng(seed).permutation(len(dataset))[:NUM_TOKENS]
+    sections = [
+        f"<h1>{_text(manifest.data_name)}, seed {manifest.seed}</h1>",
+        f"<p class=soft>{manifest.images_seen:,} images seen · {manifest.created:%Y-%m-%d %H:%M} UTC · code "
+        f"{_text((manifest.code_revision or 'unknown')[:12])}</p>",
+        *_scores(metrics),
+        "<h2>Traversal</h2><p>Each row moves one unit along its quantiles over the data; the other units and the "
+        "starting noise stay.</p>",
+        _picture(_as_png(editor, dataset.images(rows[:1])[0], seed, num_steps), "traversal of every unit"),
+        *_anchors(editor, dataset.images(np.sort(rows)), metrics.get("anchoring")),
+        "<h2>Configuration</h2><details><summary>all settings</summary><pre>"
+        f"{_text(json.dumps(editor.config.model_dump(mode='json'), indent=1))}</pre></details>",
+    ]
+    title = f"raydis · {_text(manifest.data_name)}"
+    head = f"<meta charset=utf-8><meta name=viewport content='width=device-width'><title>{title}</title>"
+    return (
+        f"<!doctype html><html lang=en><head>{head}<style>{STYLE}</style></head><body>{''.join(sections)}</body></html>"
+    )
+
+
+def _scores(metrics: dict[str, Any]) -> list[str]:
+    scores = metrics.get("scores")
+    if not scores:
+        return ["<p>This checkpoint was not scored.</p>"]
+    terms = f"{scores['protocol']} protocol, estimator {scores['estimator']}, {scores['num_images']:,} images"
+    if scores["status"] != "valid":
+        return [f"<h2>Scores</h2><p>{_text(scores['status'])}: {_text(scores['reason'])} ({_text(terms)})</p>"]
+    body = [[label, _number(scores.get(name))] for name, label in SCORES.items()]
+    found = [f"<h2>Scores</h2><p>{_text(terms)}</p>", _table(["metric", "value"], body)]
+    if len(metrics.get("curve") or []) > 1:
+        drawn = {name: SCORES[name] for name in ("dci_disentanglement", "factor_vae", "mig")}
+        found += ["<h2>Learning curve</h2>", _picture(draw_curve(metrics["curve"], drawn), "scores by images seen")]
+    importance = draw_importance(np.array(scores["importance"]), metrics["factor_names"])
+    found += ["<h2>Which unit tells which factor</h2>", _picture(importance, "importance of units for factors")]
+    return found
+
+
+def _anchors(editor: Editor, images: np.ndarray, anchoring: dict[str, Any] | None) -> list[str]:
+    if anchoring is None:
+        return []
+    anchors = editor.method.anchors
+    with torch.no_grad():
+        tokens = editor.raw_tokens(images)
+        shifted, components = anchors(tokens), anchors.assign(tokens).component
+    means, alive = anchors.anchor_tokens(), anchors.alive
+    titles = [_title(unit) for unit in anchoring["units"]]
+    picture = draw_anchors(
+        tokens.cpu().numpy(),
+        shifted.cpu().numpy(),
+        components.cpu().numpy(),
+        [means[unit, alive[unit]].cpu().numpy() for unit in range(len(means))],
+        titles,
+    )
+    names = {
+        name: label for name, label in ANCHORING.items() if any(unit[name] is not None for unit in anchoring["units"])
+    }
+    body = [[str(unit["unit"]), *(_number(unit[name]) for name in names)] for unit in anchoring["units"]]
+    return [
+        "<h2>Units and their anchors</h2><p>Raw tokens of a unit in their first two principal components, coloured by "
+        "the Gaussian they most probably belong to; crosses are the Gaussians' means, and a grey line leads from a "
+        "token to where it was pulled.</p>",
+        _picture(picture, "tokens and anchors of every unit"),
+        "<p class=soft>Distances are in units of the unit's spread. Factor told: share of the factor's entropy that "
+        "the Gaussian tells; Gaussians told: the same of the Gaussians' entropy.</p>",
+        _table(["unit", *names.values()], body),
+    ]
+
+
+def _title(unit: dict[str, Any]) -> str:
+    factor = f" · {unit['factor'].replace('_', ' ')}" if unit["factor"] else ""
+    values = f" for {unit['num_levels']} values" if unit["num_levels"] else ""
+    return f"unit {unit['unit']}{factor}\n{unit['num_gaussians']} Gaussians{values}"
+
+
+def _as_png(editor: Editor, image: np.ndarray, seed: int, num_steps: int) -> bytes:
+    buffer = io.BytesIO()
+    draw_traversal(editor, image, seed=seed, num_steps=num_steps).save(buffer, format="PNG", optimize=True)
+    return buffer.getvalue()
+
+
+def _table(head: Sequence[str], body: Sequence[Sequence[str]]) -> str:
+    rows = "".join(f"<tr>{''.join(f'<td>{_text(cell)}</td>' for cell in row)}</tr>" for row in body)
+    return (
+        f"<div class=scroll><table><tr>{''.join(f'<th>{_text(name)}</th>' for name in head)}</tr>{rows}</table></div>"
+    )
+
+
+def _number(value: Any) -> str:
+    if value is None:
+        return "–"
+    return f"{value:.3g}" if isinstance(value, float) else str(value).replace("_", " ")
+
+
+def _picture(png: bytes, description: str) -> str:
+    return f"<img alt='{_text(description)}' src='data:image/png;base64,{base64.b64encode(png).decode()}'>"
+
+
+def _text(value: object) -> str:
+    return html.escape(str(value))

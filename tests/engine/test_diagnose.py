@@ -1,0 +1,87 @@
+"""The diagnosis of anchors, on methods whose anchors are known."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from raydis.build import build_method
+from raydis.config import RunConfig
+from raydis.data import Loader, open_dataset
+from raydis.engine.diagnose import Anchoring, diagnose_anchors
+from raydis.methods.dyga_sd import DygaSd
+from raydis.presets import expand
+
+
+class Told(torch.nn.Module):
+    """In place of an encoder: unit 0 tells the floor hue, unit 1 the scale, unit 2 nothing, unit 3 is constant."""
+
+    def __init__(self, factors: np.ndarray) -> None:
+        super().__init__()
+        self.factors = torch.from_numpy(factors).float()
+        self.position = 0
+
+    def units(self, images: Tensor) -> Tensor:
+        rows = self.factors[self.position : self.position + len(images)]
+        self.position += len(images)
+        noise = torch.randn(len(rows), generator=torch.Generator().manual_seed(self.position))
+        return torch.stack([rows[:, 0], rows[:, 3], noise, torch.zeros(len(rows))], dim=1)
+
+    def tokens(self, units: Tensor) -> Tensor:
+        return units[..., None] * torch.linspace(0.5, 1.5, 8)
+
+
+def diagnosis(**anchors: object) -> Anchoring:
+    tree = expand({"preset": "tiny", "method": {"anchors": {"max_gaussians": 8, **anchors}}})
+    config = RunConfig.model_validate(tree)
+    dataset = open_dataset(config.data)
+    rows = np.arange(len(dataset))
+    method = build_method(config, 3).eval()
+    assert isinstance(method, DygaSd)
+    told = Told(dataset.factors(rows))
+    method.encoder = told  # type: ignore[assignment]
+    method.anchors.fit(
+        told.tokens(told.units(torch.zeros(len(rows)))),
+        num_gaussians=6,
+        num_splits=0,
+        split_spread=0.5,
+        min_count=5,
+        em_steps=30,
+        generator=torch.Generator().manual_seed(0),
+    )
+    told.position = 0
+    return diagnose_anchors(method, dataset, Loader(dataset, batch_size=8, seed=0), rows)
+
+
+def test_anchors_on_the_levels_of_a_factor_hold_all_of_it() -> None:
+    hue, scale, noise, constant = diagnosis(mode="relative", shift_rate=0.5).units
+    assert (hue.factor, hue.num_levels, hue.num_gaussians) == ("floor_hue", 3, 3)
+    assert hue.factor_share == pytest.approx(1.0)
+    assert hue.component_share == pytest.approx(1.0)
+    assert (scale.factor, scale.num_levels, scale.num_gaussians) == ("scale", 2, 2)
+    assert hue.distance_to_anchor == pytest.approx(0.0, abs=1e-4)  # every token lies on its anchor,
+    assert hue.moved_share == 0.0  # so none has anywhere to go
+    assert noise.factor_share is not None
+    assert noise.factor_share < 0.1
+    assert (constant.num_gaussians, constant.spread, constant.moved_share) == (0, 0.0, None)
+
+
+def test_what_moves_is_the_shift_rate_of_the_way() -> None:
+    found = diagnosis(mode="ramp", shift_rate=0.5)
+    assert found.units[2].moved_share == 0.0  # the ramp stands at 0
+    noise = diagnosis(mode="relative", shift_rate=0.5).units[2]
+    assert noise.moved_share is not None
+    assert noise.distance_moved is not None
+    assert noise.distance_to_anchor is not None
+    assert noise.moved_share > 0.9
+    assert 0.25 * noise.distance_to_anchor < noise.distance_moved <= 0.5 * noise.distance_to_anchor
+
+
+def test_means_are_over_the_units_that_have_anchors() -> None:
+    found = diagnosis(mode="relative")
+    anchored = [unit for unit in found.units if unit.num_gaussians]
+    assert found.num_anchored_units == len(anchored) == 3
+    assert found.means["num_gaussians"] == np.mean([unit.num_gaussians for unit in anchored])
+    assert found.to_dict()["units"][0]["factor"] == "floor_hue"
