@@ -284,9 +284,9 @@ class ComputeConfig(Model):
     num_gpus: float = Field(default=0, ge=0, description="GPUs a worker; a fraction lets workers share one.")
     compile: Literal["auto", "off", "blocks", "graph", "full"] = Field(
         default="auto",
-        description="How a step is launched. `graph`: captured once as a CUDA graph and replayed; `blocks`: the U-Net's "
-        "blocks by torch.compile, which takes a while at the start; `full`: both. `auto`: `graph` for one worker on a "
-        "GPU, else `off`.",
+        description="How a step is launched. `graph`: captured once as a CUDA graph and replayed; `blocks`: the "
+        "U-Net's blocks by torch.compile, which takes a while at the start; `full`: both. `auto`: `graph` for one "
+        "worker on a GPU, else `off`.",
     )
 
     @model_validator(mode="after")

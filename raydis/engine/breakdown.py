@@ -165,7 +165,8 @@ def describe(breakdown: Breakdown) -> str:
         f"{f'step, compile={breakdown.mode}':24}{1e3 * step_s:10.3f}   {breakdown.batch_size / step_s:,.0f} images/s, "
         f"{breakdown.num_flops / breakdown.batch_size / 1e9:.3f} GFLOP an image",
         f"achieved {breakdown.flops_per_s / 1e9:,.1f} GFLOP/s, "
-        f"{100 * breakdown.flops_per_s / ceilings.flops_per_s:.1f} % of the {ceilings.flops_per_s / 1e9:,.1f} of a large matrix product here",
+        f"{100 * breakdown.flops_per_s / ceilings.flops_per_s:.1f} % of "
+        f"the {ceilings.flops_per_s / 1e9:,.1f} of a large matrix product here",
         f"a large copy: {ceilings.bytes_per_s / 1e9:,.1f} GB/s; a tiny operation: {1e6 * ceilings.op_s:.1f} us",
         f"{'predicted floor':24}{'ms':>10}{'step/floor':>12}",
         *(f"{name:24}{1e3 * floor:10.3f}{step_s / floor:12.1f}" for name, floor in floors.items()),

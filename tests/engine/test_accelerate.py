@@ -98,6 +98,7 @@ def test_compiled_blocks_train_alike_and_share_code_where_their_shapes_are_equal
 
 
 @pytest.mark.slow  # minutes of C++
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor")
 def test_code_of_the_default_compiler_trains_alike_within_rounding(tiny: Tiny, unlabelled: FactorDataset) -> None:
     losses = []
     for mode in ("off", "blocks"):
