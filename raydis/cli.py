@@ -45,13 +45,14 @@ def train(
     overrides: Overrides = None,
     storage: Storage = "runs",
     name: Annotated[str | None, typer.Option(help="Run name; default: a hash of the configuration.")] = None,
+    profile: Annotated[
+        bool, typer.Option("--profile", help="Train nothing: time the parts of a few steps here, without Ray.")
+    ] = False,
 ) -> None:
     """Train one configuration under Ray Train; the same command after an interruption goes on where it stopped."""
     from raydis.config import RunConfig
     from raydis.configfile import apply_overrides, parse, read_yaml
     from raydis.presets import expand
-    from raydis.train.cluster import lasting_storage
-    from raydis.train.trainer import run
 
     tree = read_yaml(config) if config else {}
     if preset is not None:
@@ -60,10 +61,28 @@ def train(
         raise ConfigError("nothing to train: give a YAML file or --preset small")
     source = str(config) if config else f"preset {preset}"
     resolved = parse(RunConfig, expand(apply_overrides(tree, overrides or [])), source=source)
+    if profile:
+        typer.echo(_profile(resolved))
+        return
+    from raydis.train.cluster import lasting_storage
+    from raydis.train.trainer import run
+
     result = run(resolved, storage=lasting_storage(storage), name=name, on_report=_print_report)
     typer.echo(f"checkpoint  {result.checkpoint}")
     if result.scores:
         typer.echo(json.dumps({key: value for key, value in result.scores.items() if key != "importance"}))
+
+
+def _profile(config: Any) -> str:
+    """A table of where a step's time goes in this process, beside the machine's ceilings."""
+    from raydis.data.open import open_dataset
+    from raydis.engine.breakdown import describe, take_apart
+    from raydis.engine.device import resolve_device, use_one_thread_on_cpu
+    from raydis.engine.fit import Training
+
+    device = resolve_device(config.compute)
+    use_one_thread_on_cpu(device)
+    return describe(take_apart(Training(config, open_dataset(config.data), device=device)))
 
 
 def _print_report(row: dict[str, Any]) -> None:

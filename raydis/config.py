@@ -242,7 +242,9 @@ class TrainConfig(Model):
         default=0.9999, description="Decay of the averaged weights, min(decay, (1+n)/(10+n)) after n steps."
     )
     precision: Literal["fp32", "bf16"] = Field(
-        default="fp32", description="Autocast of the forward pass; the release trains in fp32."
+        default="fp32",
+        description="Autocast of the forward pass; the release trains in fp32. On a GPU, torch's own default lets fp32 "
+        "convolutions use TF32, and matrix products not.",
     )
     report_images: int = Field(default=48_000, ge=1, description="Images between two progress reports.")
     checkpoint_images: int = Field(
@@ -304,6 +306,21 @@ class ComputeConfig(Model):
     )
     num_cpus: float = Field(default=1, gt=0, description="CPUs a worker.")
     num_gpus: float = Field(default=0, ge=0, description="GPUs a worker; a fraction lets workers share one.")
+    compile: Literal["auto", "off", "blocks", "graph", "full"] = Field(
+        default="auto",
+        description="How a step is launched. `graph`: captured once as a CUDA graph and replayed; `blocks`: the "
+        "U-Net's blocks by torch.compile, which takes a while at the start; `full`: both. `auto`: `graph` for one "
+        "worker on a GPU, else `off`.",
+    )
+
+    @model_validator(mode="after")
+    def _one_graph(self) -> Self:
+        if self.compile in ("graph", "full") and self.num_workers > 1:
+            raise ValueError(
+                f"compile={self.compile} captures the step of one worker, not of num_workers={self.num_workers}: "
+                "use off or blocks"
+            )
+        return self
 
     @model_validator(mode="after")
     def _bounds(self) -> Self:

@@ -14,6 +14,7 @@ RANKS = {
     "config": 0,
     "configfile": 0,
     "presets": 0,
+    "yamltext": 0,
     "store": 1,
     "models": 1,
     "diffusion": 1,
@@ -37,6 +38,7 @@ ONLY_IN = {
     "botocore": {"store/s3.py"},
     "fastapi": {"serve"},
     "matplotlib": {"report"},
+    "yaml": {"yamltext"},
 }
 NEVER_IN = {"torch": {"metrics", "store", "registry", "config", "configfile", "errors"}}
 MODULES = sorted(PACKAGE.rglob("*.py"))

@@ -164,6 +164,15 @@ def test_a_gpu_that_the_cluster_lacks_is_told_with_what_it_has(
     assert list(tmp_path.iterdir()) == []
 
 
+def test_profile_prints_where_a_step_goes_and_trains_nothing(run: Run, asked: dict[str, Any]) -> None:
+    outcome = run("train", "--preset", "tiny", "--profile", "--set", "compute.device=cpu")
+    assert (outcome.code, asked) == (0, {})
+    lines = outcome.out.splitlines()
+    assert lines[0].startswith("one step: 32 images, fp32, 1 CPU thread")
+    assert [line.split()[0] for line in lines[2:6]] == ["data", "forward", "backward", "optimiser"]
+    assert lines[-4].split() == ["predicted", "floor", "ms", "step/floor"]
+
+
 # ---- look at a checkpoint
 
 

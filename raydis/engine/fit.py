@@ -15,7 +15,7 @@ import logging
 import math
 import time
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
@@ -30,6 +30,7 @@ from raydis.build import build_method
 from raydis.config import RunConfig, TrainConfig
 from raydis.data import FactorDataset, Loader
 from raydis.data.loader import images_at_once
+from raydis.engine.accelerate import Captured, CudaGraph, compile_blocks, naming_compiler_errors, resolve_mode
 from raydis.engine.checkpoint import Checkpoint, TrainingState
 from raydis.errors import CheckpointError, FitError
 from raydis.methods.contract import Draws, Method
@@ -108,13 +109,20 @@ class Training:
             self.method.start(self.loader.gather(sample))
         self._agree(self.method.state_dict().values())
         self.average: Method = copy.deepcopy(self.method).eval().requires_grad_(False)
-        self._trained = self._weights(self.method)
+        self._trained, self._averaged = self._weights(self.method), self._weights(self.average)
+        self.mode = resolve_mode(config.compute, device)
+        if self.mode in ("blocks", "full"):
+            compile_blocks(self.method)
+        captures = self.mode in ("graph", "full")
         self.optimizer = torch.optim.AdamW(
             self._trained,
-            lr=config.train.learning_rate,
+            # A graph would repeat the number that it was captured with, but reads a tensor anew.
+            lr=torch.tensor(config.train.learning_rate, device=device) if captures else config.train.learning_rate,
             weight_decay=config.train.weight_decay,
             fused=True,
+            capturable=captures,
         )
+        self._update = self._accelerated()
         self.step = 0
         self.num_refits = 0
         self.train_s = self.refit_s = 0.0
@@ -131,7 +139,7 @@ class Training:
         return np.sort(rng.permutation(len(self.dataset))[:count])
 
     @staticmethod
-    def _weights(method: Method) -> list[nn.Parameter]:
+    def _weights(method: Method) -> list[Tensor]:
         return [weight for module in method.trained_modules for weight in module.parameters()]
 
     def _agree(self, tensors: Iterable[Tensor]) -> None:
@@ -183,43 +191,68 @@ class Training:
         if interval and before and _due(interval, before - train.batch_size, before):
             self.refit()
         self.method.pass_share(before / train.num_images)
-        for group in self.optimizer.param_groups:
-            group["lr"] = learning_rate(train, before)
+        self.set_learning_rate(learning_rate(train, before))
         torch.manual_seed(seed_of(self.config.seed, 1, self.step, self.rank))
-        self.method.train()
-        self.optimizer.zero_grad(set_to_none=True)
-        loss = self._backward(network)
-        if train.max_grad_norm is not None:
-            nn.utils.clip_grad_norm_(self._trained, train.max_grad_norm, foreach=True)
-        self.optimizer.step()
-        self.method.end_step()
+        if not self.method.training:  # a refit left it so
+            self.method.train()
+        loss = self._update(network, self.loader.batch(self.step), self.draw())
         self.step += 1
         self.follow()
         return loss
 
-    def _backward(self, network: nn.Module) -> Tensor:
+    def update(self, network: nn.Module, images: Tensor, draws: Draws) -> Tensor:
+        """The part of a step that is the same work every time, on the device alone: from images to changed weights."""
+        self.optimizer.zero_grad(set_to_none=True)
+        loss = self._backward(network, images, draws)
+        self.descend()
+        self.method.end_step()
+        return loss
+
+    def _backward(self, network: nn.Module, images: Tensor, draws: Draws) -> Tensor:
         """Gradients of the mean loss over this worker's images, in equal parts; workers exchange theirs in the last."""
-        precision = self.config.train.precision
-        images, draws = self.loader.batch(self.step), self.draw()
         size = len(images) // self.num_parts
         total = torch.zeros((), device=self.device)
         for first in range(0, len(images), size):
             part = slice(first, first + size)
             last = part.stop == len(images)
             with network.no_sync() if isinstance(network, DistributedDataParallel) and not last else nullcontext():
-                with torch.autocast(self.device.type, torch.bfloat16, enabled=precision == "bf16"):
-                    loss = network(images[part], Draws(*(drawn[part] for drawn in draws))) / self.num_parts
+                loss = self.loss(network, images[part], Draws(*(drawn[part] for drawn in draws))) / self.num_parts
                 loss.backward()
             total += loss.detach()
         return total
+
+    def loss(self, network: nn.Module, images: Tensor, draws: Draws) -> Tensor:
+        """The forward pass, in the run's precision."""
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.train.precision == "bf16"):
+            return network(images, draws)
+
+    def descend(self) -> None:
+        """Change the weights along the gradients, which are clipped first."""
+        if self.config.train.max_grad_norm is not None:
+            nn.utils.clip_grad_norm_(self._trained, self.config.train.max_grad_norm, foreach=True)
+        self.optimizer.step()
+
+    def set_learning_rate(self, rate: float) -> None:
+        """The rate of the next step, in place where a graph reads it."""
+        for group in self.optimizer.param_groups:
+            if isinstance(group["lr"], Tensor):
+                group["lr"].fill_(rate)
+            else:
+                group["lr"] = rate
+
+    def _accelerated(self) -> Callable[[nn.Module, Tensor, Draws], Tensor]:
+        """`update`, replayed from a graph where the mode says so; made anew whenever the optimiser's tensors are."""
+        update = naming_compiler_errors(self.update) if self.mode in ("blocks", "full") else self.update
+        if self.mode not in ("graph", "full"):
+            return update
+        captured = Captured(lambda images, *draws: update(self.method, images, Draws(*draws)), CudaGraph(self.device))
+        return lambda network, images, draws: captured(images, *draws)
 
     @torch.no_grad()
     def follow(self) -> None:
         """Move the averaged weights: decay min(ema_decay, (1 + n) / (10 + n)) after n steps (latent-diffusion)."""
         decay = min(self.config.train.ema_decay, (1 + self.step) / (10 + self.step))
-        averages: list[Tensor] = [weight.data for weight in self._weights(self.average)]
-        weights = [weight.data for weight in self._trained]
-        torch._foreach_lerp_(averages, weights, 1.0 - decay)  # type: ignore[reportPrivateImportUsage]
+        torch._foreach_lerp_(self._averaged, self._trained, 1.0 - decay)  # type: ignore[reportPrivateImportUsage]
         for ours, theirs in zip(self.average.trained_modules, self.method.trained_modules, strict=True):
             for average, buffer in zip(ours.buffers(), theirs.buffers(), strict=True):
                 average.copy_(buffer)
@@ -270,6 +303,7 @@ class Training:
         self.method.load_state_dict(method)
         groups = self.optimizer.state_dict()["param_groups"]
         self.optimizer.load_state_dict({"state": moments, "param_groups": groups})
+        self._update = self._accelerated()
         self.step = int(training.values["step"])
         self.num_refits = int(training.values["num_refits"])
         self.curve = list(training.values["curve"])
