@@ -96,6 +96,7 @@ def _build_dyga_sd(config: RunConfig, method: DygaSdConfig, image_channels: int)
             mode=method.anchors.mode,
             max_gaussians=method.anchors.max_gaussians,
             shift_rate=method.anchors.shift_rate,
+            inertia=method.anchors.inertia,
         ),
         first_stage=stage,
         objective=Objective(**method.diffusion.model_dump()),

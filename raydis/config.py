@@ -125,6 +125,12 @@ class AnchorConfig(Model):
     shift_rate: float = Field(
         default=0.1, ge=0.0, le=1.0, description="Largest share of the way to the anchor (lambda_max)."
     )
+    inertia: float | None = Field(
+        default=32.0,
+        gt=0.0,
+        description="Tokens that an anchor weighs as while it follows the tokens between fits; null: it stands still, "
+        "as released. `release` always does.",
+    )
     num_splits: int = Field(default=3, ge=0, description="Rounds of splitting loose components.")
     split_spread: float = Field(
         default=0.1,
@@ -193,8 +199,15 @@ class TrainConfig(Model):
         description="Budget: images seen, over all workers. A tenth of the 48 million that the release trains on "
         "3D Shapes.",
     )
-    batch_size: int = Field(default=512, ge=1, description="Images a step, over all workers.")
-    learning_rate: float = Field(default=1e-4, gt=0.0, le=1.0, description="AdamW learning rate.")
+    batch_size: int = Field(
+        default=512, ge=1, description="Images a step of the optimiser, over all workers and parts."
+    )
+    learning_rate: float = Field(
+        default=1e-4,
+        gt=0.0,
+        le=1.0,
+        description="AdamW learning rate, for steps of `batch_size` images: however many workers share them, it stays.",
+    )
     learning_rate_schedule: Literal["constant", "cosine"] = Field(default="constant", description="After the warm-up.")
     warmup_images: int = Field(
         default=0, ge=0, description="Images over which the learning rate rises linearly from 0."
@@ -207,7 +220,9 @@ class TrainConfig(Model):
         default=0.9999, description="Decay of the averaged weights, min(decay, (1+n)/(10+n)) after n steps."
     )
     precision: Literal["fp32", "bf16"] = Field(
-        default="fp32", description="Autocast of the forward pass; the release trains in fp32."
+        default="fp32",
+        description="Autocast of the forward pass; the release trains in fp32. On a GPU, torch's own default lets fp32 "
+        "convolutions use TF32, and matrix products not.",
     )
     report_images: int = Field(default=48_000, ge=1, description="Images between two progress reports.")
     checkpoint_images: int = Field(
@@ -244,14 +259,52 @@ class EvaluationConfig(Model):
 class ComputeConfig(Model):
     """Where a run computes: no part of what identifies it.
 
-    It decides speed and, by `num_workers`, one thing more: workers drop channels by draws of their own, and a batch
-    norm sees its worker's images alone. With either, the numbers are those of another equally good run.
+    Batch size, learning rate, data order, times and noise are the run's own, so the result does not depend on how many
+    workers share a batch, nor on the parts they take it in, but for rounding and two things: each worker drops channels
+    by draws of its own, and a batch norm sees, from all workers together, the images that are in a network at once.
+    With these, the numbers are those of another equally good run. (`anchors.mode: release` is a third: its formula sees
+    one worker's part.)
     """
 
     device: Literal["auto", "cpu", "cuda"] = Field(default="auto", description="`auto`: a GPU where there is one.")
-    num_workers: int = Field(default=1, ge=1, description="Data-parallel workers; 1 trains inside the calling process.")
+    num_workers: int = Field(
+        default=1, ge=1, description="Data-parallel workers, among which a batch is shared out equally."
+    )
+    min_workers: int | None = Field(
+        default=None,
+        ge=1,
+        description="Fewest workers to go on with where the cluster has no place for all, as after a lost node; each "
+        "then takes a larger share. Null: `num_workers`, so the run waits.",
+    )
+    max_batch_size: int | None = Field(
+        default=None,
+        ge=1,
+        description="Images that a worker puts through the networks at once, a question of memory: a larger share goes "
+        "in equal parts whose gradients add up. Null: its whole share.",
+    )
     num_cpus: float = Field(default=1, gt=0, description="CPUs a worker.")
     num_gpus: float = Field(default=0, ge=0, description="GPUs a worker; a fraction lets workers share one.")
+    compile: Literal["auto", "off", "blocks", "graph", "full"] = Field(
+        default="auto",
+        description="How a step is launched. `graph`: captured once as a CUDA graph and replayed; `blocks`: the "
+        "U-Net's blocks by torch.compile, which takes a while at the start; `full`: both. `auto`: `graph` for one "
+        "worker on a GPU, else `off`.",
+    )
+
+    @model_validator(mode="after")
+    def _one_graph(self) -> Self:
+        if self.compile in ("graph", "full") and self.num_workers > 1:
+            raise ValueError(
+                f"compile={self.compile} captures the step of one worker, not of num_workers={self.num_workers}: "
+                "use off or blocks"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _bounds(self) -> Self:
+        if self.min_workers is not None and self.min_workers > self.num_workers:
+            raise ValueError(f"min_workers={self.min_workers} must not exceed num_workers={self.num_workers}")
+        return self
 
 
 class RunConfig(Model):
@@ -290,6 +343,11 @@ class RunConfig(Model):
                 self._check_unet(method)
             case VqConfig() | KlConfig() as method:
                 self._check_autoencoder(method)
+        if self.train.batch_size % self.compute.num_workers:
+            raise ValueError(
+                f"train.batch_size={self.train.batch_size} must be a multiple of "
+                f"compute.num_workers={self.compute.num_workers}"
+            )
         return self
 
     def _check_unet(self, method: DygaSdConfig) -> None:

@@ -16,6 +16,7 @@ RANKS = {
     "config": 0,
     "configfile": 0,
     "presets": 0,
+    "yamltext": 0,
     "store": 1,
     "models": 1,
     "diffusion": 1,
@@ -39,6 +40,7 @@ ONLY_IN = {
     "botocore": {"store/s3.py"},
     "fastapi": {"serve"},
     "matplotlib": {"report"},
+    "yaml": {"yamltext"},
 }
 NEVER_IN = {"torch": {"metrics", "store", "registry", "config", "configfile", "errors", "section", "stageconfig"}}
 MODULES = sorted(PACKAGE.rglob("*.py"))

@@ -3,6 +3,9 @@
 What happens in a step depends only on (config, step): the data order, the times, the noise and the dropped
 channels of step s are drawn from generators seeded by (seed, s). So a run that stops and resumes is the same run,
 and the random state that a checkpoint must carry is one integer.
+
+Several workers share out one batch, with its times and noise, and take the mean of their gradients: batch size and
+learning rate are those of the run, whoever computes it. Only dropped channels are each worker's own draws.
 """
 
 from __future__ import annotations
@@ -13,7 +16,8 @@ import logging
 import math
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,13 +25,14 @@ import numpy as np
 import torch
 import torch.distributed
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
 from raydis.build import build_method
 from raydis.config import RunConfig, TrainConfig
 from raydis.data import FactorDataset, Loader
 from raydis.data.loader import images_at_once
+from raydis.engine.accelerate import Captured, CudaGraph, compile_blocks, naming_compiler_errors, resolve_mode
 from raydis.engine.checkpoint import Checkpoint, TrainingState
-from raydis.engine.evaluate import reconstruction_psnr
 from raydis.engine.latents import Latents, fill_first_stage, open_latents
 from raydis.errors import CheckpointError, FitError
 from raydis.methods.contract import Draws, Method
@@ -36,7 +41,6 @@ log = logging.getLogger(__name__)
 
 FIRST_STAGE_PARTS = 8  # of `images_at_once`, 4096 images of 64 px: a first stage is fitted to one float tensor
 QUANTILE_IMAGES = 4096
-RECONSTRUCTED_IMAGES = 1024  # whose reconstruction is measured
 
 
 @dataclass(frozen=True)
@@ -46,8 +50,9 @@ class Progress:
     step: int
     images_seen: int
     num_images: int
-    loss: float  # mean over the steps since the last report, this worker's images
+    loss: float  # mean over the steps since the last report
     images_per_s: float  # all workers
+    num_workers: int
     train_s: float  # in this run so far, without evaluation and checkpoints
     refit_s: float  # the part of it that refits took
     num_refits: int
@@ -98,18 +103,28 @@ class Training:
             world_size=world_size,
             device=device,
         )
+        self.num_parts = _num_parts(self.loader.local_batch_size, config.compute.max_batch_size)
         torch.manual_seed(seed_of(config.seed))
         self.method = build_method(config, dataset.image_shape[2]).to(device)
-        sample = self._sample(FIRST_STAGE_PARTS * images_at_once(dataset.image_shape[0]), stream=1)
-        self.method.start(self.loader.gather(sample))
+        if rank == 0:
+            sample = self._sample(FIRST_STAGE_PARTS * images_at_once(dataset.image_shape[0]), stream=1)
+            self.method.start(self.loader.gather(sample))
+        self._agree(self.method.state_dict().values())
         self.average: Method = copy.deepcopy(self.method).eval().requires_grad_(False)
-        self._trained = self._weights(self.method)
+        self._trained, self._averaged = self._weights(self.method), self._weights(self.average)
+        self.mode = resolve_mode(config.compute, device)
+        if self.mode in ("blocks", "full"):
+            compile_blocks(self.method)
+        captures = self.mode in ("graph", "full")
         self.optimizer = torch.optim.AdamW(
             self._trained,
-            lr=config.train.learning_rate,
+            # A graph would repeat the number that it was captured with, but reads a tensor anew.
+            lr=torch.tensor(config.train.learning_rate, device=device) if captures else config.train.learning_rate,
             weight_decay=config.train.weight_decay,
             fused=True,
+            capturable=captures,
         )
+        self._update = self._accelerated()
         self.step = 0
         self.num_refits = 0
         self.train_s = self.refit_s = 0.0
@@ -126,15 +141,25 @@ class Training:
         return np.sort(rng.permutation(len(self.dataset))[:count])
 
     @staticmethod
-    def _weights(method: Method) -> list[nn.Parameter]:
+    def _weights(method: Method) -> list[Tensor]:
         return [weight for module in method.trained_modules for weight in module.parameters()]
+
+    def _agree(self, tensors: Iterable[Tensor]) -> None:
+        """Give every worker what rank 0 holds."""
+        if self.world_size > 1:
+            for tensor in tensors:
+                torch.distributed.broadcast(tensor, src=0)
+
+    def mean_over_workers(self, value: Tensor) -> float:
+        """Mean of a scalar that each worker has; all of them must call this together."""
+        total = value.clone()
+        if self.world_size > 1:
+            torch.distributed.all_reduce(total)
+        return total.item() / self.world_size
 
     @functools.cached_property
     def latents(self) -> Latents | None:
-        """The learned first stage's latents of all images, opened at the first step; None where there is no such stage.
-
-        The stage comes from its own checkpoint, unless by then a checkpoint of this run was resumed, which contains it.
-        """
+        """A learned first stage's latents, opened at the first step: a checkpoint resumed by then brings the stage."""
         ours, theirs = self.method.autoencoder, self.average.autoencoder
         if ours is None or theirs is None:
             return None
@@ -143,8 +168,7 @@ class Training:
         fill_first_stage(ours, self.config)
         latents = open_latents(ours, self.loader)
         ours.fit_scale(latents.gather(self._sample(QUANTILE_IMAGES, stream=1)))
-        if self.world_size > 1:
-            torch.distributed.broadcast(ours.scale, src=0)
+        self._agree([ours.scale])
         theirs.load_state_dict(ours.state_dict())
         return latents
 
@@ -163,9 +187,7 @@ class Training:
             left_out = self.method.refit(self.loader.gather_in_parts(sample), generator)
             for unit, reason in left_out.items():
                 log.warning("refit %d: unit %d stays without anchors: %s", self.num_refits, unit, reason)
-        if self.world_size > 1:
-            for buffer in self.method.refitted():
-                torch.distributed.broadcast(buffer, src=0)
+        self._agree(self.method.refitted())
         self.average.copy_refitted(self.method)
         self.num_refits += 1
         self.refit_s += time.perf_counter() - started
@@ -192,43 +214,87 @@ class Training:
         if interval and before and _due(interval, before - train.batch_size, before):
             self.refit()
         self.method.pass_share(before / train.num_images)
-        for group in self.optimizer.param_groups:
-            group["lr"] = learning_rate(train, before)
+        self.set_learning_rate(learning_rate(train, before))
         torch.manual_seed(seed_of(self.config.seed, 1, self.step, self.rank))
-        self.method.train()
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=train.precision == "bf16"):
-            loss = network(*self.inputs())
-        self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        if train.max_grad_norm is not None:
-            nn.utils.clip_grad_norm_(self._trained, train.max_grad_norm, foreach=True)
-        self.optimizer.step()
+        if not self.method.training:  # a refit left it so
+            self.method.train()
+        loss = self._update(network, *self.inputs())
         self.step += 1
         self.follow()
-        return loss.detach()
+        return loss
+
+    def update(self, network: nn.Module, images: Tensor, draws: Draws, latents: Tensor | None = None) -> Tensor:
+        """The part of a step that is the same work every time, on the device alone: from images to changed weights."""
+        self.optimizer.zero_grad(set_to_none=True)
+        loss = self._backward(network, images, draws, latents)
+        self.descend()
+        self.method.end_step()
+        return loss
+
+    def _backward(self, network: nn.Module, images: Tensor, draws: Draws, latents: Tensor | None) -> Tensor:
+        """Gradients of the mean loss over this worker's images, in equal parts; workers exchange theirs in the last."""
+        size = len(images) // self.num_parts
+        total = torch.zeros((), device=self.device)
+        for first in range(0, len(images), size):
+            part = slice(first, first + size)
+            last = part.stop == len(images)
+            with network.no_sync() if isinstance(network, DistributedDataParallel) and not last else nullcontext():
+                drawn, kept = Draws(*(each[part] for each in draws)), None if latents is None else latents[part]
+                loss = self.loss(network, images[part], drawn, kept) / self.num_parts
+                loss.backward()
+            total += loss.detach()
+        return total
+
+    def loss(self, network: nn.Module, images: Tensor, draws: Draws, latents: Tensor | None = None) -> Tensor:
+        """The forward pass, in the run's precision."""
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.train.precision == "bf16"):
+            return network(images, draws, latents)
+
+    def descend(self) -> None:
+        """Change the weights along the gradients, which are clipped first."""
+        if self.config.train.max_grad_norm is not None:
+            nn.utils.clip_grad_norm_(self._trained, self.config.train.max_grad_norm, foreach=True)
+        self.optimizer.step()
+
+    def set_learning_rate(self, rate: float) -> None:
+        """The rate of the next step, in place where a graph reads it."""
+        for group in self.optimizer.param_groups:
+            if isinstance(group["lr"], Tensor):
+                group["lr"].fill_(rate)
+            else:
+                group["lr"] = rate
+
+    def _accelerated(self) -> Callable[[nn.Module, Tensor, Draws, Tensor | None], Tensor]:
+        """`update`, replayed from a graph where the mode says so; made anew whenever the optimiser's tensors are."""
+        update = naming_compiler_errors(self.update) if self.mode in ("blocks", "full") else self.update
+        if self.mode not in ("graph", "full"):
+            return update
+
+        def flat(images: Tensor, timesteps: Tensor, noise: Tensor, *latents: Tensor) -> Tensor:
+            return update(self.method, images, Draws(timesteps, noise), *latents)
+
+        captured = Captured(flat, CudaGraph(self.device))
+        return lambda network, images, draws, latents: captured(images, *draws, *([] if latents is None else [latents]))
 
     @torch.no_grad()
     def follow(self) -> None:
         """Move the averaged weights: decay min(ema_decay, (1 + n) / (10 + n)) after n steps (latent-diffusion)."""
         decay = min(self.config.train.ema_decay, (1 + self.step) / (10 + self.step))
-        averages: list[Tensor] = [weight.data for weight in self._weights(self.average)]
-        weights = [weight.data for weight in self._trained]
-        torch._foreach_lerp_(averages, weights, 1.0 - decay)  # type: ignore[reportPrivateImportUsage]
+        torch._foreach_lerp_(self._averaged, self._trained, 1.0 - decay)  # type: ignore[reportPrivateImportUsage]
         for ours, theirs in zip(self.average.trained_modules, self.method.trained_modules, strict=True):
             for average, buffer in zip(ours.buffers(), theirs.buffers(), strict=True):
                 average.copy_(buffer)
 
     def calibrated(self) -> Method:
-        """The averaged method, its units' quantiles measured: what is evaluated, saved and served."""
+        """The averaged method, refitted to its own tokens and measured: what is evaluated, saved and served."""
         sample = self._sample(QUANTILE_IMAGES, stream=0)
         self.average.copy_refitted(self.method)
+        if self.num_refits:  # it goes on from what fits the weights of this step, which are not the averaged ones
+            images = self._sample(self.method.refit_samples, stream=1 + self.num_refits)
+            generator = torch.Generator(self.device).manual_seed(seed_of(self.config.seed, 3, self.step))
+            self.average.refit(self.loader.gather_in_parts(images), generator)
         self.average.calibrate(self.loader.gather_in_parts(sample))
         return self.average
-
-    def reconstruction_psnr(self) -> float | None:
-        """Mean PSNR of a fixed sample after the averaged autoencoder, dB; None for another method."""
-        sample = self._sample(RECONSTRUCTED_IMAGES, stream=0)
-        return reconstruction_psnr(self.average, self.loader, sample)
 
     def state(self) -> TrainingState:
         """What a checkpoint adds to the averaged weights so that the run can go on exactly."""
@@ -265,6 +331,7 @@ class Training:
         self.method.load_state_dict(method)
         groups = self.optimizer.state_dict()["param_groups"]
         self.optimizer.load_state_dict({"state": moments, "param_groups": groups})
+        self._update = self._accelerated()
         self.step = int(training.values["step"])
         self.num_refits = int(training.values["num_refits"])
         self.curve = list(training.values["curve"])
@@ -274,6 +341,12 @@ class Training:
 def _due(interval: int, before: int, after: int) -> bool:
     """Whether a multiple of `interval` lies in (before, after]."""
     return after // interval > before // interval
+
+
+def _num_parts(batch_size: int, largest: int | None) -> int:
+    """The fewest equal parts of a batch that hold at most `largest` images each."""
+    largest = largest or batch_size
+    return next(n for n in range(1, batch_size + 1) if batch_size % n == 0 and batch_size // n <= largest)
 
 
 def fit(training: Training) -> Iterator[Progress]:
@@ -287,7 +360,7 @@ def fit(training: Training) -> Iterator[Progress]:
     if training.world_size > 1:
         with warnings.catch_warnings():  # torch 2.13 wants the name forward_sync_buffers, which 2.12 does not know
             warnings.simplefilter("ignore", FutureWarning)
-            network = nn.parallel.DistributedDataParallel(training.method, broadcast_buffers=False)
+            network = DistributedDataParallel(training.method, broadcast_buffers=False)
     losses = torch.zeros((), device=training.device)
     reported, started, checkpointed = training.step, time.perf_counter(), training.images_seen
 
@@ -298,7 +371,7 @@ def fit(training: Training) -> Iterator[Progress]:
         after, finished = training.images_seen, training.images_seen >= train.num_images
         rung_due = any(before < rung <= after for rung in rungs)
         if finished or rung_due or _due(train.report_images, before, after):
-            mean_loss = losses.item() / (training.step - reported)
+            mean_loss = training.mean_over_workers(losses) / (training.step - reported)
             if not math.isfinite(mean_loss):
                 raise FitError(
                     f"the loss became {mean_loss} by step {training.step} ({after} images): "
@@ -312,6 +385,7 @@ def fit(training: Training) -> Iterator[Progress]:
                 num_images=train.num_images,
                 loss=mean_loss,
                 images_per_s=(training.step - reported) * train.batch_size / elapsed,
+                num_workers=training.world_size,
                 train_s=training.train_s,
                 refit_s=training.refit_s,
                 num_refits=training.num_refits,

@@ -72,6 +72,9 @@ class Method(nn.Module, abc.ABC):
     def pass_share(self, share: float) -> None:
         """Hear before each step which share of the budget is spent, in [0, 1)."""
 
+    def end_step(self) -> None:
+        """Take in, over all workers, what the step's forward passes have gathered; reads nothing back to the host."""
+
     def calibrate(self, parts: Iterable[Tensor]) -> None:
         """Measure on a sample of the images, in parts, what a finished checkpoint tells of itself."""
 
