@@ -32,7 +32,7 @@ def encode_images(method: Method, loader: Loader, indices: np.ndarray) -> np.nda
 
 
 def reconstruction_psnr(method: Method, loader: Loader) -> float | None:
-    """Mean PSNR, dB, of images spread evenly over the data after an autoencoder in eval mode; None for other methods."""
+    """Mean PSNR, dB, of images spread evenly over the data after an autoencoder in eval mode; None for another."""
     if not isinstance(method, AutoencoderMethod):
         return None
     count = len(loader.dataset)
