@@ -28,13 +28,14 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from raydis.build import build_method
-from raydis.config import RunConfig, TrainConfig
+from raydis.config import RunConfig
 from raydis.data import FactorDataset, Loader
 from raydis.data.loader import images_at_once
 from raydis.engine.accelerate import Captured, CudaGraph, compile_blocks, naming_compiler_errors, resolve_mode
 from raydis.engine.checkpoint import Checkpoint, TrainingState
 from raydis.engine.evaluate import reconstruction_psnr
 from raydis.engine.latents import Latents, fill_first_stage, open_latents
+from raydis.engine.plan import due, learning_rate, num_parts, seed_of
 from raydis.errors import CheckpointError, FitError
 from raydis.methods.contract import Draws, Method
 
@@ -64,22 +65,6 @@ class Progress:
     finished: bool
 
 
-def seed_of(*parts: int) -> int:
-    """One well-mixed 63-bit seed from several integers."""
-    counted = (*parts, len(parts))  # SeedSequence pads with zeros, so (5,) alone would be (5, 0, 0)
-    return int(np.random.SeedSequence(counted).generate_state(1, np.uint64)[0] >> np.uint64(1))
-
-
-def learning_rate(config: TrainConfig, images_seen: int) -> float:
-    """Learning rate of the step that starts after `images_seen` images: linear warm-up, then constant or cosine."""
-    if images_seen < config.warmup_images:
-        return config.learning_rate * (images_seen + config.batch_size) / (config.warmup_images + config.batch_size)
-    if config.learning_rate_schedule == "constant":
-        return config.learning_rate
-    share = (images_seen - config.warmup_images) / max(config.num_images - config.warmup_images, 1)
-    return config.learning_rate * 0.5 * (1.0 + math.cos(math.pi * min(share, 1.0)))
-
-
 class Training:
     """Everything that changes while a run trains, on one worker.
 
@@ -105,7 +90,7 @@ class Training:
             world_size=world_size,
             device=device,
         )
-        self.num_parts = _num_parts(self.loader.local_batch_size, config.compute.max_batch_size)
+        self.num_parts = num_parts(self.loader.local_batch_size, config.compute.max_batch_size)
         torch.manual_seed(seed_of(config.seed))
         self.method = build_method(config, dataset.image_shape[2]).to(device)
         if rank == 0:
@@ -215,7 +200,7 @@ class Training:
         """
         train, before = self.config.train, self.images_seen
         interval = self.method.refit_images
-        if interval and before and _due(interval, before - train.batch_size, before):
+        if interval and before and due(interval, before - train.batch_size, before):
             self.refit()
         self.method.pass_share(before / train.num_images)
         self.set_learning_rate(learning_rate(train, before))
@@ -341,17 +326,6 @@ class Training:
         self.train_s, self.refit_s = float(training.values["train_s"]), float(training.values["refit_s"])
 
 
-def _due(interval: int, before: int, after: int) -> bool:
-    """Whether a multiple of `interval` lies in (before, after]."""
-    return after // interval > before // interval
-
-
-def _num_parts(batch_size: int, largest: int | None) -> int:
-    """The fewest equal parts of a batch that hold at most `largest` images each."""
-    largest = largest or batch_size
-    return next(n for n in range(1, batch_size + 1) if batch_size % n == 0 and batch_size // n <= largest)
-
-
 def fit(training: Training) -> Iterator[Progress]:
     """Train until the budget is spent, yielding every `report_images` images, at each rung and at the end.
 
@@ -373,7 +347,7 @@ def fit(training: Training) -> Iterator[Progress]:
 
         after, finished = training.images_seen, training.images_seen >= train.num_images
         rung_due = any(before < rung <= after for rung in rungs)
-        if finished or rung_due or _due(train.report_images, before, after):
+        if finished or rung_due or due(train.report_images, before, after):
             mean_loss = training.mean_over_workers(losses) / (training.step - reported)
             if not math.isfinite(mean_loss):
                 raise FitError(
@@ -393,11 +367,11 @@ def fit(training: Training) -> Iterator[Progress]:
                 refit_s=training.refit_s,
                 num_refits=training.num_refits,
                 num_unanchored_units=training.method.num_unanchored_units,
-                checkpoint_due=finished or _due(train.checkpoint_images, checkpointed, after),
+                checkpoint_due=finished or due(train.checkpoint_images, checkpointed, after),
                 rung_due=rung_due,
                 finished=finished,
             )
-            if _due(train.checkpoint_images, checkpointed, after):
+            if due(train.checkpoint_images, checkpointed, after):
                 checkpointed = after
             losses.zero_()
             reported, started = training.step, time.perf_counter()

@@ -16,7 +16,6 @@ from raydis.engine.checkpoint import open_checkpoint
 from raydis.engine.fit import Training, fit
 from raydis.engine.session import run_session
 from raydis.errors import FitError, ResourceError
-from raydis.methods.contract import Draws
 from raydis.models.blocks import ResBlock, TokenTransformer
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda")
@@ -167,8 +166,8 @@ def on_tape(training: Training) -> Tape:
     tape = Tape()
     for group in training.optimizer.param_groups:
         group["lr"] = torch.tensor(group["lr"], dtype=torch.float64)  # as exact as the number
-    captured = Captured(lambda images, *draws: training.update(training.method, images, Draws(*draws)), tape)
-    training._update = lambda network, images, draws: captured(images, *draws)
+    captured = Captured(lambda *inputs: training.update(training.method, *inputs), tape)
+    training._update = lambda network, *inputs: captured(*inputs)
     return tape
 
 
