@@ -28,12 +28,13 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from raydis.build import build_method
-from raydis.config import RunConfig, TrainConfig
+from raydis.config import RunConfig
 from raydis.data import FactorDataset, Loader
 from raydis.data.loader import images_at_once
 from raydis.engine.accelerate import Captured, CudaGraph, compile_blocks, naming_compiler_errors, resolve_mode
 from raydis.engine.checkpoint import Checkpoint, TrainingState
 from raydis.engine.latents import Latents, fill_first_stage, open_latents
+from raydis.engine.plan import due, learning_rate, num_parts, seed_of
 from raydis.errors import CheckpointError, FitError
 from raydis.methods.contract import Draws, Method
 
@@ -62,22 +63,6 @@ class Progress:
     finished: bool
 
 
-def seed_of(*parts: int) -> int:
-    """One well-mixed 63-bit seed from several integers."""
-    counted = (*parts, len(parts))  # SeedSequence pads with zeros, so (5,) alone would be (5, 0, 0)
-    return int(np.random.SeedSequence(counted).generate_state(1, np.uint64)[0] >> np.uint64(1))
-
-
-def learning_rate(config: TrainConfig, images_seen: int) -> float:
-    """Learning rate of the step that starts after `images_seen` images: linear warm-up, then constant or cosine."""
-    if images_seen < config.warmup_images:
-        return config.learning_rate * (images_seen + config.batch_size) / (config.warmup_images + config.batch_size)
-    if config.learning_rate_schedule == "constant":
-        return config.learning_rate
-    share = (images_seen - config.warmup_images) / max(config.num_images - config.warmup_images, 1)
-    return config.learning_rate * 0.5 * (1.0 + math.cos(math.pi * min(share, 1.0)))
-
-
 class Training:
     """Everything that changes while a run trains, on one worker.
 
@@ -103,7 +88,7 @@ class Training:
             world_size=world_size,
             device=device,
         )
-        self.num_parts = _num_parts(self.loader.local_batch_size, config.compute.max_batch_size)
+        self.num_parts = num_parts(self.loader.local_batch_size, config.compute.max_batch_size)
         torch.manual_seed(seed_of(config.seed))
         self.method = build_method(config, dataset.image_shape[2]).to(device)
         if rank == 0:
@@ -159,7 +144,10 @@ class Training:
 
     @functools.cached_property
     def latents(self) -> Latents | None:
-        """A learned first stage's latents, opened at the first step: a checkpoint resumed by then brings the stage."""
+        """The learned first stage's latents of all images, opened at the first step; None where there is no such stage.
+
+        The stage comes from its own checkpoint, unless by then a checkpoint of this run was resumed, which contains it.
+        """
         ours, theirs = self.method.autoencoder, self.average.autoencoder
         if ours is None or theirs is None:
             return None
@@ -172,11 +160,10 @@ class Training:
         theirs.load_state_dict(ours.state_dict())
         return latents
 
-    def inputs(self) -> tuple[Tensor, Draws, Tensor | None]:
-        """This worker's share of the step: images, draws and, where they are kept, the images' latents."""
-        indices = self.loader.indices(self.step)
-        latents = None if self.latents is None else self.latents.gather(indices)
-        return self.loader.gather(indices), self.draw(), latents
+    def inputs(self) -> tuple[Tensor, ...]:
+        """This worker's share of the step: images, times, noise and, where they are kept, the images' latents."""
+        inputs = (self.loader.batch(self.step), *self.draw())
+        return inputs if self.latents is None else (*inputs, self.latents.batch(self.loader, self.step))
 
     def refit(self) -> None:
         """Refit the method on rank 0 to a sample of the images, and give every worker the same result."""
@@ -211,7 +198,7 @@ class Training:
         """
         train, before = self.config.train, self.images_seen
         interval = self.method.refit_images
-        if interval and before and _due(interval, before - train.batch_size, before):
+        if interval and before and due(interval, before - train.batch_size, before):
             self.refit()
         self.method.pass_share(before / train.num_images)
         self.set_learning_rate(learning_rate(train, before))
@@ -223,32 +210,30 @@ class Training:
         self.follow()
         return loss
 
-    def update(self, network: nn.Module, images: Tensor, draws: Draws, latents: Tensor | None = None) -> Tensor:
-        """The part of a step that is the same work every time, on the device alone: from images to changed weights."""
+    def update(self, network: nn.Module, *inputs: Tensor) -> Tensor:
+        """The part of a step that is the same work every time, on the device alone: from inputs to changed weights."""
         self.optimizer.zero_grad(set_to_none=True)
-        loss = self._backward(network, images, draws, latents)
+        loss = self._backward(network, inputs)
         self.descend()
         self.method.end_step()
         return loss
 
-    def _backward(self, network: nn.Module, images: Tensor, draws: Draws, latents: Tensor | None) -> Tensor:
+    def _backward(self, network: nn.Module, inputs: tuple[Tensor, ...]) -> Tensor:
         """Gradients of the mean loss over this worker's images, in equal parts; workers exchange theirs in the last."""
-        size = len(images) // self.num_parts
         total = torch.zeros((), device=self.device)
-        for first in range(0, len(images), size):
-            part = slice(first, first + size)
-            last = part.stop == len(images)
+        parts = list(zip(*(tensor.chunk(self.num_parts) for tensor in inputs), strict=True))
+        for index, part in enumerate(parts, start=1):
+            last = index == self.num_parts
             with network.no_sync() if isinstance(network, DistributedDataParallel) and not last else nullcontext():
-                drawn, kept = Draws(*(each[part] for each in draws)), None if latents is None else latents[part]
-                loss = self.loss(network, images[part], drawn, kept) / self.num_parts
+                loss = self.loss(network, *part) / self.num_parts
                 loss.backward()
             total += loss.detach()
         return total
 
-    def loss(self, network: nn.Module, images: Tensor, draws: Draws, latents: Tensor | None = None) -> Tensor:
+    def loss(self, network: nn.Module, images: Tensor, timesteps: Tensor, noise: Tensor, *latents: Tensor) -> Tensor:
         """The forward pass, in the run's precision."""
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.train.precision == "bf16"):
-            return network(images, draws, latents)
+            return network(images, Draws(timesteps, noise), *latents)
 
     def descend(self) -> None:
         """Change the weights along the gradients, which are clipped first."""
@@ -264,17 +249,13 @@ class Training:
             else:
                 group["lr"] = rate
 
-    def _accelerated(self) -> Callable[[nn.Module, Tensor, Draws, Tensor | None], Tensor]:
+    def _accelerated(self) -> Callable[..., Tensor]:
         """`update`, replayed from a graph where the mode says so; made anew whenever the optimiser's tensors are."""
         update = naming_compiler_errors(self.update) if self.mode in ("blocks", "full") else self.update
         if self.mode not in ("graph", "full"):
             return update
-
-        def flat(images: Tensor, timesteps: Tensor, noise: Tensor, *latents: Tensor) -> Tensor:
-            return update(self.method, images, Draws(timesteps, noise), *latents)
-
-        captured = Captured(flat, CudaGraph(self.device))
-        return lambda network, images, draws, latents: captured(images, *draws, *([] if latents is None else [latents]))
+        captured = Captured(functools.partial(update, self.method), CudaGraph(self.device))
+        return lambda network, *inputs: captured(*inputs)
 
     @torch.no_grad()
     def follow(self) -> None:
@@ -338,17 +319,6 @@ class Training:
         self.train_s, self.refit_s = float(training.values["train_s"]), float(training.values["refit_s"])
 
 
-def _due(interval: int, before: int, after: int) -> bool:
-    """Whether a multiple of `interval` lies in (before, after]."""
-    return after // interval > before // interval
-
-
-def _num_parts(batch_size: int, largest: int | None) -> int:
-    """The fewest equal parts of a batch that hold at most `largest` images each."""
-    largest = largest or batch_size
-    return next(n for n in range(1, batch_size + 1) if batch_size % n == 0 and batch_size // n <= largest)
-
-
 def fit(training: Training) -> Iterator[Progress]:
     """Train until the budget is spent, yielding every `report_images` images, at each rung and at the end.
 
@@ -370,7 +340,7 @@ def fit(training: Training) -> Iterator[Progress]:
 
         after, finished = training.images_seen, training.images_seen >= train.num_images
         rung_due = any(before < rung <= after for rung in rungs)
-        if finished or rung_due or _due(train.report_images, before, after):
+        if finished or rung_due or due(train.report_images, before, after):
             mean_loss = training.mean_over_workers(losses) / (training.step - reported)
             if not math.isfinite(mean_loss):
                 raise FitError(
@@ -390,11 +360,11 @@ def fit(training: Training) -> Iterator[Progress]:
                 refit_s=training.refit_s,
                 num_refits=training.num_refits,
                 num_unanchored_units=training.method.num_unanchored_units,
-                checkpoint_due=finished or _due(train.checkpoint_images, checkpointed, after),
+                checkpoint_due=finished or due(train.checkpoint_images, checkpointed, after),
                 rung_due=rung_due,
                 finished=finished,
             )
-            if _due(train.checkpoint_images, checkpointed, after):
+            if due(train.checkpoint_images, checkpointed, after):
                 checkpointed = after
             losses.zero_()
             reported, started = training.step, time.perf_counter()

@@ -16,7 +16,7 @@ from raydis.config import RunConfig
 from raydis.data import Loader
 from raydis.data.cache import cache_folder, cached_array
 from raydis.data.dataset import digest
-from raydis.data.loader import images_at_once, spare_bytes
+from raydis.data.loader import images_at_once, spare_bytes, to_device
 from raydis.engine.checkpoint import fetch_checkpoint, open_checkpoint
 from raydis.errors import CheckpointError, ConfigError
 from raydis.models.autoencoders import Autoencoder
@@ -40,10 +40,18 @@ class Latents:
         if array.nbytes <= spare_bytes(device):
             self.array = self.array.to(device)
 
+    def batch(self, loader: Loader, step: int) -> Tensor:
+        """Those of the loader's images of a step: float32 (B, L, h, w) on the device."""
+        if self.array.device == self.device:
+            return self.array.index_select(0, loader.device_indices(step)).float()
+        return self.gather(loader.indices(step))
+
     def gather(self, indices: np.ndarray) -> Tensor:
         """Of any images: (B,) int64 -> float32 (B, L, h, w) on the device, in the order asked for."""
-        rows = torch.from_numpy(indices).to(self.array.device)
-        return self.array.index_select(0, rows).to(self.device).float()
+        rows = torch.from_numpy(indices)
+        if self.array.device == self.device:
+            return self.array.index_select(0, to_device(rows, self.device)).float()
+        return to_device(self.array.index_select(0, rows), self.device).float()
 
 
 def open_latents(autoencoder: Autoencoder, loader: Loader, *, cache_dir: Path | None = None) -> Latents:

@@ -16,7 +16,6 @@ from raydis.engine.checkpoint import open_checkpoint
 from raydis.engine.fit import Training, fit
 from raydis.engine.session import run_session
 from raydis.errors import FitError, ResourceError
-from raydis.methods.contract import Draws
 from raydis.models.blocks import ResBlock, TokenTransformer
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda")
@@ -167,14 +166,8 @@ def on_tape(training: Training) -> Tape:
     tape = Tape()
     for group in training.optimizer.param_groups:
         group["lr"] = torch.tensor(group["lr"], dtype=torch.float64)  # as exact as the number
-
-    def flat(images: Tensor, timesteps: Tensor, noise: Tensor, *latents: Tensor) -> Tensor:
-        return training.update(training.method, images, Draws(timesteps, noise), *latents)
-
-    captured = Captured(flat, tape)
-    training._update = lambda network, images, draws, latents: captured(
-        images, *draws, *([] if latents is None else [latents])
-    )
+    captured = Captured(lambda *inputs: training.update(training.method, *inputs), tape)
+    training._update = lambda network, *inputs: captured(*inputs)
     return tape
 
 

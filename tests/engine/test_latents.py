@@ -19,6 +19,7 @@ from raydis.engine.latents import open_latents
 from raydis.engine.session import Report, run_session
 from raydis.errors import CheckpointError, ConfigError
 from raydis.methods.autoencoder import AutoencoderMethod
+from raydis.methods.contract import Draws
 from raydis.models.autoencoders import Autoencoder, VqAutoencoder
 
 CPU = torch.device("cpu")
@@ -207,10 +208,11 @@ def test_a_step_uses_the_latents_that_are_kept_and_encodes_nothing(
     assert losses[0] == losses[1]
 
     training = Training(config, dataset, device=CPU)
-    images, draws, latents = training.inputs()
-    assert latents is not None
+    images, timesteps, noise, *latents = training.inputs()
+    draws = Draws(timesteps, noise)
+    assert len(latents) == 1
     torch.manual_seed(0)
-    kept = training.method(images, draws, latents)
+    kept = training.method(images, draws, *latents)
     torch.manual_seed(0)
     assert training.method(images, draws).item() == pytest.approx(kept.item(), rel=1e-3)
 

@@ -1,0 +1,36 @@
+"""What a run does when, as pure functions of its configuration and of the images that it has seen."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from raydis.config import TrainConfig
+
+
+def seed_of(*parts: int) -> int:
+    """One well-mixed 63-bit seed from several integers."""
+    counted = (*parts, len(parts))  # SeedSequence pads with zeros, so (5,) alone would be (5, 0, 0)
+    return int(np.random.SeedSequence(counted).generate_state(1, np.uint64)[0] >> np.uint64(1))
+
+
+def learning_rate(config: TrainConfig, images_seen: int) -> float:
+    """Learning rate of the step that starts after `images_seen` images: linear warm-up, then constant or cosine."""
+    if images_seen < config.warmup_images:
+        return config.learning_rate * (images_seen + config.batch_size) / (config.warmup_images + config.batch_size)
+    if config.learning_rate_schedule == "constant":
+        return config.learning_rate
+    share = (images_seen - config.warmup_images) / max(config.num_images - config.warmup_images, 1)
+    return config.learning_rate * 0.5 * (1.0 + math.cos(math.pi * min(share, 1.0)))
+
+
+def due(interval: int, before: int, after: int) -> bool:
+    """Whether a multiple of `interval` lies in (before, after]."""
+    return after // interval > before // interval
+
+
+def num_parts(batch_size: int, largest: int | None) -> int:
+    """The fewest equal parts of a batch that hold at most `largest` images each."""
+    largest = largest or batch_size
+    return next(n for n in range(1, batch_size + 1) if batch_size % n == 0 and batch_size // n <= largest)
