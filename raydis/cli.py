@@ -25,6 +25,14 @@ Overrides = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="KEY=VALUE", help="Override one key, e.g. train.num_images=1000. Repeatable."),
 ]
+Steps = Annotated[int, typer.Option(min=1, max=1000, help="Sampling steps.")]
+SamplerName = Annotated[
+    str | None, typer.Option("--sampler", help="ddim, dpmpp_2m, dpmpp_2m_karras or unipc; default: unipc.")
+]
+KeepDetails = Annotated[
+    bool,
+    typer.Option("--keep-details", help="Start from the image's own noise (DDIM inversion) instead of a seed's."),
+]
 Storage = Annotated[
     str, typer.Option(envvar="RAYDIS_STORAGE", help="Folder or s3://bucket/prefix that holds runs and the registry.")
 ]
@@ -33,17 +41,20 @@ Storage = Annotated[
 @app.command()
 def train(
     config: Annotated[Path | None, typer.Argument(help="YAML of one run; without it the preset alone.")] = None,
-    preset: Annotated[str | None, typer.Option(help="small, reference or tiny.")] = None,
+    preset: Annotated[
+        str | None, typer.Option(help="small, reference, tiny, or of a first stage vq, kl, vq_small, kl_small.")
+    ] = None,
     overrides: Overrides = None,
     storage: Storage = "runs",
     name: Annotated[str | None, typer.Option(help="Run name; default: a hash of the configuration.")] = None,
+    profile: Annotated[
+        bool, typer.Option("--profile", help="Train nothing: time the parts of a few steps here, without Ray.")
+    ] = False,
 ) -> None:
     """Train one configuration under Ray Train; the same command after an interruption goes on where it stopped."""
     from raydis.config import RunConfig
     from raydis.configfile import apply_overrides, parse, read_yaml
     from raydis.presets import expand
-    from raydis.train.cluster import lasting_storage
-    from raydis.train.trainer import run
 
     tree = read_yaml(config) if config else {}
     if preset is not None:
@@ -52,10 +63,30 @@ def train(
         raise ConfigError("nothing to train: give a YAML file or --preset small")
     source = str(config) if config else f"preset {preset}"
     resolved = parse(RunConfig, expand(apply_overrides(tree, overrides or [])), source=source)
+    if profile:
+        typer.echo(_profile(resolved))
+        return
+    from raydis.train.cluster import lasting_storage
+    from raydis.train.trainer import run
+
     result = run(resolved, storage=lasting_storage(storage), name=name, on_report=_print_report)
     typer.echo(f"checkpoint  {result.checkpoint}")
+    if result.metrics.get("psnr") is not None:
+        typer.echo(f"reconstruction  {result.metrics['psnr']:.2f} dB")
     if result.scores:
         typer.echo(json.dumps({key: value for key, value in result.scores.items() if key != "importance"}))
+
+
+def _profile(config: Any) -> str:
+    """A table of where a step's time goes in this process, beside the machine's ceilings."""
+    from raydis.data.open import open_dataset
+    from raydis.engine.breakdown import describe, take_apart
+    from raydis.engine.device import resolve_device, use_one_thread_on_cpu
+    from raydis.engine.fit import Training
+
+    device = resolve_device(config.compute)
+    use_one_thread_on_cpu(device)
+    return describe(take_apart(Training(config, open_dataset(config.data), device=device)))
 
 
 def _print_report(row: dict[str, Any]) -> None:
@@ -66,13 +97,9 @@ def _open_editor(checkpoint: str, storage: str) -> Any:
     """An Editor on a checkpoint folder, its s3:// URI, or a `name@alias` of the registry."""
     from raydis.engine.checkpoint import fetch_checkpoint
     from raydis.engine.editor import Editor
-    from raydis.registry import Registry, default_cache
-    from raydis.store import open_store
+    from raydis.registry import default_cache, locate
 
-    if "@" in checkpoint and not Path(checkpoint).exists() and "://" not in checkpoint:
-        registry = Registry(open_store(storage))
-        return Editor.open(registry.fetch(registry.resolve(checkpoint), default_cache()))
-    return Editor.open(fetch_checkpoint(checkpoint, default_cache()))
+    return Editor.open(fetch_checkpoint(locate(checkpoint, storage), default_cache()))
 
 
 def _pick_images(editor: Any, images: list[Path], count: int) -> Any:
@@ -98,7 +125,9 @@ def traverse(
     image: Annotated[Path | None, typer.Option(help="Start from this image; default: one of the data set.")] = None,
     num_values: Annotated[int, typer.Option(min=2, max=25, help="Columns.")] = 7,
     seed: Annotated[int, typer.Option(help="Seed of the one starting noise.")] = 0,
-    steps: Annotated[int, typer.Option(min=1, max=1000, help="Sampling steps.")] = 50,
+    steps: Steps = 20,
+    sampler: SamplerName = None,
+    keep_details: KeepDetails = False,
     storage: Storage = "runs",
 ) -> None:
     """Draw a grid: one row a unit, columns along the unit's quantiles over the data, all from one starting noise."""
@@ -106,7 +135,16 @@ def traverse(
 
     editor = _open_editor(checkpoint, storage)
     start = _pick_images(editor, [image] if image else [], 1)[0]
-    save_picture(draw_traversal(editor, start, num_values=num_values, seed=seed, num_steps=steps), output)
+    picture = draw_traversal(
+        editor,
+        start,
+        num_values=num_values,
+        seed=seed,
+        num_steps=steps,
+        sampler=sampler,
+        keep_details=keep_details,
+    )
+    save_picture(picture, output)
     typer.echo(f"wrote {output}")
 
 
@@ -118,7 +156,9 @@ def swap(
     target: Annotated[Path | None, typer.Option(help="Image that units are taken from.")] = None,
     num_pairs: Annotated[int, typer.Option(min=1, max=20, help="Rows, where no files are given.")] = 4,
     seed: Annotated[int, typer.Option(help="Seed of the one starting noise.")] = 0,
-    steps: Annotated[int, typer.Option(min=1, max=1000, help="Sampling steps.")] = 50,
+    steps: Steps = 20,
+    sampler: SamplerName = None,
+    keep_details: KeepDetails = False,
     storage: Storage = "runs",
 ) -> None:
     """Draw a grid: source, target, and the source with each single unit of the target in turn."""
@@ -129,7 +169,16 @@ def swap(
     editor = _open_editor(checkpoint, storage)
     files = [source, target] if source and target else []
     images = _pick_images(editor, files, 2 * num_pairs)
-    save_picture(draw_swaps(editor, images[0::2], images[1::2], seed=seed, num_steps=steps), output)
+    picture = draw_swaps(
+        editor,
+        images[0::2],
+        images[1::2],
+        seed=seed,
+        num_steps=steps,
+        sampler=sampler,
+        keep_details=keep_details,
+    )
+    save_picture(picture, output)
     typer.echo(f"wrote {output}")
 
 
@@ -160,7 +209,7 @@ def report(
     checkpoint: Annotated[str, typer.Argument(help="Checkpoint folder, s3:// URI, or name@alias.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="HTML page to write.")] = Path("report.html"),
     seed: Annotated[int, typer.Option(help="Seed of the traversal's starting noise and of the images drawn.")] = 0,
-    steps: Annotated[int, typer.Option(min=1, max=1000, help="Sampling steps.")] = 50,
+    steps: Steps = 20,
     storage: Storage = "runs",
 ) -> None:
     """Write one self-contained page: scores, learning curve, importances, traversal, and each unit's anchors."""

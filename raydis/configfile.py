@@ -1,8 +1,8 @@
 """From YAML text and `--set` assignments to a typed model, with errors that name the key and the nearest valid one.
 
-A tree is what YAML yields: mappings with string keys, lists and scalars. Scalars follow the core schema of YAML 1.2,
-not PyYAML's 1.1: `1e-4` is a float, `480_000` an int, and `off`, `no` and `2024-01-31` are strings, as
-`anchors.mode: off` needs. Precedence is written by the caller as `merge(file, ...)` then `apply_overrides`.
+A tree is what YAML yields: mappings with string keys, lists and scalars, see `raydis.yamltext`; that is imported where
+text is read, for training from a preset needs no YAML. Precedence is written by the caller as `merge(file, ...)` then
+`apply_overrides`.
 """
 
 from __future__ import annotations
@@ -15,7 +15,6 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal, TypeVar, get_args, get_origin
 
-import yaml
 from pydantic import BaseModel, ValidationError
 
 from raydis.errors import ConfigError
@@ -47,51 +46,6 @@ _EXPECTED = {
 }
 
 
-class _Loader(yaml.SafeLoader):
-    """SafeLoader with the scalars of YAML 1.2's core schema; a key given twice is an error."""
-
-    yaml_implicit_resolvers: dict[str, list[tuple[str, re.Pattern[str]]]] = {}  # noqa: RUF012  (PyYAML's own name)
-
-    def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
-        # Checked while composing: later, a merge key (<<) has already copied the other mapping's keys into this one.
-        node = super().compose_mapping_node(anchor)
-        first: dict[str, yaml.Node] = {}
-        for key, _ in node.value:
-            if isinstance(key, yaml.ScalarNode) and first.setdefault(key.value, key) is not key:
-                again, before = key.start_mark.line + 1, first[key.value].start_mark.line + 1
-                raise ConfigError(f"{self.name}: line {again}: duplicate key {key.value}, first given on line {before}")
-        return node
-
-
-for _tag, _pattern, _first in (
-    ("null", r"~|null|Null|NULL|", ["~", "n", "N", ""]),
-    ("bool", r"true|True|TRUE|false|False|FALSE", list("tTfF")),
-    ("int", r"[-+]?(?:0|[1-9][0-9_]*)|0x[0-9a-fA-F]+", list("-+0123456789")),
-    (
-        "float",
-        r"[-+]?(?:\.[0-9]+|[0-9][0-9_]*\.[0-9]*)(?:[eE][-+]?[0-9]+)?|[-+]?[0-9][0-9_]*[eE][-+]?[0-9]+"
-        r"|[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN)",
-        list("-+.0123456789"),
-    ),
-    ("merge", r"<<", ["<"]),
-):
-    _Loader.add_implicit_resolver(f"tag:yaml.org,2002:{_tag}", re.compile(rf"^(?:{_pattern})$"), _first)
-
-
-def _load(text: str, name: str) -> Any:
-    loader = _Loader(text)
-    loader.name = name
-    try:
-        return loader.get_single_data()
-    except yaml.MarkedYAMLError as error:
-        line = f"line {error.problem_mark.line + 1}: " if error.problem_mark else ""
-        raise ConfigError(f"{name}: {line}not YAML: {error.problem or error.context}") from error
-    except (yaml.YAMLError, ValueError) as error:
-        raise ConfigError(f"{name}: not YAML: {' '.join(str(error).split())}") from error
-    finally:
-        loader.dispose()
-
-
 def read_yaml(path: str | Path) -> Tree:
     """The mapping in a YAML file; an empty file is an empty mapping.
 
@@ -103,7 +57,9 @@ def read_yaml(path: str | Path) -> Tree:
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "not UTF-8 text"
         raise ConfigError(f"cannot read {path}: {reason}") from error
-    tree = _load(text, str(path))
+    from raydis.yamltext import load_yaml
+
+    tree = load_yaml(text, str(path))
     if tree is None:
         return {}
     if not isinstance(tree, dict):
@@ -129,6 +85,8 @@ def apply_overrides(tree: Tree, assignments: Sequence[str]) -> Tree:
     Raises:
         ConfigError: no `=`, an empty name in the path, bad YAML, or a path through something that is no mapping.
     """
+    from raydis.yamltext import load_yaml
+
     result = copy.deepcopy(tree)
     for assignment in assignments:
         path, equals, text = assignment.partition("=")
@@ -144,7 +102,7 @@ def apply_overrides(tree: Tree, assignments: Sequence[str]) -> Tree:
                 )
             node[name] = below = {} if below is None else below
             node = below
-        node[names[-1]] = _load(text, f"--set {assignment}")
+        node[names[-1]] = load_yaml(text, f"--set {assignment}")
     return result
 
 

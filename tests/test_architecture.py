@@ -11,9 +11,12 @@ PACKAGE = Path(__file__).resolve().parents[1] / "raydis"
 RANKS = {
     "__init__": 0,
     "errors": 0,
+    "section": 0,
+    "stageconfig": 0,
     "config": 0,
     "configfile": 0,
     "presets": 0,
+    "yamltext": 0,
     "store": 1,
     "models": 1,
     "diffusion": 1,
@@ -37,8 +40,9 @@ ONLY_IN = {
     "botocore": {"store/s3.py"},
     "fastapi": {"serve"},
     "matplotlib": {"report"},
+    "yaml": {"yamltext"},
 }
-NEVER_IN = {"torch": {"metrics", "store", "registry", "config", "configfile", "errors"}}
+NEVER_IN = {"torch": {"metrics", "store", "registry", "config", "configfile", "errors", "section", "stageconfig"}}
 MODULES = sorted(PACKAGE.rglob("*.py"))
 
 

@@ -164,6 +164,15 @@ def test_a_gpu_that_the_cluster_lacks_is_told_with_what_it_has(
     assert list(tmp_path.iterdir()) == []
 
 
+def test_profile_prints_where_a_step_goes_and_trains_nothing(run: Run, asked: dict[str, Any]) -> None:
+    outcome = run("train", "--preset", "tiny", "--profile", "--set", "compute.device=cpu")
+    assert (outcome.code, asked) == (0, {})
+    lines = outcome.out.splitlines()
+    assert lines[0].startswith("one step: 32 images, fp32, 1 CPU thread")
+    assert [line.split()[0] for line in lines[2:6]] == ["data", "forward", "backward", "optimiser"]
+    assert lines[-4].split() == ["predicted", "floor", "ms", "step/floor"]
+
+
 # ---- look at a checkpoint
 
 
@@ -190,6 +199,34 @@ def test_swap_draws_two_given_files(run: Run, checkpoint: Path, tmp_path: Path) 
     with Image.open(path) as picture:
         assert picture.height == 8 + 26 + 20 + 67 + 8
         assert (np.asarray(picture) == np.asarray(draw_swaps(editor, images[:1], images[1:], num_steps=2))).all()
+
+
+def test_traverse_and_swap_take_a_sampler_and_keep_details(run: Run, checkpoint: Path, tmp_path: Path) -> None:
+    editor, path = Editor.open(checkpoint), tmp_path / "a.png"
+    image = open_dataset(editor.config.data).images(np.array([300]))[0]
+    Image.fromarray(image).save(tmp_path / "image.png")
+    options = ("-o", path, "--steps", 2)
+    files = ("--source", tmp_path / "image.png", "--target", tmp_path / "image.png")
+    for flags, wanted in (
+        (("--sampler", "dpmpp_2m_karras"), {"sampler": "dpmpp_2m_karras"}),
+        (("--keep-details",), {"keep_details": True}),
+    ):
+        assert run("traverse", checkpoint, "--image", tmp_path / "image.png", *options, *flags).code == 0
+        with Image.open(path) as picture:
+            assert (np.asarray(picture) == np.asarray(draw_traversal(editor, image, num_steps=2, **wanted))).all()
+        assert run("swap", checkpoint, *files, *options, *flags).code == 0
+        with Image.open(path) as picture:
+            expected = draw_swaps(editor, image[None], image[None], num_steps=2, **wanted)
+            assert (np.asarray(picture) == np.asarray(expected)).all()
+
+
+@pytest.mark.parametrize("verb", ["traverse", "swap"])
+def test_a_sampler_that_there_is_not_or_that_cannot_keep_details_is_told(
+    run: Run, checkpoint: Path, tmp_path: Path, verb: str
+) -> None:
+    command = (verb, checkpoint, "-o", tmp_path / "a.png", "--steps", 2)
+    refused(run(*command, "--sampler", "euler"), "unknown sampler euler: use ddim, dpmpp_2m, dpmpp_2m_karras, unipc")
+    refused(run(*command, "--sampler", "unipc", "--keep-details"), "sampler=unipc cannot keep details")
 
 
 def test_a_grey_model_takes_an_image_file(tmp_path: Path) -> None:
@@ -234,7 +271,14 @@ class _Five:
         return 5
 
 
-@pytest.mark.parametrize("verb", ["traverse", "swap", "image"])
+def test_report_writes_a_page(run: Run, checkpoint: Path, tmp_path: Path) -> None:
+    path = tmp_path / "page.html"
+    outcome = run("report", checkpoint, "-o", path, "--steps", 2)
+    assert (outcome.code, outcome.out) == (0, f"wrote {path}\n")
+    assert path.read_text().startswith("<!doctype html>")
+
+
+@pytest.mark.parametrize("verb", ["traverse", "swap", "image", "report"])
 def test_a_checkpoint_that_is_not_there_is_told(run: Run, verb: str, tmp_path: Path) -> None:
     refused(run(verb, tmp_path / "absent"), "no checkpoint in", "there is no manifest.json")
     refused(run(verb, "mine@best", "--storage", tmp_path), "no model mine@best", "found no models")

@@ -3,7 +3,8 @@
 Letters: B batch, C H W image.
 
 The images stay where they are fastest: a copy on the GPU where they fit, else the array in memory or in the page
-cache. A batch is one gather of uint8 rows and one conversion to float; there are no worker processes.
+cache. A batch is one gather of uint8 rows and one conversion to float; there are no worker processes. No step makes the
+host wait for a GPU.
 """
 
 from __future__ import annotations
@@ -26,9 +27,19 @@ def images_at_once(image_size: int) -> int:
     return max(512 * 64**2 // max(image_size, 64) ** 2, 1)
 
 
+def spare_bytes(device: torch.device) -> int:
+    """Memory that what is read in every step may fill: half of a GPU's free memory; none of a host's, it is there."""
+    return torch.cuda.mem_get_info(device)[0] // 2 if device.type == "cuda" else 0
+
+
 def normalise(images: Tensor) -> Tensor:
     """uint8 (B, H, W, C) -> float32 (B, C, H, W) in [-1, 1]: x/127.5 - 1."""
     return images.permute(0, 3, 1, 2).contiguous().to(torch.float32).div_(127.5).sub_(1.0)
+
+
+def to_device(tensor: Tensor, device: torch.device) -> Tensor:
+    """A copy that the host does not wait for: to a GPU through pinned memory, as a pageable one would go anyway."""
+    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
 
 
 class Loader:
@@ -75,18 +86,23 @@ class Loader:
         self.local_batch_size = batch_size // world_size
         self.device = torch.device(device)
         self._resident = self._copy_to_device(resident_bytes)
-        self._order = functools.lru_cache(maxsize=2)(self._permutation)  # a batch may end one epoch and begin the next
+        # A batch may end one epoch and begin the next.
+        self._order = functools.lru_cache(maxsize=2)(self._permutation)
+        self._order_on_device = functools.lru_cache(maxsize=2)(self._copied_permutation)
 
     def indices(self, step: int) -> np.ndarray:
         """Indices of this worker's images in a step: (B,) int64, B = batch_size / world_size."""
-        first = step * self.batch_size + self.rank * self.local_batch_size
-        epochs, places = np.divmod(np.arange(first, first + self.local_batch_size), len(self.dataset))
-        parts = [self._order(int(epoch))[places[epochs == epoch]] for epoch in range(epochs[0], epochs[-1] + 1)]
-        return np.concatenate(parts)
+        return np.concatenate([self._order(epoch)[places] for epoch, places in self._share(step)])
+
+    def device_indices(self, step: int) -> Tensor:
+        """`indices` as a tensor on the device, cut from the epoch's order there: a step copies nothing to it."""
+        return torch.cat([self._order_on_device(epoch)[places] for epoch, places in self._share(step)])
 
     def batch(self, step: int) -> Tensor:
         """This worker's images of a step: float32 (B, C, H, W) in [-1, 1], B = batch_size / world_size."""
-        return self.gather(self.indices(step))
+        if self._resident is None:
+            return self.gather(self.indices(step))
+        return normalise(self._resident.index_select(0, self.device_indices(step)))
 
     def gather(self, indices: np.ndarray) -> Tensor:
         """Any images: (B,) integers -> float32 (B, C, H, W) in [-1, 1] on the device, in the order asked for.
@@ -96,8 +112,8 @@ class Loader:
         """
         indices = check_indices(indices, len(self.dataset))
         if self._resident is not None:
-            return normalise(self._resident.index_select(0, torch.from_numpy(indices).to(self.device)))
-        return normalise(self._from_host(indices).to(self.device))
+            return normalise(self._resident.index_select(0, to_device(torch.from_numpy(indices), self.device)))
+        return normalise(to_device(self._from_host(indices), self.device))
 
     def gather_in_parts(self, indices: np.ndarray) -> Iterator[Tensor]:
         """`gather` a part at a time: as few and equal parts as `images_at_once` allows, at least one."""
@@ -115,14 +131,25 @@ class Loader:
         rows, order = rows.sort()  # a disk reads ahead
         return array.index_select(0, rows).index_select(0, order.argsort())
 
+    def _share(self, step: int) -> Iterator[tuple[int, slice]]:
+        """This worker's places in a step: epochs, and which part of each one's order."""
+        size = len(self.dataset)
+        first = step * self.batch_size + self.rank * self.local_batch_size
+        last = first + self.local_batch_size
+        for epoch in range(first // size, (last - 1) // size + 1):
+            yield epoch, slice(max(first - epoch * size, 0), min(last - epoch * size, size))
+
     def _permutation(self, epoch: int) -> np.ndarray:
         return np.random.default_rng([self.seed, epoch]).permutation(len(self.dataset))
+
+    def _copied_permutation(self, epoch: int) -> Tensor:
+        return to_device(torch.from_numpy(self._permutation(epoch)), self.device)
 
     def _copy_to_device(self, resident_bytes: int | None) -> Tensor | None:
         """All images on the device, (B, H, W, C) uint8, or None where they do not fit."""
         shape = (len(self.dataset), *self.dataset.image_shape)
         if resident_bytes is None:
-            resident_bytes = torch.cuda.mem_get_info(self.device)[0] // 2 if self.device.type == "cuda" else 0
+            resident_bytes = spare_bytes(self.device)
         if math.prod(shape) > resident_bytes:
             return None
         resident = torch.empty(shape, dtype=torch.uint8, device=self.device)

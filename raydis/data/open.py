@@ -8,8 +8,6 @@ from raydis.config import DataConfig
 from raydis.data.cache import cache_folder, fetch, fetch_folder
 from raydis.data.dataset import FactorDataset
 from raydis.data.dsprites import render_dsprites
-from raydis.data.files import read_cars3d, read_dsprites, read_mpi3d, read_shapes3d, read_sprites
-from raydis.data.pictures import read_image_folder
 from raydis.data.shapes3d import render_shapes3d
 from raydis.data.source import Source, load
 from raydis.errors import DataError
@@ -40,6 +38,10 @@ def open_dataset(config: DataConfig, *, cache_dir: Path | None = None) -> Factor
 
 
 def _source(config: DataConfig, path: Path) -> Source:
+    # Rendered sets need neither h5py nor Pillow.
+    from raydis.data.files import read_cars3d, read_dsprites, read_mpi3d, read_shapes3d, read_sprites
+    from raydis.data.pictures import read_image_folder
+
     match config.name:
         case "shapes3d":
             return read_shapes3d(path)

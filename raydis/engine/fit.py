@@ -11,11 +11,12 @@ learning rate are those of the run, whoever computes it. Only dropped channels a
 from __future__ import annotations
 
 import copy
+import functools
 import logging
 import math
 import time
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
@@ -30,7 +31,10 @@ from raydis.build import build_method
 from raydis.config import RunConfig, TrainConfig
 from raydis.data import FactorDataset, Loader
 from raydis.data.loader import images_at_once
+from raydis.engine.accelerate import Captured, CudaGraph, compile_blocks, naming_compiler_errors, resolve_mode
 from raydis.engine.checkpoint import Checkpoint, TrainingState
+from raydis.engine.evaluate import reconstruction_psnr
+from raydis.engine.latents import Latents, fill_first_stage, open_latents
 from raydis.errors import CheckpointError, FitError
 from raydis.methods.contract import Draws, Method
 
@@ -38,6 +42,7 @@ log = logging.getLogger(__name__)
 
 FIRST_STAGE_PARTS = 8  # of `images_at_once`, 4096 images of 64 px: a first stage is fitted to one float tensor
 QUANTILE_IMAGES = 4096
+RECONSTRUCTED_IMAGES = 1024  # whose reconstruction is measured
 
 
 @dataclass(frozen=True)
@@ -108,13 +113,20 @@ class Training:
             self.method.start(self.loader.gather(sample))
         self._agree(self.method.state_dict().values())
         self.average: Method = copy.deepcopy(self.method).eval().requires_grad_(False)
-        self._trained = self._weights(self.method)
+        self._trained, self._averaged = self._weights(self.method), self._weights(self.average)
+        self.mode = resolve_mode(config.compute, device)
+        if self.mode in ("blocks", "full"):
+            compile_blocks(self.method)
+        captures = self.mode in ("graph", "full")
         self.optimizer = torch.optim.AdamW(
             self._trained,
-            lr=config.train.learning_rate,
+            # A graph would repeat the number that it was captured with, but reads a tensor anew.
+            lr=torch.tensor(config.train.learning_rate, device=device) if captures else config.train.learning_rate,
             weight_decay=config.train.weight_decay,
             fused=True,
+            capturable=captures,
         )
+        self._update = self._accelerated()
         self.step = 0
         self.num_refits = 0
         self.train_s = self.refit_s = 0.0
@@ -131,7 +143,7 @@ class Training:
         return np.sort(rng.permutation(len(self.dataset))[:count])
 
     @staticmethod
-    def _weights(method: Method) -> list[nn.Parameter]:
+    def _weights(method: Method) -> list[Tensor]:
         return [weight for module in method.trained_modules for weight in module.parameters()]
 
     def _agree(self, tensors: Iterable[Tensor]) -> None:
@@ -146,6 +158,29 @@ class Training:
         if self.world_size > 1:
             torch.distributed.all_reduce(total)
         return total.item() / self.world_size
+
+    @functools.cached_property
+    def latents(self) -> Latents | None:
+        """The learned first stage's latents of all images, opened at the first step; None where there is no such stage.
+
+        The stage comes from its own checkpoint, unless by then a checkpoint of this run was resumed, which contains it.
+        """
+        ours, theirs = self.method.autoencoder, self.average.autoencoder
+        if ours is None or theirs is None:
+            return None
+        if self.step:
+            return open_latents(ours, self.loader)
+        fill_first_stage(ours, self.config)
+        latents = open_latents(ours, self.loader)
+        ours.fit_scale(latents.gather(self._sample(QUANTILE_IMAGES, stream=1)))
+        self._agree([ours.scale])
+        theirs.load_state_dict(ours.state_dict())
+        return latents
+
+    def inputs(self) -> tuple[Tensor, ...]:
+        """This worker's share of the step: images, times, noise and, where they are kept, the images' latents."""
+        inputs = (self.loader.batch(self.step), *self.draw())
+        return inputs if self.latents is None else (*inputs, self.latents.batch(self.loader, self.step))
 
     def refit(self) -> None:
         """Refit the method on rank 0 to a sample of the images, and give every worker the same result."""
@@ -183,52 +218,86 @@ class Training:
         if interval and before and _due(interval, before - train.batch_size, before):
             self.refit()
         self.method.pass_share(before / train.num_images)
-        for group in self.optimizer.param_groups:
-            group["lr"] = learning_rate(train, before)
+        self.set_learning_rate(learning_rate(train, before))
         torch.manual_seed(seed_of(self.config.seed, 1, self.step, self.rank))
-        self.method.train()
-        self.optimizer.zero_grad(set_to_none=True)
-        loss = self._backward(network)
-        if train.max_grad_norm is not None:
-            nn.utils.clip_grad_norm_(self._trained, train.max_grad_norm, foreach=True)
-        self.optimizer.step()
+        if not self.method.training:  # a refit left it so
+            self.method.train()
+        loss = self._update(network, *self.inputs())
         self.step += 1
         self.follow()
         return loss
 
-    def _backward(self, network: nn.Module) -> Tensor:
+    def update(self, network: nn.Module, *inputs: Tensor) -> Tensor:
+        """The part of a step that is the same work every time, on the device alone: from inputs to changed weights."""
+        self.optimizer.zero_grad(set_to_none=True)
+        loss = self._backward(network, inputs)
+        self.descend()
+        self.method.end_step()
+        return loss
+
+    def _backward(self, network: nn.Module, inputs: tuple[Tensor, ...]) -> Tensor:
         """Gradients of the mean loss over this worker's images, in equal parts; workers exchange theirs in the last."""
-        precision = self.config.train.precision
-        images, draws = self.loader.batch(self.step), self.draw()
-        size = len(images) // self.num_parts
         total = torch.zeros((), device=self.device)
-        for first in range(0, len(images), size):
-            part = slice(first, first + size)
-            last = part.stop == len(images)
+        parts = list(zip(*(tensor.chunk(self.num_parts) for tensor in inputs), strict=True))
+        for index, part in enumerate(parts, start=1):
+            last = index == self.num_parts
             with network.no_sync() if isinstance(network, DistributedDataParallel) and not last else nullcontext():
-                with torch.autocast(self.device.type, torch.bfloat16, enabled=precision == "bf16"):
-                    loss = network(images[part], Draws(*(drawn[part] for drawn in draws))) / self.num_parts
+                loss = self.loss(network, *part) / self.num_parts
                 loss.backward()
             total += loss.detach()
         return total
+
+    def loss(self, network: nn.Module, images: Tensor, timesteps: Tensor, noise: Tensor, *latents: Tensor) -> Tensor:
+        """The forward pass, in the run's precision."""
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.train.precision == "bf16"):
+            return network(images, Draws(timesteps, noise), *latents)
+
+    def descend(self) -> None:
+        """Change the weights along the gradients, which are clipped first."""
+        if self.config.train.max_grad_norm is not None:
+            nn.utils.clip_grad_norm_(self._trained, self.config.train.max_grad_norm, foreach=True)
+        self.optimizer.step()
+
+    def set_learning_rate(self, rate: float) -> None:
+        """The rate of the next step, in place where a graph reads it."""
+        for group in self.optimizer.param_groups:
+            if isinstance(group["lr"], Tensor):
+                group["lr"].fill_(rate)
+            else:
+                group["lr"] = rate
+
+    def _accelerated(self) -> Callable[..., Tensor]:
+        """`update`, replayed from a graph where the mode says so; made anew whenever the optimiser's tensors are."""
+        update = naming_compiler_errors(self.update) if self.mode in ("blocks", "full") else self.update
+        if self.mode not in ("graph", "full"):
+            return update
+        captured = Captured(functools.partial(update, self.method), CudaGraph(self.device))
+        return lambda network, *inputs: captured(*inputs)
 
     @torch.no_grad()
     def follow(self) -> None:
         """Move the averaged weights: decay min(ema_decay, (1 + n) / (10 + n)) after n steps (latent-diffusion)."""
         decay = min(self.config.train.ema_decay, (1 + self.step) / (10 + self.step))
-        averages: list[Tensor] = [weight.data for weight in self._weights(self.average)]
-        weights = [weight.data for weight in self._trained]
-        torch._foreach_lerp_(averages, weights, 1.0 - decay)  # type: ignore[reportPrivateImportUsage]
+        torch._foreach_lerp_(self._averaged, self._trained, 1.0 - decay)  # type: ignore[reportPrivateImportUsage]
         for ours, theirs in zip(self.average.trained_modules, self.method.trained_modules, strict=True):
             for average, buffer in zip(ours.buffers(), theirs.buffers(), strict=True):
                 average.copy_(buffer)
 
     def calibrated(self) -> Method:
-        """The averaged method, its units' quantiles measured: what is evaluated, saved and served."""
+        """The averaged method, refitted to its own tokens and measured: what is evaluated, saved and served."""
         sample = self._sample(QUANTILE_IMAGES, stream=0)
         self.average.copy_refitted(self.method)
+        if self.num_refits:  # it goes on from what fits the weights of this step, which are not the averaged ones
+            images = self._sample(self.method.refit_samples, stream=1 + self.num_refits)
+            generator = torch.Generator(self.device).manual_seed(seed_of(self.config.seed, 3, self.step))
+            self.average.refit(self.loader.gather_in_parts(images), generator)
         self.average.calibrate(self.loader.gather_in_parts(sample))
         return self.average
+
+    def reconstruction_psnr(self) -> float | None:
+        """Mean PSNR of a fixed sample after the averaged autoencoder, dB; None for another method."""
+        sample = self._sample(RECONSTRUCTED_IMAGES, stream=0)
+        return reconstruction_psnr(self.average, self.loader, sample)
 
     def state(self) -> TrainingState:
         """What a checkpoint adds to the averaged weights so that the run can go on exactly."""
@@ -265,6 +334,7 @@ class Training:
         self.method.load_state_dict(method)
         groups = self.optimizer.state_dict()["param_groups"]
         self.optimizer.load_state_dict({"state": moments, "param_groups": groups})
+        self._update = self._accelerated()
         self.step = int(training.values["step"])
         self.num_refits = int(training.values["num_refits"])
         self.curve = list(training.values["curve"])

@@ -15,7 +15,10 @@ c~ = c + lambda (q - c), with no gradient through q. The modes differ in lambda:
 - `off`: tokens stay as they are.
 
 `relative` and `ramp` differ from the release on purpose: fit and use share one stored normalisation, and c and q one
-coordinate system.
+coordinate system. Between fits their means follow the tokens: an encoder in training leaves a mean that stands still
+behind within a hundred steps, and what is pulled to where tokens no longer are is noise. A step replaces mu_k by
+(inertia mu_k + the sum of the tokens that chose k) / (inertia + their number): stepwise EM (Cappé & Moulines, 2009)
+with hard assignments, the moving average of VQ-VAE's codebook (arXiv 1711.00937, appendix A.1) with an explicit count.
 """
 
 from __future__ import annotations
@@ -24,6 +27,8 @@ from dataclasses import dataclass
 from typing import Literal, get_args
 
 import torch
+import torch.distributed
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from raydis.models.mixture import NORMALISATION_EPS, Mixtures, fit_mixtures, joint_log_density
@@ -61,11 +66,13 @@ class Anchors(nn.Module):
         mode: how far tokens move; see the module's docstring.
         max_gaussians: K, bound on the components of a unit.
         shift_rate: largest share of the way to the anchor, in [0, 1].
+        inertia: tokens that a mean weighs as while it follows the tokens in training; None: it stands still.
 
     Buffers:
         offset, scale, log_weights, means, precision_cholesky, alive, active: as in `Mixtures`.
         fitted: (), whether there was a fit.
         ramp: (), in [0, 1], set by the training loop; used by mode `ramp` alone.
+        chosen, sums: (N, K) and (N, K, D), number and sum of the normalised tokens that chose a component in this step.
     """
 
     offset: Tensor
@@ -77,6 +84,8 @@ class Anchors(nn.Module):
     active: Tensor
     fitted: Tensor
     ramp: Tensor
+    chosen: Tensor
+    sums: Tensor
 
     def __init__(
         self,
@@ -86,6 +95,7 @@ class Anchors(nn.Module):
         mode: Mode,
         max_gaussians: int,
         shift_rate: float,
+        inertia: float | None = None,
     ) -> None:
         super().__init__()
         if mode not in get_args(Mode):
@@ -95,6 +105,7 @@ class Anchors(nn.Module):
         self.mode = mode
         self.max_gaussians = max_gaussians
         self.shift_rate = shift_rate
+        self.inertia = None if mode == "release" else inertia
         self.register_buffer("offset", torch.zeros(num_units))
         self.register_buffer("scale", torch.ones(num_units))
         self.register_buffer("log_weights", torch.full((num_units, max_gaussians), -torch.inf))
@@ -104,6 +115,8 @@ class Anchors(nn.Module):
         self.register_buffer("active", torch.zeros(num_units, dtype=torch.bool))
         self.register_buffer("fitted", torch.tensor(False))
         self.register_buffer("ramp", torch.tensor(0.0))
+        self.register_buffer("chosen", torch.zeros(num_units, max_gaussians), persistent=False)
+        self.register_buffer("sums", torch.zeros(num_units, max_gaussians, unit_dim), persistent=False)
 
     @torch.no_grad()
     def fit(
@@ -178,6 +191,19 @@ class Anchors(nn.Module):
         shifted = tokens + rates[..., None] * (anchors - tokens)
         return torch.where(self.active[:, None], shifted, tokens).to(tokens.dtype)
 
+    @torch.no_grad()
+    def track(self) -> None:
+        """Move the means after the tokens of a training step, over all workers."""
+        if self.inertia is None:
+            return
+        if torch.distributed.is_initialized() and torch.distributed.get_world_size() > 1:
+            torch.distributed.all_reduce(self.chosen)
+            torch.distributed.all_reduce(self.sums)
+        chosen = self.chosen.unsqueeze(-1)
+        self.means += (self.sums - chosen * self.means) / (chosen + self.inertia)
+        self.chosen.zero_()
+        self.sums.zero_()
+
     def pull(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
         """Anchor q (B, N, D) and lambda (B, N) of every token; values of inactive units mean nothing."""
         if self.mode == "release":
@@ -185,6 +211,8 @@ class Anchors(nn.Module):
         with torch.no_grad():
             component = self.assign(tokens).component
             anchors = self.nearest(component)
+            if self.training and self.inertia is not None:
+                self._gather(tokens, component)
             if self.mode == "ramp":
                 rates = (self.shift_rate * self.ramp).expand(component.shape)
             else:
@@ -202,6 +230,13 @@ class Anchors(nn.Module):
         num_entries = self.active.sum().clamp_min(1) * (tokens.shape[0] * tokens.shape[2])
         rate = self.shift_rate * torch.exp(-distance.sum() / num_entries)
         return anchors, rate.expand(tokens.shape[:2])
+
+    def _gather(self, tokens: Tensor, component: Tensor) -> None:
+        """Add tokens (B, N, D) to the step's sums, by their components (B, N), where -1 belongs to none."""
+        normalised = (tokens.to(self.means.dtype) - self.offset[:, None]) / self.scale[:, None]
+        choice = F.one_hot(component + 1, self.max_gaussians + 1)[..., 1:].to(self.means.dtype)  # (B, N, K)
+        self.chosen += choice.sum(0)
+        self.sums += torch.einsum("bnk,bnd->nkd", choice, normalised)
 
     def _joint(self, normalised: Tensor) -> Tensor:
         # Precisions reach 1e6: in the half precision of autocast the choice would be noise.

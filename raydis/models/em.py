@@ -12,7 +12,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-RIDGE = 1e-6  # the released code's
+RIDGE = 1e-3  # of a mixture's points, whose variances sum to about 1; see raydis.models.mixture
 _EMPTY = 1e-6  # soft count below which a component has no points
 _SAME = 1e-24  # squared distance below which two points differ by rounding only
 _CHUNK_FEATURES = {"cpu": 2**19, "cuda": 2**26}  # features held at a time: a level-2 cache; half a gigabyte
@@ -137,7 +137,7 @@ def m_step(counts: Tensor, moments: Tensor) -> State:
     return State(log_weights, means, second - means.unsqueeze(-1) * means.unsqueeze(-2))
 
 
-def split_loose(state: State, spread: float, max_components: int) -> tuple[State, int]:
+def split_loose(state: State, spread: float | Tensor, max_components: int) -> tuple[State, int]:
     """Replace loose components, loosest first and while there is room, by the two halves of each.
 
     A Gaussian of variance v along its principal axis, cut there through its mean, has halves with means at
@@ -145,7 +145,8 @@ def split_loose(state: State, spread: float, max_components: int) -> tuple[State
 
     Args:
         state: N mixtures.
-        spread: root-mean-square distance to the mean, sqrt(trace covariance), above which a component is loose.
+        spread: root-mean-square distance to the mean, sqrt(trace covariance), above which a component is loose; a
+            number, or one a mixture, (N, 1).
         max_components: bound on the components of a mixture.
 
     Returns:

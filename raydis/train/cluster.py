@@ -20,6 +20,7 @@ from raydis.errors import RaydisError, ResourceError
 from raydis.store import Store
 
 OBJECT_STORE_BYTES = 128 * 2**20  # what raydis sends through it is configurations and pictures
+DEFAULT_NUM_GPUS = 1.0  # of a worker on `cuda`; to be set from tests.benchmarks.packing, not measured on a GPU yet
 ENDPOINT_VARIABLES = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL")
 DEFAULTS = {
     "RAY_USAGE_STATS_ENABLED": "0",
@@ -130,10 +131,10 @@ def choose_device(compute: ComputeConfig, nodes: Sequence[Mapping[str, float]]) 
 
 
 def gpus_per_worker(compute: ComputeConfig) -> float:
-    """GPUs of one worker: none with `device: cpu`; `cuda` without a number means one."""
+    """GPUs of one worker: none with `device: cpu`; DEFAULT_NUM_GPUS with `cuda` and no number."""
     if compute.device == "cpu":
         return 0.0
-    return compute.num_gpus or (1.0 if compute.device == "cuda" else 0.0)
+    return compute.num_gpus or (DEFAULT_NUM_GPUS if compute.device == "cuda" else 0.0)
 
 
 def worker_resources(compute: ComputeConfig) -> dict[str, float]:

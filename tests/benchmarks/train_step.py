@@ -4,8 +4,9 @@
 
 Plain is `tests.benchmarks.plain` with what its kind of code usually has around it: a DataLoader that normalises image
 by image, AdamW and the averaging of weights tensor by tensor, and `loss.item()` every step. Both have the same sizes,
-images, first stage and arithmetic; anchors are not fitted yet, as in the first part of a run. Rounds of the variants
-alternate (ABAB). A CPU run is measured in CPU-seconds of one thread, a CUDA run in seconds between synchronisations.
+images, first stage and arithmetic; anchors are not fitted yet, as in the first part of a run. On a GPU ours comes with
+every `compute.compile`, in channels_last and with TF32 too. Rounds of the variants alternate (ABAB). A CPU run is
+measured in CPU-seconds of one thread, a CUDA run in seconds between synchronisations.
 On a CPU the reference preset runs with batches of 4 instead of 512, so that updating its 61 million weights counts for
 more than in a real run.
 """
@@ -19,6 +20,7 @@ import platform
 import statistics
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -34,14 +36,52 @@ from tests.benchmarks.plain import PlainUNet, copy_unet, plain_encoder
 SEED = 0
 NUM_IMAGES = 2048
 CPU_REFERENCE_BATCH_SIZE = 4  # instead of 512: a step then takes about a second
-PRECISIONS = {"cpu": ("fp32",), "cuda": ("fp32", "bf16")}
 
 
-def make_config(preset: str, device: str, precision: str, steps: int) -> RunConfig:
+@dataclass(frozen=True)
+class Variant:
+    """One way to train."""
+
+    name: str
+    precision: str = "fp32"
+    compile: str = "off"
+    plain: bool = False
+    channels_last: bool = False
+    tf32: bool = False  # of matrix products; convolutions use it by torch's own default
+
+
+VARIANTS = {
+    "cpu": (Variant("plain fp32", plain=True), Variant("raydis fp32")),
+    "cuda": (
+        Variant("plain fp32", plain=True),
+        Variant("plain bf16", "bf16", plain=True),
+        Variant("raydis fp32"),
+        Variant("raydis bf16", "bf16"),
+        Variant("raydis bf16 graph", "bf16", "graph"),
+        Variant("raydis fp32 graph", "fp32", "graph"),
+        Variant("raydis fp32 graph tf32", "fp32", "graph", tf32=True),
+        Variant("raydis bf16 graph channels_last", "bf16", "graph", channels_last=True),
+        Variant("raydis bf16 blocks", "bf16", "blocks"),
+        Variant("raydis bf16 full", "bf16", "full"),
+        Variant("raydis bf16 full channels_last", "bf16", "full", channels_last=True),
+    ),
+}
+
+
+def make_config(
+    preset: str,
+    device: str,
+    steps: int,
+    *,
+    precision: str = "fp32",
+    compile: str = "off",
+    batch_size: int | None = None,
+) -> RunConfig:
     """A preset that reports every `steps` steps and neither saves nor fits anchors."""
-    batch_size = RunConfig.model_validate(expand({"preset": preset})).train.batch_size
-    if (preset, device) == ("reference", "cpu"):
-        batch_size = CPU_REFERENCE_BATCH_SIZE
+    if batch_size is None:
+        batch_size = RunConfig.model_validate(expand({"preset": preset})).train.batch_size
+        if (preset, device) == ("reference", "cpu"):
+            batch_size = CPU_REFERENCE_BATCH_SIZE
     far = batch_size * 10**6
     train = {
         "batch_size": batch_size,
@@ -55,7 +95,7 @@ def make_config(preset: str, device: str, precision: str, steps: int) -> RunConf
             "preset": preset,
             "train": train,
             "method": {"anchors": {"refit_images": far}},
-            "compute": {"device": device},
+            "compute": {"device": device, "compile": compile},
             "seed": SEED,
         }
     )
@@ -143,18 +183,30 @@ def plain_steps(training: Training) -> Iterator[float]:
             yield loss.item()
 
 
+def start(variant: Variant, config: RunConfig, steps: int) -> Callable[[], object]:
+    """A call that trains the next `steps` steps of a fresh run."""
+    training = Training(config, make_dataset(config.data.image_size), device=torch.device(config.compute.device))
+    if variant.channels_last:  # the average too, or following it would take the slow way
+        for module in (*training.method.trained_modules, *training.average.trained_modules):
+            module.to(memory_format=torch.channels_last)
+    steps_of = plain_steps(training) if variant.plain else fit(training)
+
+    def call() -> None:
+        torch.set_float32_matmul_precision("high" if variant.tf32 else "highest")
+        for _ in range(steps if variant.plain else 1):  # ours reports once in `steps`
+            next(steps_of)
+
+    return call
+
+
 def variants(preset: str, device: str, steps: int) -> tuple[dict[str, Callable[[], object]], int]:
     """What to time, by name: each call trains `steps` steps. Also the images of a call."""
     result: dict[str, Callable[[], object]] = {}
     num_images = 0
-    for precision in PRECISIONS[device]:
-        config = make_config(preset, device, precision, steps)
-        dataset = make_dataset(config.data.image_size)
-        training = Training(config, dataset, device=torch.device(device))
-        plain, ours = plain_steps(training), fit(training)
+    for variant in VARIANTS[device]:
+        config = make_config(preset, device, steps, precision=variant.precision, compile=variant.compile)
+        result[variant.name] = start(variant, config, steps)
         num_images = config.train.report_images
-        result[f"plain {precision}"] = lambda plain=plain: [next(plain) for _ in range(steps)]
-        result[f"raydis {precision}"] = lambda ours=ours: next(ours)
     return result, num_images
 
 
@@ -190,7 +242,7 @@ def report(preset: str, steps: int, num_images: int, seconds: dict[str, list[flo
         )
         row = rows[-1]
         print(
-            f"{preset:10} {name:12} {row['batch_size']:6} {row['images_per_s']:10} {row['ratio']:7.2f} "
+            f"{preset:10} {name:32} {row['batch_size']:6} {row['images_per_s']:10} {row['ratio']:7.2f} "
             f"{row['ratio_range'][0]:7.2f} - {row['ratio_range'][1]:.2f}"
         )
     return rows
@@ -208,7 +260,7 @@ def main() -> None:
     machine = torch.cuda.get_device_name() if options.device == "cuda" else f"{platform.machine()}, 1 thread"
     unit = "s" if options.device == "cuda" else "CPU-s"
     print(f"torch {torch.__version__}, {machine}, seed {SEED}, median of {options.rounds} rounds")
-    print(f"{'preset':10} {'variant':12} {'batch':>6} {'img/' + unit:>10} {'ratio':>7} {'lowest - highest':>16}")
+    print(f"{'preset':10} {'variant':32} {'batch':>6} {'img/' + unit:>10} {'ratio':>7} {'lowest - highest':>16}")
     rows = []
     for preset in ("small", "reference") if options.preset == "both" else (options.preset,):
         steps = options.steps or (20 if options.device == "cuda" else {"small": 4, "reference": 1}[preset])

@@ -149,6 +149,14 @@ def test_a_copy_on_the_device_serves_the_same_batches_and_follows_no_later_chang
     assert not torch.equal(batches[1], batches[0])  # too large by a byte: not copied
 
 
+def test_a_copy_on_the_device_is_indexed_there_by_the_same_order() -> None:
+    """13 images and batches of 8 shared by two: shares that end an epoch, cross its end and begin one."""
+    for rank in (0, 1):
+        loader = Loader(numbered(13), batch_size=8, seed=2, rank=rank, world_size=2, resident_bytes=10**6)
+        for step in range(14):
+            assert loader.device_indices(step).tolist() == loader.indices(step).tolist() == numbers(loader.batch(step))
+
+
 @pytest.mark.gpu
 @pytest.mark.parametrize("resident_bytes", [None, 0])
 def test_a_gpu_gets_the_batches_of_a_cpu_whether_images_fit_it_or_not(resident_bytes: int | None) -> None:

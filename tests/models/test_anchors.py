@@ -257,3 +257,58 @@ def test_tokens_of_another_model_are_refused() -> None:
     anchors = Anchors(N, D + 1, mode="relative", max_gaussians=K, shift_rate=0.1)
     with pytest.raises(ValueError, match=r"tokens must have shape \(S, 4, 7\), found \(400, 4, 6\)"):
         anchors.fit(tokens(), **OPTIONS, generator=torch.Generator())
+
+
+def tracking(inertia: float | None, mode: Mode = "relative") -> Anchors:
+    anchors = Anchors(N, D, mode=mode, max_gaussians=K, shift_rate=0.1, inertia=inertia)
+    anchors.fit(tokens(), **OPTIONS, generator=torch.Generator().manual_seed(1))
+    return anchors
+
+
+def test_a_step_moves_each_mean_as_if_it_were_that_many_tokens() -> None:
+    anchors, batch = tracking(inertia=5.0), tokens(40, seed=3)
+    before, component = anchors.means.clone(), anchors.assign(batch).component
+    normalised = (batch - anchors.offset[:, None]) / anchors.scale[:, None]
+    anchors.train()(batch[:25])
+    anchors(batch[25:])  # parts of a batch count together,
+    assert torch.equal(anchors.means, before)  # once the step ends
+    anchors.track()
+    for unit in range(N):
+        for k in range(K):
+            members = normalised[component[:, unit] == k, unit]
+            expected = (5.0 * before[unit, k] + members.sum(0)) / (5.0 + len(members))
+            torch.testing.assert_close(anchors.means[unit, k], expected)
+    moved = anchors.means.clone()
+    anchors.track()
+    assert torch.equal(anchors.means, moved)  # each token counts once
+
+
+@pytest.mark.parametrize(("inertia", "mode"), [(None, "relative"), (5.0, "release"), (5.0, "off")])
+def test_means_stand_still_without_inertia_and_in_parity_mode(inertia: float | None, mode: Mode) -> None:
+    anchors = tracking(inertia, mode).train()
+    before = anchors.means.clone()
+    anchors(tokens(40, seed=3))
+    anchors.track()
+    assert torch.equal(anchors.means, before)
+
+
+def test_tokens_that_are_only_looked_at_move_no_mean() -> None:
+    anchors = tracking(inertia=5.0).eval()
+    before = anchors.means.clone()
+    anchors(tokens(40, seed=3))
+    anchors.track()
+    assert torch.equal(anchors.means, before)
+
+
+def test_means_stay_with_tokens_that_drift() -> None:
+    """A curve that moves by its own extent over 100 steps: fitted once, or followed."""
+    distance = {}
+    for inertia in (None, 8.0):
+        anchors, drift = tracking(inertia).train(), 0.0
+        for step in range(100):
+            drift = step / 100
+            anchors(tokens(32, seed=step) + drift)
+            anchors.track()
+        late = tokens(200, seed=1000) + drift
+        distance[inertia] = float((anchors.nearest(anchors.assign(late).component) - late).norm(dim=-1).mean())
+    assert distance[8.0] < 0.3 * distance[None]

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.distributions import MultivariateNormal
 
+from raydis.models.em import RIDGE
 from raydis.models.mixture import Mixtures, fit_mixtures, joint_log_density
 
 OPTIONS: dict[str, Any] = {
@@ -75,11 +76,11 @@ def test_separated_blobs_are_recovered_with_their_means_weights_and_covariances(
             k = int(distance.argmin())
             whitening = mixtures.precision_cholesky[i, k]
             covariance = torch.linalg.inv(whitening.T @ whitening)
-            assert float(distance[k]) < 1e-6
+            assert float(distance[k]) < 2e-4  # of a unit range: axes with a thousandth of the variance are left out
             assert float(mixtures.log_weights[i, k].exp()) == pytest.approx(len(members) / 600, abs=1e-6)
-            torch.testing.assert_close(
-                covariance, members.T.cov(correction=0) + 1e-6 * torch.eye(5), rtol=1e-3, atol=1e-8, check_dtype=False
-            )
+            variance = normalise(tokens, mixtures)[:, i].var(0, correction=0).sum()
+            expected = members.T.cov(correction=0) + RIDGE * variance * torch.eye(5)
+            torch.testing.assert_close(covariance, expected, rtol=1e-3, atol=float(RIDGE * variance), check_dtype=False)
 
 
 def test_splitting_finds_blobs_that_too_few_seeds_missed() -> None:
@@ -153,7 +154,7 @@ def test_float32_densities_keep_a_hundredth_of_a_nat_on_near_singular_curves() -
     near = joint(normalise(tokens, mixtures), mixtures).logsumexp(-1)
     far = joint(normalise(tokens, mixtures).double(), exact).logsumexp(-1)
     torch.testing.assert_close(near, far.float(), atol=1e-2, rtol=0)
-    assert float(mixtures.precision_cholesky.diagonal(dim1=-2, dim2=-1).max()) > 900  # as singular as the ridge lets it
+    assert float(mixtures.precision_cholesky.diagonal(dim1=-2, dim2=-1).max()) > 150  # as singular as the ridge lets it
 
 
 def test_the_reported_log_likelihood_is_the_mean_log_density_of_the_tokens() -> None:
@@ -255,7 +256,7 @@ def test_a_fit_that_goes_on_from_another_keeps_its_components_and_needs_few_step
     first = fit(tokens, num_gaussians=4)
     again = fit(tokens, num_gaussians=4, seed=1, start=first)
     assert torch.allclose(again.means, first.means, atol=1e-5)  # in the same order: no other seeds were drawn
-    assert len(again.log_likelihood) < len(first.log_likelihood)
+    assert again.log_likelihood[0].mean() > first.log_likelihood[0].mean() + 0.2
     components = joint(normalise(tokens, again), again).argmax(-1)
     for unit in range(tokens.shape[1]):
         assert len(set(zip(labels[:, unit].tolist(), components[:, unit].tolist(), strict=True))) == 4

@@ -1,0 +1,253 @@
+"""Where the time of a training step goes, beside what this machine can at best do.
+
+The floors are lower bounds from counted work and ceilings measured in the same call: floating-point operations over
+the rate of a large matrix product, bytes over the rate of a large copy, operations over the rate of tiny ones.
+"""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+from torch.utils.flop_counter import FlopCounterMode
+
+from raydis.engine.accelerate import WARMUP_CALLS
+from raydis.engine.fit import Training
+
+PHASES = ("data", "forward", "backward", "optimiser")  # the last: clipping, AdamW, anchors, average of the weights
+REPEATS = 5  # of a ceiling's measurement; the best counts
+MATRIX_SIZE = {"cpu": 1024, "cuda": 8192}
+COPY_BYTES = {"cpu": 2**28, "cuda": 2**31}
+NUM_TINY_OPS = 1000
+NO_KERNEL = {"empty", "empty_like", "empty_strided", "new_empty", "_unsafe_view", "_reshape_alias"}
+
+
+@dataclass(frozen=True)
+class Ceilings:
+    """What a machine does at best, measured."""
+
+    flops_per_s: float  # of a square matrix product in the run's precision
+    bytes_per_s: float  # of a copy, bytes read and written
+    op_s: float  # of one operation on one number, in a row of them: its launch
+
+
+@dataclass(frozen=True)
+class Phase:
+    """One part of a step."""
+
+    seconds: float  # median
+    num_ops: int  # that start work: no views
+    num_flops: int  # of matrix products and convolutions, a multiply-add counting two
+    num_bytes: int  # read and written by all operations, if nothing is fused or stays in a cache
+
+
+@dataclass(frozen=True)
+class Breakdown:
+    """A step, taken apart and whole; `step_s` is that of the run itself, launched as `mode` says."""
+
+    batch_size: int
+    precision: str
+    device: str
+    mode: str
+    phases: dict[str, Phase]
+    step_s: float
+    ceilings: Ceilings
+
+    @property
+    def num_flops(self) -> int:
+        return sum(phase.num_flops for phase in self.phases.values())
+
+    @property
+    def flops_per_s(self) -> float:
+        return self.num_flops / self.step_s
+
+    @property
+    def floors(self) -> dict[str, float]:
+        """Seconds that a step takes at least, by what bounds it. A graph is one launch: it has no floor of launches."""
+        phases, ceilings = self.phases.values(), self.ceilings
+        floors = {
+            "matrix products": self.num_flops / ceilings.flops_per_s,
+            "memory, nothing fused": sum(phase.num_bytes for phase in phases) / ceilings.bytes_per_s,
+        }
+        if self.mode in ("off", "blocks"):
+            floors["launches"] = sum(phase.num_ops for phase in phases) * ceilings.op_s
+        return floors
+
+
+def take_apart(training: Training, *, num_steps: int = 10) -> Breakdown:
+    """Time a training's next steps: in parts, and as the run takes them. They change its weights as any step does.
+
+    CUDA time is that of the device between events. CPU time is that of this process, whatever else the machine does.
+    """
+    for _ in range(WARMUP_CALLS):
+        _phased_step(training, lambda name: None)
+    timed = [_timed_step(training) for _ in range(num_steps)]
+    phases = {name: replace(part, seconds=statistics.median(t[name] for t in timed)) for name, part in _work(training)}
+    for _ in range(WARMUP_CALLS + 1):  # a graph is captured behind these
+        training.advance(training.method)
+    device = training.device
+
+    def run() -> None:
+        for _ in range(num_steps):
+            training.advance(training.method)
+
+    return Breakdown(
+        batch_size=training.loader.local_batch_size,
+        precision=training.config.train.precision,
+        device=torch.cuda.get_device_name(device) if device.type == "cuda" else f"{torch.get_num_threads()} CPU thread",
+        mode=training.mode,
+        phases=phases,
+        step_s=seconds(run, device) / num_steps,
+        ceilings=measure_ceilings(device, training.config.train.precision),
+    )
+
+
+def measure_ceilings(device: torch.device, precision: str) -> Ceilings:
+    """What this device does at best, in a second or two."""
+    dtype = torch.bfloat16 if precision == "bf16" else torch.float32
+    size = MATRIX_SIZE[device.type]
+    a, b = torch.randn(2, size, size, device=device, dtype=dtype)
+    source = torch.zeros(COPY_BYTES[device.type] // 4, device=device)
+    target, number = torch.empty_like(source), torch.zeros(1, device=device)
+
+    def tiny() -> None:
+        for _ in range(NUM_TINY_OPS):
+            number.add_(1.0)
+
+    def best(call: Callable[[], object]) -> float:
+        call()
+        return min(seconds(call, device) for _ in range(REPEATS))
+
+    return Ceilings(
+        flops_per_s=2 * size**3 / best(lambda: torch.mm(a, b)),
+        bytes_per_s=2 * source.nbytes / best(lambda: target.copy_(source)),
+        op_s=best(tiny) / NUM_TINY_OPS,
+    )
+
+
+def seconds(call: Callable[[], object], device: torch.device) -> float:
+    """Time of a call and of the device work that it starts; on a CPU, of this process."""
+    if device.type != "cuda":
+        start = time.process_time()
+        call()
+        return time.process_time() - start
+    torch.cuda.synchronize(device)
+    start = time.perf_counter()
+    call()
+    torch.cuda.synchronize(device)
+    return time.perf_counter() - start
+
+
+def describe(breakdown: Breakdown) -> str:
+    """The breakdown as a table."""
+    phases, ceilings = breakdown.phases, breakdown.ceilings
+    total = sum(phase.seconds for phase in phases.values())
+    lines = [
+        f"one step: {breakdown.batch_size} images, {breakdown.precision}, {breakdown.device}",
+        f"{'phase':24}{'ms':>10}{'%':>7}{'operations':>12}{'GFLOP':>10}{'GB':>9}",
+    ]
+    for name, phase in phases.items():
+        lines.append(
+            f"{name:24}{1e3 * phase.seconds:10.3f}{100 * phase.seconds / total:7.1f}{phase.num_ops:12d}"
+            f"{phase.num_flops / 1e9:10.2f}{phase.num_bytes / 1e9:9.3f}"
+        )
+    step_s, floors = breakdown.step_s, breakdown.floors
+    lines += [
+        f"{'sum of the phases':24}{1e3 * total:10.3f}",
+        f"{f'step, compile={breakdown.mode}':24}{1e3 * step_s:10.3f}   {breakdown.batch_size / step_s:,.0f} images/s, "
+        f"{breakdown.num_flops / breakdown.batch_size / 1e9:.3f} GFLOP an image",
+        f"achieved {breakdown.flops_per_s / 1e9:,.1f} GFLOP/s, "
+        f"{100 * breakdown.flops_per_s / ceilings.flops_per_s:.1f} % of "
+        f"the {ceilings.flops_per_s / 1e9:,.1f} of a large matrix product here",
+        f"a large copy: {ceilings.bytes_per_s / 1e9:,.1f} GB/s; a tiny operation: {1e6 * ceilings.op_s:.1f} us",
+        f"{'predicted floor':24}{'ms':>10}{'step/floor':>12}",
+        *(f"{name:24}{1e3 * floor:10.3f}{step_s / floor:12.1f}" for name, floor in floors.items()),
+    ]
+    return "\n".join(lines)
+
+
+def _phased_step(training: Training, mark: Callable[[str], None]) -> None:
+    """`Training.advance` without its moments outside of the step, and a mark behind each phase."""
+    training.method.train()
+    inputs = training.inputs()
+    mark("data")
+    training.optimizer.zero_grad(set_to_none=True)
+    loss = training.loss(training.method, *inputs)
+    mark("forward")
+    loss.backward()
+    mark("backward")
+    training.descend()
+    training.method.end_step()
+    training.step += 1
+    training.follow()
+    mark("optimiser")
+
+
+def _timed_step(training: Training) -> dict[str, float]:
+    """Seconds of each phase of a step."""
+    if training.device.type != "cuda":
+        marks = [time.process_time()]
+        _phased_step(training, lambda name: marks.append(time.process_time()))
+        return {name: marks[i + 1] - marks[i] for i, name in enumerate(PHASES)}
+    events = [torch.cuda.Event(enable_timing=True) for _ in range(len(PHASES) + 1)]
+    following = iter(events)
+    next(following).record()
+    _phased_step(training, lambda name: next(following).record())
+    torch.cuda.synchronize(training.device)
+    return {name: events[i].elapsed_time(events[i + 1]) / 1e3 for i, name in enumerate(PHASES)}
+
+
+def _work(training: Training) -> list[tuple[str, Phase]]:
+    """What each phase of a step does, counted on two more steps; without seconds."""
+    ops, flops = OpCounter(), FlopCounterMode(display=False)
+    counted: dict[str, tuple[int, int]] = {}
+    totals: dict[str, int] = {}
+    with torch.compiler.set_stance("force_eager"):
+        with ops:
+            _phased_step(training, lambda name: counted.__setitem__(name, (ops.num_ops, ops.num_bytes)))
+        # torch counts matrix products, and a CPU's fused attention is none to it.
+        with flops, sdpa_kernel(SDPBackend.MATH):
+            _phased_step(training, lambda name: totals.__setitem__(name, flops.get_total_flops()))
+    result, before = [], (0, 0, 0)
+    for name in PHASES:
+        after = (*counted[name], totals[name])
+        num_ops, num_bytes, num_flops = (b - a for a, b in zip(before, after, strict=True))
+        result.append((name, Phase(seconds=0.0, num_ops=num_ops, num_flops=num_flops, num_bytes=num_bytes)))
+        before = after
+    return result
+
+
+class OpCounter(TorchDispatchMode):
+    """Counts operations that start work, and the bytes of the tensors that they read and write."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.num_ops, self.num_bytes = 0, 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        result = func(*args, **kwargs)
+        if func.is_view or func.namespace != "aten" or func._schema.name.removeprefix("aten::") in NO_KERNEL:
+            return result
+        self.num_ops += 1
+        self.num_bytes += _num_bytes((args, kwargs))
+        given = dict(zip((argument.name for argument in func._schema.arguments), args, strict=False)) | kwargs
+        for argument in func._schema.arguments:
+            # AdamW may write to gradients, where it unscales them; here it does not.
+            if argument.alias_info and argument.alias_info.is_write and argument.name != "grads":
+                self.num_bytes += _num_bytes(given.get(argument.name))
+        if all(returned.alias_info is None for returned in func._schema.returns):
+            self.num_bytes += _num_bytes(result)
+        return result
+
+
+def _num_bytes(tree: object) -> int:
+    return sum(leaf.numel() * leaf.element_size() for leaf in tree_leaves(tree) if isinstance(leaf, Tensor))

@@ -1,0 +1,69 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from raydis.config import RunConfig
+from raydis.data import FactorDataset
+from raydis.engine.breakdown import PHASES, Breakdown, Ceilings, OpCounter, Phase, describe, take_apart
+from raydis.engine.fit import Training
+
+
+def counted(call: Callable[[], object]) -> tuple[int, int]:
+    with OpCounter() as counter:
+        call()
+    return counter.num_ops, counter.num_bytes
+
+
+def test_operations_and_bytes_are_counted_by_what_they_read_and_write() -> None:
+    a, b = torch.ones(10, 20), torch.ones(20, 30)
+    assert counted(lambda: a @ b) == (1, 4 * (200 + 600 + 300))
+    assert counted(lambda: a.t()) == (0, 0)  # a view starts nothing
+    assert counted(lambda: a.add_(1.0)) == (1, 4 * 2 * 200)
+    assert counted(lambda: torch.empty(1000)) == (0, 0)
+    assert counted(lambda: a.copy_(torch.zeros(20))) == (2, 4 * 20 + 4 * (200 + 20 + 200))  # a target counts as read
+
+
+def test_adamw_reads_four_tensors_a_weight_and_writes_three() -> None:
+    weight = nn.Parameter(torch.ones(1000))
+    optimizer = torch.optim.AdamW([weight], fused=True)
+    for _ in range(2):
+        weight.grad = torch.ones(1000)
+        num_ops, num_bytes = counted(optimizer.step)
+    assert (num_ops, num_bytes) == (2, 28 * 1000 + 4 + 8)  # and the number of steps, read twice, written once
+
+
+def test_floors_are_work_over_ceilings_and_a_graph_has_none_of_launches() -> None:
+    phases = {name: Phase(seconds=0.1, num_ops=100, num_flops=10**9, num_bytes=10**8) for name in PHASES}
+    ceilings = Ceilings(flops_per_s=1e11, bytes_per_s=1e10, op_s=1e-5)
+    found = Breakdown(8, "fp32", "cpu", "off", phases, 0.2, ceilings)
+    assert found.floors == pytest.approx({"matrix products": 0.04, "memory, nothing fused": 0.04, "launches": 0.004})
+    assert found.flops_per_s == pytest.approx(2e10)
+    assert "launches" not in Breakdown(8, "fp32", "cpu", "graph", phases, 0.2, ceilings).floors
+    text = describe(found)
+    assert "40 images/s, 0.500 GFLOP an image" in text
+    assert "achieved 20.0 GFLOP/s, 20.0 % of the 100.0 of a large matrix product here" in text
+    assert text.count(" 25.0 ") == 4
+
+
+def test_a_step_is_taken_apart_without_leaving_the_run(
+    tiny: Callable[..., RunConfig], unlabelled: FactorDataset
+) -> None:
+    training = Training(tiny(), unlabelled, device=torch.device("cpu"))
+    before = training._averaged[0].clone()
+    found = take_apart(training, num_steps=2)
+    assert tuple(found.phases) == PHASES
+    assert all(phase.seconds > 0 and phase.num_ops > 0 and phase.num_bytes > 0 for phase in found.phases.values())
+    assert found.phases["data"].num_flops == found.phases["optimiser"].num_flops == 0
+    with FlopCounterMode(display=False) as counter:
+        training.loss(training.method, training.loader.batch(0), training.draw())
+    # Without the attention of a CPU, that counter's sum is a little less.
+    assert counter.get_total_flops() <= found.phases["forward"].num_flops < 1.05 * counter.get_total_flops()
+    assert 1.7 < found.phases["backward"].num_flops / found.phases["forward"].num_flops < 2.1
+    assert found.step_s > 0
+    assert training.step == 3 + 2 + 2 + 4 + 2  # warm-up, timed, counted, warm-up, timed
+    assert not torch.equal(before, training._averaged[0])
