@@ -28,3 +28,9 @@ def use_one_thread_on_cpu(device: torch.device) -> None:
     """Give a CPU worker one thread: spinning threads of several workers on shared cores cost up to ten times."""
     if device.type == "cpu":
         torch.set_num_threads(1)
+
+
+def num_parts(batch_size: int, largest: int | None) -> int:
+    """The fewest equal parts of a batch that hold at most `largest` images each."""
+    largest = largest or batch_size
+    return next(n for n in range(1, batch_size + 1) if batch_size % n == 0 and batch_size // n <= largest)

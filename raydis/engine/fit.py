@@ -33,6 +33,7 @@ from raydis.data import FactorDataset, Loader
 from raydis.data.loader import images_at_once
 from raydis.engine.accelerate import Captured, CudaGraph, compile_blocks, naming_compiler_errors, resolve_mode
 from raydis.engine.checkpoint import Checkpoint, TrainingState
+from raydis.engine.device import num_parts
 from raydis.engine.evaluate import reconstruction_psnr
 from raydis.engine.latents import Latents, fill_first_stage, open_latents
 from raydis.errors import CheckpointError, FitError
@@ -105,7 +106,7 @@ class Training:
             world_size=world_size,
             device=device,
         )
-        self.num_parts = _num_parts(self.loader.local_batch_size, config.compute.max_batch_size)
+        self.num_parts = num_parts(self.loader.local_batch_size, config.compute.max_batch_size)
         torch.manual_seed(seed_of(config.seed))
         self.method = build_method(config, dataset.image_shape[2]).to(device)
         if rank == 0:
@@ -344,12 +345,6 @@ class Training:
 def _due(interval: int, before: int, after: int) -> bool:
     """Whether a multiple of `interval` lies in (before, after]."""
     return after // interval > before // interval
-
-
-def _num_parts(batch_size: int, largest: int | None) -> int:
-    """The fewest equal parts of a batch that hold at most `largest` images each."""
-    largest = largest or batch_size
-    return next(n for n in range(1, batch_size + 1) if batch_size % n == 0 and batch_size // n <= largest)
 
 
 def fit(training: Training) -> Iterator[Progress]:
