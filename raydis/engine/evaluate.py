@@ -18,6 +18,8 @@ from raydis.metrics.checks import check_varying
 from raydis.metrics.protocol import PUBLISHED, SEARCH, Protocol, Scores, score, search_subgrid, unscored
 from raydis.metrics.reconstruction import psnr
 
+RECONSTRUCTED_IMAGES = 1024
+
 
 def encode_images(method: Method, loader: Loader, indices: np.ndarray) -> np.ndarray:
     """Codes of the images at `indices` (M,), as float32 (M, N, D); in eval mode, batch by batch."""
@@ -29,10 +31,12 @@ def encode_images(method: Method, loader: Loader, indices: np.ndarray) -> np.nda
     return np.concatenate(codes)
 
 
-def reconstruction_psnr(method: Method, loader: Loader, indices: np.ndarray) -> float | None:
-    """Mean PSNR, dB, of the images at `indices` (M,) after an autoencoder in eval mode; None for another method."""
+def reconstruction_psnr(method: Method, loader: Loader) -> float | None:
+    """Mean PSNR, dB, of images spread evenly over the data after an autoencoder in eval mode; None for another."""
     if not isinstance(method, AutoencoderMethod):
         return None
+    count = len(loader.dataset)
+    indices = np.linspace(0, count - 1, min(RECONSTRUCTED_IMAGES, count)).astype(np.int64)
     parts = [
         psnr(images.cpu().numpy(), method.reconstruct(images).float().cpu().numpy(), peak=2.0)
         for images in loader.gather_in_parts(indices)

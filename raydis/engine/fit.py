@@ -33,7 +33,6 @@ from raydis.data import FactorDataset, Loader
 from raydis.data.loader import images_at_once
 from raydis.engine.accelerate import Captured, CudaGraph, compile_blocks, naming_compiler_errors, resolve_mode
 from raydis.engine.checkpoint import Checkpoint, TrainingState
-from raydis.engine.evaluate import reconstruction_psnr
 from raydis.engine.latents import Latents, fill_first_stage, open_latents
 from raydis.engine.plan import due, learning_rate, num_parts, seed_of
 from raydis.errors import CheckpointError, FitError
@@ -43,7 +42,6 @@ log = logging.getLogger(__name__)
 
 FIRST_STAGE_PARTS = 8  # of `images_at_once`, 4096 images of 64 px: a first stage is fitted to one float tensor
 QUANTILE_IMAGES = 4096
-RECONSTRUCTED_IMAGES = 1024  # whose reconstruction is measured
 
 
 @dataclass(frozen=True)
@@ -278,11 +276,6 @@ class Training:
             self.average.refit(self.loader.gather_in_parts(images), generator)
         self.average.calibrate(self.loader.gather_in_parts(sample))
         return self.average
-
-    def reconstruction_psnr(self) -> float | None:
-        """Mean PSNR of a fixed sample after the averaged autoencoder, dB; None for another method."""
-        sample = self._sample(RECONSTRUCTED_IMAGES, stream=0)
-        return reconstruction_psnr(self.average, self.loader, sample)
 
     def state(self) -> TrainingState:
         """What a checkpoint adds to the averaged weights so that the run can go on exactly."""

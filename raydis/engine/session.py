@@ -8,7 +8,7 @@ from pathlib import Path
 
 from raydis.engine.checkpoint import write_checkpoint
 from raydis.engine.diagnose import Anchoring, diagnose_anchors
-from raydis.engine.evaluate import check_scorable, evaluate, scored_indices
+from raydis.engine.evaluate import check_scorable, evaluate, reconstruction_psnr, scored_indices
 from raydis.engine.fit import Progress, Training, fit
 from raydis.methods.dyga_sd import DygaSd
 from raydis.metrics.protocol import SEARCH, Scores
@@ -49,7 +49,7 @@ def run_session(training: Training, workdir: Path, *, parent: dict[str, str] | N
                 point = {"images_seen": progress.images_seen, "train_s": progress.train_s}
                 training.curve.append(point | {"scores": scores.to_dict()})
             if progress.finished:
-                psnr = training.reconstruction_psnr()
+                psnr = reconstruction_psnr(training.average, training.loader)
             if progress.checkpoint_due:
                 folder = workdir / f"checkpoint-{progress.images_seen:012d}"
                 _write(folder, training, progress, scores, psnr, parent)

@@ -162,8 +162,8 @@ def test_a_worker_takes_its_share_in_the_fewest_equal_parts_that_fit(
 ) -> None:
     training, seen = start(config_of(compute={"max_batch_size": max_batch_size})), []
 
-    def record(module: nn.Module, arguments: tuple[Tensor, Draws]) -> None:
-        images, draws = arguments
+    def record(module: nn.Module, arguments: tuple[Tensor, Draws, None]) -> None:
+        images, draws, _ = arguments
         assert {len(drawn) for drawn in draws} == {len(images)}
         seen.append(images)
 
