@@ -25,6 +25,14 @@ Overrides = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="KEY=VALUE", help="Override one key, e.g. train.num_images=1000. Repeatable."),
 ]
+Steps = Annotated[int, typer.Option(min=1, max=1000, help="Sampling steps.")]
+SamplerName = Annotated[
+    str | None, typer.Option("--sampler", help="ddim, dpmpp_2m, dpmpp_2m_karras or unipc; default: unipc.")
+]
+KeepDetails = Annotated[
+    bool,
+    typer.Option("--keep-details", help="Start from the image's own noise (DDIM inversion) instead of a seed's."),
+]
 Storage = Annotated[
     str, typer.Option(envvar="RAYDIS_STORAGE", help="Folder or s3://bucket/prefix that holds runs and the registry.")
 ]
@@ -117,7 +125,9 @@ def traverse(
     image: Annotated[Path | None, typer.Option(help="Start from this image; default: one of the data set.")] = None,
     num_values: Annotated[int, typer.Option(min=2, max=25, help="Columns.")] = 7,
     seed: Annotated[int, typer.Option(help="Seed of the one starting noise.")] = 0,
-    steps: Annotated[int, typer.Option(min=1, max=1000, help="Sampling steps.")] = 50,
+    steps: Steps = 20,
+    sampler: SamplerName = None,
+    keep_details: KeepDetails = False,
     storage: Storage = "runs",
 ) -> None:
     """Draw a grid: one row a unit, columns along the unit's quantiles over the data, all from one starting noise."""
@@ -125,7 +135,16 @@ def traverse(
 
     editor = _open_editor(checkpoint, storage)
     start = _pick_images(editor, [image] if image else [], 1)[0]
-    save_picture(draw_traversal(editor, start, num_values=num_values, seed=seed, num_steps=steps), output)
+    picture = draw_traversal(
+        editor,
+        start,
+        num_values=num_values,
+        seed=seed,
+        num_steps=steps,
+        sampler=sampler,
+        keep_details=keep_details,
+    )
+    save_picture(picture, output)
     typer.echo(f"wrote {output}")
 
 
@@ -137,7 +156,9 @@ def swap(
     target: Annotated[Path | None, typer.Option(help="Image that units are taken from.")] = None,
     num_pairs: Annotated[int, typer.Option(min=1, max=20, help="Rows, where no files are given.")] = 4,
     seed: Annotated[int, typer.Option(help="Seed of the one starting noise.")] = 0,
-    steps: Annotated[int, typer.Option(min=1, max=1000, help="Sampling steps.")] = 50,
+    steps: Steps = 20,
+    sampler: SamplerName = None,
+    keep_details: KeepDetails = False,
     storage: Storage = "runs",
 ) -> None:
     """Draw a grid: source, target, and the source with each single unit of the target in turn."""
@@ -148,7 +169,16 @@ def swap(
     editor = _open_editor(checkpoint, storage)
     files = [source, target] if source and target else []
     images = _pick_images(editor, files, 2 * num_pairs)
-    save_picture(draw_swaps(editor, images[0::2], images[1::2], seed=seed, num_steps=steps), output)
+    picture = draw_swaps(
+        editor,
+        images[0::2],
+        images[1::2],
+        seed=seed,
+        num_steps=steps,
+        sampler=sampler,
+        keep_details=keep_details,
+    )
+    save_picture(picture, output)
     typer.echo(f"wrote {output}")
 
 
@@ -179,7 +209,7 @@ def report(
     checkpoint: Annotated[str, typer.Argument(help="Checkpoint folder, s3:// URI, or name@alias.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="HTML page to write.")] = Path("report.html"),
     seed: Annotated[int, typer.Option(help="Seed of the traversal's starting noise and of the images drawn.")] = 0,
-    steps: Annotated[int, typer.Option(min=1, max=1000, help="Sampling steps.")] = 50,
+    steps: Steps = 20,
     storage: Storage = "runs",
 ) -> None:
     """Write one self-contained page: scores, learning curve, importances, traversal, and each unit's anchors."""

@@ -221,8 +221,15 @@ class TrainConfig(Model):
         description="Budget: images seen, over all workers. A tenth of the 48 million that the release trains on "
         "3D Shapes.",
     )
-    batch_size: int = Field(default=512, ge=1, description="Images a step, over all workers.")
-    learning_rate: float = Field(default=1e-4, gt=0.0, le=1.0, description="AdamW learning rate.")
+    batch_size: int = Field(
+        default=512, ge=1, description="Images a step of the optimiser, over all workers and parts."
+    )
+    learning_rate: float = Field(
+        default=1e-4,
+        gt=0.0,
+        le=1.0,
+        description="AdamW learning rate, for steps of `batch_size` images: however many workers share them, it stays.",
+    )
     learning_rate_schedule: Literal["constant", "cosine"] = Field(default="constant", description="After the warm-up.")
     warmup_images: int = Field(
         default=0, ge=0, description="Images over which the learning rate rises linearly from 0."
@@ -274,12 +281,29 @@ class EvaluationConfig(Model):
 class ComputeConfig(Model):
     """Where a run computes: no part of what identifies it.
 
-    It decides speed and, by `num_workers`, one thing more: workers drop channels by draws of their own, and a batch
-    norm sees its worker's images alone. With either, the numbers are those of another equally good run.
+    Batch size, learning rate, data order, times and noise are the run's own, so the result does not depend on how many
+    workers share a batch, nor on the parts they take it in, but for rounding and two things: each worker drops channels
+    by draws of its own, and a batch norm sees, from all workers together, the images that are in a network at once.
+    With these, the numbers are those of another equally good run. (`anchors.mode: release` is a third: its formula sees
+    one worker's part.)
     """
 
     device: Literal["auto", "cpu", "cuda"] = Field(default="auto", description="`auto`: a GPU where there is one.")
-    num_workers: int = Field(default=1, ge=1, description="Data-parallel workers; 1 trains inside the calling process.")
+    num_workers: int = Field(
+        default=1, ge=1, description="Data-parallel workers, among which a batch is shared out equally."
+    )
+    min_workers: int | None = Field(
+        default=None,
+        ge=1,
+        description="Fewest workers to go on with where the cluster has no place for all, as after a lost node; each "
+        "then takes a larger share. Null: `num_workers`, so the run waits.",
+    )
+    max_batch_size: int | None = Field(
+        default=None,
+        ge=1,
+        description="Images that a worker puts through the networks at once, a question of memory: a larger share goes "
+        "in equal parts whose gradients add up. Null: its whole share.",
+    )
     num_cpus: float = Field(default=1, gt=0, description="CPUs a worker.")
     num_gpus: float = Field(default=0, ge=0, description="GPUs a worker; a fraction lets workers share one.")
     compile: Literal["auto", "off", "blocks", "graph", "full"] = Field(
@@ -296,6 +320,12 @@ class ComputeConfig(Model):
                 f"compile={self.compile} captures the step of one worker, not of num_workers={self.num_workers}: "
                 "use off or blocks"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _bounds(self) -> Self:
+        if self.min_workers is not None and self.min_workers > self.num_workers:
+            raise ValueError(f"min_workers={self.min_workers} must not exceed num_workers={self.num_workers}")
         return self
 
 
@@ -336,4 +366,9 @@ class RunConfig(Model):
         shrink = self.method.encoder.stem_stride << (len(self.method.encoder.channels) - 1)
         if self.data.image_size % shrink:
             raise ValueError(f"data.image_size={self.data.image_size} cannot be divided by {shrink} in the encoder")
+        if self.train.batch_size % self.compute.num_workers:
+            raise ValueError(
+                f"train.batch_size={self.train.batch_size} must be a multiple of "
+                f"compute.num_workers={self.compute.num_workers}"
+            )
         return self

@@ -3,10 +3,21 @@
 from __future__ import annotations
 
 import os
+import runpy
+import subprocess
+import sys
+from collections.abc import Callable
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
 import torch
+import torch.distributed
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+WORKERS_TIMEOUT_S = 240  # for a machine that is busy with other things
+Tensors = dict[str, Tensor]
 
 
 def pytest_configure() -> None:
@@ -27,3 +38,44 @@ def shared_data() -> Path:
     if not folder.is_dir():
         pytest.skip(f"no reference data in {folder}: set RAYDIS_SHARED_DATA to the folder that holds sprites/")
     return folder
+
+
+def work(function: Callable[[int], Tensors], rank: int, meeting_place: str) -> Tensors:
+    """A function's tensors, of one of two workers of a gloo group."""
+    torch.distributed.init_process_group(
+        "gloo",
+        init_method=f"file://{meeting_place}",
+        rank=rank,
+        world_size=2,
+        timeout=timedelta(seconds=WORKERS_TIMEOUT_S),
+    )
+    try:
+        return function(rank)
+    finally:
+        torch.distributed.destroy_process_group()
+
+
+def work_as_the_second(file: str, name: str, meeting_place: str, output: str) -> None:
+    torch.set_num_threads(1)
+    save_file(work(runpy.run_path(file)[name], 1, meeting_place), output)
+
+
+@pytest.fixture(scope="session")
+def run_in_two_workers(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, str], tuple[Tensors, Tensors]]:
+    """Calls a function of a test file with its rank in two processes, this one being the first: what both return."""
+
+    def run(file: str, name: str) -> tuple[Tensors, Tensors]:
+        folder = tmp_path_factory.mktemp("workers")
+        meeting_place, output = str(folder / "meeting"), str(folder / "second.safetensors")
+        arguments = (file, name, meeting_place, output)
+        script = f"import runpy; runpy.run_path({__file__!r})['work_as_the_second'](*{arguments!r})"
+        second = subprocess.Popen([sys.executable, "-c", script], cwd=Path(__file__).resolve().parents[1])
+        try:
+            first = work(runpy.run_path(file)[name], 0, meeting_place)
+            assert second.wait(timeout=WORKERS_TIMEOUT_S) == 0
+        finally:
+            second.kill()
+            second.wait()
+        return first, load_file(output)
+
+    return run

@@ -201,6 +201,34 @@ def test_swap_draws_two_given_files(run: Run, checkpoint: Path, tmp_path: Path) 
         assert (np.asarray(picture) == np.asarray(draw_swaps(editor, images[:1], images[1:], num_steps=2))).all()
 
 
+def test_traverse_and_swap_take_a_sampler_and_keep_details(run: Run, checkpoint: Path, tmp_path: Path) -> None:
+    editor, path = Editor.open(checkpoint), tmp_path / "a.png"
+    image = open_dataset(editor.config.data).images(np.array([300]))[0]
+    Image.fromarray(image).save(tmp_path / "image.png")
+    options = ("-o", path, "--steps", 2)
+    files = ("--source", tmp_path / "image.png", "--target", tmp_path / "image.png")
+    for flags, wanted in (
+        (("--sampler", "dpmpp_2m_karras"), {"sampler": "dpmpp_2m_karras"}),
+        (("--keep-details",), {"keep_details": True}),
+    ):
+        assert run("traverse", checkpoint, "--image", tmp_path / "image.png", *options, *flags).code == 0
+        with Image.open(path) as picture:
+            assert (np.asarray(picture) == np.asarray(draw_traversal(editor, image, num_steps=2, **wanted))).all()
+        assert run("swap", checkpoint, *files, *options, *flags).code == 0
+        with Image.open(path) as picture:
+            expected = draw_swaps(editor, image[None], image[None], num_steps=2, **wanted)
+            assert (np.asarray(picture) == np.asarray(expected)).all()
+
+
+@pytest.mark.parametrize("verb", ["traverse", "swap"])
+def test_a_sampler_that_there_is_not_or_that_cannot_keep_details_is_told(
+    run: Run, checkpoint: Path, tmp_path: Path, verb: str
+) -> None:
+    command = (verb, checkpoint, "-o", tmp_path / "a.png", "--steps", 2)
+    refused(run(*command, "--sampler", "euler"), "unknown sampler euler: use ddim, dpmpp_2m, dpmpp_2m_karras, unipc")
+    refused(run(*command, "--sampler", "unipc", "--keep-details"), "sampler=unipc cannot keep details")
+
+
 def test_a_grey_model_takes_an_image_file(tmp_path: Path) -> None:
     Image.new("RGB", (20, 20), (255, 0, 0)).save(tmp_path / "a.png")
     picked = _pick_images(SimpleNamespace(image_shape=(16, 16, 1)), [tmp_path / "a.png"], 1)
@@ -243,7 +271,14 @@ class _Five:
         return 5
 
 
-@pytest.mark.parametrize("verb", ["traverse", "swap", "image"])
+def test_report_writes_a_page(run: Run, checkpoint: Path, tmp_path: Path) -> None:
+    path = tmp_path / "page.html"
+    outcome = run("report", checkpoint, "-o", path, "--steps", 2)
+    assert (outcome.code, outcome.out) == (0, f"wrote {path}\n")
+    assert path.read_text().startswith("<!doctype html>")
+
+
+@pytest.mark.parametrize("verb", ["traverse", "swap", "image", "report"])
 def test_a_checkpoint_that_is_not_there_is_told(run: Run, verb: str, tmp_path: Path) -> None:
     refused(run(verb, tmp_path / "absent"), "no checkpoint in", "there is no manifest.json")
     refused(run(verb, "mine@best", "--storage", tmp_path), "no model mine@best", "found no models")

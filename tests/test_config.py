@@ -58,6 +58,8 @@ def test_the_first_stage_sets_the_size_of_the_latent(stage: dict[str, Any], size
             },
             r"data\.image_size=24 cannot be divided by 16 in the encoder",
         ),
+        ({"compute": {"num_workers": 2, "min_workers": 3}}, r"min_workers=3 must not exceed num_workers=2"),
+        ({"compute": {"num_workers": 3}}, r"train\.batch_size=512 must be a multiple of compute\.num_workers=3"),
         ({"train": {"learning_rate": float("nan")}}, "finite number"),
         ({"method": {"unet": {"skip_dropout_rate": 1.0}}}, "less than 1"),
     ],

@@ -59,16 +59,16 @@ class Objective(nn.Module):
             case _:
                 return latents
 
-    def noise(self, predicted: Tensor, noisy: Tensor, alpha_bar: Tensor) -> Tensor:
-        """The noise that a prediction for z_t (B, C, H, W) at alpha_bar (B,) < 1 amounts to."""
+    def sample(self, predicted: Tensor, noisy: Tensor, alpha_bar: Tensor) -> Tensor:
+        """The z_0 that a prediction for z_t (B, C, H, W) at alpha_bar (B,) > 0 amounts to."""
         alpha_bar = alpha_bar.view(-1, 1, 1, 1)
         match self.prediction:
             case "noise":
-                return predicted
+                return (noisy - (1.0 - alpha_bar).sqrt() * predicted) / alpha_bar.sqrt()
             case "velocity":
-                return alpha_bar.sqrt() * predicted + (1.0 - alpha_bar).sqrt() * noisy
+                return alpha_bar.sqrt() * noisy - (1.0 - alpha_bar).sqrt() * predicted
             case _:
-                return (noisy - alpha_bar.sqrt() * predicted) / (1.0 - alpha_bar).sqrt()
+                return predicted
 
     def loss(self, predicted: Tensor, target: Tensor) -> Tensor:
         """Mean distance of prediction and target, both (B, C, H, W) -> scalar."""

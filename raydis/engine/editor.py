@@ -1,8 +1,10 @@
 """Encode and edit images with a trained checkpoint, on uint8 arrays: the one object that CLI, tests and service call.
 
-B images, N units, D unit width, C H W image, S sampling steps, V values.
+B images, N units, D unit width, C H W image, L h w latent, S sampling steps, V values.
 An edit keeps what it is not told to change: the codes of the other units, and the starting noise, which `seed`
-fixes. Equal seeds therefore give pictures that differ by the edit alone, whatever else is in the batch.
+fixes. Equal seeds therefore give pictures that differ by the edit alone, whatever else is in the batch. With
+`keep_details` the starting noise is the image's own, found by DDIM inversion, instead of a seed's: what no unit
+describes stays too, as far as the network's prediction follows the noise.
 """
 
 from __future__ import annotations
@@ -19,22 +21,41 @@ from torch import Tensor
 from raydis.build import build_method
 from raydis.config import RunConfig
 from raydis.data.loader import normalise
+from raydis.diffusion.samplers import SAMPLERS, Sampler
 from raydis.engine.checkpoint import open_checkpoint
 from raydis.errors import CheckpointError, ConfigError, RaydisError
 from raydis.methods.dyga_sd import DygaSd
 from raydis.registry.manifest import Manifest
 
+# 20 steps of UniPC end nearer to where DDIM's 1000 do than 50 of DDIM: `python -m tests.benchmarks.samplers`.
+DEFAULT_SAMPLER: Sampler = "unipc"
 DEFAULT_STEPS = 20
 
 
 class EditError(RaydisError):
-    """An edit names a unit that does not exist, an image does not have the model's shape, or steps are out of range."""
+    """An edit names what does not exist, an image does not have the model's shape, or a setting is out of range."""
 
 
 def check_steps(num_steps: int, max_steps: int) -> None:
     """Raises EditError where `num_steps` lies outside of 1..max_steps."""
     if not 1 <= num_steps <= max_steps:
         raise EditError(f"steps={num_steps} is out of range: this model draws in 1 to {max_steps} steps")
+
+
+def choose_sampler(sampler: str | None, *, keep_details: bool) -> Sampler:
+    """The sampler asked for; None takes the default, and the one that can be inverted where details are kept.
+
+    Raises:
+        EditError: there is none of that name, or it cannot keep details.
+    """
+    if keep_details and sampler not in (None, "ddim"):
+        raise EditError(f"sampler={sampler} cannot keep details: only ddim is inverted, leave the sampler out")
+    if sampler is None:
+        return "ddim" if keep_details else DEFAULT_SAMPLER
+    for known in SAMPLERS:
+        if sampler == known:
+            return known
+    raise EditError(f"unknown sampler {sampler}: use {', '.join(SAMPLERS)}")
 
 
 @dataclass(frozen=True)
@@ -143,29 +164,49 @@ class Editor:
         """Tokens (B, N, D) of uint8 images (B, H, W, C) before any pull, on the model's device."""
         return self.method.encoder.tokens(self.method.units(self._tensor(images)))
 
-    def decode(self, units: np.ndarray, *, seed: int | Sequence[int] = 0, num_steps: int = DEFAULT_STEPS) -> np.ndarray:
+    def details(self, images: np.ndarray, *, num_steps: int = DEFAULT_STEPS) -> np.ndarray:
+        """What no unit describes of uint8 images (B, H, W, C): the starting noise (B, L, h, w) that `decode` takes.
+
+        It is found under the images' own units and for as many steps. Drawn with these units it gives the images back
+        up to the error of the inversion, of the first stage, and of a network whose last prediction is blind to it.
+        """
+        check_steps(num_steps, self.max_steps)
+        pictures = self._tensor(images)
+        return self.method.invert(self.method.encode(pictures), pictures, num_steps).cpu().numpy()
+
+    def decode(
+        self,
+        units: np.ndarray,
+        *,
+        seed: int | Sequence[int] = 0,
+        num_steps: int = DEFAULT_STEPS,
+        sampler: str | None = None,
+        details: np.ndarray | None = None,
+    ) -> np.ndarray:
         """Draw the images of scalars (B, N): uint8 (B, H, W, C).
 
         Args:
             seed: of the one starting noise of all images, or B seeds, one an image. Either way an image depends on
                 its own seed alone.
+            sampler: one of `SAMPLERS`; see `choose_sampler`.
+            details: starting noise from `details`, (B, L, h, w), instead of a seed's.
 
         Raises:
-            EditError: units of another shape or not finite, not as many seeds as images, or more steps than the noise
-                schedule has.
+            EditError: units or details of another shape or not finite, not as many seeds as images, more steps than
+                the noise schedule has, or a sampler that is unknown or cannot keep details.
         """
         check_steps(num_steps, self.max_steps)
+        chosen = choose_sampler(sampler, keep_details=details is not None)
         values = torch.as_tensor(units, dtype=torch.float32, device=self.device)
         if values.ndim != 2 or values.shape[1] != self.num_units or not bool(torch.isfinite(values).all()):
             raise EditError(
                 f"units have shape {tuple(values.shape)}: give finite values of shape (B, {self.num_units})"
             )
-        seeds = [seed] * len(values) if isinstance(seed, int) else list(seed)
-        if len(seeds) != len(values):
-            raise EditError(f"{len(seeds)} seeds for {len(values)} images: give one seed, or one an image")
-        noises = {each: torch.randn(self.method.latent_shape, generator=_generator(each)) for each in set(seeds)}
-        noise = torch.stack([noises[each] for each in seeds]).to(self.device)
-        images = self.method.decode(self.method.lift(values), noise, num_steps)
+        noise = self._noise(seed, len(values)) if details is None else torch.as_tensor(details, dtype=torch.float32)
+        shape = (len(values), *self.method.latent_shape)
+        if noise.shape != shape or not bool(torch.isfinite(noise).all()):
+            raise EditError(f"details have shape {tuple(noise.shape)}: give finite values of shape {shape}")
+        images = self.method.decode(self.method.lift(values), noise.to(self.device), num_steps, chosen)
         return ((images + 1.0) * 127.5).round().clamp(0, 255).byte().permute(0, 2, 3, 1).cpu().numpy()
 
     def edit(
@@ -176,16 +217,24 @@ class Editor:
         shift_units: Mapping[int, float] | None = None,
         seed: int = 0,
         num_steps: int = DEFAULT_STEPS,
+        sampler: str | None = None,
+        keep_details: bool = False,
     ) -> np.ndarray:
         """Set units to values, shift units by amounts, and draw again: uint8 (B, H, W, C) in and out.
 
         With neither it reconstructs. Values are in the unit's own scale; `units()` tells its range.
 
+        Args:
+            keep_details: draw from the images' own `details`, by `ddim`: twice the calls of the network, and the seed
+                has no influence.
+
         Raises:
-            EditError: no such unit, a unit both set and shifted, or images of another shape.
+            EditError: no such unit, a unit both set and shifted, images of another shape, or a sampler that is unknown
+                or cannot keep details.
         """
         units = self.edit_units(self.encode(images).units, set_units=set_units, shift_units=shift_units)
-        return self.decode(units, seed=seed, num_steps=num_steps)
+        details = self._kept(images, sampler, num_steps) if keep_details else None
+        return self.decode(units, seed=seed, num_steps=num_steps, sampler=sampler, details=details)
 
     def edit_units(
         self,
@@ -212,22 +261,36 @@ class Editor:
         *,
         seed: int = 0,
         num_steps: int = DEFAULT_STEPS,
+        sampler: str | None = None,
+        keep_details: bool = False,
     ) -> np.ndarray:
-        """Draw `source` (B, H, W, C) with the given units taken from `target` of the same shape."""
+        """Draw `source` (B, H, W, C) with the given units taken from `target` of the same shape.
+
+        `keep_details` keeps those of `source`.
+        """
         values = self.encode(source).units.copy()
         donors = self.encode(target).units
         chosen = [self._checked(index) for index in units]
         values[:, chosen] = donors[:, chosen]
-        return self.decode(values, seed=seed, num_steps=num_steps)
+        details = self._kept(source, sampler, num_steps) if keep_details else None
+        return self.decode(values, seed=seed, num_steps=num_steps, sampler=sampler, details=details)
 
     def swap_each(
-        self, source: np.ndarray, target: np.ndarray, *, seed: int = 0, num_steps: int = DEFAULT_STEPS
+        self,
+        source: np.ndarray,
+        target: np.ndarray,
+        *,
+        seed: int = 0,
+        num_steps: int = DEFAULT_STEPS,
+        sampler: str | None = None,
+        keep_details: bool = False,
     ) -> np.ndarray:
         """Draw one image (H, W, C) N times, each time with one unit of another image: (N, H, W, C)."""
         pair = self.encode(np.stack([source, target])).units
         values = np.repeat(pair[:1], self.num_units, axis=0)
         np.fill_diagonal(values, pair[1])
-        return self.decode(values, seed=seed, num_steps=num_steps)
+        details = self._kept(source[None], sampler, num_steps, repeats=len(values)) if keep_details else None
+        return self.decode(values, seed=seed, num_steps=num_steps, sampler=sampler, details=details)
 
     def traverse(
         self,
@@ -237,6 +300,8 @@ class Editor:
         num_values: int = 7,
         seed: int = 0,
         num_steps: int = DEFAULT_STEPS,
+        sampler: str | None = None,
+        keep_details: bool = False,
     ) -> np.ndarray:
         """Walk units of one image (H, W, C) along their quantiles over the data: uint8 (N', V, H, W, C).
 
@@ -249,8 +314,23 @@ class Editor:
         values = np.repeat(self.encode(image[None]).units, len(chosen) * num_values, axis=0)
         for row, index in enumerate(chosen):
             values[row * num_values : (row + 1) * num_values, index] = np.interp(ranks, levels, quantiles[index])
-        drawn = self.decode(values, seed=seed, num_steps=num_steps)
+        details = self._kept(image[None], sampler, num_steps, repeats=len(values)) if keep_details else None
+        drawn = self.decode(values, seed=seed, num_steps=num_steps, sampler=sampler, details=details)
         return drawn.reshape(len(chosen), num_values, *drawn.shape[1:])
+
+    def _kept(self, images: np.ndarray, sampler: str | None, num_steps: int, repeats: int = 1) -> np.ndarray:
+        """The details of images, each repeated, once it is known that the sampler can keep them."""
+        choose_sampler(sampler, keep_details=True)
+        return np.repeat(self.details(images, num_steps=num_steps), repeats, axis=0)
+
+    def _noise(self, seed: int | Sequence[int], count: int) -> Tensor:
+        """Starting noise (count, L, h, w), drawn on the host: the same on every device."""
+        seeds = [seed] * count if isinstance(seed, int) else list(seed)
+        if len(seeds) != count:
+            raise EditError(f"{len(seeds)} seeds for {count} images: give one seed, or one an image")
+        shape = self.method.latent_shape
+        noises = {each: torch.randn(shape, generator=torch.Generator().manual_seed(each)) for each in set(seeds)}
+        return torch.stack([noises[each] for each in seeds])
 
     def _checked(self, index: int) -> int:
         if not 0 <= index < self.num_units:
@@ -264,8 +344,3 @@ class Editor:
                 f"{', '.join(map(str, self.image_shape))})"
             )
         return normalise(torch.from_numpy(np.ascontiguousarray(images)).to(self.device))
-
-
-def _generator(seed: int) -> torch.Generator:
-    """On the host: the same noise on every device."""
-    return torch.Generator().manual_seed(seed)

@@ -3,6 +3,9 @@
 What happens in a step depends only on (config, step): the data order, the times, the noise and the dropped
 channels of step s are drawn from generators seeded by (seed, s). So a run that stops and resumes is the same run,
 and the random state that a checkpoint must carry is one integer.
+
+Several workers share out one batch, with its times and noise, and take the mean of their gradients: batch size and
+learning rate are those of the run, whoever computes it. Only dropped channels are each worker's own draws.
 """
 
 from __future__ import annotations
@@ -12,7 +15,8 @@ import logging
 import math
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,6 +24,7 @@ import numpy as np
 import torch
 import torch.distributed
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
 from raydis.build import build_method
 from raydis.config import RunConfig, TrainConfig
@@ -43,8 +48,9 @@ class Progress:
     step: int
     images_seen: int
     num_images: int
-    loss: float  # mean over the steps since the last report, this worker's images
+    loss: float  # mean over the steps since the last report
     images_per_s: float  # all workers
+    num_workers: int
     train_s: float  # in this run so far, without evaluation and checkpoints
     refit_s: float  # the part of it that refits took
     num_refits: int
@@ -95,10 +101,13 @@ class Training:
             world_size=world_size,
             device=device,
         )
+        self.num_parts = _num_parts(self.loader.local_batch_size, config.compute.max_batch_size)
         torch.manual_seed(seed_of(config.seed))
         self.method = build_method(config, dataset.image_shape[2]).to(device)
-        sample = self._sample(FIRST_STAGE_PARTS * images_at_once(dataset.image_shape[0]), stream=1)
-        self.method.start(self.loader.gather(sample))
+        if rank == 0:
+            sample = self._sample(FIRST_STAGE_PARTS * images_at_once(dataset.image_shape[0]), stream=1)
+            self.method.start(self.loader.gather(sample))
+        self._agree(self.method.state_dict().values())
         self.average: Method = copy.deepcopy(self.method).eval().requires_grad_(False)
         self._trained, self._averaged = self._weights(self.method), self._weights(self.average)
         self.mode = resolve_mode(config.compute, device)
@@ -133,6 +142,19 @@ class Training:
     def _weights(method: Method) -> list[Tensor]:
         return [weight for module in method.trained_modules for weight in module.parameters()]
 
+    def _agree(self, tensors: Iterable[Tensor]) -> None:
+        """Give every worker what rank 0 holds."""
+        if self.world_size > 1:
+            for tensor in tensors:
+                torch.distributed.broadcast(tensor, src=0)
+
+    def mean_over_workers(self, value: Tensor) -> float:
+        """Mean of a scalar that each worker has; all of them must call this together."""
+        total = value.clone()
+        if self.world_size > 1:
+            torch.distributed.all_reduce(total)
+        return total.item() / self.world_size
+
     def refit(self) -> None:
         """Refit the method on rank 0 to a sample of the images, and give every worker the same result."""
         started = time.perf_counter()
@@ -142,9 +164,7 @@ class Training:
             left_out = self.method.refit(self.loader.gather_in_parts(sample), generator)
             for unit, reason in left_out.items():
                 log.warning("refit %d: unit %d stays without anchors: %s", self.num_refits, unit, reason)
-        if self.world_size > 1:
-            for buffer in self.method.refitted():
-                torch.distributed.broadcast(buffer, src=0)
+        self._agree(self.method.refitted())
         self.average.copy_refitted(self.method)
         self.num_refits += 1
         self.refit_s += time.perf_counter() - started
@@ -183,11 +203,23 @@ class Training:
     def update(self, network: nn.Module, images: Tensor, draws: Draws) -> Tensor:
         """The part of a step that is the same work every time, on the device alone: from images to changed weights."""
         self.optimizer.zero_grad(set_to_none=True)
-        loss = self.loss(network, images, draws)
-        loss.backward()
+        loss = self._backward(network, images, draws)
         self.descend()
         self.method.end_step()
-        return loss.detach()
+        return loss
+
+    def _backward(self, network: nn.Module, images: Tensor, draws: Draws) -> Tensor:
+        """Gradients of the mean loss over this worker's images, in equal parts; workers exchange theirs in the last."""
+        size = len(images) // self.num_parts
+        total = torch.zeros((), device=self.device)
+        for first in range(0, len(images), size):
+            part = slice(first, first + size)
+            last = part.stop == len(images)
+            with network.no_sync() if isinstance(network, DistributedDataParallel) and not last else nullcontext():
+                loss = self.loss(network, images[part], Draws(*(drawn[part] for drawn in draws))) / self.num_parts
+                loss.backward()
+            total += loss.detach()
+        return total
 
     def loss(self, network: nn.Module, images: Tensor, draws: Draws) -> Tensor:
         """The forward pass, in the run's precision."""
@@ -283,6 +315,12 @@ def _due(interval: int, before: int, after: int) -> bool:
     return after // interval > before // interval
 
 
+def _num_parts(batch_size: int, largest: int | None) -> int:
+    """The fewest equal parts of a batch that hold at most `largest` images each."""
+    largest = largest or batch_size
+    return next(n for n in range(1, batch_size + 1) if batch_size % n == 0 and batch_size // n <= largest)
+
+
 def fit(training: Training) -> Iterator[Progress]:
     """Train until the budget is spent, yielding every `report_images` images, at each rung and at the end.
 
@@ -294,7 +332,7 @@ def fit(training: Training) -> Iterator[Progress]:
     if training.world_size > 1:
         with warnings.catch_warnings():  # torch 2.13 wants the name forward_sync_buffers, which 2.12 does not know
             warnings.simplefilter("ignore", FutureWarning)
-            network = nn.parallel.DistributedDataParallel(training.method, broadcast_buffers=False)
+            network = DistributedDataParallel(training.method, broadcast_buffers=False)
     losses = torch.zeros((), device=training.device)
     reported, started, checkpointed = training.step, time.perf_counter(), training.images_seen
 
@@ -305,7 +343,7 @@ def fit(training: Training) -> Iterator[Progress]:
         after, finished = training.images_seen, training.images_seen >= train.num_images
         rung_due = any(before < rung <= after for rung in rungs)
         if finished or rung_due or _due(train.report_images, before, after):
-            mean_loss = losses.item() / (training.step - reported)
+            mean_loss = training.mean_over_workers(losses) / (training.step - reported)
             if not math.isfinite(mean_loss):
                 raise FitError(
                     f"the loss became {mean_loss} by step {training.step} ({after} images): "
@@ -319,6 +357,7 @@ def fit(training: Training) -> Iterator[Progress]:
                 num_images=train.num_images,
                 loss=mean_loss,
                 images_per_s=(training.step - reported) * train.batch_size / elapsed,
+                num_workers=training.world_size,
                 train_s=training.train_s,
                 refit_s=training.refit_s,
                 num_refits=training.num_refits,

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from raydis.config import AnchorConfig
-from raydis.diffusion.ddim import ddim_sample
 from raydis.diffusion.objective import Objective, add_noise
+from raydis.diffusion.samplers import PredictSample, Sampler, ddim_invert, sample
 from raydis.methods.contract import Draws, Method
 from raydis.models.anchors import Anchors
 from raydis.models.autoencoders import FirstStage
@@ -141,15 +141,25 @@ class DygaSd(Method):
         return self.lift(self.units(images))
 
     @torch.no_grad()
-    def decode(self, codes: Tensor, noise: Tensor, num_steps: int) -> Tensor:
-        """Codes (B, N, D) and starting noise (B, L, h, w) -> images (B, C, H, W) in [-1, 1], by DDIM."""
+    def decode(self, codes: Tensor, noise: Tensor, num_steps: int, sampler: Sampler) -> Tensor:
+        """Codes (B, N, D) and starting noise (B, L, h, w) -> images (B, C, H, W) in [-1, 1]."""
+        latents = sample(sampler, self._denoiser(codes), noise, self.objective.alpha_bars, num_steps)
+        return self.first_stage.decode(latents).clamp(-1.0, 1.0)
+
+    @torch.no_grad()
+    def invert(self, codes: Tensor, images: Tensor, num_steps: int) -> Tensor:
+        """The starting noise (B, L, h, w) from which `ddim` draws images (B, C, H, W) under their codes (B, N, D)."""
+        latents = self.first_stage.encode(images)
+        return ddim_invert(self._denoiser(codes), latents, self.objective.alpha_bars, num_steps)
+
+    def _denoiser(self, codes: Tensor) -> PredictSample:
+        """The network's prediction of z_0 under codes (B, N, D)."""
         condition, objective = self.unet.condition(codes), self.objective
 
-        def predict_noise(z: Tensor, t: Tensor) -> Tensor:
-            return objective.noise(self.unet(z, t, condition), z, objective.alpha_bars[t])
+        def predict(z: Tensor, t: Tensor) -> Tensor:
+            return objective.sample(self.unet(z, t, condition), z, objective.alpha_bars[t])
 
-        latents = ddim_sample(predict_noise, noise, objective.alpha_bars, num_steps=num_steps)
-        return self.first_stage.decode(latents).clamp(-1.0, 1.0)
+        return predict
 
     @torch.no_grad()
     def set_unit_quantiles(self, units: Tensor) -> None:

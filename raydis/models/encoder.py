@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from raydis.models.blocks import group_norm
+from raydis.models.norm import GlobalBatchNorm2d
 
 
 class UnitMLP(nn.Module):
@@ -53,7 +54,7 @@ class Encoder(nn.Module):
         stem_stride: 1 for a first convolution of 7x7 at full size, s > 1 for an s x s patch embedding.
         channels: of the convolutions; those behind the first halve the size.
         hidden_dims: hidden layers of the dense head.
-        norm: `batch` as released, or `group`, which does not look at batch mates.
+        norm: `batch` as released, over the images of all workers, or `group`, which does not look at batch mates.
         token_hidden_dims, token_activation: of the units' MLPs.
     """
 
@@ -77,7 +78,7 @@ class Encoder(nn.Module):
         for i, (a, b) in enumerate(pairwise([image_channels, *channels])):
             kernel, stride, padding = stem if i == 0 else (4, 2, 1)
             layers.append(nn.Conv2d(a, b, kernel, stride, padding))
-            layers += [nn.BatchNorm2d(b) if norm == "batch" else group_norm(b), nn.ReLU(inplace=True)]
+            layers += [GlobalBatchNorm2d(b) if norm == "batch" else group_norm(b), nn.ReLU(inplace=True)]
         self.convolutions = nn.Sequential(*layers)
         size = image_size // stem_stride >> (len(channels) - 1)
         head: list[nn.Module] = []

@@ -82,7 +82,14 @@ def best_factor(scores: dict | None, names: Sequence[str], unit: int) -> str:
 
 
 def draw_traversal(
-    editor: Editor, image: np.ndarray, *, num_values: int = 7, seed: int = 0, num_steps: int = 50
+    editor: Editor,
+    image: np.ndarray,
+    *,
+    num_values: int = 7,
+    seed: int = 0,
+    num_steps: int = 20,
+    sampler: str | None = None,
+    keep_details: bool = False,
 ) -> Image.Image:
     """One row a unit, columns along its quantiles over the data, all from one starting noise.
 
@@ -92,7 +99,15 @@ def draw_traversal(
     factors = [best_factor(scores, names, unit) for unit in range(editor.num_units)]
     rank = {name: place for place, name in enumerate([*names, ""])}
     order = sorted(range(editor.num_units), key=lambda unit: (rank[factors[unit]], unit))
-    drawn = editor.traverse(image, units=order, num_values=num_values, seed=seed, num_steps=num_steps)
+    drawn = editor.traverse(
+        image,
+        units=order,
+        num_values=num_values,
+        seed=seed,
+        num_steps=num_steps,
+        sampler=sampler,
+        keep_details=keep_details,
+    )
     drawn = np.concatenate([np.broadcast_to(image, (len(order), 1, *image.shape)), drawn], axis=1)
     ranks = np.linspace(2.5, 97.5, num_values)
     return draw_grid(
@@ -104,11 +119,19 @@ def draw_traversal(
 
 
 def draw_swaps(
-    editor: Editor, sources: np.ndarray, targets: np.ndarray, *, seed: int = 0, num_steps: int = 50
+    editor: Editor,
+    sources: np.ndarray,
+    targets: np.ndarray,
+    *,
+    seed: int = 0,
+    num_steps: int = 20,
+    sampler: str | None = None,
+    keep_details: bool = False,
 ) -> Image.Image:
     """A row a pair: source, target, and the source with one unit of the target, for every unit in turn."""
+    options = {"seed": seed, "num_steps": num_steps, "sampler": sampler, "keep_details": keep_details}
     rows = [
-        np.concatenate([[source, target], editor.swap_each(source, target, seed=seed, num_steps=num_steps)])
+        np.concatenate([[source, target], editor.swap_each(source, target, **options)])
         for source, target in zip(sources, targets, strict=True)
     ]
     return draw_grid(

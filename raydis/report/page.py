@@ -52,7 +52,7 @@ th, td { padding: .2rem .8rem .2rem 0; text-align: left; border-bottom: 1px soli
 """
 
 
-def write_report(editor: Editor, dataset: FactorDataset, path: Path, *, seed: int = 0, num_steps: int = 50) -> None:
+def write_report(editor: Editor, dataset: FactorDataset, path: Path, *, seed: int = 0, num_steps: int = 20) -> None:
     """Write the page of a checkpoint.
 
     Args:
@@ -68,7 +68,7 @@ def write_report(editor: Editor, dataset: FactorDataset, path: Path, *, seed: in
         os.replace(file.name, path)
 
 
-def render_report(editor: Editor, dataset: FactorDataset, *, seed: int = 0, num_steps: int = 50) -> str:
+def render_report(editor: Editor, dataset: FactorDataset, *, seed: int = 0, num_steps: int = 20) -> str:
     """The page as HTML; see `write_report`."""
     metrics, manifest = editor.metrics, editor.manifest
     rows = np.random.default_rng(seed).permutation(len(dataset))[:NUM_TOKENS]

@@ -4,8 +4,8 @@
     curl -F image=@a.png -F 'set={"3": 1.2}' -F seed=0 -F steps=20 http://127.0.0.1:8000/v1/edit -o out.png
 
 An uploaded image may have any size: it is turned upright, scaled so that its shorter side fits the model, cropped to
-its centre, and converted to RGB (or grey, as the model). Equal files, edits, seeds and steps give equal bytes, whatever
-else the service is asked meanwhile.
+its centre, and converted to RGB (or grey, as the model). Equal requests give equal bytes, whatever else the service is
+asked meanwhile.
 """
 
 from __future__ import annotations
@@ -129,7 +129,13 @@ async def encode(image: Annotated[bytes, Depends(uploaded_image)], service: Pres
 async def edit(form: Annotated[EditForm, Form(media_type=FORM)], request: Request, service: Present) -> Response:
     """Answers with a PNG, or with JSON where the request accepts `application/json`."""
     edited = await service.edit(
-        await form.image.read(), set_units=form.set, shift_units=form.shift, seed=form.seed, num_steps=form.steps
+        await form.image.read(),
+        set_units=form.set,
+        shift_units=form.shift,
+        seed=form.seed,
+        num_steps=form.steps,
+        sampler=form.sampler,
+        keep_details=form.keep_details,
     )
     if "application/json" in request.headers.get("accept", ""):
         return JSONResponse(Edit.of(edited, form).model_dump())

@@ -58,11 +58,18 @@ class Codes:
 
 
 class Drawing(NamedTuple):
-    """One image to draw: scalars (N,), the seed of its noise, sampling steps."""
+    """One image to draw."""
 
-    units: np.ndarray
+    units: np.ndarray  # (N,)
     seed: int
     num_steps: int
+    sampler: str | None = None
+    source: np.ndarray | None = None  # (H, W, C) uint8, the image whose details are kept; None: a seed's noise
+
+    @property
+    def batch_key(self) -> tuple[int, str | None, bool]:
+        """Drawings of equal keys may share a batch."""
+        return self.num_steps, self.sampler, self.source is not None
 
 
 class ServedModel:
@@ -111,12 +118,15 @@ class ServedModel:
         check_steps(num_steps, self.max_steps)
 
     def draw(self, drawings: Sequence[Drawing]) -> list[np.ndarray]:
-        """Images (H, W, C) uint8 of drawings that have equal steps."""
+        """Images (H, W, C) uint8 of drawings that have equal batch keys."""
         pictures: list[np.ndarray] = []
         for chunk, filled in _filled(drawings, self.batch_sizes.edit):
             units = np.stack([drawing.units for drawing in filled])
             seeds = [drawing.seed for drawing in filled]
-            drawn = self.editor.decode(units, seed=seeds, num_steps=filled[0].num_steps)
+            num_steps, sampler, _ = filled[0].batch_key
+            sources = [drawing.source for drawing in filled if drawing.source is not None]
+            details = self.editor.details(np.stack(sources), num_steps=num_steps) if sources else None
+            drawn = self.editor.decode(units, seed=seeds, num_steps=num_steps, sampler=sampler, details=details)
             pictures += list(drawn[: len(chunk)])
         return pictures
 

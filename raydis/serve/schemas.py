@@ -8,7 +8,8 @@ from typing import Annotated, Any, Literal, Self
 from fastapi import UploadFile
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, Json
 
-from raydis.engine.editor import DEFAULT_STEPS
+from raydis.diffusion.samplers import Sampler
+from raydis.engine.editor import DEFAULT_SAMPLER, DEFAULT_STEPS
 from raydis.serve.model import MAX_STEPS, Codes, ServedModel
 from raydis.serve.service import Edited, Service
 
@@ -152,8 +153,18 @@ class EditForm(BaseModel):
     shift: Json[dict[UnitIndex, UnitValue]] = Field(
         default_factory=dict, description="Amounts to add by unit, a JSON object.", examples=['{"0": -0.5}']
     )
-    seed: int = Field(0, ge=0, lt=2**63, description="Seed of the starting noise.")
+    seed: int = Field(
+        0, ge=0, lt=2**63, description="Seed of the starting noise; without influence where details are kept."
+    )
     steps: int = Field(DEFAULT_STEPS, ge=1, le=MAX_STEPS, description="Sampling steps; the time taken grows with them.")
+    sampler: Sampler | None = Field(
+        None, description=f"Default: {DEFAULT_SAMPLER}; where details are kept ddim, the only one that can be inverted."
+    )
+    keep_details: bool = Field(
+        False,
+        description="Start from the image's own noise, found by DDIM inversion in as many steps, so that what no unit "
+        "describes stays; takes twice as long.",
+    )
 
 
 class Edit(BaseModel):
@@ -163,6 +174,8 @@ class Edit(BaseModel):
     units: list[float] = Field(description="The units' values after the edit, from which the image was drawn.")
     seed: int
     steps: int
+    sampler: Sampler = Field(description="The one that drew it.")
+    keep_details: bool
     image: str = Field(description="The PNG file, base64.")
 
     @classmethod
@@ -172,5 +185,7 @@ class Edit(BaseModel):
             units=edited.units.tolist(),
             seed=form.seed,
             steps=form.steps,
+            sampler=edited.sampler,
+            keep_details=form.keep_details,
             image=base64.b64encode(edited.png).decode(),
         )

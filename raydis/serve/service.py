@@ -15,7 +15,9 @@ from typing import NamedTuple
 
 import numpy as np
 
+from raydis.diffusion.samplers import Sampler
 from raydis.engine.device import use_one_thread_on_cpu
+from raydis.engine.editor import choose_sampler
 from raydis.errors import RaydisError
 from raydis.serve.batcher import Batcher
 from raydis.serve.images import decode_image, encode_png
@@ -43,6 +45,7 @@ class Edited(NamedTuple):
     model: ServedModel
     png: bytes
     units: np.ndarray  # (N,), after the edit
+    sampler: Sampler  # that drew it
 
 
 class _Image(NamedTuple):
@@ -76,14 +79,14 @@ class Service:
         self._drawer: Batcher[_Draw, bytes] = Batcher(
             _draw,
             max_size=model.batch_sizes.edit,
-            key=lambda job: (job.model, job.drawing.num_steps),
+            key=lambda job: (job.model, *job.drawing.batch_key),
             executor=self._thread("edit"),
         )
 
     async def encode(self, data: bytes) -> tuple[ServedModel, Codes]:
         """Codes of an image file. Raises ImageError, ImageTooLarge."""
         model = self.model
-        return model, await self._encode(model, data)
+        return model, await self._encode(model, await self._pixels(model, data))
 
     async def edit(
         self,
@@ -93,14 +96,18 @@ class Service:
         shift_units: Mapping[int, float],
         seed: int,
         num_steps: int,
+        sampler: str | None = None,
+        keep_details: bool = False,
     ) -> Edited:
         """An image file, drawn again with some units changed. Raises EditError, ImageError, ImageTooLarge."""
         model = self.model
         model.check_steps(num_steps)
-        codes = await self._encode(model, data)
+        chosen = choose_sampler(sampler, keep_details=keep_details)
+        pixels = await self._pixels(model, data)
+        codes = await self._encode(model, pixels)
         units = model.edit_units(codes.units, set_units, shift_units)
-        png = await self._drawer.submit(_Draw(model, Drawing(units, seed, num_steps)))
-        return Edited(model, png, units)
+        drawing = Drawing(units, seed, num_steps, chosen, pixels if keep_details else None)
+        return Edited(model, await self._drawer.submit(_Draw(model, drawing)), units, chosen)
 
     async def replace(self, reference: str) -> None:
         """Opens another model beside the present one and takes it if it works; else remembers why not."""
@@ -121,9 +128,11 @@ class Service:
         if busy_s > STALLED_S:
             raise RuntimeError(f"a batch has been computing for {busy_s:.0f} s, more than {STALLED_S:.0f} s")
 
-    async def _encode(self, model: ServedModel, data: bytes) -> Codes:
+    async def _pixels(self, model: ServedModel, data: bytes) -> np.ndarray:
         loop = asyncio.get_running_loop()
-        pixels = await loop.run_in_executor(self._files, decode_image, data, model.editor.image_shape)
+        return await loop.run_in_executor(self._files, decode_image, data, model.editor.image_shape)
+
+    async def _encode(self, model: ServedModel, pixels: np.ndarray) -> Codes:
         return await self._encoder.submit(_Image(model, pixels))
 
     def _thread(self, name: str) -> Executor:

@@ -153,14 +153,29 @@ def max_parallel_runs(compute: ComputeConfig, nodes: Sequence[Mapping[str, float
         ResourceError: not even one.
     """
     workers = sum(_workers_on(compute, node) for node in nodes)
-    if workers >= compute.num_workers:
-        return workers // compute.num_workers
+    fewest = compute.min_workers or compute.num_workers
+    if workers >= fewest:
+        return max(workers // compute.num_workers, 1)
     found = ", ".join(f"{node.get('CPU', 0):g} CPUs and {node.get('GPU', 0):g} GPUs" for node in nodes) or "no nodes"
     raise ResourceError(
-        f"a run needs {compute.num_workers} worker(s) of {compute.num_cpus:g} CPUs and {gpus_per_worker(compute):g} "
-        f"GPUs, but the cluster has nodes with {found}: lower compute.num_workers, compute.num_cpus or "
-        "compute.num_gpus (compute.device=cpu for none)"
+        f"a run needs {fewest} worker(s) of {compute.num_cpus:g} CPUs and {gpus_per_worker(compute):g} "
+        f"GPUs, but the cluster has nodes with {found}: lower compute.num_workers, compute.min_workers, "
+        "compute.num_cpus or compute.num_gpus (compute.device=cpu for none)"
     )
+
+
+def choose_num_workers(compute: ComputeConfig, batch_size: int, nodes: Sequence[Mapping[str, float]]) -> int:
+    """How many workers a run starts with: the most, of `min_workers` to `num_workers`, that a cluster has a place for.
+
+    Args:
+        batch_size: a multiple of num_workers; only numbers that share it equally count.
+        nodes: as in `max_parallel_runs`. Where they hold none of the numbers it is the least: the cluster may be
+            growing, and Ray waits for it.
+    """
+    places = sum(_workers_on(compute, node) for node in nodes)
+    fewest = compute.min_workers or compute.num_workers
+    allowed = [number for number in range(fewest, compute.num_workers + 1) if batch_size % number == 0]
+    return max((number for number in allowed if number <= places), default=allowed[0])
 
 
 def cluster_nodes() -> list[dict[str, float]]:

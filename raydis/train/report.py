@@ -53,6 +53,7 @@ def metrics_of(report: Report) -> dict[str, Any]:
         "num_images": progress.num_images,
         "loss": progress.loss,
         "images_per_s": progress.images_per_s,
+        "num_workers": progress.num_workers,
         "train_s": progress.train_s,
         "refit_s": progress.refit_s,
         "num_refits": progress.num_refits,
@@ -67,7 +68,7 @@ def metrics_of(report: Report) -> dict[str, Any]:
 
 def failure(error: Exception) -> dict[str, Any]:
     """The last report of a run that ended with an error of ours: same keys, status `failed`, the error as reason."""
-    counts = ("step", "images_seen", "num_images", "num_refits", "num_unanchored_units")
+    counts = ("step", "images_seen", "num_images", "num_workers", "num_refits", "num_unanchored_units")
     numbers = (*counts, "loss", "images_per_s", "train_s", "refit_s", *SCORES)
     return {
         **dict.fromkeys(numbers),

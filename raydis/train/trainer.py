@@ -5,16 +5,19 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import logging
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import ray
 from ray import train
 from ray.exceptions import RayActorError
 from ray.train import TrainingFailedError
 from ray.train.torch import TorchConfig, TorchTrainer
 from ray.util.queue import Queue
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from raydis.config import RunConfig
 from raydis.errors import ConfigError, FitError, RaydisError
@@ -22,6 +25,7 @@ from raydis.store import Store, StoreConflict, open_store
 from raydis.train.cluster import (
     check_storage,
     choose_device,
+    choose_num_workers,
     cluster_nodes,
     gpus_per_worker,
     max_parallel_runs,
@@ -31,9 +35,11 @@ from raydis.train.cluster import (
 )
 from raydis.train.worker import train_worker
 
+log = logging.getLogger(__name__)
+
 RUN_FILE = "run.json"
 MAX_RESTARTS = 3
-MAX_START_FAILURES = 10  # of the worker group, a minute each: the cluster is full or still growing
+MAX_FAILED_STARTS = 10  # of the workers, a minute each: the cluster is full, growing, or yet to miss a node
 
 
 @dataclass(frozen=True)
@@ -106,45 +112,43 @@ def fit_with_ray(
     parent: dict[str, str] | None = None,
     callbacks: Sequence[train.UserCallback] = (),
 ) -> TrainResult:
-    """Train with `config.compute.num_workers` workers on the connected cluster; arguments and errors as in `run`.
+    """Train on the connected cluster with the workers that `config.compute` allows; arguments and errors as in `run`.
 
-    A worker or controller that dies is replaced, and the run goes on from its last checkpoint, MAX_RESTARTS times.
-    Ray's own count of failures is switched off: it does not know a controller's death, and would repeat our errors.
+    A worker, node or controller that dies leads to a restart from the last checkpoint, MAX_RESTARTS times. Each start
+    takes as many workers as the cluster then has places for. Ray's own counts of failures are switched off: they do not
+    know a controller's death, and would repeat our errors. So is its own elasticity: it knows neither which numbers
+    share a batch nor that a GPU's fractions lie on one GPU, and to grow it gives up what came after a checkpoint.
     """
     set_environment()
     store, name = open_store(storage), name or default_name(config)
     _claim(store, name, config, resume=resume)
     check_storage(store, f"train/{name}/{RUN_FILE}")
-    gpus = gpus_per_worker(config.compute)
-    for attempt in range(MAX_RESTARTS + 1):
-        trainer = TorchTrainer(
-            train_worker,
-            train_loop_config={"config": config.model_dump(mode="json"), "parent": parent},
-            # Two ranks on one GPU are an error in NCCL.
-            torch_config=TorchConfig(backend="nccl" if gpus >= 1 else "gloo"),
-            scaling_config=train.ScalingConfig(
-                num_workers=config.compute.num_workers,
-                use_gpu=gpus > 0,
-                resources_per_worker=worker_resources(config.compute),
-            ),
-            run_config=train.RunConfig(
-                name=name,
-                storage_path=f"{store.uri}/train",
-                failure_config=train.FailureConfig(max_failures=0, controller_failure_limit=MAX_START_FAILURES),
-                checkpoint_config=train.CheckpointConfig(num_to_keep=1),
-                callbacks=list(callbacks),
-            ),
-        )
+    restarts, failed_starts = 0, 0
+    while True:
+        num_workers = choose_num_workers(config.compute, config.train.batch_size, cluster_nodes())
+        if num_workers < config.compute.num_workers:
+            log.warning(
+                "run %s: no place for all of its %d workers, it goes on with %d",
+                name,
+                config.compute.num_workers,
+                num_workers,
+            )
+        trainer = _trainer(config, num_workers, name=name, store=store, parent=parent, callbacks=callbacks)
         try:
             result = trainer.fit()
         except (TrainingFailedError, RayActorError) as error:
             if (ours := _raydis_error(error)) is not None:
                 raise ours from None
-            if attempt == MAX_RESTARTS:
+            if isinstance(error, train.ControllerError):
+                failed_starts += 1
+            else:
+                restarts += 1
+            if restarts > MAX_RESTARTS or failed_starts > MAX_FAILED_STARTS:
                 raise FitError(
-                    f"run {name} failed {attempt + 1} times, last with {_last_line(error)}. The same command goes on "
-                    f"from its last checkpoint in {store.uri}/train/{name}"
+                    f"run {name} failed {restarts + failed_starts} times, last with {_last_line(error)}. The same "
+                    f"command goes on from its last checkpoint in {store.uri}/train/{name}"
                 ) from error
+            log.warning("run %s starts again: %s", name, _last_line(error))
             continue
         except SystemExit as stop:  # Ray's answer to Ctrl-C ends the process as if all were well
             raise KeyboardInterrupt from stop
@@ -156,7 +160,36 @@ def fit_with_ray(
             checkpoint=scheme + result.checkpoint.path,
             metrics=result.metrics or {},
         )
-    raise AssertionError("unreachable")
+
+
+def _trainer(
+    config: RunConfig,
+    num_workers: int,
+    *,
+    name: str,
+    store: Store,
+    parent: dict[str, str] | None,
+    callbacks: Sequence[train.UserCallback],
+) -> TorchTrainer:
+    gpus = gpus_per_worker(config.compute)
+    return TorchTrainer(
+        train_worker,
+        train_loop_config={"config": config.model_dump(mode="json"), "parent": parent},
+        # Two ranks on one GPU are an error in NCCL.
+        torch_config=TorchConfig(backend="nccl" if gpus >= 1 else "gloo"),
+        scaling_config=train.ScalingConfig(
+            num_workers=num_workers,
+            use_gpu=gpus > 0,
+            resources_per_worker=worker_resources(config.compute),
+        ),
+        run_config=train.RunConfig(
+            name=name,
+            storage_path=f"{store.uri}/train",
+            failure_config=train.FailureConfig(max_failures=0, controller_failure_limit=0),
+            checkpoint_config=train.CheckpointConfig(num_to_keep=1),
+            callbacks=list(callbacks),
+        ),
+    )
 
 
 def default_name(config: RunConfig) -> str:
@@ -190,7 +223,10 @@ def _forward_reports(on_report: Callable[[dict[str, Any]], None] | None) -> Iter
     if on_report is None:
         yield []
         return
-    queue = Queue(actor_options={"num_cpus": 0})
+    here = NodeAffinitySchedulingStrategy(
+        ray.get_runtime_context().get_node_id(), soft=False
+    )  # it outlives other nodes
+    queue = Queue(actor_options={"num_cpus": 0, "scheduling_strategy": here})
 
     def forward() -> None:
         while (metrics := queue.get()) is not None:

@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from raydis.data import FactorDataset
+from raydis.diffusion.samplers import SAMPLERS
 from raydis.engine.checkpoint import open_checkpoint, write_checkpoint
 from raydis.engine.editor import EditError, Editor, Encoded
 from raydis.errors import CheckpointError
@@ -29,7 +30,7 @@ def algebra(checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> Editor:
     """An editor whose pictures are their scalars, so that what an edit does to units is seen exactly."""
     editor = Editor.open(checkpoint)
     monkeypatch.setattr(editor, "encode", lambda pictures: SimpleNamespace(units=np.array(pictures, np.float32)))
-    monkeypatch.setattr(editor, "decode", lambda units, *, seed, num_steps: np.array(units))
+    monkeypatch.setattr(editor, "decode", lambda units, **options: np.array(units))
     return editor
 
 
@@ -108,6 +109,88 @@ def test_an_edit_changes_the_picture(editor: Editor, images: np.ndarray) -> None
     plain = editor.edit(images[:1], num_steps=STEPS)
     moved = editor.edit(images[:1], shift_units={unit.index: 10 * (unit.high - unit.low)}, num_steps=STEPS)
     assert (moved != plain).any()
+
+
+# ---- samplers and details
+
+
+@pytest.fixture
+def knowing(checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> Editor:
+    """An editor whose U-Net is exact for latents N(0, 1) whatever the units are: pictures are their details alone."""
+    editor = Editor.open(checkpoint)
+    levels = editor.method.objective.alpha_bars
+    monkeypatch.setattr(
+        editor.method.unet, "forward", lambda z, t, condition: (1.0 - levels[t]).sqrt().view(-1, 1, 1, 1) * z
+    )
+    return editor
+
+
+def first_stage_of(editor: Editor, images: np.ndarray) -> np.ndarray:
+    """What the first stage alone makes of images."""
+    stage = editor.method.first_stage
+    pictures = torch.from_numpy(images).permute(0, 3, 1, 2) / 127.5 - 1
+    decoded = stage.decode(stage.encode(pictures)).clamp(-1, 1)
+    return ((decoded + 1) * 127.5).permute(0, 2, 3, 1).numpy()
+
+
+def test_each_sampler_draws_and_the_default_is_unipc(editor: Editor, images: np.ndarray) -> None:
+    drawn = {sampler: editor.edit(images[:1], num_steps=STEPS, sampler=sampler).tobytes() for sampler in SAMPLERS}
+    assert len(set(drawn.values())) == len(SAMPLERS)
+    assert editor.edit(images[:1], num_steps=STEPS).tobytes() == drawn["unipc"]
+
+
+def test_an_unknown_sampler_is_refused(editor: Editor, images: np.ndarray) -> None:
+    with pytest.raises(EditError, match="unknown sampler euler: use ddim, dpmpp_2m, dpmpp_2m_karras, unipc"):
+        editor.edit(images, sampler="euler")
+
+
+@pytest.mark.parametrize(("num_steps", "error"), [(20, 3.0), (50, 0.7)])
+def test_an_image_whose_details_are_kept_comes_back_as_the_first_stage_has_it(
+    knowing: Editor, images: np.ndarray, num_steps: int, error: float
+) -> None:
+    kept = knowing.edit(images, num_steps=num_steps, keep_details=True)
+    expected = first_stage_of(knowing, images)
+    assert np.sqrt(np.square(kept - expected).mean()) < error  # of 255 levels
+    drawn = knowing.edit(images, num_steps=num_steps)
+    assert np.sqrt(np.square(drawn - expected).mean()) > 20 * error
+
+
+def test_a_seed_has_no_influence_where_details_are_kept(editor: Editor, images: np.ndarray) -> None:
+    kept = [editor.edit(images[:1], seed=seed, num_steps=STEPS, keep_details=True) for seed in (0, 1)]
+    assert (kept[0] == kept[1]).all()
+
+
+def test_keeping_details_is_decoding_from_them(editor: Editor, images: np.ndarray) -> None:
+    details = editor.details(images[:2], num_steps=STEPS)
+    assert (details.shape, details.dtype) == ((2, *editor.method.latent_shape), np.float32)
+    edited = editor.edit(images[:2], set_units={1: 0.5}, num_steps=STEPS, keep_details=True)
+    units = editor.edit_units(editor.encode(images[:2]).units, set_units={1: 0.5})
+    assert (editor.decode(units, details=details, num_steps=STEPS) == edited).all()
+    assert (editor.decode(units, details=details, num_steps=STEPS, sampler="ddim") == edited).all()
+
+
+def test_swaps_and_traversals_keep_the_details_of_the_image_they_change(knowing: Editor, images: np.ndarray) -> None:
+    source, target = images[:1], images[3:]
+    options = {"num_steps": 20, "keep_details": True}
+    itself = knowing.edit(source, **options)
+    assert np.abs(knowing.swap(source, target, [0, 2], **options) - itself.astype(int)).max() <= 1
+    assert np.abs(knowing.swap_each(source[0], target[0], **options) - itself.astype(int)).max() <= 1
+    assert np.abs(knowing.traverse(source[0], num_values=2, **options) - itself.astype(int)).max() <= 1
+
+
+@pytest.mark.parametrize("sampler", ["dpmpp_2m", "dpmpp_2m_karras", "unipc"])
+def test_only_ddim_keeps_details(editor: Editor, images: np.ndarray, sampler: str) -> None:
+    message = f"sampler={sampler} cannot keep details: only ddim is inverted, leave the sampler out"
+    with pytest.raises(EditError, match=message):
+        editor.edit(images, sampler=sampler, keep_details=True)
+    with pytest.raises(EditError, match=message):
+        editor.decode(np.zeros((1, UNITS)), sampler=sampler, details=np.zeros((1, 6, 4, 4)))
+
+
+@pytest.mark.parametrize("wrong", [np.zeros((2, 6, 4, 4)), np.zeros((1, 6, 8, 8)), np.full((1, 6, 4, 4), np.nan)])
+def test_details_of_another_shape_or_not_finite_are_refused(editor: Editor, wrong: np.ndarray) -> None:
+    with pytest.raises(EditError, match=r"details have shape .*: give finite values of shape \(1, 6, 4, 4\)"):
+        editor.decode(np.zeros((1, UNITS)), details=wrong)
 
 
 # ---- swap
@@ -220,6 +303,8 @@ def test_as_many_seeds_as_images_are_needed(editor: Editor) -> None:
 def test_more_steps_than_the_schedule_has_or_none_are_refused(editor: Editor, num_steps: int) -> None:
     with pytest.raises(EditError, match=rf"steps={num_steps} is out of range: this model draws in 1 to 1000 steps"):
         editor.decode(np.zeros((1, UNITS)), num_steps=num_steps)
+    with pytest.raises(EditError, match=f"steps={num_steps} is out of range"):
+        editor.details(np.zeros((1, SIZE, SIZE, 3), np.uint8), num_steps=num_steps)
 
 
 # ---- open

@@ -135,6 +135,7 @@ def test_only_the_first_worker_writes(
         num_images=32,
         loss=0.5,
         images_per_s=1.0,
+        num_workers=2,
         train_s=1.0,
         refit_s=0.0,
         num_refits=0,

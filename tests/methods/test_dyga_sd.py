@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -9,6 +10,7 @@ from torch import Tensor, nn
 
 from raydis.build import build_method
 from raydis.config import RunConfig
+from raydis.diffusion.samplers import SAMPLERS, Sampler
 from raydis.methods.contract import Draws
 from raydis.methods.dyga_sd import DygaSd
 from raydis.presets import expand
@@ -188,18 +190,65 @@ def test_an_image_is_encoded_without_its_batch_mates() -> None:
 def test_decoding_is_repeatable_to_the_bit_and_stays_in_range() -> None:
     method = awake()
     codes = method.encode(images())
-    decoded = method.decode(codes, start() * 5, num_steps=5)
+    decoded = method.decode(codes, start() * 5, 5, "ddim")
     assert decoded.shape == (4, 3, SIZE, SIZE)
     assert decoded.abs().max().item() == 1.0  # wild noise: clamped
-    assert torch.equal(decoded, method.decode(codes, start() * 5, num_steps=5))
+    assert torch.equal(decoded, method.decode(codes, start() * 5, 5, "ddim"))
 
 
 def test_codes_and_noise_both_decide_what_is_decoded() -> None:
     method = awake()
     codes = method.encode(images())
-    decoded = method.decode(codes, start(), num_steps=5)
-    assert not torch.allclose(decoded, method.decode(codes.flip(0), start(), num_steps=5), atol=1e-4)
-    assert not torch.allclose(decoded, method.decode(codes, start(seed=1), num_steps=5), atol=1e-4)
+    decoded = method.decode(codes, start(), 5, "ddim")
+    assert not torch.allclose(decoded, method.decode(codes.flip(0), start(), 5, "ddim"), atol=1e-4)
+    assert not torch.allclose(decoded, method.decode(codes, start(seed=1), 5, "ddim"), atol=1e-4)
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_every_sampler_decodes_its_own_picture_of_the_same_codes(sampler: Sampler) -> None:
+    method = awake()
+    codes = method.encode(images())
+    decoded = method.decode(codes, start(), 4, sampler)
+    assert torch.equal(decoded, method.decode(codes, start(), 4, sampler))
+    others = [method.decode(codes, start(), 4, other) for other in SAMPLERS if other != sampler]
+    assert not any(torch.allclose(decoded, other, atol=1e-4) for other in others)
+
+
+def know_the_data(method: DygaSd, monkeypatch: pytest.MonkeyPatch) -> Callable[[Tensor], Tensor]:
+    """Make the U-Net exact for latents N(m, 1) whose mean m, (B, 1, 1, 1), the codes decide; returns codes -> m."""
+
+    def mean_of(condition: Tensor) -> Tensor:
+        return condition.mean((1, 2)).view(-1, 1, 1, 1)
+
+    def true_noise(noisy: Tensor, timesteps: Tensor, condition: Tensor) -> Tensor:
+        level = method.objective.alpha_bars[timesteps].view(-1, 1, 1, 1)
+        return (1.0 - level).sqrt() * (noisy - level.sqrt() * mean_of(condition))
+
+    monkeypatch.setattr(method.unet, "forward", true_noise)
+    return lambda codes: mean_of(method.unet.condition(codes))
+
+
+@pytest.mark.parametrize(("num_steps", "error"), [(10, 0.1), (20, 0.04), (50, 0.01)])
+def test_inverted_noise_gives_the_latents_back_and_with_other_codes_moves_what_these_tell_alone(
+    monkeypatch: pytest.MonkeyPatch, num_steps: int, error: float
+) -> None:
+    method = awake()
+    mean_of = know_the_data(method, monkeypatch)
+    torch.manual_seed(3)
+    pictures = images() * 0.2  # far from the ends of [-1, 1], where decoding clamps
+    latents, codes = method.first_stage.encode(pictures), 3.0 * torch.randn(4, UNITS, DIM)
+    noise = method.invert(codes, pictures, num_steps)
+
+    def draw_latents(codes: Tensor) -> Tensor:
+        return method.first_stage.encode(method.decode(codes, noise, num_steps, "ddim"))
+
+    assert noise.shape == latents.shape
+    assert (draw_latents(codes) - latents).square().mean().sqrt() < error * latents.std()
+    others = codes.flip(0)
+    moved = mean_of(others) - mean_of(codes)
+    assert moved.abs().max() > 0.02
+    kept = draw_latents(others) - moved
+    assert (kept - latents).square().mean().sqrt() < error * latents.std()
 
 
 def test_swapping_units_obeys_its_identities() -> None:
@@ -207,7 +256,7 @@ def test_swapping_units_obeys_its_identities() -> None:
     source, target = method.units(images(1, seed=1)), method.units(images(1, seed=2))
 
     def draw_again(units: Tensor) -> Tensor:
-        return method.decode(method.lift(units), start(1), num_steps=5)
+        return method.decode(method.lift(units), start(1), 5, "ddim")
 
     def swap(first: Tensor, second: Tensor, chosen: list[int]) -> Tensor:
         swapped = first.clone()
@@ -224,8 +273,8 @@ def test_swapping_units_obeys_its_identities() -> None:
 def test_one_starting_noise_serves_a_whole_batch() -> None:
     method = awake()
     codes = method.encode(images())
-    together = method.decode(codes, start(1).expand(4, -1, -1, -1), num_steps=5)
-    alone = torch.cat([method.decode(code[None], start(1), num_steps=5) for code in codes])
+    together = method.decode(codes, start(1).expand(4, -1, -1, -1), 5, "ddim")
+    alone = torch.cat([method.decode(code[None], start(1), 5, "ddim") for code in codes])
     torch.testing.assert_close(together, alone, rtol=0, atol=1e-4)
 
 
@@ -237,7 +286,7 @@ def test_the_state_dict_restores_what_encodes_and_decodes() -> None:
     restored.load_state_dict(method.state_dict())
     codes = method.encode(images())
     assert torch.equal(restored.encode(images()), codes)
-    assert torch.equal(restored.decode(codes, start(), 3), method.decode(codes, start(), 3))
+    assert torch.equal(restored.decode(codes, start(), 3, "ddim"), method.decode(codes, start(), 3, "ddim"))
     assert torch.equal(restored.unit_quantiles, method.unit_quantiles)
 
 

@@ -85,13 +85,11 @@ class StubEditor:
     def __init__(self, importance: list[list[float]] | None) -> None:
         self.metrics = {"scores": importance and {"importance": importance}}
 
-    def traverse(
-        self, image: np.ndarray, *, units: list[int], num_values: int, seed: int, num_steps: int
-    ) -> np.ndarray:
+    def traverse(self, image: np.ndarray, *, units: list[int], num_values: int, **options: object) -> np.ndarray:
         cells = 10 + np.array(units, np.uint8)
         return np.broadcast_to(cells[:, None, None, None, None], (len(units), num_values, *image.shape))
 
-    def swap_each(self, source: np.ndarray, target: np.ndarray, *, seed: int, num_steps: int) -> np.ndarray:
+    def swap_each(self, source: np.ndarray, target: np.ndarray, **options: object) -> np.ndarray:
         return np.stack([source + 10 + unit for unit in range(self.num_units)])
 
 

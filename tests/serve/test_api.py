@@ -10,6 +10,7 @@ import pytest
 from fastapi.testclient import TestClient
 from PIL import Image
 
+from raydis.diffusion.samplers import SAMPLERS
 from raydis.serve.api import create_app
 from raydis.serve.images import MAX_BODY_BYTES
 from raydis.serve.model import Codes, ServedModel
@@ -130,9 +131,27 @@ def test_seed_units_and_steps_each_change_the_picture_and_repeating_a_request_do
     assert [edit(**fields).content for fields in requests] == drawn
 
 
+def test_each_sampler_draws_another_picture_and_the_answer_names_it(edit: Edit) -> None:
+    answers = [edit(accept="application/json", steps="3", sampler=sampler).json() for sampler in SAMPLERS]
+    assert [answer["sampler"] for answer in answers] == list(SAMPLERS)
+    assert len({answer["image"] for answer in answers}) == len(SAMPLERS)
+    default = edit(accept="application/json", steps="3").json()
+    assert (default["sampler"], default["image"]) == ("unipc", answers[SAMPLERS.index("unipc")]["image"])
+
+
+def test_keeping_details_draws_by_ddim_whatever_the_seed(edit: Edit) -> None:
+    kept = edit(accept="application/json", steps="3", keep_details="true").json()
+    assert (kept["sampler"], kept["keep_details"]) == ("ddim", True)
+    assert kept["image"] == edit(accept="application/json", steps="3", keep_details="true", seed="9").json()["image"]
+    assert kept["image"] != edit(accept="application/json", steps="3", sampler="ddim").json()["image"]
+
+
 @pytest.mark.parametrize(
     ("fields", "detail"),
     [
+        ({"sampler": "euler"}, "sampler: Input should be 'ddim', 'dpmpp_2m', 'dpmpp_2m_karras' or 'unipc'"),
+        ({"keep_details": "perhaps"}, "keep_details: Input should be a valid boolean"),
+        ({"keep_details": "true", "sampler": "unipc"}, "sampler=unipc cannot keep details: only ddim is inverted"),
         ({"set": '{"4": 0}'}, "no unit 4: this model has units 0 to 3"),
         ({"shift": '{"99": 0}'}, "no unit 99: this model has units 0 to 3"),
         ({"set": '{"1": 0}', "shift": '{"1": 0}'}, "unit 1 is both set and shifted"),
@@ -228,4 +247,7 @@ def test_openapi_documents_both_bodies_every_error_and_an_example(client: TestCl
     schemas = client.get("/openapi.json").json()["components"]["schemas"]
     assert schemas["Encoding"]["examples"][0]["model"] == "quickstart@3"
     assert schemas["EditForm"]["properties"]["set"]["examples"] == ['{"3": 1.2}']
+    sampler = schemas["EditForm"]["properties"]["sampler"]["anyOf"][0]
+    assert sampler["enum"] == list(SAMPLERS)
+    assert "what no unit describes" in schemas["EditForm"]["properties"]["keep_details"]["description"]
     assert client.get("/docs").status_code == 200

@@ -31,6 +31,32 @@ def test_a_drawing_has_the_same_bytes_alone_and_among_any_others(served: ServedM
         assert [picture.tobytes() for picture in mates] == [picture.tobytes() for picture in alone]
 
 
+def test_a_drawing_that_keeps_details_has_the_same_bytes_alone_and_among_any_others(
+    served: ServedModel, pictures: np.ndarray
+) -> None:
+    codes = served.encode(list(pictures))
+    drawings = [Drawing(code.units, 0, 5, "ddim", picture) for code, picture in zip(codes, pictures, strict=True)]
+    alone = [served.draw([drawing])[0] for drawing in drawings]
+    assert len({picture.tobytes() for picture in alone}) == 9
+    mates = served.draw(drawings)
+    assert [picture.tobytes() for picture in mates] == [picture.tobytes() for picture in alone]
+    edited = served.editor.edit(pictures, num_steps=5, keep_details=True)
+    assert np.abs(np.stack(mates) - edited.astype(int)).max() <= 1  # other batch sizes round otherwise
+
+
+def test_only_drawings_of_equal_steps_samplers_and_starts_share_a_batch() -> None:
+    units, picture = np.zeros(4, np.float32), np.zeros((16, 16, 3), np.uint8)
+    drawings = [
+        Drawing(units, 0, 5, "ddim"),
+        Drawing(units, 0, 6, "ddim"),
+        Drawing(units, 0, 5, "unipc"),
+        Drawing(units, 0, 5, "ddim", picture),
+    ]
+    assert len({drawing.batch_key for drawing in drawings}) == 4
+    assert drawings[0].batch_key == Drawing(units + 1, 3, 5, "ddim").batch_key
+    assert drawings[3].batch_key == Drawing(units + 1, 3, 5, "ddim", picture + 1).batch_key
+
+
 def test_a_served_encoding_agrees_with_the_editors(served: ServedModel, pictures: np.ndarray) -> None:
     codes = served.encode(list(pictures))
     np.testing.assert_allclose([each.units for each in codes], served.editor.encode(pictures).units, atol=1e-5)

@@ -22,7 +22,15 @@ def test_concurrent_requests_get_the_bytes_they_get_alone(
     files = [file_of(picture) for picture in pictures]
 
     def edit(service: Service, i: int):
-        return service.edit(files[i], set_units={i % 4: 0.5}, shift_units={}, seed=i, num_steps=3 + i % 2)
+        return service.edit(
+            files[i],
+            set_units={i % 4: 0.5},
+            shift_units={},
+            seed=i,
+            num_steps=3 + i % 2,
+            sampler=("ddim", None, "unipc")[i % 3] if i < 6 else None,
+            keep_details=i >= 6,
+        )
 
     async def together() -> list[bytes]:
         service = Service(served, lambda _: served)

@@ -15,6 +15,7 @@ from raydis.store import LocalStore
 from raydis.train.cluster import (
     check_storage,
     choose_device,
+    choose_num_workers,
     fetch_result,
     lasting_storage,
     max_parallel_runs,
@@ -40,6 +41,7 @@ def clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
         ({"num_gpus": 0.5}, [{"CPU": 16, "GPU": 2}], 4),
         ({"num_gpus": 0.4}, [{"CPU": 16, "GPU": 2}], 4),  # a fraction never spans two GPUs
         ({"device": "cuda"}, [{"CPU": 16, "GPU": 3}], 3),
+        ({"num_workers": 4, "min_workers": 2}, [{"CPU": 3}], 1),  # not a whole one, but one with fewer workers
     ],
 )
 def test_a_cluster_holds_as_many_runs_as_its_nodes_fit(compute: Any, nodes: Any, runs: int) -> None:
@@ -56,11 +58,30 @@ def test_a_cluster_holds_as_many_runs_as_its_nodes_fit(compute: Any, nodes: Any,
         ({"device": "cuda"}, r"1 CPUs and 1 GPUs, but .*\(compute\.device=cpu for none\)"),
         ({"num_gpus": 2}, r"1 CPUs and 2 GPUs"),
         ({"num_workers": 3}, r"needs 3 worker\(s\) of 1 CPUs"),
+        ({"num_workers": 4, "min_workers": 3}, r"needs 3 worker\(s\) of 1 CPUs"),
     ],
 )
 def test_a_run_that_cannot_be_placed_is_refused_with_what_there_is(compute: Any, message: str) -> None:
     with pytest.raises(ResourceError, match=message):
         max_parallel_runs(ComputeConfig(**compute), [{"CPU": 2}])
+
+
+@pytest.mark.parametrize(
+    ("compute", "nodes", "num_workers"),
+    [
+        ({"num_workers": 4}, [{"CPU": 3}], 4),  # without `min_workers` it waits for all of them
+        ({"num_workers": 4, "min_workers": 1}, [{"CPU": 8}], 4),
+        ({"num_workers": 4, "min_workers": 1}, [{"CPU": 3}, {}], 2),  # three do not share 32 images equally
+        ({"num_workers": 4, "min_workers": 1}, [{"CPU": 1}], 1),
+        ({"num_workers": 4, "min_workers": 2}, [{"CPU": 1}], 2),
+        ({"num_workers": 4, "min_workers": 3}, [{"CPU": 3}], 4),
+        ({"num_workers": 4, "min_workers": 1, "num_gpus": 0.4}, [{"CPU": 8, "GPU": 1}], 2),
+    ],
+)
+def test_a_start_takes_as_many_workers_as_there_are_places_and_share_the_batch(
+    compute: Any, nodes: Any, num_workers: int
+) -> None:
+    assert choose_num_workers(ComputeConfig(**compute), 32, nodes) == num_workers
 
 
 def test_device_cuda_without_a_number_reserves_a_whole_gpu() -> None:

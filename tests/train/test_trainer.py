@@ -5,16 +5,18 @@ from __future__ import annotations
 import os
 import signal
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
+from ray import train
 
 from raydis.data import open_dataset
 from raydis.engine.checkpoint import Checkpoint, open_checkpoint
 from raydis.engine.fit import Training
 from raydis.engine.session import run_session
-from raydis.errors import ConfigError, DataError, ResourceError
+from raydis.errors import ConfigError, DataError, FitError, ResourceError
 from raydis.metrics.protocol import Scores
 from raydis.store import LocalStore
 from raydis.train.trainer import default_name, fit_with_ray, run
@@ -114,6 +116,52 @@ def test_a_run_that_the_cluster_cannot_hold_is_refused_at_once(tiny_run: Any, tm
     with pytest.raises(ResourceError, match=r"needs 1 worker\(s\) of 1 CPUs and 1 GPUs"):
         run(tiny_run(compute={"device": "cuda"}), storage=str(tmp_path))
     assert not list(tmp_path.iterdir())
+
+
+class Trainers:
+    """Stands in for Ray: each start takes a node list and an outcome from a script, and notes its number of workers."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, *script: tuple[int, Exception | None]) -> None:
+        self.script, self.started = list(script), list[int]()
+        monkeypatch.setattr("raydis.train.trainer.check_storage", lambda store, key: None)
+        monkeypatch.setattr("raydis.train.trainer.cluster_nodes", lambda: [{"CPU": 1}] * self.script[0][0])
+        monkeypatch.setattr("raydis.train.trainer._trainer", self.trainer)
+
+    def trainer(self, config: Any, num_workers: int, **_: Any) -> Trainers:
+        self.started.append(num_workers)
+        return self
+
+    def fit(self) -> Any:
+        _, error = self.script.pop(0)
+        if error is not None:
+            raise error
+        return SimpleNamespace(checkpoint=SimpleNamespace(path="last"), metrics={"num_workers": self.started[-1]})
+
+
+LOST = train.WorkerGroupError("a node is gone", {1: RuntimeError("connection reset")})
+STUCK = train.ControllerError(TimeoutError("the workers did not start"))
+
+
+def test_a_run_shrinks_to_the_nodes_that_are_left_and_grows_again_at_its_next_restart(
+    monkeypatch: pytest.MonkeyPatch, tiny_run: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    # The second start is before the cluster has missed the node.
+    trainers = Trainers(monkeypatch, (4, LOST), (4, STUCK), (3, LOST), (4, None))
+    config = tiny_run(compute={"num_workers": 4, "min_workers": 1})
+    result = fit_with_ray(config, name="elastic", storage=str(tmp_path))
+    assert trainers.started == [4, 4, 2, 4]  # three would not share 32 images
+    assert (result.checkpoint, result.metrics) == ("last", {"num_workers": 4})
+    assert "run elastic: no place for all of its 4 workers, it goes on with 2" in caplog.text
+
+
+@pytest.mark.parametrize(("error", "starts"), [(LOST, 4), (STUCK, 11)])
+def test_a_run_that_keeps_failing_says_how_to_go_on(
+    monkeypatch: pytest.MonkeyPatch, tiny_run: Any, tmp_path: Path, error: Exception, starts: int
+) -> None:
+    trainers = Trainers(monkeypatch, *[(1, error)] * 20)
+    with pytest.raises(FitError, match=rf"run mine failed {starts} times, .* goes on from its last checkpoint in"):
+        fit_with_ray(tiny_run(), name="mine", storage=str(tmp_path))
+    assert trainers.started == [1] * starts
 
 
 def test_a_runs_name_is_a_hash_of_all_that_decides_its_result(tiny_run: Any) -> None:

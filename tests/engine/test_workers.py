@@ -1,0 +1,168 @@
+"""Two workers, which are real processes of a gloo group, against one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torch.distributed
+from torch import Tensor, nn
+from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import allreduce_hook
+from torch.nn.parallel import DistributedDataParallel
+
+from raydis.config import RunConfig
+from raydis.data import Loader, open_dataset
+from raydis.engine.fit import Training, fit
+from raydis.methods.contract import Draws
+from raydis.presets import expand
+
+CPU = torch.device("cpu")
+LOCAL_BATCH_SIZE = 16
+Tensors = dict[str, Tensor]
+
+# No draws of a worker's own, and refits after the second and the fourth of five steps.
+PLAN = {
+    "unet": {"dropout_rate": 0.0, "skip_dropout_rate": 0.0},
+    "anchors": {"mode": "relative", "refit_images": 64},
+}
+GROUP, BATCH = ({**PLAN, "encoder": {"norm": norm}} for norm in ("group", "batch"))
+DROPPED = {**BATCH, "unet": {"dropout_rate": 0.1, "skip_dropout_rate": 0.2}}
+RUNS: dict[str, dict[str, Any]] = {
+    "group": {"method": GROUP},
+    "batch": {"method": BATCH},
+    "parts": {"method": GROUP, "compute": {"max_batch_size": 5}},
+    "dropped": {"method": DROPPED, "compute": {"max_batch_size": 8}},
+}
+
+
+def config_of(**sections: Any) -> RunConfig:
+    train = {"batch_size": 2 * LOCAL_BATCH_SIZE, "num_images": 160, "report_images": 160, "max_grad_norm": 1.0}
+    return RunConfig.model_validate(expand({"preset": "tiny", "train": train, **sections}))
+
+
+def start(config: RunConfig, **place: int) -> Training:
+    return Training(config, open_dataset(config.data), device=CPU, **place)
+
+
+def train(config: RunConfig, **place: int) -> Tensors:
+    """All tensors of a finished run, and its loss.
+
+    Its U-Net's branches do not start at 0, where five steps would hardly reach the encoder.
+    """
+    training = start(config, **place)
+    generator = torch.Generator().manual_seed(0)
+    for weight in training.method.unet.parameters():
+        if weight.dim() == 4 and not weight.any():
+            nn.init.normal_(weight, std=0.2, generator=generator)
+    (progress,) = fit(training)
+    assert (progress.num_refits, progress.num_workers) == (2, place.get("world_size", 1))
+    average = {f"average.{name}": tensor for name, tensor in training.calibrated().state_dict().items()}
+    return training.state().tensors | average | {"loss": torch.tensor(progress.loss, dtype=torch.float64)}
+
+
+def num_exchanges(max_batch_size: int, rank: int) -> Tensor:
+    """How often two workers send each other gradients in one step."""
+    place = {"rank": rank, "world_size": 2}
+    training = start(config_of(method=GROUP, compute={"max_batch_size": max_batch_size}), **place)
+    network, sent = DistributedDataParallel(training.method), []
+
+    def send(group, bucket):  # type: ignore[no-untyped-def]  # torch takes annotations for objects, not for text
+        sent.append(bucket.index())
+        return allreduce_hook(group, bucket)
+
+    network.register_comm_hook(None, send)
+    training.advance(network)
+    return torch.tensor(len(sent))
+
+
+def work_as_one_of_two(rank: int) -> Tensors:
+    place = {"rank": rank, "world_size": 2}
+    torch.manual_seed(rank)
+    started = start(config_of(seed=rank), **place)  # as if the workers did not agree
+    found = {f"start.{name}": tensor for name, tensor in started.method.state_dict().items()}
+    found |= {f"exchanges.{size}": num_exchanges(size, rank) for size in (4, 16)}
+    for run, sections in RUNS.items():
+        found |= {f"{run}.{name}": tensor for name, tensor in train(config_of(**sections), **place).items()}
+        found[f"{run}.random"] = torch.rand(8)
+    return found
+
+
+@pytest.fixture(scope="module")
+def pair(run_in_two_workers: Callable[[str, str], tuple[Tensors, Tensors]]) -> tuple[Tensors, Tensors]:
+    """What each of two workers returns of `work_as_one_of_two`."""
+    return run_in_two_workers(__file__, "work_as_one_of_two")
+
+
+def of_run(found: Tensors, run: str) -> Tensors:
+    return {name.removeprefix(f"{run}."): tensor for name, tensor in found.items() if name.startswith(f"{run}.")}
+
+
+def test_workers_take_turns_in_the_order_of_one() -> None:
+    dataset = open_dataset(config_of().data)
+    alone = Loader(dataset, batch_size=32, seed=0)
+    workers = [Loader(dataset, batch_size=32, seed=0, rank=rank, world_size=2) for rank in range(2)]
+    for step in range(12):  # an epoch ends within the eleventh
+        shares = [worker.indices(step) for worker in workers]
+        assert [len(share) for share in shares] == [LOCAL_BATCH_SIZE] * 2
+        assert np.array_equal(np.concatenate(shares), alone.indices(step))
+
+
+@pytest.mark.parametrize("run", ["group", "batch", "parts"])
+def test_two_workers_equal_one_with_twice_their_batch(pair: tuple[Tensors, Tensors], run: str) -> None:
+    first, second = (of_run(found, run) for found in pair)
+    alone = train(config_of(method=RUNS[run]["method"]))  # in one part
+    assert bool(alone["method.anchors.fitted"])
+    for name, tensor in alone.items():
+        assert torch.equal(first[name], second[name]), name
+        # Five steps of 1e-3; seen: 3e-5, for Adam's steps are as long where a gradient is no more than rounding.
+        largest = float(tensor.double().abs().nan_to_num(posinf=0.0).max())
+        torch.testing.assert_close(
+            first[name], tensor, rtol=0, atol=1e-4 * max(largest, 1.0), msg=lambda text, name=name: name + text
+        )
+    torch.testing.assert_close(first["loss"], alone["loss"], rtol=1e-6, atol=0)
+
+
+def test_the_norm_of_a_run_counts_in_its_numbers(pair: tuple[Tensors, Tensors]) -> None:
+    """Else the test above could not see a batch norm that is wrong."""
+    group, batch = (float(pair[0][f"{norm}.loss"]) for norm in ("group", "batch"))
+    assert abs(group - batch) > 1e-4
+
+
+def test_workers_agree_on_everything_but_the_channels_they_drop(pair: tuple[Tensors, Tensors]) -> None:
+    first, second = (of_run(found, "dropped") for found in pair)
+    assert not torch.equal(first.pop("random"), second.pop("random"))
+    assert bool(first["method.anchors.fitted"])
+    assert [name for name, tensor in first.items() if not torch.equal(tensor, second[name])] == []
+
+
+def test_workers_start_from_the_first_ones_weights_and_first_stage(pair: tuple[Tensors, Tensors]) -> None:
+    first, second = (of_run(found, "start") for found in pair)
+    alone = start(config_of(seed=0)).method.state_dict()
+    assert float(alone["first_stage.scale"].std()) > 0  # it was fitted
+    for found in (first, second):
+        assert [name for name, tensor in alone.items() if not torch.equal(tensor, found[name])] == []
+
+
+def test_gradients_are_exchanged_once_however_many_parts_they_add_up_from(pair: tuple[Tensors, Tensors]) -> None:
+    for found in pair:
+        assert int(found["exchanges.4"]) == int(found["exchanges.16"]) > 0
+
+
+@pytest.mark.parametrize(("max_batch_size", "sizes"), [(None, [32]), (32, [32]), (31, [16] * 2), (5, [4] * 8)])
+def test_a_worker_takes_its_share_in_the_fewest_equal_parts_that_fit(
+    max_batch_size: int | None, sizes: list[int]
+) -> None:
+    training, seen = start(config_of(compute={"max_batch_size": max_batch_size})), []
+
+    def record(module: nn.Module, arguments: tuple[Tensor, Draws]) -> None:
+        images, draws = arguments
+        assert {len(drawn) for drawn in draws} == {len(images)}
+        seen.append(images)
+
+    training.method.register_forward_pre_hook(record)
+    training.advance(training.method)
+    assert [len(images) for images in seen] == sizes
+    assert torch.equal(torch.cat(seen), training.loader.batch(0))
