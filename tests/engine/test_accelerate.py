@@ -97,7 +97,8 @@ def test_compiled_blocks_train_alike_and_share_code_where_their_shapes_are_equal
     assert 0 < counters["stats"]["unique_graphs"] < len(blocks) == 14
 
 
-@pytest.mark.slow  # minutes of C++
+@pytest.mark.slow
+@pytest.mark.timeout(1800)  # minutes of C++
 @pytest.mark.filterwarnings("ignore")  # the compiler's own deprecations, which it would report as failures
 def test_code_of_the_default_compiler_trains_alike_within_rounding(tiny: Tiny, unlabelled: FactorDataset) -> None:
     losses = []
