@@ -41,7 +41,9 @@ Storage = Annotated[
 @app.command()
 def train(
     config: Annotated[Path | None, typer.Argument(help="YAML of one run; without it the preset alone.")] = None,
-    preset: Annotated[str | None, typer.Option(help="small, reference or tiny.")] = None,
+    preset: Annotated[
+        str | None, typer.Option(help="small, reference, tiny, or of a first stage vq, kl, vq_small, kl_small.")
+    ] = None,
     overrides: Overrides = None,
     storage: Storage = "runs",
     name: Annotated[str | None, typer.Option(help="Run name; default: a hash of the configuration.")] = None,
@@ -69,6 +71,8 @@ def train(
 
     result = run(resolved, storage=lasting_storage(storage), name=name, on_report=_print_report)
     typer.echo(f"checkpoint  {result.checkpoint}")
+    if result.metrics.get("psnr") is not None:
+        typer.echo(f"reconstruction  {result.metrics['psnr']:.2f} dB")
     if result.scores:
         typer.echo(json.dumps({key: value for key, value in result.scores.items() if key != "importance"}))
 
@@ -93,13 +97,9 @@ def _open_editor(checkpoint: str, storage: str) -> Any:
     """An Editor on a checkpoint folder, its s3:// URI, or a `name@alias` of the registry."""
     from raydis.engine.checkpoint import fetch_checkpoint
     from raydis.engine.editor import Editor
-    from raydis.registry import Registry, default_cache
-    from raydis.store import open_store
+    from raydis.registry import default_cache, locate
 
-    if "@" in checkpoint and not Path(checkpoint).exists() and "://" not in checkpoint:
-        registry = Registry(open_store(storage))
-        return Editor.open(registry.fetch(registry.resolve(checkpoint), default_cache()))
-    return Editor.open(fetch_checkpoint(checkpoint, default_cache()))
+    return Editor.open(fetch_checkpoint(locate(checkpoint, storage), default_cache()))
 
 
 def _pick_images(editor: Any, images: list[Path], count: int) -> Any:

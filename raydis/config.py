@@ -10,20 +10,14 @@ otherwise. Nothing here imports torch or ray.
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
+
+from raydis.section import Model, Rate, Size
+from raydis.stageconfig import FirstStageConfig, KlConfig, KlStage, PatchPcaStage, PixelStage, VqConfig, VqStage
 
 PROCEDURAL_SETS = ("shapes3d_procedural", "dsprites_procedural")
-
-Size = Annotated[int, Field(ge=1)]
-Rate = Annotated[float, Field(ge=0.0, lt=1.0)]
-
-
-class Model(BaseModel):
-    """A frozen config section: unknown keys and non-finite numbers are errors."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 class DataConfig(Model):
@@ -59,29 +53,6 @@ class DataConfig(Model):
         if self.name == "image_folder" and self.levels:
             raise ValueError("data.levels needs factors, but an image_folder has none: remove data.levels")
         return self
-
-
-class PixelStage(Model):
-    """No first stage: the diffusion model works on the pixels themselves."""
-
-    kind: Literal["pixel"] = "pixel"
-
-
-class PatchPcaStage(Model):
-    """Closed-form first stage: PCA of non-overlapping image patches."""
-
-    kind: Literal["patch_pca"] = "patch_pca"
-    patch_size: int = Field(default=4, ge=2, le=16, description="Side of a patch, px; the latent is that much smaller.")
-    latent_dim: int = Field(default=12, ge=1, description="Principal components kept, the channels of the latent.")
-    whitening: float = Field(
-        default=1.0,
-        ge=0.0,
-        le=1.0,
-        description="Channel l is divided by std_l**whitening; 1 gives all of them unit variance.",
-    )
-
-
-FirstStageConfig = Annotated[PixelStage | PatchPcaStage, Field(discriminator="kind")]
 
 
 class EncoderConfig(Model):
@@ -209,7 +180,14 @@ class DygaSdConfig(Model):
     diffusion: DiffusionConfig = DiffusionConfig()
 
 
-MethodConfig = DygaSdConfig  # becomes a union, discriminated by `family`, with the second method
+def _with_family(tree: Any) -> Any:
+    """A method that does not say its family is DyGA+SD."""
+    return {"family": "dyga_sd", **tree} if isinstance(tree, dict) else tree
+
+
+MethodConfig = Annotated[
+    Annotated[DygaSdConfig | VqConfig | KlConfig, Field(discriminator="family")], BeforeValidator(_with_family)
+]
 
 
 class TrainConfig(Model):
@@ -342,17 +320,38 @@ class RunConfig(Model):
 
     @property
     def latent_size(self) -> int:
-        """Side of the latent, px."""
-        stage = self.first_stage
-        return self.data.image_size // (stage.patch_size if isinstance(stage, PatchPcaStage) else 1)
+        """Side of the first stage's latent, px."""
+        match self.first_stage:
+            case PixelStage():
+                return self.data.image_size
+            case PatchPcaStage(patch_size=reduction):
+                return self.data.image_size // reduction
+            case VqStage() | KlStage() as stage:
+                return self.data.image_size // stage.reduction
 
     @model_validator(mode="after")
     def _sizes(self) -> Self:
-        stage, unet = self.first_stage, self.method.unet
-        if isinstance(stage, PatchPcaStage) and self.data.image_size % stage.patch_size:
+        match self.first_stage:
+            case PatchPcaStage(patch_size=patch_size) if self.data.image_size % patch_size:
+                raise ValueError(
+                    f"first_stage.patch_size={patch_size} must divide data.image_size={self.data.image_size}"
+                )
+            case VqStage() | KlStage() as stage:
+                stage.check_image_size(self.data.image_size, "first_stage")
+        match self.method:
+            case DygaSdConfig() as method:
+                self._check_unet(method)
+            case VqConfig() | KlConfig() as method:
+                self._check_autoencoder(method)
+        if self.train.batch_size % self.compute.num_workers:
             raise ValueError(
-                f"first_stage.patch_size={stage.patch_size} must divide data.image_size={self.data.image_size}"
+                f"train.batch_size={self.train.batch_size} must be a multiple of "
+                f"compute.num_workers={self.compute.num_workers}"
             )
+        return self
+
+    def _check_unet(self, method: DygaSdConfig) -> None:
+        unet = method.unet
         sizes = [self.latent_size >> level for level in range(len(unet.multipliers))]
         if self.latent_size % (1 << (len(unet.multipliers) - 1)):
             raise ValueError(
@@ -363,12 +362,24 @@ class RunConfig(Model):
             unknown = sorted(set(getattr(unet, field)) - set(sizes))
             if unknown:
                 raise ValueError(f"method.unet.{field} has {unknown}, but the U-Net's levels have sizes {sizes} px")
-        shrink = self.method.encoder.stem_stride << (len(self.method.encoder.channels) - 1)
+        shrink = method.encoder.stem_stride << (len(method.encoder.channels) - 1)
         if self.data.image_size % shrink:
             raise ValueError(f"data.image_size={self.data.image_size} cannot be divided by {shrink} in the encoder")
-        if self.train.batch_size % self.compute.num_workers:
+
+    def _check_autoencoder(self, method: VqConfig | KlConfig) -> None:
+        method.check_image_size(self.data.image_size, "method")
+        if not isinstance(self.first_stage, PixelStage):
             raise ValueError(
-                f"train.batch_size={self.train.batch_size} must be a multiple of "
-                f"compute.num_workers={self.compute.num_workers}"
+                f"method.family={method.family} is a first stage and sees the pixels themselves: "
+                f"set first_stage.kind=pixel instead of {self.first_stage.kind}"
             )
-        return self
+        if method.perceptual_weights is not None and self.data.image_size < 16:
+            raise ValueError(
+                f"VGG16 halves its input four times, which data.image_size={self.data.image_size} does not bear: "
+                "remove method.perceptual_weights"
+            )
+        if self.evaluation.protocol != "none":
+            raise ValueError(
+                f"method.family={method.family} has no units to score: "
+                f"set evaluation.protocol=none instead of {self.evaluation.protocol}"
+            )

@@ -2,7 +2,8 @@
 
 `reference` is the published system's size (arXiv 2410.23820): the defaults of `raydis.config`, a tenth of the
 published budget among them, in bf16 where the release is fp32. `small` is what a laptop CPU trains in minutes;
-`tiny` exists for tests and smoke runs and learns nothing.
+`tiny` exists for tests and smoke runs and learns nothing. `vq` and `kl` train the learned first stages at the published
+size, `vq_small` and `kl_small` in minutes on a laptop CPU for the images of `small`.
 """
 
 from __future__ import annotations
@@ -111,7 +112,56 @@ TINY: Tree = {
     "evaluation": {"protocol": "search", "estimator": "tree"},
 }
 
-PRESETS: dict[str, Tree] = {"reference": REFERENCE, "small": SMALL, "tiny": TINY}
+VQ: Tree = {
+    "data": REFERENCE["data"],
+    "first_stage": {"kind": "pixel"},
+    "method": {"family": "vq"},
+    "train": {
+        "batch_size": 256,
+        "learning_rate": 4.5e-4,
+        "weight_decay": 0.0,
+        "ema_decay": 0.999,
+        "max_grad_norm": 1.0,
+        "warmup_images": 48_000,
+    },
+    "evaluation": {"protocol": "none"},
+}
+
+VQ_SMALL: Tree = {
+    "data": SMALL["data"],
+    "first_stage": {"kind": "pixel"},
+    "method": {
+        "family": "vq",
+        "stem_stride": 4,
+        "model_dim": 32,
+        "multipliers": [1, 2],
+        "num_blocks": 1,
+        "latent_dim": 4,
+    },
+    "train": {
+        "num_images": 30_000,
+        "batch_size": 16,
+        "learning_rate": 2e-3,
+        "learning_rate_schedule": "cosine",
+        "warmup_images": 1_600,
+        "weight_decay": 0.0,
+        "max_grad_norm": 1.0,
+        "ema_decay": 0.995,
+        "report_images": 3_000,
+        "checkpoint_images": 15_000,
+    },
+    "evaluation": {"protocol": "none"},
+}
+
+PRESETS: dict[str, Tree] = {
+    "reference": REFERENCE,
+    "small": SMALL,
+    "tiny": TINY,
+    "vq": VQ,
+    "kl": {**VQ, "method": {"family": "kl"}},
+    "vq_small": VQ_SMALL,
+    "kl_small": {**VQ_SMALL, "method": {**VQ_SMALL["method"], "family": "kl", "latent_dim": 8}},
+}
 
 
 def expand(tree: Tree) -> Tree:

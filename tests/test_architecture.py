@@ -11,6 +11,8 @@ PACKAGE = Path(__file__).resolve().parents[1] / "raydis"
 RANKS = {
     "__init__": 0,
     "errors": 0,
+    "section": 0,
+    "stageconfig": 0,
     "config": 0,
     "configfile": 0,
     "presets": 0,
@@ -40,7 +42,7 @@ ONLY_IN = {
     "matplotlib": {"report"},
     "yaml": {"yamltext"},
 }
-NEVER_IN = {"torch": {"metrics", "store", "registry", "config", "configfile", "errors"}}
+NEVER_IN = {"torch": {"metrics", "store", "registry", "config", "configfile", "errors", "section", "stageconfig"}}
 MODULES = sorted(PACKAGE.rglob("*.py"))
 
 

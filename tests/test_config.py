@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from raydis.config import PROCEDURAL_SETS, RunConfig
+from raydis.config import PROCEDURAL_SETS, DygaSdConfig, RunConfig
 
 
 def test_the_defaults_are_a_valid_run() -> None:
@@ -21,12 +21,27 @@ def test_a_config_survives_json() -> None:
     assert RunConfig.model_validate_json(config.model_dump_json()) == config
 
 
+def test_a_method_without_a_family_is_dyga_sd() -> None:
+    config = RunConfig.model_validate({"method": {"num_units": 7}})
+    assert isinstance(config.method, DygaSdConfig)
+    assert (config.method.family, config.method.num_units) == ("dyga_sd", 7)
+    assert RunConfig.model_validate(config.model_dump()) == config
+
+
 def test_a_config_cannot_be_changed() -> None:
     with pytest.raises(ValidationError, match="frozen"):
         RunConfig().seed = 1  # pyright: ignore[reportAttributeAccessIssue]
 
 
-@pytest.mark.parametrize(("stage", "size"), [({"kind": "pixel"}, 64), ({"kind": "patch_pca", "patch_size": 8}, 8)])
+@pytest.mark.parametrize(
+    ("stage", "size"),
+    [
+        ({"kind": "pixel"}, 64),
+        ({"kind": "patch_pca", "patch_size": 8}, 8),
+        ({"kind": "vq", "checkpoint": "x"}, 16),
+        ({"kind": "kl", "checkpoint": "x", "stem_stride": 4, "multipliers": [1, 2]}, 8),
+    ],
+)
 def test_the_first_stage_sets_the_size_of_the_latent(stage: dict[str, Any], size: int) -> None:
     sizes = {"attention_sizes": [size], "skip_dropout_sizes": [], "multipliers": [1, 2]}
     config = RunConfig.model_validate({"first_stage": stage, "method": {"unet": sizes}})
@@ -61,6 +76,33 @@ def test_the_first_stage_sets_the_size_of_the_latent(stage: dict[str, Any], size
         ({"compute": {"num_workers": 2, "min_workers": 3}}, r"min_workers=3 must not exceed num_workers=2"),
         ({"compute": {"num_workers": 3}}, r"train\.batch_size=512 must be a multiple of compute\.num_workers=3"),
         ({"train": {"learning_rate": float("nan")}}, "finite number"),
+        ({"first_stage": {"kind": "vq"}}, r"first_stage\.vq\.checkpoint\n  Field required"),
+        (
+            {"first_stage": {"kind": "kl", "checkpoint": "x", "multipliers": [1] * 8}},
+            r"image_size=64 cannot be divided by 128: change first_stage\.stem_stride or give first_stage\.multipliers",
+        ),
+        (
+            {"method": {"family": "vq"}},
+            r"family=vq is a first stage .*set first_stage\.kind=pixel instead of patch_pca",
+        ),
+        (
+            {"method": {"family": "kl"}, "first_stage": {"kind": "pixel"}},
+            r"family=kl has no units to score: set evaluation\.protocol=none instead of search",
+        ),
+        (
+            {"method": {"family": "vq", "stem_stride": 3}, "first_stage": {"kind": "pixel"}},
+            r"image_size=64 cannot be divided by 12: change method\.stem_stride or give method\.multipliers",
+        ),
+        (
+            {
+                "data": {"image_size": 8},
+                "method": {"family": "vq", "perceptual_weights": "x"},
+                "first_stage": {"kind": "pixel"},
+                "evaluation": {"protocol": "none"},
+            },
+            r"four times, which data\.image_size=8 does not bear: remove method\.perceptual_weights",
+        ),
+        ({"method": {"family": "vae"}}, r"'vae' found using 'family' does not match .*'dyga_sd', 'vq', 'kl'"),
         ({"method": {"unet": {"skip_dropout_rate": 1.0}}}, "less than 1"),
     ],
 )

@@ -24,6 +24,23 @@ def test_reference_has_the_published_sizes() -> None:
     assert run.train.precision == "bf16"
 
 
+@pytest.mark.parametrize("name", ["vq", "kl"])
+def test_the_first_stages_have_the_published_sizes(name: str) -> None:
+    run = RunConfig.model_validate(expand({"preset": name}))
+    method = run.method
+    assert (method.family, method.reduction, method.model_dim, method.multipliers) == (name, 4, 32, (1, 2, 4))
+    assert (method.num_blocks, method.latent_dim, getattr(method, "num_codes", 2048)) == (2, 3, 2048)
+
+
+@pytest.mark.parametrize("name", ["vq", "kl"])
+def test_the_small_first_stages_fit_the_small_preset(name: str) -> None:
+    small, stage = (RunConfig.model_validate(expand({"preset": preset})) for preset in ("small", f"{name}_small"))
+    assert stage.data == small.data
+    network = {key: getattr(stage.method, key) for key in ("stem_stride", "model_dim", "multipliers", "latent_dim")}
+    run = expand({"preset": "small", "first_stage": {"kind": name, "checkpoint": "x", **network}})
+    assert RunConfig.model_validate(run).latent_size == small.latent_size == 8
+
+
 def test_other_entries_override_the_preset_key_by_key() -> None:
     run = RunConfig.model_validate(
         expand({"preset": "tiny", "seed": 3, "train": {"batch_size": 8}, "method": {"anchors": {"mode": "off"}}})

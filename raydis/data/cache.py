@@ -44,8 +44,10 @@ def made_array(
     return array
 
 
-def cached_array(path: Path, shape: tuple[int, ...], fill: Callable[[np.ndarray], None]) -> np.ndarray:
-    """The memory-mapped uint8 array of an .npy file, made with `fill` where it is missing.
+def cached_array(
+    path: Path, shape: tuple[int, ...], fill: Callable[[np.ndarray], None], *, dtype: type[np.generic] = np.uint8
+) -> np.ndarray:
+    """The memory-mapped array of an .npy file, made with `fill` where it is missing.
 
     Writing to the array changes the caller's view alone, never the file.
 
@@ -54,13 +56,14 @@ def cached_array(path: Path, shape: tuple[int, ...], fill: Callable[[np.ndarray]
     """
     with _made_once(path) as missing:
         if missing:
-            _write_array(path, shape, fill)
+            _write_array(path, shape, fill, np.dtype(dtype))
     try:
         array = np.load(path, mmap_mode="c", allow_pickle=False)
     except (OSError, ValueError, EOFError) as error:
         raise DataError(f"{path} is damaged ({error}): delete it and start again") from error
-    if array.shape != shape or array.dtype != np.uint8:
-        raise DataError(f"{path} holds {array.dtype} {array.shape}, expected uint8 {shape}: delete it and start again")
+    if array.shape != shape or array.dtype != dtype:
+        expected = f"{np.dtype(dtype)} {shape}"
+        raise DataError(f"{path} holds {array.dtype} {array.shape}, expected {expected}: delete it and start again")
     return array
 
 
@@ -147,10 +150,10 @@ def _made_once(path: Path) -> Iterator[bool]:
         yield not path.exists()
 
 
-def _write_array(path: Path, shape: tuple[int, ...], fill: Callable[[np.ndarray], None]) -> None:
-    size = math.prod(shape)
+def _write_array(path: Path, shape: tuple[int, ...], fill: Callable[[np.ndarray], None], dtype: np.dtype) -> None:
+    size = math.prod(shape) * dtype.itemsize
     with temporary_beside(path) as file:
-        np.lib.format.write_array_header_1_0(file, {"descr": "|u1", "fortran_order": False, "shape": shape})
+        np.lib.format.write_array_header_1_0(file, {"descr": dtype.str, "fortran_order": False, "shape": shape})
         offset = file.tell()
         file.flush()
         try:
@@ -161,7 +164,7 @@ def _write_array(path: Path, shape: tuple[int, ...], fill: Callable[[np.ndarray]
                 f"cannot cache {path}: no room for {size / 1e9:.1f} GB ({error.strerror}): "
                 "make room or point RAYDIS_CACHE elsewhere"
             ) from error
-        array = np.memmap(file.name, np.uint8, "r+", offset, shape)
+        array = np.memmap(file.name, dtype, "r+", offset, shape)
         fill(array)
         array.flush()
         os.replace(file.name, path)

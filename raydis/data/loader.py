@@ -27,6 +27,11 @@ def images_at_once(image_size: int) -> int:
     return max(512 * 64**2 // max(image_size, 64) ** 2, 1)
 
 
+def spare_bytes(device: torch.device) -> int:
+    """Memory that what is read in every step may fill: half of a GPU's free memory; none of a host's, it is there."""
+    return torch.cuda.mem_get_info(device)[0] // 2 if device.type == "cuda" else 0
+
+
 def normalise(images: Tensor) -> Tensor:
     """uint8 (B, H, W, C) -> float32 (B, C, H, W) in [-1, 1]: x/127.5 - 1."""
     return images.permute(0, 3, 1, 2).contiguous().to(torch.float32).div_(127.5).sub_(1.0)
@@ -144,7 +149,7 @@ class Loader:
         """All images on the device, (B, H, W, C) uint8, or None where they do not fit."""
         shape = (len(self.dataset), *self.dataset.image_shape)
         if resident_bytes is None:
-            resident_bytes = torch.cuda.mem_get_info(self.device)[0] // 2 if self.device.type == "cuda" else 0
+            resident_bytes = spare_bytes(self.device)
         if math.prod(shape) > resident_bytes:
             return None
         resident = torch.empty(shape, dtype=torch.uint8, device=self.device)

@@ -177,10 +177,10 @@ def describe(breakdown: Breakdown) -> str:
 def _phased_step(training: Training, mark: Callable[[str], None]) -> None:
     """`Training.advance` without its moments outside of the step, on the batch as a whole; a mark behind each phase."""
     training.method.train()
-    images, draws = training.loader.batch(training.step), training.draw()
+    inputs = training.inputs()
     mark("data")
     training.optimizer.zero_grad(set_to_none=True)
-    loss = training.loss(training.method, images, draws)
+    loss = training.loss(training.method, *inputs)
     mark("forward")
     loss.backward()
     mark("backward")

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from raydis.build import build_method
-from raydis.config import RunConfig
+from raydis.config import DygaSdConfig, RunConfig
 from raydis.data.loader import normalise
 from raydis.diffusion.samplers import SAMPLERS, Sampler
 from raydis.engine.checkpoint import open_checkpoint
@@ -103,7 +103,7 @@ class Editor:
         self.metrics = metrics
         self.image_shape = image_shape
         self.device = next(method.parameters()).device
-        self.num_units = int(method.unit_quantiles.shape[0])
+        self.num_units, self.unit_dim = method.anchors.means.shape[0], method.anchors.means.shape[-1]
         self.max_steps = len(method.objective.alpha_bars)
 
     @classmethod
@@ -111,13 +111,19 @@ class Editor:
         """Open a checkpoint folder, verifying every file first.
 
         Raises:
-            CheckpointError: missing or changed files, or weights that do not fit the configuration.
+            CheckpointError: missing or changed files, weights that do not fit the configuration, or a first stage.
         """
         checkpoint = open_checkpoint(Path(folder))
+        if not isinstance(checkpoint.config.method, DygaSdConfig):
+            raise CheckpointError(
+                f"checkpoint {folder} is a first stage (method.family={checkpoint.config.method.family}), which has no "
+                "units: open that of a run that names it as its first_stage.checkpoint"
+            )
         weights, size = checkpoint.weights(), checkpoint.config.data.image_size
         try:
             channels = int(weights["encoder.convolutions.0.weight"].shape[1])
             method = build_method(checkpoint.config, channels)
+            assert isinstance(method, DygaSd)
             method.load_state_dict(weights)
         except (KeyError, RuntimeError, ConfigError) as error:
             found = " ".join(str(error).split())[:300]

@@ -12,9 +12,11 @@ import torch
 
 from raydis.config import EvaluationConfig
 from raydis.data import FactorDataset, Loader
+from raydis.methods.autoencoder import AutoencoderMethod
 from raydis.methods.contract import Method
 from raydis.metrics.checks import check_varying
 from raydis.metrics.protocol import PUBLISHED, SEARCH, Protocol, Scores, score, search_subgrid, unscored
+from raydis.metrics.reconstruction import psnr
 
 
 def encode_images(method: Method, loader: Loader, indices: np.ndarray) -> np.ndarray:
@@ -25,6 +27,17 @@ def encode_images(method: Method, loader: Loader, indices: np.ndarray) -> np.nda
         codes = [method.encode(images).float().cpu().numpy() for images in loader.gather_in_parts(indices)]
     method.train(was_training)
     return np.concatenate(codes)
+
+
+def reconstruction_psnr(method: Method, loader: Loader, indices: np.ndarray) -> float | None:
+    """Mean PSNR, dB, of the images at `indices` (M,) after an autoencoder in eval mode; None for another method."""
+    if not isinstance(method, AutoencoderMethod):
+        return None
+    parts = [
+        psnr(images.cpu().numpy(), method.reconstruct(images).float().cpu().numpy(), peak=2.0)
+        for images in loader.gather_in_parts(indices)
+    ]
+    return float(np.concatenate(parts).mean())
 
 
 def scored_indices(dataset: FactorDataset, *, protocol: Protocol, max_images: int) -> np.ndarray:

@@ -11,6 +11,7 @@ learning rate are those of the run, whoever computes it. Only dropped channels a
 from __future__ import annotations
 
 import copy
+import functools
 import logging
 import math
 import time
@@ -32,6 +33,8 @@ from raydis.data import FactorDataset, Loader
 from raydis.data.loader import images_at_once
 from raydis.engine.accelerate import Captured, CudaGraph, compile_blocks, naming_compiler_errors, resolve_mode
 from raydis.engine.checkpoint import Checkpoint, TrainingState
+from raydis.engine.evaluate import reconstruction_psnr
+from raydis.engine.latents import Latents, fill_first_stage, open_latents
 from raydis.errors import CheckpointError, FitError
 from raydis.methods.contract import Draws, Method
 
@@ -39,6 +42,7 @@ log = logging.getLogger(__name__)
 
 FIRST_STAGE_PARTS = 8  # of `images_at_once`, 4096 images of 64 px: a first stage is fitted to one float tensor
 QUANTILE_IMAGES = 4096
+RECONSTRUCTED_IMAGES = 1024  # whose reconstruction is measured
 
 
 @dataclass(frozen=True)
@@ -155,6 +159,29 @@ class Training:
             torch.distributed.all_reduce(total)
         return total.item() / self.world_size
 
+    @functools.cached_property
+    def latents(self) -> Latents | None:
+        """The learned first stage's latents of all images, opened at the first step; None where there is no such stage.
+
+        The stage comes from its own checkpoint, unless by then a checkpoint of this run was resumed, which contains it.
+        """
+        ours, theirs = self.method.autoencoder, self.average.autoencoder
+        if ours is None or theirs is None:
+            return None
+        if self.step:
+            return open_latents(ours, self.loader)
+        fill_first_stage(ours, self.config)
+        latents = open_latents(ours, self.loader)
+        ours.fit_scale(latents.gather(self._sample(QUANTILE_IMAGES, stream=1)))
+        self._agree([ours.scale])
+        theirs.load_state_dict(ours.state_dict())
+        return latents
+
+    def inputs(self) -> tuple[Tensor, ...]:
+        """This worker's share of the step: images, times, noise and, where they are kept, the images' latents."""
+        inputs = (self.loader.batch(self.step), *self.draw())
+        return inputs if self.latents is None else (*inputs, self.latents.batch(self.loader, self.step))
+
     def refit(self) -> None:
         """Refit the method on rank 0 to a sample of the images, and give every worker the same result."""
         started = time.perf_counter()
@@ -195,36 +222,35 @@ class Training:
         torch.manual_seed(seed_of(self.config.seed, 1, self.step, self.rank))
         if not self.method.training:  # a refit left it so
             self.method.train()
-        loss = self._update(network, self.loader.batch(self.step), self.draw())
+        loss = self._update(network, *self.inputs())
         self.step += 1
         self.follow()
         return loss
 
-    def update(self, network: nn.Module, images: Tensor, draws: Draws) -> Tensor:
-        """The part of a step that is the same work every time, on the device alone: from images to changed weights."""
+    def update(self, network: nn.Module, *inputs: Tensor) -> Tensor:
+        """The part of a step that is the same work every time, on the device alone: from inputs to changed weights."""
         self.optimizer.zero_grad(set_to_none=True)
-        loss = self._backward(network, images, draws)
+        loss = self._backward(network, inputs)
         self.descend()
         self.method.end_step()
         return loss
 
-    def _backward(self, network: nn.Module, images: Tensor, draws: Draws) -> Tensor:
+    def _backward(self, network: nn.Module, inputs: tuple[Tensor, ...]) -> Tensor:
         """Gradients of the mean loss over this worker's images, in equal parts; workers exchange theirs in the last."""
-        size = len(images) // self.num_parts
         total = torch.zeros((), device=self.device)
-        for first in range(0, len(images), size):
-            part = slice(first, first + size)
-            last = part.stop == len(images)
+        parts = list(zip(*(tensor.chunk(self.num_parts) for tensor in inputs), strict=True))
+        for index, part in enumerate(parts, start=1):
+            last = index == self.num_parts
             with network.no_sync() if isinstance(network, DistributedDataParallel) and not last else nullcontext():
-                loss = self.loss(network, images[part], Draws(*(drawn[part] for drawn in draws))) / self.num_parts
+                loss = self.loss(network, *part) / self.num_parts
                 loss.backward()
             total += loss.detach()
         return total
 
-    def loss(self, network: nn.Module, images: Tensor, draws: Draws) -> Tensor:
+    def loss(self, network: nn.Module, images: Tensor, timesteps: Tensor, noise: Tensor, *latents: Tensor) -> Tensor:
         """The forward pass, in the run's precision."""
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.train.precision == "bf16"):
-            return network(images, draws)
+            return network(images, Draws(timesteps, noise), *latents)
 
     def descend(self) -> None:
         """Change the weights along the gradients, which are clipped first."""
@@ -240,13 +266,13 @@ class Training:
             else:
                 group["lr"] = rate
 
-    def _accelerated(self) -> Callable[[nn.Module, Tensor, Draws], Tensor]:
+    def _accelerated(self) -> Callable[..., Tensor]:
         """`update`, replayed from a graph where the mode says so; made anew whenever the optimiser's tensors are."""
         update = naming_compiler_errors(self.update) if self.mode in ("blocks", "full") else self.update
         if self.mode not in ("graph", "full"):
             return update
-        captured = Captured(lambda images, *draws: update(self.method, images, Draws(*draws)), CudaGraph(self.device))
-        return lambda network, images, draws: captured(images, *draws)
+        captured = Captured(functools.partial(update, self.method), CudaGraph(self.device))
+        return lambda network, *inputs: captured(*inputs)
 
     @torch.no_grad()
     def follow(self) -> None:
@@ -267,6 +293,11 @@ class Training:
             self.average.refit(self.loader.gather_in_parts(images), generator)
         self.average.calibrate(self.loader.gather_in_parts(sample))
         return self.average
+
+    def reconstruction_psnr(self) -> float | None:
+        """Mean PSNR of a fixed sample after the averaged autoencoder, dB; None for another method."""
+        sample = self._sample(RECONSTRUCTED_IMAGES, stream=0)
+        return reconstruction_psnr(self.average, self.loader, sample)
 
     def state(self) -> TrainingState:
         """What a checkpoint adds to the averaged weights so that the run can go on exactly."""

@@ -20,6 +20,7 @@ class Report:
 
     progress: Progress
     scores: Scores | None  # at rungs and at the end, where the run evaluates itself
+    psnr: float | None  # of reconstructions, dB: at the end, where the run trains a first stage
     checkpoint: Path | None  # on rank 0, when one is due
 
 
@@ -38,7 +39,7 @@ def run_session(training: Training, workdir: Path, *, parent: dict[str, str] | N
     evaluation = training.config.evaluation
     check_scorable(training.dataset, evaluation)  # on every rank, so that none waits for one that has stopped
     for progress in fit(training):
-        scores, folder = None, None
+        scores, psnr, folder = None, None, None
         if training.rank == 0 and (progress.checkpoint_due or progress.rung_due):
             method = training.calibrated()
             if progress.finished or progress.rung_due:
@@ -47,14 +48,21 @@ def run_session(training: Training, workdir: Path, *, parent: dict[str, str] | N
             if scores is not None:
                 point = {"images_seen": progress.images_seen, "train_s": progress.train_s}
                 training.curve.append(point | {"scores": scores.to_dict()})
+            if progress.finished:
+                psnr = training.reconstruction_psnr()
             if progress.checkpoint_due:
                 folder = workdir / f"checkpoint-{progress.images_seen:012d}"
-                _write(folder, training, progress, scores, parent)
-        yield Report(progress, scores, folder)
+                _write(folder, training, progress, scores, psnr, parent)
+        yield Report(progress, scores, psnr, folder)
 
 
 def _write(
-    folder: Path, training: Training, progress: Progress, scores: Scores | None, parent: dict[str, str] | None
+    folder: Path,
+    training: Training,
+    progress: Progress,
+    scores: Scores | None,
+    psnr: float | None,
+    parent: dict[str, str] | None,
 ) -> None:
     """A checkpoint of the averaged method, which `calibrated` has just brought up to date."""
     dataset, finished = training.dataset, progress.finished
@@ -69,6 +77,7 @@ def _write(
             "refit_s": progress.refit_s,
             "factor_names": list(dataset.space.names) if dataset.space else [],
             "scores": scores.to_dict() if scores and finished else None,
+            "psnr": psnr,
             "curve": training.curve,
             "anchoring": anchoring.to_dict() if anchoring else None,
         },

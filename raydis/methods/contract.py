@@ -12,6 +12,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from raydis.models.autoencoders import Autoencoder
+
 
 class Draws(NamedTuple):
     """The random part of one training step, drawn for the whole batch so that workers can share it out."""
@@ -23,12 +25,18 @@ class Draws(NamedTuple):
 class Method(nn.Module, abc.ABC):
     """A trainable method. Everything that changes its results is in its state dict.
 
-    `forward(images, draws)` is the loss of a batch, images (B, C, H, W) in [-1, 1]: a mean over the batch, so that the
-    mean over workers or parts of a batch is the loss of all of it.
+    `forward(images, draws, latents=None)` is the loss of a batch, images (B, C, H, W) in [-1, 1]: a mean over the
+    batch, so the mean over workers or parts of a batch is the loss of all of it. `latents` (B, L, h, w) are the
+    raw ones of `autoencoder`, given where it is not None.
     """
 
     refit_images: int | None = None  # images between two calls of `refit`; None: there is nothing to refit
     refit_samples: int = 0  # images whose tensors `refit` is given
+
+    @property
+    def autoencoder(self) -> Autoencoder | None:
+        """The frozen first stage that a run of its own has trained: its latents of all images are computed once."""
+        return None
 
     @property
     @abc.abstractmethod

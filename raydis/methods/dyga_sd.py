@@ -17,7 +17,7 @@ from raydis.diffusion.objective import Objective, add_noise
 from raydis.diffusion.samplers import PredictSample, Sampler, ddim_invert, sample
 from raydis.methods.contract import Draws, Method
 from raydis.models.anchors import Anchors
-from raydis.models.autoencoders import FirstStage
+from raydis.models.autoencoders import Autoencoder, FirstStage
 from raydis.models.encoder import Encoder
 from raydis.models.unet import UNet
 
@@ -38,7 +38,7 @@ class DygaSd(Method):
         encoder: Encoder,
         unet: UNet,
         anchors: Anchors,
-        first_stage: nn.Module,
+        first_stage: FirstStage,
         objective: Objective,
         latent_size: int,
         refit: AnchorConfig | None = None,
@@ -48,9 +48,9 @@ class DygaSd(Method):
         self.encoder = encoder
         self.unet = unet
         self.anchors = anchors
-        self.first_stage: FirstStage = first_stage  # type: ignore[assignment]  # an nn.Module that is a FirstStage
+        self.first_stage = first_stage.requires_grad_(False)
         self.objective = objective
-        self.latent_shape = (self.first_stage.latent_dim, latent_size, latent_size)
+        self.latent_shape = (first_stage.latent_dim, latent_size, latent_size)
         self._refit = refit
         if refit is not None and refit.mode != "off":
             self.refit_images, self.refit_samples = refit.refit_images, refit.fit_samples
@@ -58,6 +58,11 @@ class DygaSd(Method):
         # Where a unit's scalars lie over the data: what a traversal walks along and a service may be asked for.
         self.register_buffer("unit_quantiles", torch.zeros(num_units, num_quantiles))
         self.unit_quantiles: Tensor
+
+    @property
+    def autoencoder(self) -> Autoencoder | None:
+        """The first stage, where it is a learned one."""
+        return self.first_stage if isinstance(self.first_stage, Autoencoder) else None
 
     @property
     def trained_modules(self) -> tuple[nn.Module, nn.Module]:
@@ -74,8 +79,9 @@ class DygaSd(Method):
         return Draws(self.objective.draw_timesteps(batch_size, generator), noise)
 
     def start(self, images: Tensor) -> None:
-        """Fit the first stage to images (B, C, H, W) in [-1, 1]."""
-        self.first_stage.fit(images)
+        """Fit a first stage of closed form to images (B, C, H, W) in [-1, 1]."""
+        if not isinstance(self.first_stage, Autoencoder):
+            self.first_stage.fit(images)
 
     @torch.no_grad()
     def refit(self, parts: Iterable[Tensor], generator: torch.Generator) -> dict[int, str]:
@@ -115,15 +121,15 @@ class DygaSd(Method):
         """Units whose tokens the last fit found no mixture for; 0 before the first."""
         return int((self.anchors.fitted & ~self.anchors.active).sum())
 
-    def forward(self, images: Tensor, draws: Draws) -> Tensor:
-        """Loss of a batch, a scalar; images (B, C, H, W) in [-1, 1]."""
+    def forward(self, images: Tensor, draws: Draws, latents: Tensor | None = None) -> Tensor:
+        """Loss of a batch, a scalar; images (B, C, H, W) in [-1, 1], their raw latents (B, L, h, w) where known."""
         with torch.autocast(images.device.type, enabled=False):  # bfloat16 would add more noise than the first times do
-            latents = self.first_stage.encode(images)
+            scaled = self.first_stage.encode(images) if latents is None else latents * self.first_stage.scale
         alpha_bar = self.objective.alpha_bars[draws.timesteps]
-        noisy = add_noise(latents, draws.noise, alpha_bar)
+        noisy = add_noise(scaled, draws.noise, alpha_bar)
         codes = self.anchors(self.encoder(images))
         predicted = self.unet(noisy, draws.timesteps, self.unet.condition(codes))
-        return self.objective.loss(predicted, self.objective.target(latents, draws.noise, alpha_bar))
+        return self.objective.loss(predicted, self.objective.target(scaled, draws.noise, alpha_bar))
 
     @torch.no_grad()
     def units(self, images: Tensor) -> Tensor:

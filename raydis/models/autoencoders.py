@@ -1,29 +1,25 @@
 """First stages: maps between images and the latents that the diffusion model works on.
 
-B batch, C H W image, P patch side, L latent channels. All are deterministic and frozen once fitted; whatever
-they learnt is in their state dict. `scale` brings latents to unit standard deviation over the fitting images
-(arXiv 2112.10752, section 4.3.2; computed once over a sample instead of the first batch).
+B batch, C H W image, P patch side, L latent channels, f the reduction, h = H/f and w = W/f. All are deterministic and
+frozen while a diffusion model learns; whatever they learnt is in their state dict. `scale` brings latents to unit
+standard deviation over the fitting images (arXiv 2112.10752, section 4.3.2; computed once over a sample instead of the
+first batch).
 """
 
 from __future__ import annotations
 
-from typing import Protocol
+import abc
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from raydis.models import coder
+from raydis.models.codebook import Codebook
+
 FIT_CHUNK = 128  # images whose patches are held in float64 at once
-
-
-class FirstStage(Protocol):
-    """What a method needs of a first stage; a learned one (vq, kl) has the same face."""
-
-    latent_dim: int
-
-    def fit(self, images: Tensor) -> None: ...
-    def encode(self, images: Tensor) -> Tensor: ...
-    def decode(self, latents: Tensor) -> Tensor: ...
+START_IMAGES = 256  # whose latents a codebook's first codes are drawn from
 
 
 class Pixel(nn.Module):
@@ -113,3 +109,117 @@ class PatchPCA(nn.Module):
         size = latents.shape[-1]
         image = F.conv_transpose2d(latents / self.scale, self.components, stride=self.patch_size)
         return image + self.mean.repeat(1, size, size)
+
+
+class Autoencoder(nn.Module, abc.ABC):
+    """Convolutional autoencoder: what the learned first stages share.
+
+    Args:
+        image_channels: C.
+        latent_dim: L.
+        encoded_dim: channels that the encoder ends in.
+        stem_stride, model_dim, multipliers, num_blocks: of the networks, see `coder`.
+    """
+
+    def __init__(
+        self,
+        image_channels: int,
+        *,
+        latent_dim: int,
+        encoded_dim: int,
+        stem_stride: int,
+        model_dim: int,
+        multipliers: Sequence[int],
+        num_blocks: int,
+    ) -> None:
+        super().__init__()
+        sizes = {"stem_stride": stem_stride, "model_dim": model_dim, "multipliers": multipliers}
+        self.latent_dim = latent_dim
+        self.reduction = stem_stride << (len(multipliers) - 1)
+        self.encoder = coder.encoder(image_channels, encoded_dim, num_blocks=num_blocks, **sizes)
+        self.to_latent = nn.Conv2d(encoded_dim, encoded_dim, 1)
+        self.from_latent = nn.Conv2d(latent_dim, latent_dim, 1)
+        self.decoder = coder.decoder(image_channels, latent_dim, num_blocks=num_blocks, **sizes)
+        self.register_buffer("scale", torch.ones(()))
+        self.scale: Tensor
+
+    def start(self, images: Tensor) -> None:
+        """Draw on images (B, C, H, W) in [-1, 1] before training."""
+
+    def fit_scale(self, latents: Tensor) -> None:
+        """Measure the scale on raw latents (B, L, h, w)."""
+        self.scale.copy_(1.0 / latents.std().clamp_min(1e-6))
+
+    @abc.abstractmethod
+    def raw(self, images: Tensor) -> Tensor:
+        """Images (B, C, H, W) in [-1, 1] -> latents (B, L, h, w) as the encoder gives them, before `scale`."""
+
+    @abc.abstractmethod
+    def forward(self, images: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
+        """A training pass.
+
+        Args:
+            images: (B, C, H, W) in [-1, 1].
+            noise: standard normal, (B, L, h, w).
+
+        Returns:
+            reconstructions (B, C, H, W), and the loss of the latents, a scalar.
+        """
+
+    def encode(self, images: Tensor) -> Tensor:
+        """(B, C, H, W) in [-1, 1] -> (B, L, h, w) of unit standard deviation."""
+        return self.raw(images) * self.scale
+
+    def decode(self, latents: Tensor) -> Tensor:
+        """(B, L, h, w) -> (B, C, H, W)."""
+        return self.draw(latents / self.scale)
+
+    def draw(self, latents: Tensor) -> Tensor:
+        """Raw latents (B, L, h, w) -> images (B, C, H, W)."""
+        return self.decoder(self.from_latent(latents))
+
+
+class VqAutoencoder(Autoencoder):
+    """Autoencoder with a codebook; `encode` stops before it and `decode` begins with it, as in latent-diffusion."""
+
+    def __init__(
+        self, image_channels: int, *, latent_dim: int, num_codes: int, commitment: float = 0.25, **sizes
+    ) -> None:
+        super().__init__(image_channels, latent_dim=latent_dim, encoded_dim=latent_dim, **sizes)
+        self.codebook = Codebook(num_codes, latent_dim, commitment)
+
+    @torch.no_grad()
+    def start(self, images: Tensor) -> None:
+        """Draw the codes from the untrained encoder's latents of images."""
+        self.codebook.fit(self.raw(images[:START_IMAGES]))
+
+    def raw(self, images: Tensor) -> Tensor:
+        return self.to_latent(self.encoder(images))
+
+    def forward(self, images: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
+        """See `Autoencoder.forward`; the loss is the codebook's, the noise is not used."""
+        codes, loss = self.codebook(self.raw(images))
+        return super().draw(codes), loss
+
+    def draw(self, latents: Tensor) -> Tensor:
+        return super().draw(self.codebook.quantise(latents))
+
+
+class KlAutoencoder(Autoencoder):
+    """Autoencoder whose encoder gives a Gaussian; the latent is its mean, and a draw from it while training."""
+
+    def __init__(self, image_channels: int, *, latent_dim: int, **sizes) -> None:
+        super().__init__(image_channels, latent_dim=latent_dim, encoded_dim=2 * latent_dim, **sizes)
+
+    def raw(self, images: Tensor) -> Tensor:
+        return self.to_latent(self.encoder(images)).chunk(2, dim=1)[0]
+
+    def forward(self, images: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
+        """See `Autoencoder.forward`; the loss is the divergence from a standard normal per value of an image."""
+        mean, log_variance = self.to_latent(self.encoder(images)).float().chunk(2, dim=1)
+        log_variance = log_variance.clamp(-30.0, 20.0)
+        divergence = 0.5 * (mean.square() + log_variance.exp() - 1.0 - log_variance).sum() / images.numel()
+        return self.draw(mean + noise * (0.5 * log_variance).exp()), divergence
+
+
+FirstStage = Pixel | PatchPCA | Autoencoder

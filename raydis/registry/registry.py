@@ -18,10 +18,12 @@ from itertools import count, islice
 from pathlib import Path
 from typing import Any
 
+from raydis.config import RunConfig
 from raydis.errors import CheckpointError, RegistryError
 from raydis.registry.manifest import CONFIG, MANIFEST, METRICS, Manifest, parse_manifest, verify
 from raydis.registry.transfer import download_checkpoint
-from raydis.store import Store, StoreConflict, StoreMissing
+from raydis.stageconfig import LearnedStage
+from raydis.store import Store, StoreConflict, StoreMissing, open_store
 
 DEFAULT_ALIAS = "best"
 MAX_TRIES = 100  # of one conditional write; each lost try means that somebody else got on
@@ -217,6 +219,31 @@ class Registry:
             return f"{missing}: it points to version {version}, which is gone; {listed}. {set_it}"
         aliases = ", ".join(self.aliases(name))
         return f"{missing}; {listed} {f'with aliases {aliases}' if aliases else f'without alias {wanted}'}. {set_it}"
+
+
+def locate(checkpoint: str, storage: str) -> str:
+    """Folder or s3:// URI of a checkpoint that may be given as `name@version` or `name@alias` of a storage's registry.
+
+    Raises:
+        RegistryError: no such model, version or alias.
+    """
+    if "@" not in checkpoint or "://" in checkpoint or Path(checkpoint).exists():
+        return checkpoint
+    registry = Registry(open_store(storage))
+    return f"{registry.store.uri}/{registry.resolve(checkpoint).prefix}"
+
+
+def locate_first_stage(config: RunConfig, storage: str) -> RunConfig:
+    """The run with its learned first stage's `name@alias`, if it is one, replaced by the version that it names now.
+
+    Raises:
+        RegistryError: see `locate`.
+    """
+    stage = config.first_stage
+    if not isinstance(stage, LearnedStage):
+        return config
+    stage = stage.model_copy(update={"checkpoint": locate(stage.checkpoint, storage)})
+    return config.model_copy(update={"first_stage": stage})
 
 
 def _alias_key(name: str, alias: str) -> str:

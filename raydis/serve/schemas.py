@@ -87,7 +87,7 @@ class ModelFacts(BaseModel):
             scores=editor.metrics.get("scores"),
             image_shape=editor.image_shape,
             latent_shape=editor.method.latent_shape,
-            unit_dim=editor.config.method.unit_dim,
+            unit_dim=editor.unit_dim,
             max_steps=model.max_steps,
             units=[Unit(**vars(unit)) for unit in editor.units()],
             rejected=Rejected(**vars(rejected)) if rejected else None,

@@ -20,6 +20,7 @@ from rich.console import Console
 
 from raydis.config import DataConfig
 from raydis.errors import ConfigError, RaydisError
+from raydis.registry import locate_first_stage
 from raydis.store import Store, StoreConflict, open_store
 from raydis.sweep.progress import SweepProgress, SweepState
 from raydis.sweep.publish import Published, publish
@@ -111,7 +112,8 @@ def run_sweep(spec: SweepSpec, *, name: str, storage: str, console: Console) -> 
     with ray_cluster():
         nodes = cluster_nodes()
         compute = choose_device(spec.run.compute, nodes)
-        spec = spec.model_copy(update={"run": spec.run.model_copy(update={"compute": compute})})
+        run = locate_first_stage(spec.run, storage).model_copy(update={"compute": compute})
+        spec = spec.model_copy(update={"run": run})
         parallel = max_parallel_runs(compute, nodes)
         check_data(spec)
         _claim(store, key, spec)

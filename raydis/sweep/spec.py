@@ -15,13 +15,14 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
-from raydis.config import RunConfig
+from raydis.config import DygaSdConfig, RunConfig
 from raydis.configfile import Tree, apply_overrides, field_paths, parse, read_yaml
 from raydis.errors import ConfigError
 from raydis.presets import expand
 from raydis.registry.promotion import Rule
+from raydis.section import Model
 
 NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
 FIXED_SECTIONS = {
@@ -32,12 +33,6 @@ FIXED_SECTIONS = {
 MAX_CORNERS = 1024
 
 Score = Literal["dci_disentanglement", "dci_completeness", "dci_informativeness", "factor_vae", "mig"]
-
-
-class Model(BaseModel):
-    """A frozen section: unknown keys and non-finite numbers are errors."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 class IntRange(Model):
@@ -192,6 +187,11 @@ class SweepSpec(Model):
         if self.run.data.name == "image_folder":
             raise ValueError(
                 "run.data.name=image_folder has no factors, so no score can rank the trials: "
+                "train one run with `python -m raydis train`"
+            )
+        if not isinstance(self.run.method, DygaSdConfig):
+            raise ValueError(
+                f"run.method.family={self.run.method.family} is a first stage without scores to rank trials by: "
                 "train one run with `python -m raydis train`"
             )
         if self.run.evaluation.protocol == "none":

@@ -43,7 +43,8 @@ def metrics_of(report: Report) -> dict[str, Any]:
 
     `status` is `running` until the end and then that of the scores: `valid`, `invalid`, `no_factors`, or `unscored`
     where the run does not evaluate itself. Scores are None where there are none; `scores` holds all of them as JSON. At
-    a rung they are the `search` protocol's, at the end those of the configured one.
+    a rung they are the `search` protocol's, at the end those of the configured one. `psnr` is that of a first stage, at
+    the end.
     """
     progress, scores = report.progress, report.scores
     unscored = "unscored" if progress.finished else "running"
@@ -63,13 +64,14 @@ def metrics_of(report: Report) -> dict[str, Any]:
         "reason": scores.reason if scores else None,
         **{name: getattr(scores, name, None) for name in SCORES},
         "scores": json.dumps(scores.to_dict()) if scores else None,
+        "psnr": report.psnr,
     }
 
 
 def failure(error: Exception) -> dict[str, Any]:
     """The last report of a run that ended with an error of ours: same keys, status `failed`, the error as reason."""
     counts = ("step", "images_seen", "num_images", "num_workers", "num_refits", "num_unanchored_units")
-    numbers = (*counts, "loss", "images_per_s", "train_s", "refit_s", *SCORES)
+    numbers = (*counts, "loss", "images_per_s", "train_s", "refit_s", *SCORES, "psnr")
     return {
         **dict.fromkeys(numbers),
         "finished": True,

@@ -21,6 +21,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from raydis.config import RunConfig
 from raydis.errors import ConfigError, FitError, RaydisError
+from raydis.registry import locate_first_stage
 from raydis.store import Store, StoreConflict, open_store
 from raydis.train.cluster import (
     check_storage,
@@ -92,9 +93,11 @@ def run(
 
     Raises:
         ConfigError: another configuration has this name, or `resume` is False and the run exists.
+        RegistryError: a first stage's `name@alias` that does not exist.
         ResourceError: the cluster cannot hold the run.
         RaydisError: what a worker raised.
     """
+    config = locate_first_stage(config, storage)
     with ray_cluster():
         nodes = cluster_nodes()
         config = config.model_copy(update={"compute": choose_device(config.compute, nodes)})

@@ -46,6 +46,19 @@ def test_an_array_is_made_once_and_memory_mapped_afterwards(tmp_path: Path) -> N
     np.testing.assert_array_equal(np.load(path)[:, 0, 0, 0], np.arange(50))
 
 
+def test_an_array_of_another_type_comes_back_as_it_was(tmp_path: Path) -> None:
+    values = np.linspace(-3.0, 3.0, 50).reshape(50, 1, 1, 1) * np.ones(SHAPE)
+
+    def fill_halves(out: np.ndarray) -> None:
+        out[...] = values
+
+    made = cached_array(tmp_path / "array.npy", SHAPE, fill_halves, dtype=np.float16)
+    assert made.dtype == np.float16
+    np.testing.assert_array_equal(made, values.astype(np.float16))
+    with pytest.raises(DataError, match=r"holds float16 \(50, 8, 8, 3\), expected uint8 .*delete it"):
+        cached_array(tmp_path / "array.npy", SHAPE, fill)
+
+
 def test_writing_to_a_cached_array_leaves_the_file_alone(tmp_path: Path) -> None:
     path = tmp_path / "array.npy"
     cached_array(path, SHAPE, fill)[...] = 7

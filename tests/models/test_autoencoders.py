@@ -6,7 +6,7 @@ import torch
 from sklearn.decomposition import PCA
 from torch import Tensor
 
-from raydis.models.autoencoders import PatchPCA, Pixel
+from raydis.models.autoencoders import Autoencoder, KlAutoencoder, PatchPCA, Pixel, VqAutoencoder
 
 PATCH = 4
 
@@ -147,3 +147,66 @@ def test_the_state_dict_restores_a_fitted_stage(make) -> None:
 def test_more_components_than_a_patch_has_values_are_refused() -> None:
     with pytest.raises(ValueError, match="latent_dim=49 must not exceed the 48 values of a patch"):
         PatchPCA(3, 4, 49)
+
+
+# ---- learned stages
+
+SIZES = {"latent_dim": 2, "stem_stride": 1, "model_dim": 4, "multipliers": (1, 2, 2), "num_blocks": 1}
+
+
+def learned(kind: str) -> Autoencoder:
+    torch.manual_seed(0)
+    return VqAutoencoder(3, num_codes=32, **SIZES) if kind == "vq" else KlAutoencoder(3, **SIZES)
+
+
+@pytest.mark.parametrize("kind", ["vq", "kl"])
+def test_a_learned_latent_is_deterministic_and_scaled(kind: str) -> None:
+    stage, images = learned(kind), smooth_images(8)
+    raw = stage.raw(images)
+    assert raw.shape == (8, 2, 4, 4)
+    assert torch.equal(stage.raw(images), raw)
+    stage.fit_scale(raw)
+    assert stage.scale.item() == pytest.approx(1.0 / raw.std().item())
+    assert stage.encode(images).std().item() == pytest.approx(1.0, abs=1e-5)
+    torch.testing.assert_close(stage.decode(stage.encode(images)), stage.draw(raw))
+    assert stage.draw(raw).shape == images.shape
+
+
+def test_a_vector_quantised_stage_quantises_when_it_decodes_and_not_when_it_encodes() -> None:
+    stage, images = learned("vq"), smooth_images(8)
+    stage.start(images)
+    raw = stage.raw(images)
+    codes = stage.codebook.quantise(raw)
+    assert not torch.equal(raw, codes)
+    torch.testing.assert_close(stage.draw(raw), stage.draw(codes))
+    reconstruction, loss = stage(images, torch.zeros(8, 2, 4, 4))
+    torch.testing.assert_close(reconstruction, stage.draw(raw))
+    torch.testing.assert_close(loss, 1.25 * (codes - raw).square().mean())
+
+
+def test_a_started_codebook_holds_latents_of_the_images() -> None:
+    stage, images = learned("vq"), smooth_images(8)
+    stage.start(images)
+    assert len(stage.codebook.nearest(stage.raw(images)).unique()) == 32
+
+
+def test_a_gaussian_stage_draws_around_its_mean_and_is_charged_for_leaving_the_standard_normal() -> None:
+    stage, images = learned("kl"), smooth_images(8)
+    mean, log_variance = stage.to_latent(stage.encoder(images)).chunk(2, dim=1)
+    torch.testing.assert_close(stage.raw(images), mean)
+    noise = torch.randn_like(mean)
+    reconstruction, loss = stage(images, noise)
+    torch.testing.assert_close(reconstruction, stage.draw(mean + noise * (log_variance / 2).exp()))
+    here = torch.distributions.Normal(mean, (log_variance / 2).exp())
+    divergence = torch.distributions.kl_divergence(here, torch.distributions.Normal(0.0, 1.0))
+    torch.testing.assert_close(loss, divergence.sum() / images.numel())
+
+
+@pytest.mark.parametrize("kind", ["vq", "kl"])
+def test_the_state_dict_restores_a_learned_stage(kind: str) -> None:
+    stage, images = learned(kind), smooth_images(4)
+    stage.fit_scale(stage.raw(images))
+    torch.manual_seed(1)
+    restored = VqAutoencoder(3, num_codes=32, **SIZES) if kind == "vq" else KlAutoencoder(3, **SIZES)
+    restored.load_state_dict(stage.state_dict())
+    assert torch.equal(restored.decode(restored.encode(images)), stage.decode(stage.encode(images)))

@@ -6,8 +6,10 @@ from pathlib import Path
 
 import pytest
 
+from raydis.config import RunConfig
 from raydis.errors import CheckpointError, RegistryError, StoreError
-from raydis.registry.registry import AliasState, ModelRef, Registry
+from raydis.registry.registry import AliasState, ModelRef, Registry, locate, locate_first_stage
+from raydis.stageconfig import KlStage
 from raydis.store import LocalStore, StoreConflict
 
 Make = Callable[..., Path]
@@ -174,3 +176,29 @@ def test_metrics_are_checked_against_the_manifest(filled: Registry) -> None:
     filled.store.write(f"{ref.prefix}/metrics.json", json.dumps({"loss": 0.0}).encode())
     with pytest.raises(CheckpointError, match=r"metrics\.json of quickstart@1 in .* is damaged: expected sha256"):
         filled.metrics(ref)
+
+
+# ---- from a name to a place
+
+
+def test_a_name_leads_to_its_versions_folder_and_a_place_to_itself(filled: Registry, tmp_path: Path) -> None:
+    storage = str(tmp_path / "store")
+    filled.set_alias("quickstart", "best", 1)
+    for name, version in (("quickstart@best", 1), ("quickstart@2", 2)):
+        assert Path(locate(name, storage)) == tmp_path / f"store/registry/quickstart/versions/{version}"
+    folder = tmp_path / "runs@home"
+    folder.mkdir()
+    for place in (str(folder), "runs/train/x", "s3://bucket/a@b"):
+        assert locate(place, storage) == place
+    with pytest.raises(RegistryError, match="no model other@best"):
+        locate("other@best", storage)
+
+
+def test_a_run_names_the_version_of_its_first_stage_and_nothing_else_changes(filled: Registry, tmp_path: Path) -> None:
+    storage = str(tmp_path / "store")
+    plain = RunConfig()
+    assert locate_first_stage(plain, storage) == plain
+    run = RunConfig(first_stage=KlStage(checkpoint="quickstart@1", num_blocks=1))
+    located = locate_first_stage(run, storage)
+    place = str(tmp_path / "store/registry/quickstart/versions/1")
+    assert located == RunConfig(first_stage=KlStage(checkpoint=place, num_blocks=1))

@@ -109,6 +109,10 @@ def test_an_override_reaches_into_a_domain_of_the_space(tmp_path: Path) -> None:
             {"run": expand({"preset": "tiny", "data": {"name": "image_folder", "path": "x"}})},
             r"image_folder has no factors.* `python -m raydis train`",
         ),
+        (
+            {"run": expand({"preset": "vq_small"})},
+            r"family=vq is a first stage without scores .*`python -m raydis train`",
+        ),
         ({"num_trials": 0}, r"there is nothing to run"),
         ({"search": {}}, r"num_trials=\d+, but search is empty"),
         ({"controls": [{"name": "a", "seeds": [1, 1]}]}, r"seeds 1, 1: each may be there once"),

@@ -12,12 +12,15 @@ import pytest
 import torch
 from ray import train
 
+from raydis.config import RunConfig
 from raydis.data import open_dataset
 from raydis.engine.checkpoint import Checkpoint, open_checkpoint
 from raydis.engine.fit import Training
 from raydis.engine.session import run_session
 from raydis.errors import ConfigError, DataError, FitError, ResourceError
 from raydis.metrics.protocol import Scores
+from raydis.presets import expand
+from raydis.registry import Registry
 from raydis.store import LocalStore
 from raydis.train.trainer import default_name, fit_with_ray, run
 
@@ -178,3 +181,34 @@ def test_a_name_belongs_to_one_configuration(tiny_run: Any, tmp_path: Path) -> N
         fit_with_ray(tiny_run(), name="mine", storage=str(tmp_path))
     with pytest.raises(ConfigError, match=r"run mine exists in .*: resume it, or choose another name"):
         fit_with_ray(tiny_run(), name="mine", storage=str(tmp_path), resume=False)
+
+
+@pytest.mark.ray
+@pytest.mark.timeout(TIMEOUT_S)
+@pytest.mark.usefixtures("cluster")
+@pytest.mark.filterwarnings("ignore")  # Ray's own
+def test_two_workers_train_a_first_stage_and_then_a_model_behind_it(
+    tmp_path: Path,
+) -> None:
+    """The discriminator comes in half-way, which must not leave a worker waiting for gradients."""
+    storage = str(tmp_path / "store")
+    network = {"stem_stride": 2, "model_dim": 8, "multipliers": [1, 2], "num_blocks": 1}
+    critic = {"discriminator_weight": 0.1, "discriminator_channels": [8], "discriminator_start_images": 256}
+    tree = expand({"preset": "tiny", "first_stage": {"kind": "pixel"}, "method": {"family": "vq", **network, **critic}})
+    both = {"num_workers": 2}
+    stage = run(
+        RunConfig.model_validate({**tree, "evaluation": {"protocol": "none"}, "compute": both}), storage=storage
+    )
+    assert stage.metrics["psnr"] > 5.0
+    assert stage.scores is None
+    assert Registry(LocalStore(storage)).register(Path(stage.checkpoint), "stage") == 1
+
+    first_stage = {"kind": "vq", "checkpoint": "stage@1", **network}
+    tree = expand({"preset": "tiny", "first_stage": first_stage, "compute": both})
+    result = run(RunConfig.model_validate(tree), storage=storage)
+    assert result.scores is not None
+    assert result.metrics.keys() == stage.metrics.keys()
+    weights = open_checkpoint(Path(result.checkpoint)).weights()
+    source = open_checkpoint(Path(stage.checkpoint)).weights()
+    name = "codebook.codes"
+    assert torch.equal(weights[f"first_stage.{name}"], source[f"network.{name}"])

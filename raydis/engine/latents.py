@@ -1,0 +1,135 @@
+"""The learned first stage of a run: opened from its own checkpoint once, its latents of all images computed once.
+
+B batch, L h w latent.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from raydis.config import RunConfig
+from raydis.data import Loader
+from raydis.data.cache import cache_folder, cached_array
+from raydis.data.dataset import digest
+from raydis.data.loader import images_at_once, spare_bytes, to_device
+from raydis.engine.checkpoint import fetch_checkpoint, open_checkpoint
+from raydis.errors import CheckpointError, ConfigError
+from raydis.models.autoencoders import Autoencoder
+from raydis.registry import default_cache
+from raydis.stageconfig import KlNetwork, KlStage, VqNetwork, VqStage
+
+ENCODER = 1  # raised whenever equal weights and images would give other latents
+
+
+class Latents:
+    """Raw latents of a data set as float16: on the GPU where half of its free memory holds them, else in place.
+
+    Args:
+        array: (images, L, h, w) float16, in memory or memory-mapped.
+        device: where they are wanted.
+    """
+
+    def __init__(self, array: np.ndarray, device: torch.device) -> None:
+        self.array = torch.from_numpy(array)
+        self.device = device
+        if array.nbytes <= spare_bytes(device):
+            self.array = self.array.to(device)
+
+    def batch(self, loader: Loader, step: int) -> Tensor:
+        """Those of the loader's images of a step: float32 (B, L, h, w) on the device."""
+        if self.array.device == self.device:
+            return self.array.index_select(0, loader.device_indices(step)).float()
+        return self.gather(loader.indices(step))
+
+    def gather(self, indices: np.ndarray) -> Tensor:
+        """Of any images: (B,) int64 -> float32 (B, L, h, w) on the device, in the order asked for."""
+        rows = torch.from_numpy(indices)
+        if self.array.device == self.device:
+            return self.array.index_select(0, to_device(rows, self.device)).float()
+        return to_device(self.array.index_select(0, rows), self.device).float()
+
+
+def open_latents(autoencoder: Autoencoder, loader: Loader, *, cache_dir: Path | None = None) -> Latents:
+    """Latents of all images of the loader's data set: from the cache folder, where their first stage left them there.
+
+    The file's name holds the fingerprint of the images and a digest of the encoder's weights. Which device encoded them
+    it does not say: those of a CPU and of a GPU differ in the last bit.
+
+    Raises:
+        DataError: no room for the cache, or a damaged file in it.
+    """
+    dataset = loader.dataset
+    size = dataset.image_shape[0]
+    side = size // autoencoder.reduction
+    autoencoder.eval()
+
+    def fill(out: np.ndarray) -> None:
+        with torch.no_grad(), torch.autocast(loader.device.type, enabled=False):
+            for start in range(0, len(dataset), images_at_once(size)):
+                part = np.arange(start, min(start + images_at_once(size), len(dataset)))
+                out[part] = autoencoder.raw(loader.gather(part)).half().cpu().numpy()
+
+    name = digest(images=dataset.fingerprint, encoder=_weights_digest(autoencoder), version=ENCODER)
+    path = cache_folder(cache_dir) / f"{dataset.name}-{dataset.fingerprint[:16]}-latents-{name[:16]}.npy"
+    return Latents(
+        cached_array(path, (len(dataset), autoencoder.latent_dim, side, side), fill, dtype=np.float16), loader.device
+    )
+
+
+def fill_first_stage(autoencoder: Autoencoder, config: RunConfig) -> None:
+    """Give a diffusion run's first stage the weights that a run of its own has trained.
+
+    Raises:
+        CheckpointError: no checkpoint there, or a damaged one.
+        ConfigError: it holds something else than `config.first_stage` says, or was trained on images of another shape.
+    """
+    stage = config.first_stage
+    assert isinstance(stage, VqStage | KlStage)
+    try:
+        checkpoint = open_checkpoint(fetch_checkpoint(stage.checkpoint, default_cache()))
+    except CheckpointError as error:
+        raise CheckpointError(
+            f"first_stage.checkpoint={stage.checkpoint}: {error}. Train one with "
+            f"`python -m raydis train --preset {stage.kind}` and name its folder"
+        ) from error
+    name, found = f"first_stage.checkpoint={stage.checkpoint}", checkpoint.config
+    if found.method.family != stage.kind:
+        raise ConfigError(
+            f"{name} was trained as method.family={found.method.family}, but first_stage.kind={stage.kind}: "
+            + (f"set first_stage.kind={found.method.family}" if found.method.family in ("vq", "kl") else "name another")
+        )
+    for field in (VqNetwork if stage.kind == "vq" else KlNetwork).model_fields:
+        theirs, ours = getattr(found.method, field), getattr(stage, field)
+        if theirs != ours:
+            theirs = list(theirs) if isinstance(theirs, tuple) else theirs
+            raise ConfigError(f"{name} has {field}={theirs}: set first_stage.{field}={theirs} instead of {ours}")
+    if found.data.image_size != config.data.image_size:
+        raise ConfigError(
+            f"{name} was trained on images of {found.data.image_size} px, but data.image_size is "
+            f"{config.data.image_size}: train a first stage on images of this size, or set the other one"
+        )
+    weights = {
+        key.removeprefix("network."): tensor
+        for key, tensor in checkpoint.weights().items()
+        if key.startswith("network.")
+    }
+    try:
+        autoencoder.load_state_dict(weights)
+    except RuntimeError as error:  # the configuration does not know the channels
+        what = " ".join(str(error).split())[:300]
+        raise ConfigError(f"{name} does not fit the images of data.name={config.data.name} ({what})") from error
+
+
+def _weights_digest(autoencoder: Autoencoder) -> str:
+    """sha256 of all that decides the latents: names, shapes and bytes of the encoder's weights."""
+    state = hashlib.sha256()
+    for part in ("encoder", "to_latent"):
+        for name, tensor in getattr(autoencoder, part).state_dict().items():
+            state.update(digest(name=f"{part}.{name}", shape=list(tensor.shape)).encode())
+            state.update(tensor.cpu().contiguous().numpy().tobytes())
+    return state.hexdigest()

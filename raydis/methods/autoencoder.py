@@ -1,0 +1,106 @@
+"""Training of a learned first stage: an autoencoder, and where wanted a discriminator that learns against it.
+
+B batch, C H W image, L h w latent.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from raydis.methods.contract import Draws, Method
+from raydis.models.autoencoders import Autoencoder
+from raydis.models.critics import PatchDiscriminator, PerceptualDistance
+
+
+class AutoencoderMethod(Method):
+    """Mean absolute error + the loss of the latents + the critics' terms.
+
+    Both players learn in one step. The autoencoder's term, -mean D(reconstruction), sees the discriminator's weights as
+    constants, and the discriminator's hinge loss sees the reconstruction as one; so their sum has the gradient of each
+    player's own loss in that player's weights, and one backward pass and one optimiser move both at once (taming
+    transformers, arXiv 2012.09841, alternates). The weight is fixed where theirs follows the last layer's gradients. A
+    clipped gradient norm is that of both.
+
+    Args:
+        autoencoder: what is trained.
+        latent_size: h = w, px.
+        latent_weight: of the loss of the latents.
+        discriminator: None for none.
+        discriminator_weight: of its verdict in the autoencoder's loss.
+        discriminator_start: share of the budget, in [0, 1), before which neither player hears of the other.
+        perceptual: None for none.
+        perceptual_weight: its weight.
+    """
+
+    def __init__(
+        self,
+        *,
+        autoencoder: Autoencoder,
+        latent_size: int,
+        latent_weight: float,
+        discriminator: PatchDiscriminator | None = None,
+        discriminator_weight: float = 0.0,
+        discriminator_start: float = 0.0,
+        perceptual: PerceptualDistance | None = None,
+        perceptual_weight: float = 1.0,
+    ) -> None:
+        super().__init__()
+        self.network = autoencoder
+        self.latent_shape = (autoencoder.latent_dim, latent_size, latent_size)
+        self.latent_weight = latent_weight
+        self.discriminator = discriminator
+        self.discriminator_weight = discriminator_weight
+        self.discriminator_start = discriminator_start
+        self.perceptual = perceptual
+        self.perceptual_weight = perceptual_weight
+        # 0 or 1. A tensor, because a branch would leave weights without gradients, which several workers may not.
+        self.register_buffer("adversarial", torch.ones(()), persistent=False)
+        self.adversarial: Tensor
+
+    @property
+    def trained_modules(self) -> Sequence[nn.Module]:
+        """The autoencoder, and the discriminator where there is one."""
+        return [self.network] if self.discriminator is None else [self.network, self.discriminator]
+
+    def draw(self, batch_size: int, generator: torch.Generator) -> Draws:
+        """Noise of the latents of one step, on the generator's device; there are no times."""
+        device = generator.device
+        noise = torch.randn(batch_size, *self.latent_shape, generator=generator, device=device)
+        return Draws(torch.zeros(batch_size, dtype=torch.long, device=device), noise)
+
+    def start(self, images: Tensor) -> None:
+        """Prepare the autoencoder on images (B, C, H, W) in [-1, 1]."""
+        self.network.start(images)
+
+    def pass_share(self, share: float) -> None:
+        """Let the discriminator in once its share of the budget is spent."""
+        self.adversarial.fill_(float(share >= self.discriminator_start))
+
+    def forward(self, images: Tensor, draws: Draws, latents: Tensor | None = None) -> Tensor:
+        """Loss of a batch, a scalar; images (B, C, H, W) in [-1, 1]."""
+        reconstructions, latent_loss = self.network(images, draws.noise)
+        loss = (reconstructions.float() - images).abs().mean() + self.latent_weight * latent_loss
+        if self.perceptual is not None:
+            loss = loss + self.perceptual_weight * self.perceptual(reconstructions, images)
+        if self.discriminator is not None:
+            verdict, error = self.judge(self.discriminator, images, reconstructions)
+            loss = loss + self.adversarial * (self.discriminator_weight * verdict + error)
+        return loss
+
+    @staticmethod
+    def judge(discriminator: PatchDiscriminator, images: Tensor, reconstructions: Tensor) -> tuple[Tensor, Tensor]:
+        """Images and their reconstructions (B, C, H, W) -> the autoencoder's and the discriminator's own loss."""
+        constant = {name: weight.detach() for name, weight in discriminator.named_parameters()}
+        verdict = -functional_call(discriminator, constant, (reconstructions,)).float().mean()
+        real, drawn = discriminator(images).float(), discriminator(reconstructions.detach()).float()
+        return verdict, 0.5 * (F.relu(1.0 - real).mean() + F.relu(1.0 + drawn).mean())
+
+    @torch.no_grad()
+    def reconstruct(self, images: Tensor) -> Tensor:
+        """Images (B, C, H, W) in [-1, 1] -> encoded and decoded again, in [-1, 1]."""
+        return self.network.draw(self.network.raw(images)).clamp(-1.0, 1.0)
