@@ -166,5 +166,5 @@ class Captured:
 
 
 def _summary(error: Exception) -> str:
-    """First line of what torch says, which can be pages."""
-    return f"{type(error).__name__}: {(str(error).strip().splitlines() or [''])[0][:300]}"
+    """The beginning of what torch says, which can be pages."""
+    return f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
