@@ -284,11 +284,11 @@ class ComputeConfig(Model):
     )
     num_cpus: float = Field(default=1, gt=0, description="CPUs a worker.")
     num_gpus: float = Field(default=0, ge=0, description="GPUs a worker; a fraction lets workers share one.")
-    compile: Literal["auto", "off", "blocks", "graph", "full"] = Field(
-        default="auto",
+    compile: Literal["off", "blocks", "graph", "full"] = Field(
+        default="off",
         description="How a step is launched. `graph`: captured once as a CUDA graph and replayed; `blocks`: the "
-        "U-Net's blocks by torch.compile, which takes a while at the start; `full`: both. `auto`: `graph` for one "
-        "worker on a GPU, else `off`.",
+        "U-Net's blocks by torch.compile, which takes a while at the start; `full`: both. The last two want one worker "
+        "on a GPU, and have not run on one yet: hence the default.",
     )
 
     @model_validator(mode="after")

@@ -70,7 +70,7 @@ def test_requests_are_those_of_the_serve_config() -> None:
 
 
 def test_what_the_readme_names_exists() -> None:
-    assert len(BENCHMARKS) == 4
+    assert len(BENCHMARKS) == 10
     for command in BENCHMARKS:
         assert importlib.util.find_spec(command.split()[2]) is not None
     for path in re.findall(r"`((?:sweeps|serve_configs|infra|k8s|raydis|tests)/[\w./]*)`", README):

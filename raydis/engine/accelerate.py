@@ -23,15 +23,12 @@ WARMUP_CALLS = 3  # before a capture, as in PyTorch's notes on CUDA graphs: libr
 
 
 def resolve_mode(compute: ComputeConfig, device: torch.device) -> Mode:
-    """What `compute.compile` means on this device. `auto` is `graph` for one worker on a GPU, else `off`.
+    """`compute.compile`, if this device can do it.
 
     Raises:
         ResourceError: a graph is asked for where there is no GPU.
     """
-    on_gpu = device.type == "cuda"
-    if compute.compile == "auto":
-        return "graph" if on_gpu and compute.num_workers == 1 else "off"
-    if compute.compile in ("graph", "full") and not on_gpu:
+    if compute.compile in ("graph", "full") and device.type != "cuda":
         raise ResourceError(
             f"compute.compile={compute.compile} captures a CUDA graph, but this run computes on {device.type}: "
             "set compute.compile=off or compute.compile=blocks"
@@ -166,5 +163,5 @@ class Captured:
 
 
 def _summary(error: Exception) -> str:
-    """First line of what torch says, which can be pages."""
-    return f"{type(error).__name__}: {(str(error).strip().splitlines() or [''])[0][:300]}"
+    """The beginning of what torch says, which can be pages."""
+    return f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"

@@ -175,7 +175,7 @@ def describe(breakdown: Breakdown) -> str:
 
 
 def _phased_step(training: Training, mark: Callable[[str], None]) -> None:
-    """`Training.advance` without its moments outside of the step, and a mark behind each phase."""
+    """`Training.advance` without its moments outside of the step, on the batch as a whole; a mark behind each phase."""
     training.method.train()
     inputs = training.inputs()
     mark("data")

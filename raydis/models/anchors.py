@@ -236,7 +236,8 @@ class Anchors(nn.Module):
         normalised = (tokens.to(self.means.dtype) - self.offset[:, None]) / self.scale[:, None]
         choice = F.one_hot(component + 1, self.max_gaussians + 1)[..., 1:].to(self.means.dtype)  # (B, N, K)
         self.chosen += choice.sum(0)
-        self.sums += torch.einsum("bnk,bnd->nkd", choice, normalised)
+        with torch.autocast(tokens.device.type, enabled=False):  # half precision would move means by its rounding
+            self.sums += torch.einsum("bnk,bnd->nkd", choice, normalised)
 
     def _joint(self, normalised: Tensor) -> Tensor:
         # Precisions reach 1e6: in the half precision of autocast the choice would be noise.

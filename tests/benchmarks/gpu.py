@@ -164,7 +164,7 @@ def race_variant(scale: Scale, variant: Any, batch_size: int) -> Row:
 
 def packing(scale: Scale, left_s: float) -> Iterator[Row]:
     for count in scale.process_counts:
-        yield pack(scale.small, scale.device, count, scale.pack_s, "auto")
+        yield pack(scale.small, scale.device, count, scale.pack_s, "graph" if scale.device == "cuda" else "off")
 
 
 def unet(scale: Scale, left_s: float) -> Iterator[Row]:

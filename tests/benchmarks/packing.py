@@ -141,7 +141,7 @@ def main() -> None:
     parser.add_argument("--preset", choices=("tiny", "small", "reference"), default="small")
     parser.add_argument("--counts", type=int, nargs="+", default=[1, 2, 4, 8])
     parser.add_argument("--seconds", type=float, default=10.0)
-    parser.add_argument("--compile", choices=("auto", "off", "blocks", "graph", "full"), default="auto")
+    parser.add_argument("--compile", choices=("off", "blocks", "graph", "full"), default="off")
     parser.add_argument("--batched", action="store_true")
     parser.add_argument("--rounds", type=int, default=5, help="of --batched")
     options = parser.parse_args()

@@ -49,17 +49,14 @@ class Tape:
     ("compute", "device", "expected"),
     [
         ({}, CPU, "off"),
-        ({}, GPU, "graph"),
-        ({"num_workers": 2}, GPU, "off"),
-        ({"compile": "off"}, GPU, "off"),
+        ({}, GPU, "off"),
+        ({"compile": "graph"}, GPU, "graph"),
         ({"compile": "blocks", "num_workers": 2}, GPU, "blocks"),
         ({"compile": "blocks"}, CPU, "blocks"),
         ({"compile": "full"}, GPU, "full"),
     ],
 )
-def test_auto_is_a_graph_for_one_worker_on_a_gpu_and_a_wish_is_a_wish(
-    compute: dict, device: torch.device, expected: str
-) -> None:
+def test_a_step_is_launched_as_asked_for(compute: dict, device: torch.device, expected: str) -> None:
     assert resolve_mode(ComputeConfig(**compute), device) == expected
 
 
@@ -96,8 +93,9 @@ def test_compiled_blocks_train_alike_and_share_code_where_their_shapes_are_equal
     assert 0 < counters["stats"]["unique_graphs"] < len(blocks) == 14
 
 
-@pytest.mark.slow  # minutes of C++
-@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor")
+@pytest.mark.slow
+@pytest.mark.timeout(1800)  # minutes of C++
+@pytest.mark.filterwarnings("ignore")  # the compiler's own deprecations, which it would report as failures
 def test_code_of_the_default_compiler_trains_alike_within_rounding(tiny: Tiny, unlabelled: FactorDataset) -> None:
     losses = []
     for mode in ("off", "blocks"):
@@ -139,7 +137,7 @@ def test_other_shapes_than_those_captured_are_refused() -> None:
 def test_a_step_that_cannot_be_captured_is_told_with_the_way_round_it() -> None:
     class Refuses(Tape):
         def capture(self, call: Callable[[], Tensor]) -> Tensor:
-            raise RuntimeError("operation not permitted when stream is capturing\nmore")
+            raise RuntimeError("operation not permitted when stream is\ncapturing")
 
     captured = Captured(lambda a: a.sum(), Refuses())
     for _ in range(WARMUP_CALLS):

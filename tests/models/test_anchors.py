@@ -312,3 +312,14 @@ def test_means_stay_with_tokens_that_drift() -> None:
         late = tokens(200, seed=1000) + drift
         distance[inertia] = float((anchors.nearest(anchors.assign(late).component) - late).norm(dim=-1).mean())
     assert distance[8.0] < 0.3 * distance[None]
+
+
+def test_autocast_around_a_step_leaves_no_rounding_in_the_means() -> None:
+    moved = []
+    for enabled in (False, True):
+        anchors = tracking(inertia=5.0).train()
+        with torch.autocast("cpu", torch.bfloat16, enabled=enabled):
+            anchors(tokens(40, seed=3))
+        anchors.track()
+        moved.append(anchors.means)
+    assert torch.equal(*moved)
