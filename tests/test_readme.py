@@ -38,6 +38,7 @@ ELSEWHERE = {
     ),
     "python -m raydis models register CHECKPOINT mine": "test_cli.py",
     "python -m raydis.sweep sweeps/controls.yaml": "test_shipped_configs.py; its runs are those of the quickstart",
+    "python -m tests.benchmarks.gpu --output gpu.json": "test_benchmarks.py, in its smallest form; it needs a GPU",
     "python -m raydis.sweep sweeps/sprites.yaml --set run.data.path=sprites_walk_6x6x6x6x3x8.npz": (
         "test_shipped_configs.py; it needs a file that is not ours to ship"
     ),

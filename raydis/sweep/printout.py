@@ -110,10 +110,10 @@ def trials_table(result: SweepResult, spec: SweepSpec) -> Table:
 def replicates_table(rows: list[Replicates], metrics: list[Score]) -> Table:
     """A row a control that ran with several seeds: mean and standard deviation of each objective."""
     table = Table(box=None, pad_edge=False, header_style="bold")
-    table.add_column("control")
-    table.add_column("complete", justify="right")
+    table.add_column("control, mean ± std", no_wrap=True)
+    table.add_column("complete", justify="right", no_wrap=True)
     for metric in metrics:
-        table.add_column(f"{short(metric)} (mean ± std)", justify="right", no_wrap=True)
+        table.add_column(short(metric), justify="right", no_wrap=True)
     for row in rows:
         numbers = [
             f"{row.mean[metric]:.3f}" + (f" ± {row.std[metric]:.3f}" if metric in row.std else "") if row.mean else ""
