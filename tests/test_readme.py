@@ -38,6 +38,11 @@ ELSEWHERE = {
     ),
     "python -m raydis models register CHECKPOINT mine": "test_cli.py",
     "python -m raydis.sweep sweeps/controls.yaml": "test_shipped_configs.py; its runs are those of the quickstart",
+    "python -m raydis train --preset vq_small --name first": "engine/test_latents.py, with less training",
+    (
+        "python -m raydis train --preset small --set 'first_stage={kind: vq, checkpoint: CHECKPOINT, stem_stride: 4, "
+        "multipliers: [1, 2], num_blocks: 1, latent_dim: 4}'"
+    ): "engine/test_latents.py",
     "python -m tests.benchmarks.gpu --output gpu.json": "test_benchmarks.py, in its smallest form; it needs a GPU",
     "python -m raydis.sweep sweeps/sprites.yaml --set run.data.path=sprites_walk_6x6x6x6x3x8.npz": (
         "test_shipped_configs.py; it needs a file that is not ours to ship"
