@@ -98,6 +98,12 @@ def compare(kind: str, arguments: argparse.Namespace, dataset: FactorDataset, fo
     }
 
 
+def mean(scores: list[float | None]) -> str:
+    """Of the seeds' scores; a run too short for a score makes it none."""
+    valid = [score for score in scores if score is not None]
+    return f"{np.mean(valid):.3f}" if len(valid) == len(scores) else "invalid"
+
+
 def main() -> None:
     """Print the table and one JSON line."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
@@ -119,10 +125,10 @@ def main() -> None:
     print("\nfirst stage   PSNR, dB  CPU-s  CPU-s/1000  images     DCI  FactorVAE")
     for row in rows:
         decibels = "lossless" if row["psnr_db"] is None else f"{row['psnr_db']:.2f}"
-        dci, factor_vae = (np.mean(row[name]) for name in ("dci_disentanglement", "factor_vae"))
+        dci, factor_vae = (mean(row[name]) for name in ("dci_disentanglement", "factor_vae"))
         print(
             f"{row['first_stage']:12} {decibels:>9} {row['training_cpu_s']:6d} {row['cpu_s_per_1000_images']:11.2f} "
-            f"{row['images']:7d} {dci:7.3f} {factor_vae:10.3f}"
+            f"{row['images']:7d} {dci:>7} {factor_vae:>10}"
         )
     print(json.dumps({"rows": rows, "seeds": arguments.seeds, "torch": torch.__version__, "cpu": platform.processor()}))
 
