@@ -35,6 +35,7 @@ from raydis.presets import expand
 STAGES = ("patch_pca", "vq", "kl", "pixel")
 PIXEL_UNET = {"multipliers": [1, 1, 1, 1, 1], "attention_sizes": [8, 4], "skip_dropout_sizes": [8]}
 PSNR_IMAGES = 1024
+LOSSLESS_DB = 100.0  # what is lost beyond is rounding
 
 
 def run(tree: dict[str, Any], dataset: FactorDataset, folder: Path) -> tuple[Training, Report, float]:
@@ -89,7 +90,7 @@ def compare(kind: str, arguments: argparse.Namespace, dataset: FactorDataset, fo
     dci, factor_vae, speed = (list(column) for column in zip(*rows, strict=True))
     return {
         "first_stage": kind,
-        "psnr_db": round(decibels, 2) if np.isfinite(decibels) else None,
+        "psnr_db": round(decibels, 2) if decibels < LOSSLESS_DB else None,
         "training_cpu_s": round(cost),
         "cpu_s_per_1000_images": round(min(speed), 2),
         "images": images,
@@ -98,8 +99,8 @@ def compare(kind: str, arguments: argparse.Namespace, dataset: FactorDataset, fo
     }
 
 
-def mean(scores: list[float | None]) -> str:
-    """Of the seeds' scores; a run too short for a score makes it none."""
+def average(scores: list[float | None]) -> str:
+    """Mean over the seeds, or that one of them has no score: too short a run has codes that have collapsed."""
     valid = [score for score in scores if score is not None]
     return f"{np.mean(valid):.3f}" if len(valid) == len(scores) else "invalid"
 
@@ -125,7 +126,7 @@ def main() -> None:
     print("\nfirst stage   PSNR, dB  CPU-s  CPU-s/1000  images     DCI  FactorVAE")
     for row in rows:
         decibels = "lossless" if row["psnr_db"] is None else f"{row['psnr_db']:.2f}"
-        dci, factor_vae = (mean(row[name]) for name in ("dci_disentanglement", "factor_vae"))
+        dci, factor_vae = (average(row[name]) for name in ("dci_disentanglement", "factor_vae"))
         print(
             f"{row['first_stage']:12} {decibels:>9} {row['training_cpu_s']:6d} {row['cpu_s_per_1000_images']:11.2f} "
             f"{row['images']:7d} {dci:>7} {factor_vae:>10}"
