@@ -64,7 +64,9 @@ def train(
     source = str(config) if config else f"preset {preset}"
     resolved = parse(RunConfig, expand(apply_overrides(tree, overrides or [])), source=source)
     if profile:
-        typer.echo(_profile(resolved))
+        from raydis.registry import locate_first_stage
+
+        typer.echo(_profile(locate_first_stage(resolved, storage)))
         return
     from raydis.train.cluster import lasting_storage
     from raydis.train.trainer import run

@@ -287,8 +287,8 @@ class ComputeConfig(Model):
     compile: Literal["off", "blocks", "graph", "full"] = Field(
         default="off",
         description="How a step is launched. `graph`: captured once as a CUDA graph and replayed; `blocks`: the "
-        "U-Net's blocks by torch.compile, which takes a while at the start; `full`: both. The last two want one worker "
-        "on a GPU, and have not run on one yet: hence the default.",
+        "U-Net's blocks by torch.compile, which takes a while at the start; `full`: both. `graph` and "
+        "`full` want one worker on a GPU, and have not run on one yet: hence the default.",
     )
 
     @model_validator(mode="after")
@@ -377,6 +377,16 @@ class RunConfig(Model):
             raise ValueError(
                 f"VGG16 halves its input four times, which data.image_size={self.data.image_size} does not bear: "
                 "remove method.perceptual_weights"
+            )
+        if method.discriminator_weight and self.data.image_size >> len(method.discriminator_channels) < 1:
+            raise ValueError(
+                f"method.discriminator_channels={list(method.discriminator_channels)} halve an image of "
+                f"data.image_size={self.data.image_size} px too often: give it fewer"
+            )
+        if method.discriminator_weight and method.discriminator_start_images >= self.train.num_images:
+            raise ValueError(
+                f"method.discriminator_start_images={method.discriminator_start_images} lies behind the end of "
+                f"train.num_images={self.train.num_images}: lower it, or set method.discriminator_weight=0"
             )
         if self.evaluation.protocol != "none":
             raise ValueError(

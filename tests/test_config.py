@@ -118,3 +118,21 @@ def test_settings_that_do_not_fit_together_are_refused(tree: dict[str, Any], mes
 def test_rungs_that_cannot_be_scored_are_refused(evaluation: dict, message: str) -> None:
     with pytest.raises(ValidationError, match=message):
         RunConfig.model_validate({"evaluation": evaluation})
+
+
+@pytest.mark.parametrize(
+    ("method", "message"),
+    [
+        ({"discriminator_channels": [8] * 7}, "halve an image of data.image_size=64 px too often"),
+        ({"discriminator_start_images": 100}, "lies behind the end of train.num_images=100"),
+    ],
+)
+def test_a_discriminator_that_cannot_play_is_refused(method: dict, message: str) -> None:
+    tree = {
+        "first_stage": {"kind": "pixel"},
+        "method": {"family": "vq", "discriminator_weight": 0.5, **method},
+        "train": {"num_images": 100},
+        "evaluation": {"protocol": "none"},
+    }
+    with pytest.raises(ValidationError, match=message):
+        RunConfig.model_validate(tree)

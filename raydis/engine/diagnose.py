@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from raydis.data import FactorDataset, Loader
+from raydis.data.loader import images_at_once
 from raydis.methods.dyga_sd import DygaSd
 from raydis.metrics.checks import varying_factors
 from raydis.metrics.mig import mutual_information
@@ -75,9 +76,13 @@ def raw_tokens(method: DygaSd, loader: Loader, indices: np.ndarray) -> Tensor:
 def diagnose_anchors(method: DygaSd, dataset: FactorDataset, loader: Loader, indices: np.ndarray) -> Anchoring:
     """Measure the anchors of a method in eval mode on the images at `indices` (M,)."""
     tokens = raw_tokens(method, loader, indices)
-    with torch.no_grad():
-        shifted, assignment = method.anchors(tokens), method.anchors.assign(tokens)
-        anchors = method.anchors.nearest(assignment.component)
+    with torch.no_grad():  # in parts: densities take K times the memory of the tokens
+        parts = tokens.split(images_at_once(dataset.image_shape[0]))
+        shifted = torch.cat([method.anchors(part) for part in parts])
+        assignments = [method.anchors.assign(part) for part in parts]
+        component = torch.cat([assignment.component for assignment in assignments])
+        responsibility = torch.cat([assignment.responsibility for assignment in assignments])
+        anchors = method.anchors.nearest(component)
     spread = _root_mean_square(tokens - tokens.mean(0))  # (N,)
     scale = spread.clamp_min(torch.finfo(spread.dtype).tiny)
     moved = (shifted - tokens).norm(dim=-1) / scale  # (M, N)
@@ -85,9 +90,9 @@ def diagnose_anchors(method: DygaSd, dataset: FactorDataset, loader: Loader, ind
         "moved_share": (moved > STILL).double().mean(0),
         "distance_moved": _root_mean_square(shifted - tokens) / scale,
         "distance_to_anchor": _root_mean_square(tokens - anchors) / scale,
-        "responsibility": assignment.responsibility.double().mean(0),
+        "responsibility": responsibility.double().mean(0),
     }
-    component = assignment.component.cpu().numpy()
+    component = component.cpu().numpy()
     counts = method.anchors.alive.sum(-1).tolist()
     units = []
     for unit, active in enumerate(method.anchors.active.tolist()):

@@ -63,8 +63,8 @@ def check_scorable(dataset: FactorDataset, config: EvaluationConfig) -> None:
         MetricError: as `evaluate` does: a sub-grid that cannot be drawn, or fewer than two factors that vary.
     """
     if config.protocol != "none" and dataset.space is not None:
-        indices = scored_indices(dataset, protocol=_protocol(config), max_images=config.max_images)
-        check_varying(dataset.factors(indices))
+        for protocol in {_protocol(config), SEARCH}:  # rungs and the diagnosis of anchors look at the latter's images
+            check_varying(dataset.factors(scored_indices(dataset, protocol=protocol, max_images=config.max_images)))
 
 
 def evaluate(

@@ -35,21 +35,20 @@ class Latents:
     """
 
     def __init__(self, array: np.ndarray, device: torch.device) -> None:
-        self.array = torch.from_numpy(array)
         self.device = device
-        if array.nbytes <= spare_bytes(device):
-            self.array = self.array.to(device)
+        self._resident = device.type == "cpu" or array.nbytes <= spare_bytes(device)
+        self.array = torch.from_numpy(array).to(device) if self._resident else torch.from_numpy(array)
 
     def batch(self, loader: Loader, step: int) -> Tensor:
         """Those of the loader's images of a step: float32 (B, L, h, w) on the device."""
-        if self.array.device == self.device:
+        if self._resident:
             return self.array.index_select(0, loader.device_indices(step)).float()
         return self.gather(loader.indices(step))
 
     def gather(self, indices: np.ndarray) -> Tensor:
         """Of any images: (B,) int64 -> float32 (B, L, h, w) on the device, in the order asked for."""
         rows = torch.from_numpy(indices)
-        if self.array.device == self.device:
+        if self._resident:
             return self.array.index_select(0, to_device(rows, self.device)).float()
         return to_device(self.array.index_select(0, rows), self.device).float()
 

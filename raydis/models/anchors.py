@@ -105,7 +105,7 @@ class Anchors(nn.Module):
         self.mode = mode
         self.max_gaussians = max_gaussians
         self.shift_rate = shift_rate
-        self.inertia = None if mode == "release" else inertia
+        self.inertia = None if mode in ("off", "release") or shift_rate == 0.0 else inertia
         self.register_buffer("offset", torch.zeros(num_units))
         self.register_buffer("scale", torch.ones(num_units))
         self.register_buffer("log_weights", torch.full((num_units, max_gaussians), -torch.inf))

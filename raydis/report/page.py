@@ -100,9 +100,10 @@ def _scores(metrics: dict[str, Any]) -> list[str]:
         return [f"<h2>Scores</h2><p>{_text(scores['status'])}: {_text(scores['reason'])} ({_text(terms)})</p>"]
     body = [[label, _number(scores.get(name))] for name, label in SCORES.items()]
     found = [f"<h2>Scores</h2><p>{_text(terms)}</p>", _table(["metric", "value"], body)]
-    if len(metrics.get("curve") or []) > 1:
+    curve = [point for point in metrics.get("curve") or [] if point["scores"]["protocol"] == "search"]
+    if len(curve) > 1:  # the end may have been scored by another protocol, whose numbers do not go on from these
         drawn = {name: SCORES[name] for name in ("dci_disentanglement", "factor_vae", "mig")}
-        found += ["<h2>Learning curve</h2>", _picture(draw_curve(metrics["curve"], drawn), "scores by images seen")]
+        found += ["<h2>Learning curve</h2>", _picture(draw_curve(curve, drawn), "scores by images seen")]
     importance = draw_importance(np.array(scores["importance"]), metrics["factor_names"])
     found += ["<h2>Which unit tells which factor</h2>", _picture(importance, "importance of units for factors")]
     return found

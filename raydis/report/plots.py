@@ -77,7 +77,7 @@ def draw_importance(importance: np.ndarray, factor_names: Sequence[str]) -> byte
 
 
 def draw_curve(curve: Sequence[dict[str, Any]], labels: dict[str, str]) -> bytes:
-    """Scores against images seen, one line a metric and protocol.
+    """Scores against images seen, one line a metric.
 
     Args:
         curve: points of a checkpoint's metrics, `images_seen` and `scores`.

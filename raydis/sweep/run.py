@@ -112,6 +112,7 @@ def run_sweep(spec: SweepSpec, *, name: str, storage: str, console: Console) -> 
     with ray_cluster():
         nodes = cluster_nodes()
         compute = choose_device(spec.run.compute, nodes)
+        check_first_stages(spec)
         run = locate_first_stage(spec.run, storage).model_copy(update={"compute": compute})
         spec = spec.model_copy(update={"run": run})
         parallel = max_parallel_runs(compute, nodes)
@@ -213,6 +214,16 @@ def _search(
 
 def _name_of(trial: Any) -> str:
     return trial_name(trial.config["number"])
+
+
+def check_first_stages(spec: SweepSpec) -> None:
+    """Only the base run's first stage may be a name of the registry: it is looked up once, for all trials alike."""
+    fixed = [control.set for control in spec.controls]
+    chosen = [{key: value} for key, domain in spec.search.items() for value in domain.ends()]
+    for key, value in (item for settings in [*fixed, *chosen] for item in settings.items()):
+        checkpoint = value.get("checkpoint") if isinstance(value, dict) else value
+        if key in ("first_stage", "first_stage.checkpoint") and "@" in str(checkpoint) and "://" not in str(checkpoint):
+            raise ConfigError(f"{key} of a control or choice names {checkpoint}: give the checkpoint's folder or URI")
 
 
 def _claim(store: Store, key: str, spec: SweepSpec) -> None:

@@ -116,12 +116,13 @@ def test_a_single_varying_factor_is_refused_before_the_first_step_on_every_rank(
         next(run_session(untrainable(config, open_dataset(config.data), rank), tmp_path))
 
 
+@pytest.mark.parametrize("protocol", ["search", "published"])
 def test_a_sub_grid_that_cannot_be_drawn_is_refused_before_the_first_step(
-    tiny: Callable[..., RunConfig], tmp_path: Path
+    tiny: Callable[..., RunConfig], protocol: str, tmp_path: Path
 ) -> None:
     space = FactorSpace(tuple("abcdefg"), (2,) * 7)
     dataset = ArrayDataset("grid", np.zeros((len(space), 16, 16, 3), np.uint8), space, fingerprint="grid")
-    config = tiny(evaluation={"max_images": 64})
+    config = tiny(evaluation={"max_images": 64, "protocol": protocol})
     with pytest.raises(MetricError, match="max_images=64 cannot hold 2 levels of each factor"):
         next(run_session(untrainable(config, dataset, 0), tmp_path))
 

@@ -6,7 +6,9 @@ import dataclasses
 
 import pytest
 
-from raydis.sweep.run import SweepError, SweepResult, check_result
+from raydis.errors import ConfigError
+from raydis.sweep.run import SweepError, SweepResult, check_first_stages, check_result
+from raydis.sweep.spec import SweepSpec
 from raydis.sweep.summary import TrialRecord
 
 
@@ -33,3 +35,26 @@ def test_an_interrupted_sweep_is_no_error_even_before_its_first_valid_trial() ->
     result = SweepResult("s", "/runs/sweeps/s", [], set(), [], None, None, interrupted=True)
     assert check_result(result) is result
     assert check_result(dataclasses.replace(result, best=failed(0, "-"), interrupted=False)).best is not None
+
+
+@pytest.mark.parametrize(
+    "part",
+    [
+        {"controls": [{"name": "vq", "set": {"first_stage": {"kind": "vq", "checkpoint": "vq@best"}}}]},
+        {"controls": [{"name": "vq", "set": {"first_stage.checkpoint": "vq@2"}}]},
+        {
+            "num_trials": 1,
+            "search": {"first_stage": {"kind": "choice", "values": [{"kind": "vq", "checkpoint": "vq@best"}]}},
+        },
+    ],
+)
+def test_a_name_of_the_registry_is_looked_up_for_the_base_run_alone(part: dict) -> None:
+    tree = {
+        "name": "s",
+        "run": {"first_stage": {"kind": "vq", "checkpoint": "vq@best"}},
+        "controls": [{"name": "base"}],
+        "num_trials": 0,
+    }
+    check_first_stages(SweepSpec.model_validate(tree))
+    with pytest.raises(ConfigError, match=r"names vq@\w+: give the checkpoint's folder or URI"):
+        check_first_stages(SweepSpec.model_validate(tree | part))
