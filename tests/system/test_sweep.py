@@ -39,7 +39,7 @@ promotion: {estimator: tree}
 CONTROLS = """
 controls:
   - {name: dyga_off, set: {method.anchors.mode: off}}
-  - {name: diverges, set: {train.learning_rate: 1.0, method.diffusion.loss: l2, train.num_images: 2048}}
+  - {name: diverges, set: {train.learning_rate: 1.0, train.weight_decay: 1000000.0}}
   - {name: too_large, set: {method.encoder.hidden_dims: [1000000000000]}}
 """
 
