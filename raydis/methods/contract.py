@@ -12,6 +12,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from raydis.errors import MetricError
 from raydis.models.autoencoders import Autoencoder
 
 
@@ -48,8 +49,12 @@ class Method(nn.Module, abc.ABC):
         """Times and noise of one step for B = batch_size images, on the generator's device."""
 
     def encode(self, images: Tensor) -> Tensor:
-        """Images (B, C, H, W) in [-1, 1] -> codes (B, N, D), what is scored; deterministic, blind to batch mates."""
-        raise NotImplementedError(f"{type(self).__name__} has no units to score")
+        """Images (B, C, H, W) in [-1, 1] -> codes (B, N, D), what is scored; deterministic, blind to batch mates.
+
+        Raises:
+            MetricError: the method has no units.
+        """
+        raise MetricError(f"{type(self).__name__} has no units to score: set evaluation.protocol=none")
 
     def start(self, images: Tensor) -> None:
         """Fit what has a closed form to a sample of the images, before the first step."""
@@ -60,7 +65,7 @@ class Method(nn.Module, abc.ABC):
         Returns:
             the units that were left out, and why.
         """
-        raise NotImplementedError
+        return {}
 
     def copy_refitted(self, other: Method) -> None:
         """Take over from another instance what `refit` and `pass_share` have changed there."""

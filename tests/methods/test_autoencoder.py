@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from raydis.build import build_method
 from raydis.config import RunConfig
-from raydis.errors import ConfigError
+from raydis.errors import ConfigError, MetricError
 from raydis.methods.autoencoder import AutoencoderMethod
 from raydis.methods.contract import Draws
 
@@ -169,3 +169,8 @@ def test_perceptual_weights_that_are_none_are_refused(tmp_path: Path) -> None:
     save_file({"weight": torch.zeros(2)}, path)
     with pytest.raises(ConfigError, match=r"does not hold VGG16's weights \(there is no features\.0\.weight\)"):
         make("vq", perceptual_weights=str(path))
+
+
+def test_a_first_stage_has_no_codes_to_score() -> None:
+    with pytest.raises(MetricError, match="AutoencoderMethod has no units to score: set evaluation.protocol=none"):
+        make("vq").encode(images())
