@@ -172,5 +172,5 @@ def test_perceptual_weights_that_are_none_are_refused(tmp_path: Path) -> None:
 
 
 def test_a_first_stage_has_no_codes_to_score() -> None:
-    with pytest.raises(MetricError, match="AutoencoderMethod has no units to score: set evaluation.protocol=none"):
+    with pytest.raises(MetricError, match=r"AutoencoderMethod has no units to score: set evaluation\.protocol=none"):
         make("vq").encode(images())
