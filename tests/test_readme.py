@@ -44,6 +44,10 @@ ELSEWHERE = {
         "multipliers: [1, 2], num_blocks: 1, latent_dim: 4}'"
     ): "engine/test_latents.py",
     "python -m tests.benchmarks.gpu --output gpu.json": "test_benchmarks.py, in its smallest form; it needs a GPU",
+    (
+        "python -m raydis.sweep sweeps/controls.yaml "
+        "--set run.data.name=sprites --set run.data.path=sprites_walk_6x6x6x6x3x8.npz"
+    ): "test_shipped_configs.py; it needs a file that is not ours to ship",
     "python -m raydis.sweep sweeps/sprites.yaml --set run.data.path=sprites_walk_6x6x6x6x3x8.npz": (
         "test_shipped_configs.py; it needs a file that is not ours to ship"
     ),
