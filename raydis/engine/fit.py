@@ -18,7 +18,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
@@ -114,6 +114,7 @@ class Training:
         self.num_refits = 0
         self.train_s = self.refit_s = 0.0
         self.curve: list[dict[str, Any]] = []  # what each rung scored; a checkpoint keeps it
+        self.unscored: Progress | None = None  # the last report, from the end of the budget until the model is scored
 
     @property
     def images_seen(self) -> int:
@@ -283,7 +284,9 @@ class Training:
         for index, moments in self.optimizer.state_dict()["state"].items():
             tensors |= {f"optimizer.{index}.{name}": tensor for name, tensor in moments.items()}
         times = {"train_s": self.train_s, "refit_s": self.refit_s}
-        values = {"step": self.step, "num_refits": self.num_refits, "curve": self.curve, **times}
+        unscored = asdict(self.unscored) if self.unscored else None
+        counts = {"step": self.step, "num_refits": self.num_refits}
+        values = {**counts, "curve": self.curve, "unscored": unscored, **times}
         return TrainingState(tensors=tensors, values=values)
 
     def resume(self, checkpoint: Checkpoint) -> None:
@@ -316,11 +319,15 @@ class Training:
         self.step = int(training.values["step"])
         self.num_refits = int(training.values["num_refits"])
         self.curve = list(training.values["curve"])
+        unscored = training.values.get("unscored")  # which a checkpoint of an earlier raydis lacks: it was scored
+        self.unscored = Progress(**unscored) if unscored else None
         self.train_s, self.refit_s = float(training.values["train_s"]), float(training.values["refit_s"])
 
 
 def fit(training: Training) -> Iterator[Progress]:
     """Train until the budget is spent, yielding every `report_images` images, at each rung and at the end.
+
+    The last report stays in `training.unscored`.
 
     Raises:
         FitError: the loss is no longer finite.
@@ -349,7 +356,7 @@ def fit(training: Training) -> Iterator[Progress]:
                 )
             elapsed = time.perf_counter() - started
             training.train_s += elapsed
-            yield Progress(
+            progress = Progress(
                 step=training.step,
                 images_seen=after,
                 num_images=train.num_images,
@@ -364,6 +371,9 @@ def fit(training: Training) -> Iterator[Progress]:
                 rung_due=rung_due,
                 finished=finished,
             )
+            if finished:
+                training.unscored = progress
+            yield progress
             if due(train.checkpoint_images, checkpointed, after):
                 checkpointed = after
             losses.zero_()

@@ -183,7 +183,7 @@ def test_a_replayed_run_is_the_plain_run_through_refits_and_a_resumed_half(
     for training in runs.values():
         tape = on_tape(training)
         losses = [progress.loss for progress in fit(training)]
-        assert losses == [report.progress.loss for report in reports][-len(losses) :]
+        assert losses == [report.progress.loss for report in reports[:-1]][-len(losses) :]  # the last only scores
         assert tape.events.count("capture") == 1
         assert all(torch.equal(a, b) for a, b in zip(training._trained, plain._trained, strict=True))
         assert all(torch.equal(a, b) for a, b in zip(training._averaged, plain._averaged, strict=True))
