@@ -92,7 +92,8 @@ def _profile(config: Any) -> str:
 
 
 def _print_report(row: dict[str, Any]) -> None:
-    typer.echo(f"{row['images_seen']} of {row['num_images']} images  loss {row['loss']:.4f}", err=True)
+    if not row["finished"]:  # the last report scores what the one before it has trained
+        typer.echo(f"{row['images_seen']} of {row['num_images']} images  loss {row['loss']:.4f}", err=True)
 
 
 def _open_editor(checkpoint: str, storage: str) -> Any:

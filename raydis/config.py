@@ -1,8 +1,8 @@
 """Every knob of one training run, as frozen pydantic models.
 
 A `RunConfig` says all that decides a run's result: data, first stage, method, training, evaluation, seed.
-Names carry their unit: `_px`, `_rate` in [0, 1), `_dim` channels, `_steps` optimiser steps, prefix `num_` a count.
-Budgets are counted in images seen, so that runs with different batch sizes compare.
+Most names carry their unit: `_size` px, `_images` images seen, `_dim` numbers of a vector or channels, prefix `num_` a
+count. Budgets are counted in images seen, so that runs with different batch sizes compare.
 
 The defaults are the reference sizes of DyGA+SD (arXiv 2410.23820 and its released code) unless a field says
 otherwise. Nothing here imports torch or ray.
@@ -18,6 +18,7 @@ from raydis.section import Model, Rate, Size
 from raydis.stageconfig import FirstStageConfig, KlConfig, KlStage, PatchPcaStage, PixelStage, VqConfig, VqStage
 
 PROCEDURAL_SETS = ("shapes3d_procedural", "dsprites_procedural")
+MAX_COVARIANCE_NUMBERS = 2**28  # of all units' mixtures: 1 GiB in float32
 
 
 class DataConfig(Model):
@@ -165,7 +166,7 @@ class DiffusionConfig(Model):
         description="What the U-Net predicts: the noise, as published; `velocity` or `sample` (arXiv 2202.00512) make "
         "the tokens count at noisy times.",
     )
-    loss: Literal["l1", "l2"] = Field(default="l1", description="Norm of the noise error.")
+    loss: Literal["l1", "l2"] = Field(default="l1", description="Norm of the error of what is predicted.")
 
 
 class DygaSdConfig(Model):
@@ -178,6 +179,18 @@ class DygaSdConfig(Model):
     unet: UNetConfig = UNetConfig()
     anchors: AnchorConfig = AnchorConfig()
     diffusion: DiffusionConfig = DiffusionConfig()
+
+    @model_validator(mode="after")
+    def _anchor_buffers(self) -> Self:
+        count = self.num_units * self.anchors.max_gaussians * self.unit_dim**2
+        if count > MAX_COVARIANCE_NUMBERS:
+            raise ValueError(
+                f"num_units={self.num_units}, anchors.max_gaussians={self.anchors.max_gaussians} and "
+                f"unit_dim={self.unit_dim} make covariances of {4 * count / 2**30:.1f} GiB, more than "
+                f"{4 * MAX_COVARIANCE_NUMBERS // 2**30}: lower unit_dim, which counts squared, or "
+                "anchors.max_gaussians, or num_units"
+            )
+        return self
 
 
 def _with_family(tree: Any) -> Any:
@@ -298,6 +311,10 @@ class ComputeConfig(Model):
                 f"compile={self.compile} captures the step of one worker, not of num_workers={self.num_workers}: "
                 "use off or blocks"
             )
+        if self.compile in ("graph", "full") and self.device == "cpu":
+            raise ValueError(
+                f"compile={self.compile} captures a CUDA graph, which device=cpu has none of: use off or blocks"
+            )
         return self
 
     @model_validator(mode="after")
@@ -387,6 +404,11 @@ class RunConfig(Model):
             raise ValueError(
                 f"method.discriminator_start_images={method.discriminator_start_images} lies behind the end of "
                 f"train.num_images={self.train.num_images}: lower it, or set method.discriminator_weight=0"
+            )
+        if self.compute.compile in ("blocks", "full"):
+            raise ValueError(
+                f"compute.compile={self.compute.compile} compiles the U-Net's blocks, and method.family="
+                f"{method.family} has no U-Net: set compute.compile=off or compute.compile=graph"
             )
         if self.evaluation.protocol != "none":
             raise ValueError(

@@ -67,7 +67,7 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The checkpoint of a tiny run after one step."""
     config = RunConfig.model_validate(expand({"preset": "tiny", "train": {"num_images": 32}}))
     training = Training(config, open_dataset(config.data), device=torch.device("cpu"))
-    (report,) = run_session(training, tmp_path_factory.mktemp("run"))
+    *_, report = run_session(training, tmp_path_factory.mktemp("run"))
     assert report.checkpoint is not None
     return report.checkpoint
 
@@ -81,7 +81,10 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     asked: dict[str, Any] = {}
 
     def record(config: RunConfig, **options: Any) -> trainer.TrainResult:
-        options.pop("on_report")({"images_seen": 32, "num_images": 64, "loss": 0.25})
+        row = {"images_seen": 32, "num_images": 64, "loss": 0.25}
+        on_report = options.pop("on_report")
+        on_report({**row, "finished": False})
+        on_report({**row, "finished": True})  # the scores of the same images
         asked.update(config=config, **options)
         scores = json.dumps({"factor_vae": 0.5, "importance": [[1.0]]})
         return trainer.TrainResult("name", "runs/train/name", "runs/train/name/checkpoint", {"scores": scores})

@@ -75,6 +75,12 @@ def test_the_first_stage_sets_the_size_of_the_latent(stage: dict[str, Any], size
         ),
         ({"compute": {"num_workers": 2, "min_workers": 3}}, r"min_workers=3 must not exceed num_workers=2"),
         ({"compute": {"num_workers": 3}}, r"train\.batch_size=512 must be a multiple of compute\.num_workers=3"),
+        ({"compute": {"compile": "graph", "device": "cpu"}}, r"compile=graph captures a CUDA graph, which device=cpu"),
+        ({"compute": {"compile": "full", "device": "cpu"}}, r"compile=full captures a CUDA graph.*: use off or blocks"),
+        (
+            {"method": {"num_units": 16, "unit_dim": 1024, "anchors": {"max_gaussians": 32}}},
+            r"num_units=16, anchors\.max_gaussians=32 and unit_dim=1024 make covariances of 2\.0 GiB, more than 1",
+        ),
         ({"train": {"learning_rate": float("nan")}}, "finite number"),
         ({"first_stage": {"kind": "vq"}}, r"first_stage\.vq\.checkpoint\n  Field required"),
         (
@@ -109,6 +115,20 @@ def test_the_first_stage_sets_the_size_of_the_latent(stage: dict[str, Any], size
 def test_settings_that_do_not_fit_together_are_refused(tree: dict[str, Any], message: str) -> None:
     with pytest.raises(ValidationError, match=message):
         RunConfig.model_validate(tree)
+
+
+def test_covariances_of_one_gibibyte_are_the_most() -> None:
+    method = {"num_units": 8, "unit_dim": 1024, "anchors": {"max_gaussians": 32}}
+    assert isinstance(RunConfig.model_validate({"method": method}).method, DygaSdConfig)
+
+
+@pytest.mark.parametrize("family", ["vq", "kl"])
+def test_a_first_stage_has_no_blocks_to_compile(family: str) -> None:
+    tree = {"first_stage": {"kind": "pixel"}, "method": {"family": family}, "evaluation": {"protocol": "none"}}
+    for mode in ("blocks", "full"):
+        with pytest.raises(ValidationError, match=rf"compile={mode} compiles .*family={family} has no U-Net: set"):
+            RunConfig.model_validate({**tree, "compute": {"compile": mode}})
+    assert RunConfig.model_validate({**tree, "compute": {"compile": "graph"}}).compute.compile == "graph"
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ M images encoded, N units, D unit width, F factors.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import product
 
 import numpy as np
@@ -19,6 +20,8 @@ from raydis.metrics.protocol import PUBLISHED, SEARCH, Protocol, Scores, score, 
 from raydis.metrics.reconstruction import psnr
 
 RECONSTRUCTED_IMAGES = 1024
+# Codes become constant where too large steps kill all ReLUs of the encoder's head, and infinite where weights do.
+ADVICE = "lower train.learning_rate or raise train.warmup_images"
 
 
 def encode_images(method: Method, loader: Loader, indices: np.ndarray) -> np.ndarray:
@@ -78,7 +81,7 @@ def evaluate(
 ) -> Scores | None:
     """Score a method by the configured protocol, or by the one given; None where the configured one is `none`.
 
-    A data set without factors gives Scores of status `no_factors`.
+    A data set without factors gives Scores of status `no_factors`; the reason of `invalid` ones says what to change.
 
     Raises:
         MetricError: factors that cannot be scored; `check_scorable` finds them beforehand.
@@ -97,7 +100,7 @@ def evaluate(
             seed=config.seed,
         )
     indices = scored_indices(dataset, protocol=protocol, max_images=config.max_images)
-    return score(
+    scores = score(
         encode_images(method, loader, indices),
         dataset.factors(indices),
         protocol=protocol,
@@ -106,6 +109,7 @@ def evaluate(
         num_jobs=num_jobs,
         data_fingerprint=dataset.fingerprint,
     )
+    return replace(scores, reason=f"{scores.reason}; {ADVICE}") if scores.status == "invalid" else scores
 
 
 def _protocol(config: EvaluationConfig) -> Protocol:

@@ -18,7 +18,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
@@ -34,7 +34,7 @@ from raydis.data.loader import images_at_once
 from raydis.engine.accelerate import Captured, CudaGraph, compile_blocks, naming_compiler_errors, resolve_mode
 from raydis.engine.checkpoint import Checkpoint, TrainingState
 from raydis.engine.latents import Latents, fill_first_stage, open_latents
-from raydis.engine.plan import due, learning_rate, num_parts, seed_of
+from raydis.engine.plan import budget_warnings, due, learning_rate, num_parts, seed_of
 from raydis.errors import CheckpointError, FitError
 from raydis.methods.contract import Draws, Method
 
@@ -71,11 +71,15 @@ class Training:
         dataset: images; labels are never touched.
         device: where this worker computes.
         rank, world_size: this worker's place; more than one needs an initialised torch.distributed group.
+
+    Raises:
+        ResourceError: `config.compute.compile` asks for what the device cannot do; before any work on the data.
     """
 
     def __init__(
         self, config: RunConfig, dataset: FactorDataset, *, device: torch.device, rank: int = 0, world_size: int = 1
     ) -> None:
+        self.mode = resolve_mode(config.compute, device)
         self.config = config
         self.dataset = dataset
         self.device = device
@@ -97,7 +101,6 @@ class Training:
         self._agree(self.method.state_dict().values())
         self.average: Method = copy.deepcopy(self.method).eval().requires_grad_(False)
         self._trained, self._averaged = self._weights(self.method), self._weights(self.average)
-        self.mode = resolve_mode(config.compute, device)
         if self.mode in ("blocks", "full"):
             compile_blocks(self.method)
         captures = self.mode in ("graph", "full")
@@ -114,6 +117,7 @@ class Training:
         self.num_refits = 0
         self.train_s = self.refit_s = 0.0
         self.curve: list[dict[str, Any]] = []  # what each rung scored; a checkpoint keeps it
+        self.unscored: Progress | None = None  # the last report, from the end of the budget until the model is scored
 
     @property
     def images_seen(self) -> int:
@@ -167,6 +171,7 @@ class Training:
 
     def refit(self) -> None:
         """Refit the method on rank 0 to a sample of the images, and give every worker the same result."""
+        self._wait()  # up to a report's steps are queued on a GPU, and their time is not the refit's
         started = time.perf_counter()
         if self.rank == 0:
             sample = self._sample(self.method.refit_samples, stream=2 + self.num_refits)
@@ -177,7 +182,13 @@ class Training:
         self._agree(self.method.refitted())
         self.average.copy_refitted(self.method)
         self.num_refits += 1
+        self._wait()
         self.refit_s += time.perf_counter() - started
+
+    def _wait(self) -> None:
+        """Let a GPU finish what was launched on it."""
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
 
     def draw(self) -> Draws:
         """This worker's share of the step's times and noise, drawn for the global batch."""
@@ -259,12 +270,18 @@ class Training:
 
     @torch.no_grad()
     def follow(self) -> None:
-        """Move the averaged weights: decay min(ema_decay, (1 + n) / (10 + n)) after n steps (latent-diffusion)."""
+        """Move the averaged weights and running statistics.
+
+        Their decay is min(ema_decay, (1 + n) / (10 + n)) after n steps (latent-diffusion).
+        """
         decay = min(self.config.train.ema_decay, (1 + self.step) / (10 + self.step))
         torch._foreach_lerp_(self._averaged, self._trained, 1.0 - decay)  # type: ignore[reportPrivateImportUsage]
         for ours, theirs in zip(self.average.trained_modules, self.method.trained_modules, strict=True):
             for average, buffer in zip(ours.buffers(), theirs.buffers(), strict=True):
-                average.copy_(buffer)
+                if buffer.is_floating_point():  # a batch norm's statistics, of one age with the weights
+                    average.lerp_(buffer, 1.0 - decay)
+                else:
+                    average.copy_(buffer)
 
     def calibrated(self) -> Method:
         """The averaged method, refitted to its own tokens and measured: what is evaluated, saved and served."""
@@ -283,7 +300,9 @@ class Training:
         for index, moments in self.optimizer.state_dict()["state"].items():
             tensors |= {f"optimizer.{index}.{name}": tensor for name, tensor in moments.items()}
         times = {"train_s": self.train_s, "refit_s": self.refit_s}
-        values = {"step": self.step, "num_refits": self.num_refits, "curve": self.curve, **times}
+        unscored = asdict(self.unscored) if self.unscored else None
+        counts = {"step": self.step, "num_refits": self.num_refits}
+        values = {**counts, "curve": self.curve, "unscored": unscored, **times}
         return TrainingState(tensors=tensors, values=values)
 
     def resume(self, checkpoint: Checkpoint) -> None:
@@ -316,11 +335,15 @@ class Training:
         self.step = int(training.values["step"])
         self.num_refits = int(training.values["num_refits"])
         self.curve = list(training.values["curve"])
+        unscored = training.values.get("unscored")  # which a checkpoint of an earlier raydis lacks: it was scored
+        self.unscored = Progress(**unscored) if unscored else None
         self.train_s, self.refit_s = float(training.values["train_s"]), float(training.values["refit_s"])
 
 
 def fit(training: Training) -> Iterator[Progress]:
     """Train until the budget is spent, yielding every `report_images` images, at each rung and at the end.
+
+    The last report stays in `training.unscored`.
 
     Raises:
         FitError: the loss is no longer finite.
@@ -331,6 +354,9 @@ def fit(training: Training) -> Iterator[Progress]:
         with warnings.catch_warnings():  # torch 2.13 wants the name forward_sync_buffers, which 2.12 does not know
             warnings.simplefilter("ignore", FutureWarning)
             network = DistributedDataParallel(training.method, broadcast_buffers=False)
+    if training.rank == 0 and training.images_seen < train.num_images:
+        for warning in budget_warnings(training.config):
+            log.warning(warning)
     losses = torch.zeros((), device=training.device)
     reported, started, checkpointed = training.step, time.perf_counter(), training.images_seen
 
@@ -349,7 +375,7 @@ def fit(training: Training) -> Iterator[Progress]:
                 )
             elapsed = time.perf_counter() - started
             training.train_s += elapsed
-            yield Progress(
+            progress = Progress(
                 step=training.step,
                 images_seen=after,
                 num_images=train.num_images,
@@ -364,6 +390,9 @@ def fit(training: Training) -> Iterator[Progress]:
                 rung_due=rung_due,
                 finished=finished,
             )
+            if finished:
+                training.unscored = progress
+            yield progress
             if due(train.checkpoint_images, checkpointed, after):
                 checkpointed = after
             losses.zero_()

@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 
-from raydis.config import TrainConfig
+from raydis.config import DygaSdConfig, RunConfig, TrainConfig
 
 
 def seed_of(*parts: int) -> int:
@@ -34,3 +34,27 @@ def num_parts(batch_size: int, largest: int | None) -> int:
     """The fewest equal parts of a batch that hold at most `largest` images each."""
     largest = largest or batch_size
     return next(n for n in range(1, batch_size + 1) if batch_size % n == 0 and batch_size // n <= largest)
+
+
+def budget_warnings(config: RunConfig) -> list[str]:
+    """What a run is configured for but too short to reach, a sentence each."""
+    train, rungs, warnings = config.train, config.evaluation.rungs, []
+    budget = f"train.num_images={train.num_images}"
+    last_start = (train.num_images - 1) // train.batch_size * train.batch_size  # images seen before the last step
+    anchors = config.method.anchors if isinstance(config.method, DygaSdConfig) else None
+    if anchors and anchors.mode != "off" and anchors.shift_rate and anchors.refit_images > last_start:
+        warnings.append(
+            f"method.anchors.refit_images={anchors.refit_images} is not reached within {budget}: the anchors are never "
+            "fitted, and the run trains without them. Lower it, raise train.num_images, or set method.anchors.mode=off"
+        )
+    if beyond := [rung for rung in rungs if rung > train.num_images]:
+        warnings.append(
+            f"evaluation.rungs={list(rungs)} has {beyond} beyond {budget}, which are never scored: remove them, or "
+            "raise train.num_images"
+        )
+    if train.warmup_images >= train.num_images:
+        warnings.append(
+            f"train.warmup_images={train.warmup_images} is not over within {budget}: the learning rate never reaches "
+            f"train.learning_rate={train.learning_rate:g}. Lower it, or raise train.num_images"
+        )
+    return warnings

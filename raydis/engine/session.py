@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from raydis.engine.checkpoint import write_checkpoint
@@ -11,14 +11,14 @@ from raydis.engine.diagnose import Anchoring, diagnose_anchors
 from raydis.engine.evaluate import check_scorable, evaluate, reconstruction_psnr, scored_indices
 from raydis.engine.fit import Progress, Training, fit
 from raydis.methods.dyga_sd import DygaSd
-from raydis.metrics.protocol import SEARCH, Scores
+from raydis.metrics.protocol import SEARCH, Protocol, Scores
 
 
 @dataclass(frozen=True)
 class Report:
     """What a run has to say at one moment; `checkpoint` is a folder that the receiver may move away."""
 
-    progress: Progress
+    progress: Progress  # `finished` once the model is scored
     scores: Scores | None  # at rungs and at the end, where the run evaluates itself
     psnr: float | None  # of reconstructions, dB: at the end, where the run trains a first stage
     checkpoint: Path | None  # on rank 0, when one is due
@@ -26,6 +26,9 @@ class Report:
 
 def run_session(training: Training, workdir: Path, *, parent: dict[str, str] | None = None) -> Iterator[Report]:
     """Train, write checkpoints below `workdir` when they are due, and score the model at rungs and at the end.
+
+    The end is two reports: a checkpoint of the whole budget, and then, in its place, the same with scores. Whatever
+    ends the scoring loses no training: a run that resumes from the first of them is scored without a step.
 
     Args:
         training: a fresh or resumed state.
@@ -36,37 +39,50 @@ def run_session(training: Training, workdir: Path, *, parent: dict[str, str] | N
         MetricError: data that the wanted protocol cannot score, before the first step.
         FitError: see `fit`.
     """
-    evaluation = training.config.evaluation
-    check_scorable(training.dataset, evaluation)  # on every rank, so that none waits for one that has stopped
+    check_scorable(training.dataset, training.config.evaluation)  # on every rank: none waits for one that has stopped
     for progress in fit(training):
-        scores, psnr, folder = None, None, None
+        scores, folder = None, None
         if training.rank == 0 and (progress.checkpoint_due or progress.rung_due):
-            method = training.calibrated()
-            if progress.finished or progress.rung_due:
-                protocol = None if progress.finished else SEARCH
-                scores = evaluate(method, training.dataset, training.loader, evaluation, protocol=protocol)
-            if scores is not None:
-                point = {"images_seen": progress.images_seen, "train_s": progress.train_s}
-                training.curve.append(point | {"scores": scores.to_dict()})
-            if progress.finished:
-                psnr = reconstruction_psnr(training.average, training.loader)
+            training.calibrated()
+            if progress.rung_due and not progress.finished:
+                scores = _score(training, progress, SEARCH)
             if progress.checkpoint_due:
-                folder = workdir / f"checkpoint-{progress.images_seen:012d}"
-                _write(folder, training, progress, scores, psnr, parent)
+                folder = _write(workdir, training, progress, parent)
+        yield Report(replace(progress, finished=False), scores, None, folder)
+    if (progress := training.unscored) is not None:
+        scores, psnr, folder = None, None, None
+        if training.rank == 0:
+            scores = _score(training, progress)
+            psnr = reconstruction_psnr(training.average, training.loader)
+            anchoring = _anchoring(training)
+            training.unscored = None
+            folder = _write(workdir, training, progress, parent, scores=scores, psnr=psnr, anchoring=anchoring)
         yield Report(progress, scores, psnr, folder)
 
 
+def _score(training: Training, progress: Progress, protocol: Protocol | None = None) -> Scores | None:
+    """Scores of the averaged method as it is now, which the learning curve keeps."""
+    evaluation = training.config.evaluation
+    scores = evaluate(training.average, training.dataset, training.loader, evaluation, protocol=protocol)
+    if scores is not None:
+        point = {"images_seen": progress.images_seen, "train_s": progress.train_s}
+        training.curve.append(point | {"scores": scores.to_dict()})
+    return scores
+
+
 def _write(
-    folder: Path,
+    workdir: Path,
     training: Training,
     progress: Progress,
-    scores: Scores | None,
-    psnr: float | None,
     parent: dict[str, str] | None,
-) -> None:
-    """A checkpoint of the averaged method, which `calibrated` has just brought up to date."""
-    dataset, finished = training.dataset, progress.finished
-    anchoring = _anchoring(training) if finished else None
+    *,
+    scores: Scores | None = None,
+    psnr: float | None = None,
+    anchoring: Anchoring | None = None,
+) -> Path:
+    """A checkpoint of the averaged method, as `calibrated` has left it, and of what is known of the finished one."""
+    dataset = training.dataset
+    folder = workdir / f"checkpoint-{progress.images_seen:012d}"
     write_checkpoint(
         folder,
         config=training.config,
@@ -76,7 +92,7 @@ def _write(
             "train_s": progress.train_s,
             "refit_s": progress.refit_s,
             "factor_names": list(dataset.space.names) if dataset.space else [],
-            "scores": scores.to_dict() if scores and finished else None,
+            "scores": scores.to_dict() if scores else None,
             "psnr": psnr,
             "curve": training.curve,
             "anchoring": anchoring.to_dict() if anchoring else None,
@@ -87,6 +103,7 @@ def _write(
         images_seen=progress.images_seen,
         parent=parent,
     )
+    return folder
 
 
 def _anchoring(training: Training) -> Anchoring | None:

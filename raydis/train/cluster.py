@@ -123,10 +123,18 @@ def choose_device(compute: ComputeConfig, nodes: Sequence[Mapping[str, float]]) 
     """`device: auto` decided for a cluster: a GPU a worker where any node has one. Ray reserves what it is told.
 
     Left to the workers, those without a reservation would all see and take a node's first GPU.
+
+    Raises:
+        ResourceError: `compute.compile` wants a GPU, and no node has one.
     """
     if compute.device != "auto":
         return compute
     wants_gpu = compute.num_gpus > 0 or any(node.get("GPU", 0) > 0 for node in nodes)
+    if not wants_gpu and compute.compile in ("graph", "full"):
+        raise ResourceError(
+            f"compute.compile={compute.compile} captures a CUDA graph, but no node of the cluster has a GPU: "
+            "set compute.compile=off or compute.compile=blocks"
+        )
     return compute.model_copy(update={"device": "cuda" if wants_gpu else "cpu"})
 
 

@@ -20,6 +20,7 @@ from ray.util.queue import Queue
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from raydis.config import RunConfig
+from raydis.engine.plan import budget_warnings
 from raydis.errors import ConfigError, FitError, RaydisError
 from raydis.registry import locate_first_stage
 from raydis.store import Store, StoreConflict, open_store
@@ -97,6 +98,8 @@ def run(
         ResourceError: the cluster cannot hold the run.
         RaydisError: what a worker raised.
     """
+    for warning in budget_warnings(config):  # a worker says so as well, but into a file of Ray's
+        log.warning(warning)
     config = locate_first_stage(config, storage)
     with ray_cluster():
         nodes = cluster_nodes()

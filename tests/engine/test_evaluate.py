@@ -1,9 +1,12 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
+import torch
+from torch import Tensor
 
 from raydis.config import EvaluationConfig
-from raydis.data import FactorDataset
+from raydis.data import FactorDataset, Loader
 from raydis.data.dataset import ArrayDataset
 from raydis.engine.evaluate import evaluate, scored_indices
 from raydis.metrics.protocol import PUBLISHED, SEARCH
@@ -17,6 +20,26 @@ def test_the_published_protocol_looks_at_every_image_and_search_at_a_product_sub
     levels = [np.unique(column) for column in dataset.factors(some).T]
     assert [len(kept) for kept in levels] == [2, 2, 2, 2, 2, 3]
     assert len(some) == len(np.unique(some)) == 96
+
+
+@pytest.mark.parametrize(("value", "reason"), [(1.0, "constant: the representation has collapsed"), (np.nan, "NaN")])
+def test_codes_that_cannot_be_scored_come_with_advice(dataset: FactorDataset, value: float, reason: str) -> None:
+    class Broken:
+        training = False
+
+        def eval(self) -> None: ...
+
+        def train(self, mode: bool) -> None: ...
+
+        def encode(self, images: Tensor) -> Tensor:
+            return torch.full((len(images), 3, 2), value)
+
+    loader = Loader(dataset, batch_size=1, seed=0)
+    scores = evaluate(Broken(), dataset, loader, EvaluationConfig())  # type: ignore[arg-type]
+    assert scores is not None
+    assert (scores.status, scores.factor_vae) == ("invalid", None)
+    assert reason in str(scores.reason)
+    assert str(scores.reason).endswith("; lower train.learning_rate or raise train.warmup_images")
 
 
 def test_no_protocol_gives_no_scores_and_no_factors_a_reason(dataset: ArrayDataset) -> None:

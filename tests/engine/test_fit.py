@@ -3,6 +3,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -134,11 +135,11 @@ def without_speed(progress: Progress) -> Progress:
 
 def test_a_run_reports_at_its_intervals_and_at_the_end(whole: Whole) -> None:
     seen = [report.progress.images_seen for report in whole.reports]
-    assert seen == [96, 192, 288, 384, 480]
-    assert [report.progress.step for report in whole.reports] == [3, 6, 9, 12, 15]
-    assert [report.progress.checkpoint_due for report in whole.reports] == [False, True, False, True, True]
-    assert [report.progress.finished for report in whole.reports] == [False] * 4 + [True]
-    assert [report.progress.num_refits for report in whole.reports] == [0, 1, 2, 3, 4]
+    assert seen == [96, 192, 288, 384, 480, 480]
+    assert [report.progress.step for report in whole.reports] == [3, 6, 9, 12, 15, 15]
+    assert [report.progress.checkpoint_due for report in whole.reports] == [False, True, False, True, True, True]
+    assert [report.progress.finished for report in whole.reports] == [False] * 5 + [True]
+    assert [report.progress.num_refits for report in whole.reports] == [0, 1, 2, 3, 4, 4]
     assert all(0.0 < report.progress.loss < 1.5 for report in whole.reports)
 
 
@@ -152,10 +153,12 @@ def test_an_interrupted_run_goes_on_as_if_nothing_had_happened(
     assert folder is not None
     training.resume(open_checkpoint(folder))
     assert (training.images_seen, training.num_refits) == (images_seen, images_seen // 96 - 1)
-    rest = [without_speed(progress) for progress in fit(training)]
-    assert rest == [
-        without_speed(report.progress) for report in whole.reports if report.progress.images_seen > images_seen
-    ]
+    rest = {progress.images_seen: without_speed(progress) for progress in fit(training)}
+    assert rest == {
+        report.progress.images_seen: without_speed(report.progress)
+        for report in whole.reports
+        if report.progress.images_seen > images_seen
+    }
     assert differing(everything(training), whole.final) == []
     assert training.num_refits == whole.training.num_refits
 
@@ -234,6 +237,74 @@ def test_a_checkpoint_is_due_at_the_first_report_after_its_interval(tiny: Tiny, 
     plan = {"num_images": 256, "report_images": 96, "checkpoint_images": 64}
     due = {progress.images_seen: progress.checkpoint_due for progress in fit(start(tiny(train=plan), unlabelled))}
     assert due == {96: True, 192: True, 256: True}
+
+
+def test_a_refit_is_timed_from_the_end_of_what_was_queued_to_its_own_on_a_gpu(
+    tiny: Tiny, unlabelled: FactorDataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    training, events = start(tiny(), unlabelled), list[str]()
+    training.device, training.rank = torch.device("cuda"), 1  # another rank than the one that computes
+
+    def clock() -> float:
+        events.append("clock")
+        return 0.0
+
+    monkeypatch.setattr("torch.cuda.synchronize", lambda device: events.append(f"wait for {device}"))
+    monkeypatch.setattr("raydis.engine.fit.time.perf_counter", clock)
+    training.refit()
+    assert events == ["wait for cuda", "clock"] * 2
+
+
+def test_running_statistics_are_averaged_as_the_weights_are(tiny: Tiny, unlabelled: FactorDataset) -> None:
+    training = start(tiny(method={"encoder": {"norm": "batch"}}, train={"ema_decay": 0.25}), unlabelled)
+    raw, average = (dict(method.encoder.named_buffers()) for method in (training.method, training.average))
+    name = next(name for name in raw if name.endswith("running_mean"))
+    count = name.replace("running_mean", "num_batches_tracked")
+    average[name].fill_(1.0)
+    for step, value in ((1, 8.0), (2, 4.0)):  # decays 2/11 and 1/4, the cap
+        training.step = step
+        raw[name].fill_(value)
+        raw[count].fill_(step)
+        training.follow()
+    expected = 0.25 * (2 / 11 * 1.0 + 9 / 11 * 8.0) + 0.75 * 4.0
+    torch.testing.assert_close(average[name], torch.full_like(average[name], expected))
+    assert average[count].item() == 2
+
+
+@pytest.mark.parametrize(
+    ("over", "said"),
+    [
+        (
+            {
+                "method": {"anchors": {"refit_images": 64}},
+                "evaluation": {"rungs": [96]},
+                "train": {"warmup_images": 95},
+            },
+            "",
+        ),
+        (
+            {"method": {"anchors": {"refit_images": 65}}},
+            "refit_images=65 is not reached within train.num_images=96: the",
+        ),
+        ({"method": {"anchors": {"refit_images": 65, "mode": "off"}}}, ""),
+        ({"method": {"anchors": {"refit_images": 65, "shift_rate": 0.0}}}, ""),
+        ({"evaluation": {"rungs": [32, 97]}}, "rungs=[32, 97] has [97] beyond train.num_images=96, which are never"),
+        (
+            {"train": {"warmup_images": 96}},
+            "warmup_images=96 is not over within train.num_images=96: the learning rate",
+        ),
+    ],
+)
+def test_what_a_run_is_too_short_to_reach_is_told_once_at_its_start(
+    tiny: Tiny, unlabelled: FactorDataset, caplog: pytest.LogCaptureFixture, over: dict[str, Any], said: str
+) -> None:
+    """Steps start after 0, 32 and 64 images, so that the last refit can be at 64."""
+    short = {"num_images": 96, "batch_size": 32, **over.get("train", {})}
+    config = tiny(**{"method": {"anchors": {"refit_images": 64}}, **over, "train": short})
+    training = start(config, unlabelled)
+    list(fit(training))
+    assert [said in record.message for record in caplog.records] == ([True] if said else [])
+    assert training.num_refits == int(training.method.refit_images == 64)
 
 
 @pytest.mark.parametrize(("image_size", "fitted", "largest"), [(64, 4096, 512), (128, 1024, 128)])

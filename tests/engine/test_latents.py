@@ -113,7 +113,7 @@ def test_an_interrupted_first_stage_goes_on_as_if_nothing_had_happened(
     assert half.checkpoint is not None
     assert whole.checkpoint is not None
     training.resume(open_checkpoint(half.checkpoint))
-    (last,) = run_session(training, tmp_path)
+    *_, last = run_session(training, tmp_path)
     assert (last.psnr, last.progress.loss) == (whole.psnr, whole.progress.loss)
     expected = open_checkpoint(whole.checkpoint).training().tensors
     found = training.state().tensors
@@ -235,7 +235,7 @@ def test_a_diffusion_run_needs_its_first_stages_checkpoint_only_once(
     training.resume(open_checkpoint(half.checkpoint))
     for path in cache.glob("*.npy"):
         path.unlink()
-    (last,) = run_session(training, tmp_path)
+    *_, last = run_session(training, tmp_path)
     assert last.scores == whole.scores
     assert whole.checkpoint is not None
     expected = open_checkpoint(whole.checkpoint).training().tensors

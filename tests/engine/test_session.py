@@ -29,11 +29,12 @@ def test_a_session_writes_checkpoints_when_they_are_due_and_scores_the_finished_
     config = tiny(train={"num_images": 160, "report_images": 32, "checkpoint_images": 96})
     training = Training(config, dataset, device=CPU)
     reports = list(run_session(training, tmp_path, parent={"sweep": "quickstart", "trial": "3"}))
-    assert [report.progress.images_seen for report in reports] == [32, 64, 96, 128, 160]
+    assert [report.progress.images_seen for report in reports] == [32, 64, 96, 128, 160, 160]
     assert [report.checkpoint and report.checkpoint.name for report in reports] == [
-        *(None, None, "checkpoint-000000000096", None, "checkpoint-000000000160"),
+        *(None, None, "checkpoint-000000000096", None),
+        *("checkpoint-000000000160", "checkpoint-000000000160"),
     ]
-    assert [report.scores is None for report in reports] == [True] * 4 + [False]
+    assert [report.scores is None for report in reports] == [True] * 5 + [False]
 
     half, last = (open_checkpoint(tmp_path / f"checkpoint-{seen:012d}") for seen in (96, 160))
     assert half.metrics["scores"] is None
@@ -61,9 +62,9 @@ def test_rungs_are_scored_by_the_search_protocol_and_a_resumed_run_keeps_them(
     )
     reports = list(run_session(Training(config, dataset, device=CPU), tmp_path))
     assert [(report.progress.images_seen, report.progress.rung_due) for report in reports] == [
-        *((64, True), (96, True), (160, False)),  # 40 lies within the second step
+        *((64, True), (96, True), (160, False), (160, False)),  # 40 lies within the second step
     ]
-    assert [report.scores and report.scores.protocol for report in reports] == ["search", "search", "published"]
+    assert [report.scores and report.scores.protocol for report in reports] == ["search", "search", None, "published"]
     half, last = (open_checkpoint(tmp_path / f"checkpoint-{seen:012d}") for seen in (96, 160))
     assert half.metrics["scores"] is None  # of the finished model alone
     assert last.metrics["curve"][:2] == half.metrics["curve"]
@@ -74,9 +75,49 @@ def test_rungs_are_scored_by_the_search_protocol_and_a_resumed_run_keeps_them(
 
     resumed = Training(config, dataset, device=CPU)
     resumed.resume(half)
-    (report,) = run_session(resumed, tmp_path)
+    *_, report = run_session(resumed, tmp_path)
     assert [point["scores"] for point in resumed.curve] == [point["scores"] for point in last.metrics["curve"]]
     assert report.progress.train_s > half.metrics["train_s"]
+
+
+def test_a_run_whose_scoring_fails_keeps_its_training_and_is_scored_without_another_step(
+    tiny: Callable[..., RunConfig], dataset: FactorDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = tiny(train={"num_images": 160, "report_images": 96, "checkpoint_images": 96}, evaluation={"rungs": [96]})
+    *_, expected = run_session(Training(config, dataset, device=CPU), tmp_path)
+    assert expected.checkpoint is not None
+    whole = open_checkpoint(expected.checkpoint.rename(tmp_path / "whole"))
+
+    def fail(*arguments: object, protocol: object = None, **more: object) -> Any:
+        if protocol is None:
+            raise MemoryError("no room")
+        return evaluate(*arguments, protocol=protocol, **more)  # type: ignore[arg-type]
+
+    monkeypatch.setattr("raydis.engine.session.evaluate", fail)
+    with pytest.raises(MemoryError):
+        list(run_session(Training(config, dataset, device=CPU), tmp_path))
+    monkeypatch.undo()
+    kept = open_checkpoint(tmp_path / "checkpoint-000000000160")
+    assert (kept.manifest.images_seen, kept.metrics["scores"]) == (160, None)
+    again = Training(config, dataset, device=CPU)
+    again.resume(kept)
+    monkeypatch.setattr(Training, "advance", lambda *_: pytest.fail("it trained"))
+    (report,) = run_session(again, tmp_path)
+    assert (report.progress.finished, report.progress.images_seen) == (True, 160)
+    assert report.progress.loss == expected.progress.loss
+    assert report.scores == expected.scores
+    assert report.checkpoint is not None
+    scored = open_checkpoint(report.checkpoint)
+    assert scored.metrics["anchoring"] == whole.metrics["anchoring"]
+    assert [point["images_seen"] for point in scored.metrics["curve"]] == [96, 160]
+    for found, wanted in ((scored.weights(), whole.weights()), (scored.training().tensors, whole.training().tensors)):
+        assert found.keys() == wanted.keys()
+        assert all(torch.equal(tensor, wanted[name]) for name, tensor in found.items())
+
+    # and then there is nothing left to do
+    once_more = Training(config, dataset, device=CPU)
+    once_more.resume(scored)
+    assert list(run_session(once_more, tmp_path)) == []
 
 
 def test_a_finished_checkpoint_tells_what_its_anchors_do(
@@ -94,15 +135,15 @@ def test_a_finished_checkpoint_tells_what_its_anchors_do(
 
 def test_a_run_need_not_score_itself(tiny: Callable[..., RunConfig], dataset: FactorDataset, tmp_path: Path) -> None:
     config = tiny(train={"num_images": 32}, evaluation={"protocol": "none"})
-    (report,) = run_session(Training(config, dataset, device=CPU), tmp_path)
-    assert report.scores is None
+    *_, report = run_session(Training(config, dataset, device=CPU), tmp_path)
+    assert (report.progress.finished, report.scores) == (True, None)
     assert report.checkpoint is not None
     assert open_checkpoint(report.checkpoint).metrics["scores"] is None
 
 
 def untrainable(config: RunConfig, dataset: FactorDataset, rank: int) -> Any:
     """A training that has no step to take."""
-    return SimpleNamespace(config=config, dataset=dataset, rank=rank)
+    return SimpleNamespace(config=config, dataset=dataset, rank=rank, unscored=None)
 
 
 @pytest.mark.parametrize("rank", [0, 1])
@@ -146,6 +187,9 @@ def test_only_the_first_worker_writes(
         finished=True,
     )
     monkeypatch.setattr("raydis.engine.session.fit", lambda training: iter([last]))
-    (report,) = run_session(untrainable(tiny(), dataset, 1), tmp_path)
-    assert (report.progress, report.checkpoint, report.scores) == (last, None, None)
+    second = untrainable(tiny(), dataset, 1)
+    second.unscored = last
+    reports = list(run_session(second, tmp_path))
+    assert [report.progress.finished for report in reports] == [False, True]  # as many as the first worker's
+    assert [(report.checkpoint, report.scores) for report in reports] == [(None, None)] * 2
     assert list(tmp_path.iterdir()) == []

@@ -25,7 +25,7 @@ def told(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[tuple[dict[str
     told: list[tuple[dict[str, Any], Path | None]] = []
 
     def report(metrics: dict[str, Any], checkpoint: Path | None = None) -> None:
-        kept = checkpoint and checkpoint.rename(tmp_path / f"kept-{len(told)}")
+        kept = checkpoint and checkpoint.rename(tmp_path / f"kept-{len(list(tmp_path.glob('kept-*'))) + 1}")
         if checkpoint:
             checkpoint.mkdir()  # Ray copies: the folder is still there for the trial to remove
         told.append((metrics, kept))
@@ -51,16 +51,16 @@ def trial(**over: Any) -> dict[str, Any]:
 
 def test_a_trial_reports_its_session_and_leaves_nothing_behind(told: list, tmp_path: Path) -> None:
     run_trial(trial())
-    assert [metrics["images_seen"] for metrics, _ in told] == [32, 64, 96]
-    assert [metrics["status"] for metrics, _ in told] == ["running", "running", "valid"]
-    assert [kept is None for _, kept in told] == [True, False, False]
+    assert [metrics["images_seen"] for metrics, _ in told] == [32, 64, 96, 96]
+    assert [metrics["status"] for metrics, _ in told] == ["running", "running", "running", "valid"]
+    assert [kept is None for _, kept in told] == [True, False, False, False]
     last = open_checkpoint(told[-1][1])
     assert last.metrics["scores"]["status"] == "valid"
     assert last.manifest.parent is not None
     assert last.manifest.parent.trial == "trial-0003"
     left = {path.name for path in tmp_path.iterdir()}
     left.discard(f"torchinductor_{getpass.getuser()}")  # torch's cache, made where it is first wanted in a process
-    assert left == {"kept-1", "kept-2"}
+    assert left == {"kept-1", "kept-2", "kept-3"}
 
 
 def test_a_trial_that_was_interrupted_goes_on_from_its_checkpoint(told: list, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -71,8 +71,8 @@ def test_a_trial_that_was_interrupted_goes_on_from_its_checkpoint(told: list, mo
     )
     told.clear()
     run_trial(trial())
-    assert [metrics["images_seen"] for metrics, _ in told] == [96]
-    assert told[0][0]["scores"] == whole[-1][0]["scores"]
+    assert [metrics["images_seen"] for metrics, _ in told] == [96, 96]
+    assert told[-1][0]["scores"] == whole[-1][0]["scores"]
 
 
 def test_data_that_cannot_be_scored_end_a_trial_before_its_first_step(told: list) -> None:

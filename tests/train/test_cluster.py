@@ -98,6 +98,13 @@ def test_a_device_left_open_is_a_gpu_where_a_node_has_one() -> None:
     assert choose_device(ComputeConfig(device="cpu", num_gpus=1), nodes).device == "cpu"
 
 
+def test_a_graph_is_refused_where_no_node_has_a_gpu() -> None:
+    compute = ComputeConfig(compile="graph")
+    assert choose_device(compute, [{"CPU": 4}, {"GPU": 1}]).device == "cuda"
+    with pytest.raises(ResourceError, match=r"compile=graph .* no node of the cluster has a GPU: set"):
+        choose_device(compute, [{"CPU": 4}])
+
+
 def test_device_cpu_reserves_no_gpu() -> None:
     assert worker_resources(ComputeConfig(device="cpu", num_gpus=1)) == {"CPU": 1}
     assert max_parallel_runs(ComputeConfig(device="cpu", num_gpus=1), [{"CPU": 2.0}]) == 2

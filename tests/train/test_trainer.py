@@ -59,8 +59,8 @@ def test_two_workers_train_what_one_process_would(tiny_run: Any, tmp_path: Path)
     config = tiny_run(method=SMOOTH, compute={"num_workers": 2})
     reports: list[dict[str, Any]] = []
     result = run(config, storage=str(tmp_path / "store"), name="two", on_report=reports.append)
-    assert [row["images_seen"] for row in reports] == [128, 256, 384, 512]
-    assert [row["finished"] for row in reports] == [False, False, False, True]
+    assert [row["images_seen"] for row in reports] == [128, 256, 384, 512, 512]
+    assert [row["finished"] for row in reports] == [False, False, False, False, True]
     assert len({frozenset(row) for row in reports}) == 1  # the same keys in every report
     assert result.folder == str(tmp_path / "store/train/two")
     assert result.scores is not None
