@@ -34,7 +34,7 @@ from raydis.models.em import RIDGE, State, drop_small, run_em, seed, split_loose
 # of it takes three to nine times the steps and changes the tokens' distance to their anchors by less than 3 %.
 _LEAST_GAIN = 3e-3
 NORMALISATION_EPS = 1e-6  # added to a unit's range, as released
-_COLLAPSED = 1e-6  # variance of normalised tokens
+COLLAPSED = 1e-6  # variance of normalised tokens of a unit that does not vary
 
 
 @dataclass(frozen=True, eq=False)
@@ -192,7 +192,7 @@ def _normalise(tokens: Tensor) -> tuple[Tensor, Tensor, Tensor, tuple[str, ...]]
     scale = offset - samples.amin((1, 2)) + NORMALISATION_EPS
     samples = (samples - offset[:, None, None]) / scale[:, None, None]
     variance = samples.var(1, correction=0).sum(-1)  # (N,), NaN where a token or the range is not finite
-    reasons = ("" if v > _COLLAPSED else "collapsed" if v <= _COLLAPSED else "non-finite" for v in variance.tolist())
+    reasons = ("" if v > COLLAPSED else "collapsed" if v <= COLLAPSED else "non-finite" for v in variance.tolist())
     return samples, offset, scale, tuple(reasons)
 
 
