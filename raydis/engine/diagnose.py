@@ -26,8 +26,8 @@ STILL = 1e-4  # of a unit's spread: a token that moves less has not moved
 class UnitAnchoring:
     """One unit's anchors on the images looked at. Distances are in units of the unit's spread.
 
-    The spread is the root-mean-square distance of its raw tokens to their mean. A unit that has collapsed has no measure
-    for distances, and its components tell nothing; it and one without a mixture have None in all fields that may hold it.
+    The spread is the root-mean-square distance of its raw tokens to their mean. A unit that has collapsed has no
+    measure for distances, and its components tell nothing: it and one without a mixture have None where None may stand.
 
     Attributes:
         num_gaussians: components of its mixture; 0 where it has none.
