@@ -96,8 +96,9 @@ def fit_mixtures(
 ) -> Mixtures:
     """Fit one mixture a unit, in float64.
 
-    A unit's result depends on its own tokens and draws. Other units only decide how many split rounds all go through:
-    a unit with nothing to split does one EM step in each.
+    A unit's result depends on its own tokens and draws. Other units only decide how many split rounds all go through (a
+    unit with nothing to split does one EM step in each), and by how many principal axes the quantisation error that the
+    seeds start from is divided: by those of the unit that keeps most.
 
     Args:
         tokens: (S, N, D).
@@ -212,7 +213,6 @@ def _principal_points(samples: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     variances, axes = torch.linalg.eigh(samples.mT @ samples / samples.shape[1])  # ascending
     variances = variances.clamp_min(0)
     kept = variances.cumsum(-1) > RIDGE  # (N, D)
-    kept[:, -1] = True  # by rounding, the sum may miss the ridge that the unit's variance exceeds
     first = int((~kept).sum(-1).min())
     left_out = variances.masked_fill(kept, 0.0).sum(-1)
     constant = -0.5 * (left_out / RIDGE + first * math.log(2 * math.pi * RIDGE))
