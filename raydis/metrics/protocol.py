@@ -173,8 +173,8 @@ def score(
         num_eval=protocol.factor_vae_num_eval,
         prune_threshold=protocol.prune_threshold,
     )
-    # FactorVAE has every reason that DCI and MIG have and one more: the threshold may prune all units of a representation
-    # that these could score. It is then invalid as a whole, so that scores have all numbers or none.
+    # FactorVAE has every reason that DCI and MIG have and one more: the threshold may prune all units of codes that
+    # these could score. Such a representation is invalid as a whole, so that scores have all numbers or none.
     if votes.status == "invalid":
         return replace(blank, reason=votes.reason)
     fits = dci(
