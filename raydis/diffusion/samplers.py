@@ -23,6 +23,7 @@ from torch import Tensor
 
 Sampler = Literal["ddim", "dpmpp_2m", "dpmpp_2m_karras", "unipc"]
 SAMPLERS: tuple[Sampler, ...] = get_args(Sampler)
+LEAST_ALPHA_BAR = 5e-4  # ldm_linear ends at 6.7e-4
 
 PredictSample = Callable[[Tensor, Tensor], Tensor]  # z_t (B, C, H, W) and t (B,) -> x (B, C, H, W)
 
@@ -52,11 +53,11 @@ def sample(sampler: Sampler, predict: PredictSample, noise: Tensor, alpha_bars: 
         case "ddim":
             solve, times = ddim_sample, leading_timesteps(len(alpha_bars), num_steps)
         case "dpmpp_2m":
-            solve, times = dpmpp_sample, linspace_timesteps(len(alpha_bars), num_steps)
+            solve, times = dpmpp_sample, linspace_timesteps(alpha_bars, num_steps)
         case "dpmpp_2m_karras":
             solve, times = dpmpp_sample, karras_timesteps(alpha_bars, num_steps)
         case "unipc":
-            solve, times = unipc_sample, linspace_timesteps(len(alpha_bars), num_steps)
+            solve, times = unipc_sample, linspace_timesteps(alpha_bars, num_steps)
         case _:
             raise ValueError(f"unknown sampler {sampler!r}: use {', '.join(SAMPLERS)}")
     return solve(predict, noise, solver_steps(alpha_bars, times))
@@ -76,29 +77,37 @@ def leading_timesteps(num_timesteps: int, num_steps: int) -> list[int]:
     return [num_timesteps * step // num_steps + first for step in reversed(range(num_steps))]
 
 
-def linspace_timesteps(num_timesteps: int, num_steps: int) -> list[int]:
-    """Evenly spaced times, falling from T - 1, where latents are noise, to 0, where next to no noise is left.
+def linspace_timesteps(alpha_bars: Tensor, num_steps: int) -> list[int]:
+    """Evenly spaced times, falling from `last_timestep`, where latents are noise, to 0, where next to none is left.
 
     Twenty leading times start at 951; what is wrong there is more than a solver of order two then does wrong.
     """
-    _check_steps(num_steps, num_timesteps)
-    return np.linspace(num_timesteps - 1, 0, num_steps).round().astype(int).tolist()
+    _check_steps(num_steps, len(alpha_bars))
+    return np.linspace(last_timestep(alpha_bars, num_steps), 0, num_steps).round().astype(int).tolist()
 
 
 def karras_timesteps(alpha_bars: Tensor, num_steps: int) -> list[int]:
-    """Times with s / a spaced by Karras et al. (arXiv 2206.00364, equation 5, rho = 7), falling from T - 1 to 0.
+    """Times with s / a spaced by Karras et al. (arXiv 2206.00364, equation 5, rho = 7), from `last_timestep` to 0.
 
     The network was taught whole times: each level moves to the nearest one, and where several share a time, to the next
     free ones.
     """
     _check_steps(num_steps, len(alpha_bars))
-    levels = alpha_bars.cpu().double().numpy()
+    levels = alpha_bars[: last_timestep(alpha_bars, num_steps) + 1].cpu().double().numpy()
     sigmas = np.sqrt((1.0 - levels) / levels)  # rising with time
     wanted = np.linspace(sigmas[-1] ** (1 / 7), sigmas[0] ** (1 / 7), num_steps)[::-1] ** 7
     order = np.arange(num_steps)
     times = np.interp(np.log(wanted), np.log(sigmas), np.arange(len(sigmas))).round().astype(int)
     times = np.maximum.accumulate(times - order) + order  # at least one apart
     return np.minimum(times, len(sigmas) - num_steps + order)[::-1].tolist()
+
+
+def last_timestep(alpha_bars: Tensor, num_steps: int) -> int:
+    """Where sampling from noise starts: the last time with ab >= 5e-4, or a later one where S asks for more.
+
+    `cosine` goes on to ab = 2.4e-9, where a z_0 told by its noise, (z - s eps) / a, has 20,000 times the error of eps.
+    """
+    return max(int((alpha_bars >= LEAST_ALPHA_BAR).sum()), num_steps) - 1
 
 
 def solver_steps(alpha_bars: Tensor, times: Sequence[int]) -> list[Step]:

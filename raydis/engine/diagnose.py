@@ -17,6 +17,7 @@ from raydis.data.loader import images_at_once
 from raydis.methods.dyga_sd import DygaSd
 from raydis.metrics.checks import varying_factors
 from raydis.metrics.mig import mutual_information
+from raydis.models.mixture import COLLAPSED, NORMALISATION_EPS
 
 STILL = 1e-4  # of a unit's spread: a token that moves less has not moved
 
@@ -25,11 +26,13 @@ STILL = 1e-4  # of a unit's spread: a token that moves less has not moved
 class UnitAnchoring:
     """One unit's anchors on the images looked at. Distances are in units of the unit's spread.
 
-    The spread is the root-mean-square distance of its raw tokens to their mean.
+    The spread is the root-mean-square distance of its raw tokens to their mean. A unit that has collapsed has no
+    measure for distances, and its components tell nothing: it and one without a mixture have None where None may stand.
 
     Attributes:
-        num_gaussians: components of its mixture; 0 where it has none, and then every number but the spread is None.
+        num_gaussians: components of its mixture; 0 where it has none.
         spread: in the tokens' own scale.
+        collapsed: whether the tokens do not vary, by the bound of the fit; they may have ceased to since.
         moved_share: of the tokens, those that the shift moves by more than 1e-4.
         distance_moved: root-mean-square length of the shift.
         distance_to_anchor: root-mean-square distance of raw tokens to their anchors; 1 would be that to the mean.
@@ -43,6 +46,7 @@ class UnitAnchoring:
     unit: int
     num_gaussians: int
     spread: float
+    collapsed: bool
     moved_share: float | None = None
     distance_moved: float | None = None
     distance_to_anchor: float | None = None
@@ -55,10 +59,18 @@ class UnitAnchoring:
 
 @dataclass(frozen=True)
 class Anchoring:
-    """All units, and means over those that have anchors (None where none has)."""
+    """All units, and means over those that have anchors and have not collapsed (None where there is none).
+
+    Attributes:
+        num_images: images looked at.
+        num_anchored_units: units that the means are over.
+        num_collapsed_units: units with a mixture that have collapsed since its fit.
+        means: by field of `UnitAnchoring`.
+    """
 
     num_images: int
     num_anchored_units: int
+    num_collapsed_units: int
     means: dict[str, float | None]
     units: tuple[UnitAnchoring, ...]
 
@@ -84,20 +96,25 @@ def diagnose_anchors(method: DygaSd, dataset: FactorDataset, loader: Loader, ind
         responsibility = torch.cat([assignment.responsibility for assignment in assignments])
         anchors = method.anchors.nearest(component)
     spread = _root_mean_square(tokens - tokens.mean(0))  # (N,)
-    scale = spread.clamp_min(torch.finfo(spread.dtype).tiny)
-    moved = (shifted - tokens).norm(dim=-1) / scale  # (M, N)
-    columns = {
-        "moved_share": (moved > STILL).double().mean(0),
-        "distance_moved": _root_mean_square(shifted - tokens) / scale,
-        "distance_to_anchor": _root_mean_square(tokens - anchors) / scale,
+    extent = (tokens.amax((0, 2)) - tokens.amin((0, 2))).double() + NORMALISATION_EPS
+    collapsed = (spread / extent).square() <= COLLAPSED
+    columns = {  # of collapsed units these are quotients by next to nothing, which nobody reads
+        "moved_share": ((shifted - tokens).norm(dim=-1) > STILL * spread).double().mean(0),
+        "distance_moved": _root_mean_square(shifted - tokens) / spread,
+        "distance_to_anchor": _root_mean_square(tokens - anchors) / spread,
         "responsibility": responsibility.double().mean(0),
     }
     component = component.cpu().numpy()
     counts = method.anchors.alive.sum(-1).tolist()
     units = []
     for unit, active in enumerate(method.anchors.active.tolist()):
-        facts: dict[str, Any] = {"unit": unit, "num_gaussians": counts[unit], "spread": float(spread[unit])}
-        if active:
+        facts: dict[str, Any] = {
+            "unit": unit,
+            "num_gaussians": counts[unit],
+            "spread": float(spread[unit]),
+            "collapsed": bool(collapsed[unit]),
+        }
+        if active and not facts["collapsed"]:
             facts |= {name: float(column[unit]) for name, column in columns.items()}
             facts |= _told_factor(component[:, unit], dataset, indices)
         units.append(UnitAnchoring(**facts))
@@ -106,6 +123,7 @@ def diagnose_anchors(method: DygaSd, dataset: FactorDataset, loader: Loader, ind
     return Anchoring(
         num_images=len(indices),
         num_anchored_units=len(anchored),
+        num_collapsed_units=sum(unit.collapsed and unit.num_gaussians > 0 for unit in units),
         means={name: _mean([getattr(unit, name) for unit in anchored]) for name in names},
         units=tuple(units),
     )

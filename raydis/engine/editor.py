@@ -2,9 +2,10 @@
 
 B images, N units, D unit width, C H W image, L h w latent, S sampling steps, V values.
 An edit keeps what it is not told to change: the codes of the other units, and the starting noise, which `seed`
-fixes. Equal seeds therefore give pictures that differ by the edit alone, whatever else is in the batch. With
-`keep_details` the starting noise is the image's own, found by DDIM inversion, instead of a seed's: what no unit
-describes stays too, as far as the network's prediction follows the noise.
+fixes. Equal seeds therefore give pictures that differ by the edit alone, whatever else is in the batch (but under
+`anchors.mode=release`, whose shift depends on the batch). With `keep_details` the starting noise is the image's own,
+found by DDIM inversion, instead of a seed's: what no unit describes stays too, as far as the network's prediction
+follows the noise.
 """
 
 from __future__ import annotations

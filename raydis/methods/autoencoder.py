@@ -103,4 +103,4 @@ class AutoencoderMethod(Method):
     @torch.no_grad()
     def reconstruct(self, images: Tensor) -> Tensor:
         """Images (B, C, H, W) in [-1, 1] -> encoded and decoded again, in [-1, 1]."""
-        return self.network.draw(self.network.raw(images)).clamp(-1.0, 1.0)
+        return self.network.decode_raw(self.network.raw(images)).clamp(-1.0, 1.0)

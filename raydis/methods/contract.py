@@ -49,7 +49,9 @@ class Method(nn.Module, abc.ABC):
         """Times and noise of one step for B = batch_size images, on the generator's device."""
 
     def encode(self, images: Tensor) -> Tensor:
-        """Images (B, C, H, W) in [-1, 1] -> codes (B, N, D), what is scored; deterministic, blind to batch mates.
+        """Images (B, C, H, W) in [-1, 1] -> codes (B, N, D), what is scored.
+
+        Deterministic, and blind to batch mates but for DyGA+SD's `anchors.mode=release`.
 
         Raises:
             MetricError: the method has no units.

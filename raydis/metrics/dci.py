@@ -34,7 +34,7 @@ class DciResult:
 
     Attributes:
         constant_factors: columns of `factors` that never vary; D, C and I are over the others.
-        informativeness_train, informativeness_test: mean accuracy over the factors that vary.
+        informativeness: mean accuracy on the test rows over the factors that vary.
         importance: R (N, F); the columns of constant factors are 0.
         per_unit_disentanglement: D_i, (N,).
         per_factor_completeness: C_j, (F,); 0 for constant factors.
@@ -48,8 +48,7 @@ class DciResult:
     constant_factors: tuple[int, ...]
     disentanglement: float | None = None
     completeness: float | None = None
-    informativeness_train: float | None = None
-    informativeness_test: float | None = None
+    informativeness: float | None = None
     importance: NDArray[np.float64] | None = None
     per_unit_disentanglement: NDArray[np.float64] | None = None
     per_factor_completeness: NDArray[np.float64] | None = None
@@ -71,7 +70,7 @@ def dci(
         rng: source of both draws of rows, independent and with replacement, and of one seed a factor.
         estimator: the classifier, see `raydis.metrics.importance`.
         num_train: rows drawn to fit the classifiers.
-        num_test: rows drawn for `informativeness_test`. They may repeat training rows, as published.
+        num_test: rows drawn for `informativeness`. They may repeat training rows, as published.
         num_jobs: processes that fit factors side by side. The result does not depend on it; 1 starts no process.
 
     Returns:
@@ -105,8 +104,7 @@ def dci(
         constant_factors=constant_factors(factors),
         disentanglement=disentanglement(served),
         completeness=completeness(served),
-        informativeness_train=float(np.mean([fit.train_accuracy for fit in fits])),
-        informativeness_test=float(np.mean([fit.test_accuracy for fit in fits])),
+        informativeness=float(np.mean([fit.accuracy for fit in fits])),
         importance=importance,
         per_unit_disentanglement=per_unit_disentanglement(served),
         per_factor_completeness=factor_completeness,

@@ -32,11 +32,10 @@ Estimator = Literal["reference", "hist", "tree"]
 
 @dataclass(frozen=True, eq=False)
 class FactorFit:
-    """Importance of each code (N,), non-negative with sum 1 (or all 0), and the accuracy on both sets."""
+    """Importance of each code (N,), non-negative with sum 1 (or all 0), and the accuracy on the test set."""
 
     importance: NDArray[np.float64]
-    train_accuracy: float
-    test_accuracy: float
+    accuracy: float
 
 
 def fit_factor(
@@ -60,7 +59,7 @@ def fit_factor(
     """
     codes, levels = train
     if (levels == levels[0]).all():
-        return FactorFit(np.zeros(codes.shape[1]), 1.0, float(np.mean(test[1] == levels[0])))
+        return FactorFit(np.zeros(codes.shape[1]), float(np.mean(test[1] == levels[0])))
     # OpenMP sums in an order that depends on its thread count: with one thread results are equal wherever they are
     # computed, and processes do not fight over cores.
     with threadpool_limits(limits=1):
@@ -69,7 +68,7 @@ def fit_factor(
             importance = _total_gain(model, codes.shape[1])
         else:
             importance = np.asarray(model.feature_importances_)
-        return FactorFit(importance, float(model.score(*train)), float(model.score(*test)))
+        return FactorFit(importance, float(model.score(*test)))
 
 
 def _classifier(

@@ -21,14 +21,14 @@ class MigResult:
 
     Attributes:
         status, reason: "invalid" with its reason where codes cannot be scored.
-        constant: factors that do not vary, and are left out.
+        constant_factors: columns of `factors` that never vary, and are left out.
         score: mean gap over the varying factors, in [0, 1].
         information: (N, F), mutual information of each code and factor, nats; 0 for constant factors.
     """
 
     status: Status
     reason: str | None
-    constant: tuple[int, ...]
+    constant_factors: tuple[int, ...]
     score: float | None = None
     information: NDArray[np.float64] | None = None
 
@@ -71,8 +71,13 @@ def mig(
 
 
 def discretise(code: NDArray[np.float64], num_bins: int) -> NDArray[np.int64]:
-    """Bins of equal width from least to largest value: (M,) -> (M,) in 0..num_bins - 1, as numpy's histogram cuts."""
-    edges = np.histogram_bin_edges(code, num_bins)
+    """Bins of equal width from least to largest value: (M,) -> (M,) in 0..num_bins - 1, as numpy's histogram cuts.
+
+    A code whose range numbers are too coarse to cut is constant but for rounding: it has one bin.
+    """
+    edges = np.linspace(code.min(), code.max(), num_bins + 1)
+    if (edges[1:] <= edges[:-1]).any():
+        return np.zeros(len(code), np.int64)
     return np.digitize(code, edges[:-1]) - 1
 
 

@@ -147,7 +147,8 @@ def score(
         num_jobs: processes for DCI's fits; changes no number.
 
     Returns:
-        Valid scores, or invalid ones without numbers if codes are not finite or have collapsed.
+        Valid scores, or invalid ones without numbers if codes are not finite, have collapsed, or all lie below the
+        protocol's `prune_threshold`.
 
     Raises:
         MetricError: a table that cannot be scored.
@@ -172,7 +173,9 @@ def score(
         num_eval=protocol.factor_vae_num_eval,
         prune_threshold=protocol.prune_threshold,
     )
-    if votes.status == "invalid":  # DCI and MIG find no more reasons than FactorVAE does
+    # FactorVAE has every reason that DCI and MIG have and one more: the threshold may prune all units of codes that
+    # these could score. Such a representation is invalid as a whole, so that scores have all numbers or none.
+    if votes.status == "invalid":
         return replace(blank, reason=votes.reason)
     fits = dci(
         scalars,
@@ -197,7 +200,7 @@ def score(
         factor_vae=votes.score,
         dci_disentanglement=fits.disentanglement,
         dci_completeness=fits.completeness,
-        dci_informativeness=fits.informativeness_test,
+        dci_informativeness=fits.informativeness,
         mig=gap.score,
         num_active_units=votes.num_active,
         importance=tuple(map(tuple, fits.importance.tolist())),

@@ -155,7 +155,7 @@ class Anchors(nn.Module):
         return mixtures
 
     def mixtures(self) -> Mixtures:
-        """What the buffers hold, without the course of the fit."""
+        """What the buffers hold: no course of the fit, and no reasons, not of inactive units either."""
         return Mixtures(
             **{name: getattr(self, name) for name in _FITTED},
             log_likelihood=self.offset.new_zeros(0, len(self.offset)),
@@ -165,7 +165,7 @@ class Anchors(nn.Module):
     @torch.no_grad()
     def assign(self, tokens: Tensor) -> Assignment:
         """Most responsible component of every token, (B, N, D), normalised as the fit normalised."""
-        joint = self._joint((tokens.to(self.means.dtype) - self.offset[:, None]) / self.scale[:, None])
+        joint = self._joint(self._normalise(tokens))
         density = joint.logsumexp(-1)  # (B, N)
         best, component = joint.max(-1)
         return Assignment(
@@ -209,10 +209,11 @@ class Anchors(nn.Module):
         if self.mode == "release":
             return self._released_pull(tokens)
         with torch.no_grad():
-            component = self.assign(tokens).component
+            normalised = self._normalise(tokens)
+            component = torch.where(self.active, self._joint(normalised).argmax(-1), -1)
             anchors = self.nearest(component)
             if self.training and self.inertia is not None:
-                self._gather(tokens, component)
+                self._gather(normalised, component)
             if self.mode == "ramp":
                 rates = (self.shift_rate * self.ramp).expand(component.shape)
             else:
@@ -231,13 +232,15 @@ class Anchors(nn.Module):
         rate = self.shift_rate * torch.exp(-distance.sum() / num_entries)
         return anchors, rate.expand(tokens.shape[:2])
 
-    def _gather(self, tokens: Tensor, component: Tensor) -> None:
-        """Add tokens (B, N, D) to the step's sums, by their components (B, N), where -1 belongs to none."""
-        normalised = (tokens.to(self.means.dtype) - self.offset[:, None]) / self.scale[:, None]
+    def _gather(self, normalised: Tensor, component: Tensor) -> None:
+        """Add normalised tokens (B, N, D) to the step's sums, by component (B, N), where -1 belongs to none."""
         choice = F.one_hot(component + 1, self.max_gaussians + 1)[..., 1:].to(self.means.dtype)  # (B, N, K)
         self.chosen += choice.sum(0)
-        with torch.autocast(tokens.device.type, enabled=False):  # half precision would move means by its rounding
+        with torch.autocast(normalised.device.type, enabled=False):  # half precision would move means by its rounding
             self.sums += torch.einsum("bnk,bnd->nkd", choice, normalised)
+
+    def _normalise(self, tokens: Tensor) -> Tensor:
+        return (tokens.to(self.means.dtype) - self.offset[:, None]) / self.scale[:, None]
 
     def _joint(self, normalised: Tensor) -> Tensor:
         # Precisions reach 1e6: in the half precision of autocast the choice would be noise.

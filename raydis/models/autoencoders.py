@@ -144,7 +144,7 @@ class Autoencoder(nn.Module, abc.ABC):
         self.scale: Tensor
 
     def start(self, images: Tensor) -> None:
-        """Draw on images (B, C, H, W) in [-1, 1] before training."""
+        """Set up before training what depends on images (B, C, H, W) in [-1, 1]: a codebook. Others have nothing."""
 
     def fit_scale(self, latents: Tensor) -> None:
         """Measure the scale on raw latents (B, L, h, w)."""
@@ -172,9 +172,9 @@ class Autoencoder(nn.Module, abc.ABC):
 
     def decode(self, latents: Tensor) -> Tensor:
         """(B, L, h, w) -> (B, C, H, W)."""
-        return self.draw(latents / self.scale)
+        return self.decode_raw(latents / self.scale)
 
-    def draw(self, latents: Tensor) -> Tensor:
+    def decode_raw(self, latents: Tensor) -> Tensor:
         """Raw latents (B, L, h, w) -> images (B, C, H, W)."""
         return self.decoder(self.from_latent(latents))
 
@@ -199,10 +199,10 @@ class VqAutoencoder(Autoencoder):
     def forward(self, images: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
         """See `Autoencoder.forward`; the loss is the codebook's, the noise is not used."""
         codes, loss = self.codebook(self.raw(images))
-        return super().draw(codes), loss
+        return super().decode_raw(codes), loss
 
-    def draw(self, latents: Tensor) -> Tensor:
-        return super().draw(self.codebook.quantise(latents))
+    def decode_raw(self, latents: Tensor) -> Tensor:
+        return super().decode_raw(self.codebook.quantise(latents))
 
 
 class KlAutoencoder(Autoencoder):
@@ -219,7 +219,7 @@ class KlAutoencoder(Autoencoder):
         mean, log_variance = self.to_latent(self.encoder(images)).float().chunk(2, dim=1)
         log_variance = log_variance.clamp(-30.0, 20.0)
         divergence = 0.5 * (mean.square() + log_variance.exp() - 1.0 - log_variance).sum() / images.numel()
-        return self.draw(mean + noise * (0.5 * log_variance).exp()), divergence
+        return self.decode_raw(mean + noise * (0.5 * log_variance).exp()), divergence
 
 
 FirstStage = Pixel | PatchPCA | Autoencoder

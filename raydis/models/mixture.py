@@ -34,7 +34,7 @@ from raydis.models.em import RIDGE, State, drop_small, run_em, seed, split_loose
 # of it takes three to nine times the steps and changes the tokens' distance to their anchors by less than 3 %.
 _LEAST_GAIN = 3e-3
 NORMALISATION_EPS = 1e-6  # added to a unit's range, as released
-_COLLAPSED = 1e-6  # variance of normalised tokens
+COLLAPSED = 1e-6  # variance of normalised tokens of a unit that does not vary
 
 
 @dataclass(frozen=True, eq=False)
@@ -96,8 +96,9 @@ def fit_mixtures(
 ) -> Mixtures:
     """Fit one mixture a unit, in float64.
 
-    A unit's result depends on its own tokens and draws. Other units only decide how many split rounds all go through:
-    a unit with nothing to split does one EM step in each.
+    A unit's result depends on its own tokens and draws. Other units only decide how many split rounds all go through (a
+    unit with nothing to split does one EM step in each), and by how many principal axes the quantisation error that the
+    seeds start from is divided: by those of the unit that keeps most.
 
     Args:
         tokens: (S, N, D).
@@ -192,7 +193,7 @@ def _normalise(tokens: Tensor) -> tuple[Tensor, Tensor, Tensor, tuple[str, ...]]
     scale = offset - samples.amin((1, 2)) + NORMALISATION_EPS
     samples = (samples - offset[:, None, None]) / scale[:, None, None]
     variance = samples.var(1, correction=0).sum(-1)  # (N,), NaN where a token or the range is not finite
-    reasons = ("" if v > _COLLAPSED else "collapsed" if v <= _COLLAPSED else "non-finite" for v in variance.tolist())
+    reasons = ("" if v > COLLAPSED else "collapsed" if v <= COLLAPSED else "non-finite" for v in variance.tolist())
     return samples, offset, scale, tuple(reasons)
 
 
@@ -212,7 +213,6 @@ def _principal_points(samples: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     variances, axes = torch.linalg.eigh(samples.mT @ samples / samples.shape[1])  # ascending
     variances = variances.clamp_min(0)
     kept = variances.cumsum(-1) > RIDGE  # (N, D)
-    kept[:, -1] = True  # by rounding, the sum may miss the ridge that the unit's variance exceeds
     first = int((~kept).sum(-1).min())
     left_out = variances.masked_fill(kept, 0.0).sum(-1)
     constant = -0.5 * (left_out / RIDGE + first * math.log(2 * math.pi * RIDGE))

@@ -135,7 +135,8 @@ def _anchors(editor: Editor, images: np.ndarray, anchoring: dict[str, Any] | Non
         "token to where it was pulled.</p>",
         _picture(picture, "tokens and anchors of every unit"),
         "<p class=soft>Distances are in units of the unit's spread. Factor told: share of the factor's entropy that "
-        "the Gaussian tells; Gaussians told: the same of the Gaussians' entropy.</p>",
+        "the Gaussian tells; Gaussians told: the same of the Gaussians' entropy. A unit without these numbers has no "
+        "Gaussians, or its tokens no longer vary.</p>",
         _table(["unit", *names.values()], body),
     ]
 

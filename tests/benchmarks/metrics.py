@@ -73,7 +73,7 @@ def main() -> None:
             result, cpu_s = timed(
                 lambda: dci(codes, factors, rng=np.random.default_rng(SEED), estimator=estimator, **points)  # noqa: B023
             )
-            value = f"D {result.disentanglement:.3f} C {result.completeness:.3f} I {result.informativeness_test:.3f}"
+            value = f"D {result.disentanglement:.3f} C {result.completeness:.3f} I {result.informativeness:.3f}"
             rows.append((f"DCI {estimator}", value, cpu_s))
         report(f"{kind}: DCI", rows)
         loop, loop_s = timed(lambda: factor_vae_loop(codes, **votes))  # noqa: B023

@@ -11,6 +11,7 @@ from diffusers.schedulers.scheduling_dpmsolver_multistep import DPMSolverMultist
 from diffusers.schedulers.scheduling_unipc_multistep import UniPCMultistepScheduler
 from torch import Tensor
 
+from raydis.diffusion.objective import Objective
 from raydis.diffusion.samplers import (
     SAMPLERS,
     Sampler,
@@ -18,6 +19,7 @@ from raydis.diffusion.samplers import (
     ddim_sample,
     dpmpp_sample,
     karras_timesteps,
+    last_timestep,
     leading_timesteps,
     linspace_timesteps,
     sample,
@@ -75,13 +77,13 @@ def test_a_hundred_leading_steps_visit_the_released_codes_timesteps() -> None:
 def test_times_fall_and_stay_in_the_schedule_for_any_number_of_steps(schedule: str, num_timesteps: int) -> None:
     levels = torch.tensor(alpha_bars(schedule, num_timesteps)).float()
     for num_steps in range(1, num_timesteps + 1):
-        leading, linspace = leading_timesteps(num_timesteps, num_steps), linspace_timesteps(num_timesteps, num_steps)
+        leading, linspace = leading_timesteps(num_timesteps, num_steps), linspace_timesteps(levels, num_steps)
         karras = karras_timesteps(levels, num_steps)
         for times in (leading, linspace, karras):
             assert len(times) == num_steps
             assert all(now > after for now, after in itertools.pairwise(times))
             assert 0 <= times[-1] <= times[0] < num_timesteps
-        assert linspace[0] == karras[0] == num_timesteps - 1
+        assert linspace[0] == karras[0] == last_timestep(levels, num_steps)
         if 1 < num_steps < num_timesteps:
             assert (leading[-1] >= 1, linspace[-1], karras[-1]) == (True, 0, 0)
     assert leading == linspace == karras == list(reversed(range(num_timesteps)))
@@ -90,6 +92,15 @@ def test_times_fall_and_stay_in_the_schedule_for_any_number_of_steps(schedule: s
 @pytest.mark.parametrize(("num_steps", "first"), [(1, 999), (7, 858), (99, 990), (300, 997), (999, 999)])
 def test_leading_times_start_where_a_whole_stride_would_pass_the_end(num_steps: int, first: int) -> None:
     assert leading_timesteps(1000, num_steps)[0] == first
+
+
+def test_sampling_starts_at_the_end_of_a_schedule_that_keeps_some_signal_and_before_the_end_of_one_that_does_not() -> (
+    None
+):
+    cosine = torch.tensor(alpha_bars("cosine")).float()
+    assert [last_timestep(LEVELS, num_steps) for num_steps in (1, 20, 1000)] == [999, 999, 999]
+    assert [last_timestep(cosine, num_steps) for num_steps in (1, 20, 985, 990, 1000)] == [984, 984, 984, 989, 999]
+    assert cosine[985] < 5e-4 <= cosine[984]
 
 
 @pytest.mark.parametrize("num_steps", [2, 5, 10, 20])
@@ -184,16 +195,21 @@ def test_a_single_step_is_the_networks_answer_to_noise(sampler: Sampler) -> None
 
 
 @pytest.mark.parametrize("sampler", SAMPLERS)
-@pytest.mark.parametrize(("num_steps", "bound"), [(50, 0.15), (200, 0.05), (1000, 0.02)])
-def test_a_schedule_that_ends_in_pure_noise_is_sampled_soundly(sampler: Sampler, num_steps: int, bound: float) -> None:
-    levels = torch.tensor(alpha_bars("cosine")).float()
-    assert levels[-1] < 1e-8
+@pytest.mark.parametrize(("error", "num_steps", "bound"), [(0.0, 50, 0.05), (0.0, 200, 0.01), (0.02, 20, 0.2)])
+def test_a_schedule_that_ends_in_pure_noise_is_sampled_from_a_network_that_errs_about_the_noise(
+    sampler: Sampler, error: float, num_steps: int, bound: float
+) -> None:
+    """Of data N(0, 1), under which the flow stands still, so that the exact noise at z_t is s z_t."""
+    objective = Objective(schedule="cosine", num_timesteps=1000, loss="l1")
+    assert objective.alpha_bars[-1] < 1e-8
+    errors = error * torch.randn(2, 3, 4, 4, generator=torch.Generator().manual_seed(1))
 
-    def predict(z: Tensor, t: Tensor) -> Tensor:  # of data N(0, 1), under which the flow stands still
-        return levels[t].view(-1, 1, 1, 1).sqrt() * z
+    def predict(z: Tensor, t: Tensor) -> Tensor:
+        level = objective.alpha_bars[t]
+        return objective.sample((1 - level).sqrt().view(-1, 1, 1, 1) * z + errors, z, level)
 
-    sampled = sample(sampler, predict, start(), levels, num_steps)
-    assert (sampled - start()).abs().max() < bound
+    sampled = sample(sampler, predict, start(), objective.alpha_bars, num_steps)
+    assert (sampled - start()).square().mean().sqrt() < bound
 
 
 @pytest.mark.parametrize("sampler", SAMPLERS)
@@ -241,7 +257,7 @@ def test_twice_the_steps_divide_the_distance_from_the_exact_flow_by_two_to_the_s
     solve: Callable, order: int
 ) -> None:
     """UniC raises the order of its predictor by one. The last step, from time 0 to s = 0, is the same for all."""
-    levels = torch.sigmoid(torch.linspace(8.0, -8.0, 961, dtype=torch.float64))  # steps of equal length in l
+    levels = torch.sigmoid(torch.linspace(8.0, -7.0, 961, dtype=torch.float64))  # steps of equal length in l
     variance, noise = 0.25, start().double()
     total = levels * variance + 1 - levels
 
@@ -250,7 +266,7 @@ def test_twice_the_steps_divide_the_distance_from_the_exact_flow_by_two_to_the_s
 
     def error(num_steps: int) -> float:
         exact = predict(noise * (total[0] / total[-1]).sqrt(), torch.zeros(2, dtype=torch.long))
-        steps = solver_steps(levels, linspace_timesteps(961, num_steps + 1))
+        steps = solver_steps(levels, linspace_timesteps(levels, num_steps + 1))
         return (solve(predict, noise, steps) - exact).abs().max().item()
 
     errors = [error(num_steps) for num_steps in (80, 160)]

@@ -42,10 +42,18 @@ def test_alpha_bars_fall_strictly_between_one_and_zero(name: str, num_timesteps:
 )
 @pytest.mark.parametrize("num_timesteps", [100, 1000])
 def test_betas_equal_those_of_diffusers(name: str, theirs: dict, num_timesteps: int) -> None:
+    if name == "ldm_linear":
+        theirs = {**theirs, **{end: theirs[end] * 1000 / num_timesteps for end in ("beta_start", "beta_end")}}
     values = alpha_bars(name, num_timesteps)
     betas = 1.0 - values / np.concatenate([[1.0], values[:-1]])
     scheduler = DDPMScheduler(num_train_timesteps=num_timesteps, **theirs)
     np.testing.assert_allclose(betas, scheduler.betas.numpy(), rtol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["ldm_linear", "cosine"])
+@pytest.mark.parametrize("num_timesteps", [2, 50, 100, 250, 999, 1000, 4000])
+def test_the_last_latents_are_next_to_noise_whatever_their_number(name: str, num_timesteps: int) -> None:
+    assert alpha_bars(name, num_timesteps)[-1] < 7e-4
 
 
 def test_an_unknown_schedule_is_refused() -> None:

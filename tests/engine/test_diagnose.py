@@ -10,7 +10,7 @@ from torch import Tensor
 from raydis.build import build_method
 from raydis.config import RunConfig
 from raydis.data import Loader, open_dataset
-from raydis.engine.diagnose import Anchoring, diagnose_anchors
+from raydis.engine.diagnose import Anchoring, UnitAnchoring, diagnose_anchors
 from raydis.methods.dyga_sd import DygaSd
 from raydis.presets import expand
 
@@ -22,18 +22,21 @@ class Told(torch.nn.Module):
         super().__init__()
         self.factors = torch.from_numpy(factors).float()
         self.position = 0
+        self.collapsed = torch.zeros(4, dtype=torch.bool)
 
     def units(self, images: Tensor) -> Tensor:
         rows = self.factors[self.position : self.position + len(images)]
         self.position += len(images)
         noise = torch.randn(len(rows), generator=torch.Generator().manual_seed(self.position))
-        return torch.stack([rows[:, 0], rows[:, 3], noise, torch.zeros(len(rows))], dim=1)
+        units = torch.stack([rows[:, 0], rows[:, 3], noise, torch.zeros(len(rows))], dim=1)
+        return torch.where(self.collapsed, 0.3 + 1e-7 * units, units)  # constant but for rounding
 
     def tokens(self, units: Tensor) -> Tensor:
         return units[..., None] * torch.linspace(0.5, 1.5, 8)
 
 
-def diagnosis(**anchors: object) -> Anchoring:
+def diagnosis(*, collapsed: int | None = None, **anchors: object) -> Anchoring:
+    """Of anchors fitted to what `Told` tells, whose unit `collapsed` has become constant since."""
     tree = expand({"preset": "tiny", "method": {"anchors": {"max_gaussians": 8, **anchors}}})
     config = RunConfig.model_validate(tree)
     dataset = open_dataset(config.data)
@@ -52,6 +55,8 @@ def diagnosis(**anchors: object) -> Anchoring:
         generator=torch.Generator().manual_seed(0),
     )
     told.position = 0
+    if collapsed is not None:
+        told.collapsed[collapsed] = True
     return diagnose_anchors(method, dataset, Loader(dataset, batch_size=8, seed=0), rows)
 
 
@@ -65,7 +70,7 @@ def test_anchors_on_the_levels_of_a_factor_hold_all_of_it() -> None:
     assert hue.moved_share == 0.0  # so none has anywhere to go
     assert noise.factor_share is not None
     assert noise.factor_share < 0.1
-    assert (constant.num_gaussians, constant.spread, constant.moved_share) == (0, 0.0, None)
+    assert constant == UnitAnchoring(3, num_gaussians=0, spread=0.0, collapsed=True)
 
 
 def test_what_moves_is_the_shift_rate_of_the_way() -> None:
@@ -85,3 +90,16 @@ def test_means_are_over_the_units_that_have_anchors() -> None:
     assert found.num_anchored_units == len(anchored) == 3
     assert found.means["num_gaussians"] == np.mean([unit.num_gaussians for unit in anchored])
     assert found.to_dict()["units"][0]["factor"] == "floor_hue"
+
+
+@pytest.mark.parametrize("mode", ["relative", "ramp"])
+def test_a_unit_that_collapsed_after_the_fit_has_no_numbers_and_no_part_in_the_means(mode: str) -> None:
+    sound, found = diagnosis(mode=mode), diagnosis(mode=mode, collapsed=2)
+    unit = found.units[2]
+    assert unit.num_gaussians == sound.units[2].num_gaussians > 1
+    assert unit == UnitAnchoring(2, num_gaussians=unit.num_gaussians, spread=unit.spread, collapsed=True)
+    assert 0 < unit.spread < 1e-6
+    assert (found.num_anchored_units, found.num_collapsed_units) == (2, 1)
+    assert (sound.num_anchored_units, sound.num_collapsed_units) == (3, 0)
+    for name, mean in found.means.items():
+        assert mean == pytest.approx(np.mean([getattr(sound.units[i], name) for i in (0, 1)])), name

@@ -29,9 +29,9 @@ def images(count: int = 4, *, seed: int = 0) -> Tensor:
     return torch.where(inside, colours[:, :3, None, None], colours[:, 3:, None, None]) * 2 - 1
 
 
-def untrained(*, seed: int = 0, unet: dict | None = None, anchors: dict | None = None) -> DygaSd:
+def untrained(*, seed: int = 0, unet: dict | None = None, **sections: dict) -> DygaSd:
     """The tiny preset without Skip Dropout, its first stage fitted."""
-    sections = {"unet": {"skip_dropout_rate": 0.0, **(unet or {})}, "anchors": anchors or {}}
+    sections["unet"] = {"skip_dropout_rate": 0.0, **(unet or {})}
     torch.manual_seed(seed)
     method = build_method(RunConfig.model_validate(expand({"preset": "tiny", "method": sections})), 3)
     method.first_stage.fit(images(64, seed=100))
@@ -166,6 +166,25 @@ def test_fitted_anchors_shift_the_codes_that_training_and_encoding_use(monkeypat
     method(images(), draw(method))
     assert torch.equal(conditioned[0], method.encode(images()))
     assert not torch.equal(conditioned[0], method.encoder(images()))
+
+
+def test_the_end_of_a_step_moves_the_anchors_after_its_tokens() -> None:
+    method = with_anchors(untrained(anchors={"inertia": 5.0})).train()
+    before = method.anchors.means.clone()
+    method(images(), draw(method))
+    assert torch.equal(method.anchors.means, before)
+    method.end_step()
+    assert not torch.equal(method.anchors.means, before)
+
+
+def test_a_refit_leaves_the_encoder_and_its_statistics_as_they_are() -> None:
+    method = untrained(anchors={"min_count": 4.0}, encoder={"norm": "batch"}).train()
+    before = {name: value.clone() for name, value in method.encoder.state_dict().items()}
+    assert any("running" in name for name in before)
+    assert method.refit([images(128), images(128, seed=1)], torch.Generator().manual_seed(0)) == {}
+    assert method.anchors.active.all()
+    for name, value in method.encoder.state_dict().items():
+        assert torch.equal(value, before[name]), name
 
 
 def test_mode_off_keeps_the_tokens_whatever_was_fitted() -> None:

@@ -78,7 +78,7 @@ def test_hist_reads_the_known_values_on_full_size_codes(
     result = dci(*synthetic(kind), rng=np.random.default_rng(0), estimator="hist")
     assert result.disentanglement == pytest.approx(expected_d, abs=0.015)
     assert result.completeness == pytest.approx(expected_c, abs=0.015)
-    assert result.informativeness_test == pytest.approx(accuracy, abs=0.02)
+    assert result.informativeness == pytest.approx(accuracy, abs=0.02)
 
 
 @pytest.mark.slow
@@ -93,7 +93,7 @@ def test_the_reference_reads_the_published_values_on_full_size_codes(
     result = dci(*synthetic(kind), rng=np.random.default_rng(0), estimator="reference")
     assert result.disentanglement == pytest.approx(expected_d, abs=0.01)
     assert result.completeness == pytest.approx(expected_c, abs=0.01)
-    assert result.informativeness_test == pytest.approx(accuracy, abs=0.01)
+    assert result.informativeness == pytest.approx(accuracy, abs=0.01)
 
 
 @pytest.mark.parametrize(
@@ -110,7 +110,7 @@ def test_one_tree_reads_the_known_values_on_full_size_codes(
     result = dci(*synthetic(kind), rng=np.random.default_rng(0), estimator="tree")
     assert result.disentanglement == pytest.approx(expected_d, abs=0.03)
     assert result.completeness == pytest.approx(expected_c, abs=0.03)
-    assert result.informativeness_test == pytest.approx(accuracy, abs=0.02)
+    assert result.informativeness == pytest.approx(accuracy, abs=0.02)
 
 
 def test_the_reference_equals_disentanglement_libs_loop_over_the_same_draws(synthetic: Callable) -> None:
@@ -133,8 +133,8 @@ def test_the_reference_equals_disentanglement_libs_loop_over_the_same_draws(synt
     np.testing.assert_array_equal(result.importance, importance)
     assert result.disentanglement == pytest.approx(expected_d, abs=1e-12)
     assert result.completeness == pytest.approx(expected_c, abs=1e-12)
-    for rows, accuracy in ((train, result.informativeness_train), (test, result.informativeness_test)):
-        assert accuracy == np.mean([model.score(codes[rows], factors[rows, j]) for j, model in enumerate(models)])
+    accuracies = [model.score(codes[test], factors[test, j]) for j, model in enumerate(models)]
+    assert result.informativeness == np.mean(accuracies)
 
 
 def identity_table(num_factors: int, num_levels: int) -> np.ndarray:
@@ -148,8 +148,7 @@ def test_identity_codes_are_perfect(estimator: Estimator, num_factors: int) -> N
     result = run(factors, factors, estimator, num_train=1000, num_test=1000)
     assert result.disentanglement == pytest.approx(1.0, abs=0.01)
     assert result.completeness == pytest.approx(1.0, abs=0.01)
-    assert result.informativeness_train == pytest.approx(1.0, abs=0.01)
-    assert result.informativeness_test == pytest.approx(1.0, abs=0.01)
+    assert result.informativeness == pytest.approx(1.0, abs=0.01)
 
 
 def test_identity_codes_whose_rows_are_shuffled_score_near_zero() -> None:
@@ -158,7 +157,7 @@ def test_identity_codes_whose_rows_are_shuffled_score_near_zero() -> None:
     result = run(codes, factors, "tree", num_train=3000, num_test=1000)
     assert result.disentanglement == pytest.approx(0.0, abs=0.1)
     assert result.completeness == pytest.approx(0.0, abs=0.1)
-    assert result.informativeness_test == pytest.approx(0.2, abs=0.05)
+    assert result.informativeness == pytest.approx(0.2, abs=0.05)
 
 
 @pytest.mark.parametrize("estimator", ["reference", "tree"])
@@ -195,7 +194,7 @@ def test_monotone_maps_of_units_leave_dci_unchanged(synthetic: Callable, estimat
     expected, result = run(codes, factors, estimator), run(mapped, factors, estimator)
     np.testing.assert_allclose(result.importance, expected.importance, atol=0.03)
     assert result.disentanglement == pytest.approx(expected.disentanglement, abs=0.03)
-    assert result.informativeness_test == pytest.approx(expected.informativeness_test, abs=0.02)
+    assert result.informativeness == pytest.approx(expected.informativeness, abs=0.02)
 
 
 @pytest.mark.parametrize("estimator", ["hist", "tree"])
@@ -214,7 +213,7 @@ def test_codes_of_other_images_score_at_chance(synthetic: Callable) -> None:
     chance = np.mean([1 / 10, 1 / 10, 1 / 10, 1 / 8, 1 / 4, 1 / 15])
     assert result.disentanglement == pytest.approx(0.0, abs=0.05)
     assert result.completeness == pytest.approx(0.0, abs=0.05)
-    assert result.informativeness_test == pytest.approx(chance, abs=0.02)
+    assert result.informativeness == pytest.approx(chance, abs=0.02)
 
 
 @pytest.mark.parametrize("estimator", ["hist", "tree"])
@@ -222,8 +221,7 @@ def test_processes_give_the_very_numbers_of_one_process(synthetic: Callable, est
     codes, factors = synthetic("mixed30", SIZES, repeats=REPEATS)
     serial, parallel = run(codes, factors, estimator), run(codes, factors, estimator, num_jobs=2)
     np.testing.assert_array_equal(parallel.importance, serial.importance)
-    assert parallel.informativeness_train == serial.informativeness_train
-    assert parallel.informativeness_test == serial.informativeness_test
+    assert parallel.informativeness == serial.informativeness
 
 
 def test_one_job_starts_no_pool(synthetic: Callable, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -243,7 +241,7 @@ def test_a_constant_factor_is_left_out_and_named(synthetic: Callable) -> None:
     assert result.per_factor_completeness[-1] == 0.0
     assert result.disentanglement == expected.disentanglement
     assert result.completeness == expected.completeness
-    assert result.informativeness_test == expected.informativeness_test
+    assert result.informativeness == expected.informativeness
 
 
 def test_a_level_too_rare_to_be_drawn_leaves_its_factor_without_importance() -> None:
@@ -254,7 +252,7 @@ def test_a_level_too_rare_to_be_drawn_leaves_its_factor_without_importance() -> 
     assert result.importance is not None
     assert not result.importance[:, 2].any()
     assert result.constant_factors == ()
-    assert result.informativeness_test == 1.0
+    assert result.informativeness == 1.0
 
 
 def test_a_dead_unit_among_living_ones_costs_nothing() -> None:
@@ -281,7 +279,7 @@ def test_a_failed_representation_is_invalid_and_has_no_numbers(
     assert result.status == "invalid"
     assert result.reason is not None
     assert reason in result.reason
-    numbers = (result.disentanglement, result.completeness, result.informativeness_train, result.importance)
+    numbers = (result.disentanglement, result.completeness, result.informativeness, result.importance)
     assert numbers == (None, None, None, None)
 
 

@@ -26,7 +26,7 @@ def test_the_code_that_tells_the_level_has_all_importance(estimator: Estimator, 
     fit = fit_factor(estimator, data, data, seed=0)
     np.testing.assert_allclose(fit.importance, [0.0, 1.0, 0.0], atol=0.02)
     assert fit.importance.sum() == pytest.approx(1.0)
-    assert fit.train_accuracy == fit.test_accuracy == 1.0
+    assert fit.accuracy == 1.0
 
 
 def test_the_reference_is_scikit_learns_default_gradient_boosting() -> None:
@@ -35,8 +35,7 @@ def test_the_reference_is_scikit_learns_default_gradient_boosting() -> None:
     fit = fit_factor("reference", (codes, levels), (codes[:50], levels[:50]), seed=5)
     model = GradientBoostingClassifier(random_state=5).fit(codes, levels)
     np.testing.assert_array_equal(fit.importance, model.feature_importances_)
-    assert fit.train_accuracy == model.score(codes, levels)
-    assert fit.test_accuracy == model.score(codes[:50], levels[:50])
+    assert fit.accuracy == model.score(codes[:50], levels[:50])
 
 
 def test_histogram_gains_match_the_reference_importances_on_ambiguous_codes() -> None:
@@ -53,7 +52,7 @@ def test_a_draw_of_one_level_is_predicted_by_that_level_with_no_importance(estim
     codes = np.random.default_rng(0).normal(size=(8, 3))
     fit = fit_factor(estimator, (codes, np.full(8, 4)), (codes, np.array([4, 4, 4, 4, 4, 4, 0, 1])), seed=0)
     assert fit.importance.tolist() == [0.0, 0.0, 0.0]
-    assert (fit.train_accuracy, fit.test_accuracy) == (1.0, 0.75)
+    assert fit.accuracy == 0.75
 
 
 @pytest.mark.parametrize("estimator", ESTIMATORS)
@@ -61,7 +60,7 @@ def test_constant_codes_have_no_importance(estimator: Estimator) -> None:
     levels = np.tile([0, 1, 2], 20)
     fit = fit_factor(estimator, (np.ones((60, 2)), levels), (np.ones((60, 2)), levels), seed=0)
     assert fit.importance.tolist() == [0.0, 0.0]
-    assert fit.test_accuracy == pytest.approx(1 / 3)
+    assert fit.accuracy == pytest.approx(1 / 3)
 
 
 def test_a_scikit_learn_without_split_gains_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:

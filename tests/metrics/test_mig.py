@@ -44,7 +44,7 @@ def test_a_constant_factor_is_left_out_and_named() -> None:
     factors = identity_data()
     factors[:, 3] = 5
     found = mig(factors.astype(float), factors, rng=np.random.default_rng(1), num_samples=3000)
-    assert found.constant == (3,)
+    assert found.constant_factors == (3,)
     assert found.score == pytest.approx(0.992, abs=0.004)
 
 
@@ -63,6 +63,23 @@ def test_one_code_cannot_have_a_gap() -> None:
 
 def test_bins_are_those_of_disentanglement_lib() -> None:
     assert discretise(np.array([0.1, 0.2, 0.3, 0.4, 0.5, 0.6]), 3).tolist() == [0, 0, 1, 1, 2, 2]
+
+
+def test_a_code_that_varies_by_rounding_alone_is_constant() -> None:
+    factors = np.stack(np.divmod(np.arange(16), 4), axis=1).repeat(100, axis=0)
+    rounded = 1000.0 + 2e-13 * (factors[:, 0] - 1.5)
+    assert len(np.unique(rounded)) > 1
+    codes = np.stack([factors[:, 0], rounded, factors[:, 1]], axis=1).astype(float)
+    found = mig(codes, factors, rng=np.random.default_rng(0), num_samples=3000)
+    assert found.information is not None
+    assert not found.information[1].any()
+    assert found.score == pytest.approx(1.0, abs=0.01)
+
+
+@pytest.mark.parametrize("code", [np.random.default_rng(0).normal(size=500), np.full(5, 3.0)])
+def test_bins_are_those_of_numpys_histogram(code: np.ndarray) -> None:
+    counts, _ = np.histogram(code, bins=20)
+    assert sorted(np.bincount(discretise(code, 20), minlength=20)) == sorted(counts)
 
 
 def test_information_is_that_of_scikit_learn() -> None:

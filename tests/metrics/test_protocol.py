@@ -66,7 +66,7 @@ def test_scores_hold_what_each_metric_gives_from_its_own_fresh_generator(synthet
     assert (scores.factor_vae, scores.num_active_units) == (votes.score, votes.num_active)
     assert scores.dci_disentanglement == pytest.approx(fits.disentanglement, abs=1e-9)
     assert scores.dci_completeness == pytest.approx(fits.completeness, abs=1e-9)
-    assert scores.dci_informativeness == fits.informativeness_test
+    assert scores.dci_informativeness == fits.informativeness
     assert scores.mig == mig(codes, factors, rng=np.random.default_rng(3)).score
     assert scores.importance is not None
     np.testing.assert_allclose(scores.importance, fits.importance, atol=1e-9)

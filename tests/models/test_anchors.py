@@ -187,6 +187,18 @@ def test_release_mode_is_the_published_formula_with_its_gradient() -> None:
     )
 
 
+def test_a_unit_without_a_mixture_has_no_part_in_the_released_lambda() -> None:
+    data = tokens()
+    data[:, 2] = 1.0
+    anchors, batch = fitted("release", data=data), tokens(32)
+    chosen, rates = anchors.pull(batch)
+    active = [0, 1, 3]
+    distance = ((batch - chosen)[:, active] / (batch[:, active] + 1e-6)).abs().mean()
+    torch.testing.assert_close(rates, (0.1 * torch.exp(-distance)).expand(32, N))
+    batch[:, 2] *= 100.0
+    assert torch.equal(anchors.pull(batch)[1], rates)
+
+
 def test_released_lambda_never_reaches_a_tenth_and_vanishes_with_exact_zeros() -> None:
     anchors, batch = fitted("release"), tokens(32)
     assert 0 < anchors.pull(batch)[1].max() <= 0.0368
@@ -221,6 +233,15 @@ def test_a_refit_replaces_the_mixtures_in_place() -> None:
     assert not torch.equal(anchors.means, before)
     assert anchors.active.tolist() == [False, True, True, True]
     assert not anchors.alive[0].any()
+
+
+def test_a_refit_goes_on_from_the_mixtures_before_it() -> None:
+    anchors, other = fitted("relative"), Anchors(N, D, mode="relative", max_gaussians=K, shift_rate=0.1)
+    before = anchors.means.clone()
+    for each in (anchors, other):
+        each.fit(tokens(), **OPTIONS, generator=torch.Generator().manual_seed(2))
+    assert (anchors.means - before).abs().max() < 0.1
+    assert (other.means - before).abs().max() > 0.2  # what other seeds lead to
 
 
 def test_autocast_does_not_touch_the_assignment() -> None:

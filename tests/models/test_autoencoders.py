@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
 import torch
@@ -128,6 +130,15 @@ def test_constant_images_are_encoded_to_zero_and_come_back() -> None:
     torch.testing.assert_close(stage.decode(latents), images)
 
 
+def test_directions_that_images_do_not_have_are_not_blown_up() -> None:
+    """Patches that differ by brightness alone: all further deviations are rounding errors of a variance of 0."""
+    images = smooth_images()[:, :1, ::PATCH, ::PATCH].repeat_interleave(PATCH, 2).repeat_interleave(PATCH, 3)
+    images = images.repeat(1, 3, 1, 1)
+    stage = fitted(6, images)
+    assert stage.scale.flatten()[1:].tolist() == pytest.approx([1000 * stage.scale[0].item()] * 5)
+    torch.testing.assert_close(stage.decode(stage.encode(images)), images, rtol=0, atol=1e-5)
+
+
 def test_one_channel_images_are_fitted_too() -> None:
     images = smooth_images(channels=1)
     stage = fitted(16, images)
@@ -168,8 +179,8 @@ def test_a_learned_latent_is_deterministic_and_scaled(kind: str) -> None:
     stage.fit_scale(raw)
     assert stage.scale.item() == pytest.approx(1.0 / raw.std().item())
     assert stage.encode(images).std().item() == pytest.approx(1.0, abs=1e-5)
-    torch.testing.assert_close(stage.decode(stage.encode(images)), stage.draw(raw))
-    assert stage.draw(raw).shape == images.shape
+    torch.testing.assert_close(stage.decode(stage.encode(images)), stage.decode_raw(raw))
+    assert stage.decode_raw(raw).shape == images.shape
 
 
 def test_a_vector_quantised_stage_quantises_when_it_decodes_and_not_when_it_encodes() -> None:
@@ -178,9 +189,9 @@ def test_a_vector_quantised_stage_quantises_when_it_decodes_and_not_when_it_enco
     raw = stage.raw(images)
     codes = stage.codebook.quantise(raw)
     assert not torch.equal(raw, codes)
-    torch.testing.assert_close(stage.draw(raw), stage.draw(codes))
+    torch.testing.assert_close(stage.decode_raw(raw), stage.decode_raw(codes))
     reconstruction, loss = stage(images, torch.zeros(8, 2, 4, 4))
-    torch.testing.assert_close(reconstruction, stage.draw(raw))
+    torch.testing.assert_close(reconstruction, stage.decode_raw(raw))
     torch.testing.assert_close(loss, 1.25 * (codes - raw).square().mean())
 
 
@@ -196,10 +207,24 @@ def test_a_gaussian_stage_draws_around_its_mean_and_is_charged_for_leaving_the_s
     torch.testing.assert_close(stage.raw(images), mean)
     noise = torch.randn_like(mean)
     reconstruction, loss = stage(images, noise)
-    torch.testing.assert_close(reconstruction, stage.draw(mean + noise * (log_variance / 2).exp()))
+    torch.testing.assert_close(reconstruction, stage.decode_raw(mean + noise * (log_variance / 2).exp()))
     here = torch.distributions.Normal(mean, (log_variance / 2).exp())
     divergence = torch.distributions.kl_divergence(here, torch.distributions.Normal(0.0, 1.0))
     torch.testing.assert_close(loss, divergence.sum() / images.numel())
+
+
+@pytest.mark.parametrize("log_variance", [-200.0, 200.0])
+def test_a_gaussian_stage_survives_a_variance_out_of_range(log_variance: float) -> None:
+    stage, images = learned("kl"), smooth_images(8)
+    with torch.no_grad():
+        stage.to_latent.bias[2:] = log_variance
+    reconstruction, loss = stage(images, torch.randn(8, 2, 4, 4, generator=torch.Generator().manual_seed(0)))
+    assert reconstruction.isfinite().all()
+    edge = min(max(log_variance, -30.0), 20.0)
+    per_value = 0.5 * (math.exp(edge) - 1.0 - edge)
+    mean = stage.raw(images)
+    expected = (0.5 * mean.square().sum() + per_value * mean.numel()) / images.numel()
+    torch.testing.assert_close(loss, expected)
 
 
 @pytest.mark.parametrize("kind", ["vq", "kl"])

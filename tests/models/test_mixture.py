@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 from torch.distributions import MultivariateNormal
 
-from raydis.models.em import RIDGE
+from raydis.models import mixture as mixture_module
+from raydis.models.em import RIDGE, State, drop_small
 from raydis.models.mixture import Mixtures, fit_mixtures, joint_log_density
 
 OPTIONS: dict[str, Any] = {
@@ -103,14 +104,25 @@ def test_no_unit_exceeds_the_bound_however_much_is_split(max_gaussians: int) -> 
     assert mixtures.alive.sum(1).min() >= min(2, max_gaussians)
 
 
-@pytest.mark.parametrize("seed", [0, 3])  # with seed 3 a component becomes too small in the last EM phase only
-def test_weights_sum_to_one_and_hold_at_least_the_smallest_count(seed: int) -> None:
-    mixtures = fit(curves(), seed=seed, num_gaussians=8, min_count=60)
+@pytest.mark.parametrize(("num_samples", "min_count", "seed"), [(800, 60, 0), (800, 60, 3), (300, 40, 0), (300, 40, 1)])
+def test_weights_sum_to_one_and_hold_at_least_the_smallest_count(
+    num_samples: int, min_count: int, seed: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dropped = []
+
+    def drop(points: Tensor, state: State, min_count: float) -> State:
+        left = drop_small(points, state, min_count)
+        dropped.append(int(state.log_weights.isfinite().sum() - left.log_weights.isfinite().sum()))
+        return left
+
+    monkeypatch.setattr(mixture_module, "drop_small", drop)
+    mixtures = fit(curves(num_samples), seed=seed, num_gaussians=8, num_splits=0, min_count=min_count)
     weights = mixtures.log_weights.exp()
     torch.testing.assert_close(weights.sum(1), torch.ones(3))
     assert (weights > 0).equal(mixtures.alive)
-    assert 800 * float(weights[mixtures.alive].min()) >= 60 - 1e-3
-    assert mixtures.alive.sum() < fit(curves(), seed=seed, num_gaussians=8, min_count=1).alive.sum()
+    assert num_samples * float(weights[mixtures.alive].min()) >= min_count - 1e-3
+    assert dropped[0] > 0
+    assert dropped[1:] == [1 if num_samples == 300 else 0]  # of 300, one has become too small since
 
 
 def test_the_mean_of_the_mixture_is_the_mean_of_the_tokens() -> None:
@@ -260,6 +272,20 @@ def test_a_fit_that_goes_on_from_another_keeps_its_components_and_needs_few_step
     components = joint(normalise(tokens, again), again).argmax(-1)
     for unit in range(tokens.shape[1]):
         assert len(set(zip(labels[:, unit].tolist(), components[:, unit].tolist(), strict=True))) == 4
+
+
+def test_a_fit_that_goes_on_from_another_starts_at_its_densities() -> None:
+    """But for the ridge: the earlier covariances have it in them, and get it again."""
+    generator = torch.Generator().manual_seed(0)
+    tokens = torch.randn(600, 2, 3, generator=generator, dtype=torch.float64)  # too wide for an axis to be left out
+    first = fit(tokens)
+    normalised, eye = normalise(tokens, first), torch.eye(3, dtype=torch.float64)
+    ridge = RIDGE * normalised.var(0, correction=0).sum(-1)
+    covariances = torch.linalg.inv(first.precision_cholesky.mT @ first.precision_cholesky)
+    whitening = torch.linalg.inv(torch.linalg.cholesky(covariances + ridge[:, None, None, None] * eye))
+    expected = joint_log_density(normalised, first.log_weights, first.means, whitening).logsumexp(-1).mean(0)
+    again = fit(tokens, seed=1, start=first)
+    torch.testing.assert_close(again.log_likelihood[0], expected, rtol=0, atol=1e-6)
 
 
 def test_a_unit_that_has_grown_and_moved_as_a_whole_goes_on_where_it_was() -> None:
