@@ -13,6 +13,7 @@ RANKS = {
     "errors": 0,
     "section": 0,
     "stageconfig": 0,
+    "trainconfig": 0,
     "config": 0,
     "configfile": 0,
     "presets": 0,
@@ -42,7 +43,9 @@ ONLY_IN = {
     "matplotlib": {"report"},
     "yaml": {"yamltext"},
 }
-NEVER_IN = {"torch": {"metrics", "store", "registry", "config", "configfile", "errors", "section", "stageconfig"}}
+NEVER_IN = {
+    "torch": {"metrics", "store", "registry", "config", "configfile", "errors", "section", "stageconfig", "trainconfig"}
+}
 MODULES = sorted(PACKAGE.rglob("*.py"))
 
 

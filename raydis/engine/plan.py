@@ -6,7 +6,8 @@ import math
 
 import numpy as np
 
-from raydis.config import DygaSdConfig, RunConfig, TrainConfig
+from raydis.config import DygaSdConfig, RunConfig
+from raydis.trainconfig import TrainConfig
 
 
 def seed_of(*parts: int) -> int:

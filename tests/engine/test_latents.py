@@ -107,7 +107,7 @@ def test_an_interrupted_first_stage_goes_on_as_if_nothing_had_happened(
 ) -> None:
     critic = {"discriminator_weight": 0.1, "discriminator_channels": [8], "discriminator_start_images": 200}
     config = stage_run(tiny, kind, method={"family": kind, **SIZES, **CODES[kind], **critic})
-    half, whole = run(config, dataset, tmp_path / "whole")
+    half, _, whole = run(config, dataset, tmp_path / "whole")
     training = Training(config, dataset, device=CPU)
     torch.manual_seed(12345)
     assert half.checkpoint is not None
@@ -227,7 +227,7 @@ def test_a_diffusion_run_needs_its_first_stages_checkpoint_only_once(
     moved.symlink_to(checkpoint)
     train = {"num_images": 320, "report_images": 160, "checkpoint_images": 160}
     config = behind(tiny, trained["vq"], stage={"checkpoint": str(moved)}, train=train)
-    half, whole = run(config, dataset, tmp_path / "runs")
+    half, _, whole = run(config, dataset, tmp_path / "runs")
     moved.unlink()
 
     training = Training(config, dataset, device=CPU)
