@@ -203,8 +203,13 @@ def layouts(tensors: Iterable[Tensor]) -> set[bool]:
 def test_the_layout_changes_a_run_by_rounding_alone_and_a_checkpoint_opens_in_both(
     tiny: Tiny, unlabelled: FactorDataset, tmp_path: Path, before: bool
 ) -> None:
-    method = {"unet": {"skip_dropout_rate": 0.0}, "anchors": {"refit_images": 10**6}}  # drops are drawn in the layout's order
-    configs = {layout: tiny(**{**PLAN, "method": method}, compute={"channels_last": layout}) for layout in (False, True)}
+    method = {
+        "unet": {"skip_dropout_rate": 0.0},
+        "anchors": {"refit_images": 10**6},
+    }  # drops are drawn in the layout's order
+    configs = {
+        layout: tiny(**{**PLAN, "method": method}, compute={"channels_last": layout}) for layout in (False, True)
+    }
     written = Training(configs[before], unlabelled, device=CPU)
     reports = list(run_session(written, tmp_path))
     assert reports[1].checkpoint is not None
