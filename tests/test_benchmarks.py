@@ -78,7 +78,7 @@ def test_a_part_of_the_gpu_benchmark_that_takes_too_long_is_ended_and_its_rows_k
     program.write_text(
         '#!/bin/sh\nwhile [ "$1" != --output ]; do shift; done\n'
         'printf \'{"a": 1}\\n{"b": 2}\\n{"cut\' > "$2"\necho begun\n'
-        f"sleep 60 & echo $! > {tmp_path / 'child'}\\nwait\\n"
+        f"sleep 60 & echo $! > {tmp_path / 'child'}\nwait\n"
     )
     program.chmod(0o755)
     monkeypatch.setattr(sys, "executable", str(program))
