@@ -196,7 +196,7 @@ def describe(breakdown: Breakdown) -> str:
 
 
 def _phased_step(training: Training, mark: Callable[[str], None]) -> None:
-    """`Training.advance` without its moments outside of the step; a mark behind each phase, of every part of a batch."""
+    """`Training.advance` without its moments outside of the step; a mark behind each phase of each part."""
     training.method.train()
     inputs = training.inputs()
     mark("data")
