@@ -97,7 +97,7 @@ class Training:
         self._agree(self.method.state_dict().values())
         if config.compute.channels_last:  # behind `_agree`, which broadcasts contiguous tensors alone
             for module in self.method.trained_modules:
-                module.to(memory_format=torch.channels_last)
+                module.to(memory_format=torch.channels_last)  # type: ignore[reportCallIssue]
         self.average: Method = copy.deepcopy(self.method).eval().requires_grad_(False)
         self._trained, self._averaged = self._weights(self.method), self._weights(self.average)
         self.mode = resolve_mode(config.compute, device)
