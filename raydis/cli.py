@@ -80,7 +80,7 @@ def train(
 
 
 def _profile(config: Any) -> str:
-    """A table of where a step's time goes in this process, beside the machine's ceilings."""
+    """A table of where the time of one worker's share of a step goes in this process, beside the machine's ceilings."""
     from raydis.data.open import open_dataset
     from raydis.engine.breakdown import describe, take_apart
     from raydis.engine.device import resolve_device, use_one_thread_on_cpu
@@ -88,7 +88,15 @@ def _profile(config: Any) -> str:
 
     device = resolve_device(config.compute)
     use_one_thread_on_cpu(device)
-    return describe(take_apart(Training(config, open_dataset(config.data), device=device)))
+    typer.echo("timing a few steps: this takes up to half a minute, and longer where three steps do", err=True)
+    share = config.train.batch_size // config.compute.num_workers
+    config = config.model_copy(
+        update={
+            "train": config.train.model_copy(update={"batch_size": share}),
+            "compute": config.compute.model_copy(update={"num_workers": 1}),
+        }
+    )
+    return describe(take_apart(Training(config, open_dataset(config.data), device=device), limit_s=20.0))
 
 
 def _print_report(row: dict[str, Any]) -> None:

@@ -238,6 +238,11 @@ class ComputeConfig(Model):
         "U-Net's blocks by torch.compile, which takes a while at the start; `full`: both. `graph` and "
         "`full` want one worker on a GPU, and have not run on one yet: hence the default.",
     )
+    channels_last: bool = Field(
+        default=False,
+        description="Layout of the trained networks' weights, and so of their maps: channels innermost. Convolutions "
+        "on a GPU can be faster with it; not measured on one yet: hence the default. Dropout draws in its order.",
+    )
 
     @model_validator(mode="after")
     def _one_graph(self) -> Self:

@@ -173,7 +173,9 @@ def test_profile_prints_where_a_step_goes_and_trains_nothing(run: Run, asked: di
     lines = outcome.out.splitlines()
     assert lines[0].startswith("one step: 32 images, fp32, 1 CPU thread")
     assert [line.split()[0] for line in lines[2:6]] == ["data", "forward", "backward", "optimiser"]
-    assert lines[-4].split() == ["predicted", "floor", "ms", "step/floor"]
+    assert lines[-5].startswith("predicted floor ")
+    assert lines[-4].split() == ["bound", "ms", "step/bound"]
+    assert "timing a few steps" in outcome.err
 
 
 # ---- look at a checkpoint

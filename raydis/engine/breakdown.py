@@ -1,15 +1,18 @@
 """Where the time of a training step goes, beside what this machine can at best do.
 
-The floors are lower bounds from counted work and ceilings measured in the same call: floating-point operations over
-the rate of a large matrix product, bytes over the rate of a large copy, operations over the rate of tiny ones.
+What a step is predicted to take follows from counted work and ceilings measured in the same call. Floating-point
+operations over the rate of a large matrix product are its floor. Operations over the rate of tiny ones bound a step
+that launches each of them; bytes over the rate of a large copy estimate one that fuses nothing and caches nothing.
 """
 
 from __future__ import annotations
 
+import math
 import statistics
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -23,6 +26,7 @@ from raydis.engine.accelerate import WARMUP_CALLS
 from raydis.engine.fit import Training
 
 PHASES = ("data", "forward", "backward", "optimiser")  # the last: clipping, AdamW, anchors, average of the weights
+MIN_STEPS = 3
 REPEATS = 5  # of a ceiling's measurement; the best counts
 MATRIX_SIZE = {"cpu": 1024, "cuda": 8192}
 COPY_BYTES = {"cpu": 2**28, "cuda": 2**31}
@@ -34,7 +38,7 @@ NO_KERNEL = {"empty", "empty_like", "empty_strided", "new_empty", "_unsafe_view"
 class Ceilings:
     """What a machine does at best, measured."""
 
-    flops_per_s: float  # of a square matrix product in the run's precision
+    flops_per_s: float  # of a square matrix product in the run's precision; of fp32 on a GPU, in TF32
     bytes_per_s: float  # of a copy, bytes read and written
     op_s: float  # of one operation on one number, in a row of them: its launch
 
@@ -71,25 +75,34 @@ class Breakdown:
 
     @property
     def floors(self) -> dict[str, float]:
-        """Seconds that a step takes at least, by what bounds it. A graph is one launch: it has no floor of launches."""
+        """Seconds that a step predictably takes, by what bounds it: at least, where the name does not say when.
+
+        Compiled blocks and graphs launch fewer operations than are counted, and compiled blocks fuse them: what does
+        not hold for the mode is left out.
+        """
         phases, ceilings = self.phases.values(), self.ceilings
-        floors = {
-            "matrix products": self.num_flops / ceilings.flops_per_s,
-            "memory, nothing fused": sum(phase.num_bytes for phase in phases) / ceilings.bytes_per_s,
-        }
-        if self.mode in ("off", "blocks"):
+        floors = {"matrix products": self.num_flops / ceilings.flops_per_s}
+        if self.mode in ("off", "graph"):
+            floors["bytes, were none cached"] = sum(phase.num_bytes for phase in phases) / ceilings.bytes_per_s
+        if self.mode == "off":
             floors["launches"] = sum(phase.num_ops for phase in phases) * ceilings.op_s
         return floors
 
 
-def take_apart(training: Training, *, num_steps: int = 10) -> Breakdown:
+def take_apart(training: Training, *, num_steps: int = 10, limit_s: float = math.inf) -> Breakdown:
     """Time a training's next steps: in parts, and as the run takes them. They change its weights as any step does.
+
+    The parts stop after `num_steps` steps, or when half of `limit_s` seconds of the clock have passed, but not before
+    MIN_STEPS; as many follow as the run takes them.
 
     CUDA time is that of the device between events. CPU time is that of this process, whatever else the machine does.
     """
     for _ in range(WARMUP_CALLS):
         _phased_step(training, lambda name: None)
-    timed = [_timed_step(training) for _ in range(num_steps)]
+    timed, ends = [], time.perf_counter() + limit_s / 2
+    while len(timed) < num_steps and (len(timed) < MIN_STEPS or time.perf_counter() < ends):
+        timed.append(_timed_step(training))
+    num_steps = len(timed)  # a whole step takes no longer than its phases
     phases = {name: replace(part, seconds=statistics.median(t[name] for t in timed)) for name, part in _work(training)}
     for _ in range(WARMUP_CALLS + 1):  # a graph is captured behind these
         training.advance(training.method)
@@ -126,8 +139,14 @@ def measure_ceilings(device: torch.device, precision: str) -> Ceilings:
         call()
         return min(seconds(call, device) for _ in range(REPEATS))
 
+    asked = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("high")  # TF32 on a GPU, as its fp32 convolutions run: exact ones are no ceiling
+    try:
+        product_s = best(lambda: torch.mm(a, b))
+    finally:
+        torch.set_float32_matmul_precision(asked)
     return Ceilings(
-        flops_per_s=2 * size**3 / best(lambda: torch.mm(a, b)),
+        flops_per_s=2 * size**3 / product_s,
         bytes_per_s=2 * source.nbytes / best(lambda: target.copy_(source)),
         op_s=best(tiny) / NUM_TINY_OPS,
     )
@@ -168,22 +187,25 @@ def describe(breakdown: Breakdown) -> str:
         f"{100 * breakdown.flops_per_s / ceilings.flops_per_s:.1f} % of "
         f"the {ceilings.flops_per_s / 1e9:,.1f} of a large matrix product here",
         f"a large copy: {ceilings.bytes_per_s / 1e9:,.1f} GB/s; a tiny operation: {1e6 * ceilings.op_s:.1f} us",
-        f"{'predicted floor':24}{'ms':>10}{'step/floor':>12}",
+        f"predicted floor {1e3 * floors['matrix products']:.3f} ms a step, were all of it matrix products at that "
+        f"rate; measured {1e3 * step_s:.3f} ms",
+        f"{'bound':24}{'ms':>10}{'step/bound':>12}",
         *(f"{name:24}{1e3 * floor:10.3f}{step_s / floor:12.1f}" for name, floor in floors.items()),
     ]
     return "\n".join(lines)
 
 
 def _phased_step(training: Training, mark: Callable[[str], None]) -> None:
-    """`Training.advance` without its moments outside of the step, on the batch as a whole; a mark behind each phase."""
+    """`Training.advance` without its moments outside of the step; a mark behind each phase of each part."""
     training.method.train()
     inputs = training.inputs()
     mark("data")
     training.optimizer.zero_grad(set_to_none=True)
-    loss = training.loss(training.method, *inputs)
-    mark("forward")
-    loss.backward()
-    mark("backward")
+    for part in zip(*(tensor.chunk(training.num_parts) for tensor in inputs), strict=True):
+        loss = training.loss(training.method, *part) / training.num_parts
+        mark("forward")
+        loss.backward()
+        mark("backward")
     training.descend()
     training.method.end_step()
     training.step += 1
@@ -193,36 +215,50 @@ def _phased_step(training: Training, mark: Callable[[str], None]) -> None:
 
 def _timed_step(training: Training) -> dict[str, float]:
     """Seconds of each phase of a step."""
+    names: list[str] = []
     if training.device.type != "cuda":
         marks = [time.process_time()]
-        _phased_step(training, lambda name: marks.append(time.process_time()))
-        return {name: marks[i + 1] - marks[i] for i, name in enumerate(PHASES)}
-    events = [torch.cuda.Event(enable_timing=True) for _ in range(len(PHASES) + 1)]
-    following = iter(events)
-    next(following).record()
-    _phased_step(training, lambda name: next(following).record())
+
+        def mark(name: str) -> None:
+            names.append(name)
+            marks.append(time.process_time())
+
+        _phased_step(training, mark)
+        return _by_phase(names, [after - before for before, after in pairwise(marks)])
+    events = [torch.cuda.Event(enable_timing=True)]
+    events[0].record()
+
+    def record(name: str) -> None:
+        names.append(name)
+        events.append(torch.cuda.Event(enable_timing=True))
+        events[-1].record()
+
+    _phased_step(training, record)
     torch.cuda.synchronize(training.device)
-    return {name: events[i].elapsed_time(events[i + 1]) / 1e3 for i, name in enumerate(PHASES)}
+    return _by_phase(names, [before.elapsed_time(after) / 1e3 for before, after in pairwise(events)])
+
+
+def _by_phase(names: list[str], values: list[Any]) -> dict[str, Any]:
+    """Sums of the values by phase."""
+    return {phase: sum(value for name, value in zip(names, values, strict=True) if name == phase) for phase in PHASES}
 
 
 def _work(training: Training) -> list[tuple[str, Phase]]:
     """What each phase of a step does, counted on two more steps; without seconds."""
     ops, flops = OpCounter(), FlopCounterMode(display=False)
-    counted: dict[str, tuple[int, int]] = {}
-    totals: dict[str, int] = {}
+    counted: list[tuple[str, int, int]] = [("", 0, 0)]
+    totals: list[tuple[str, int]] = [("", 0)]
     with torch.compiler.set_stance("force_eager"):
         with ops:
-            _phased_step(training, lambda name: counted.__setitem__(name, (ops.num_ops, ops.num_bytes)))
+            _phased_step(training, lambda name: counted.append((name, ops.num_ops, ops.num_bytes)))
         # torch counts matrix products, and a CPU's fused attention is none to it.
         with flops, sdpa_kernel(SDPBackend.MATH):
-            _phased_step(training, lambda name: totals.__setitem__(name, flops.get_total_flops()))
-    result, before = [], (0, 0, 0)
-    for name in PHASES:
-        after = (*counted[name], totals[name])
-        num_ops, num_bytes, num_flops = (b - a for a, b in zip(before, after, strict=True))
-        result.append((name, Phase(seconds=0.0, num_ops=num_ops, num_flops=num_flops, num_bytes=num_bytes)))
-        before = after
-    return result
+            _phased_step(training, lambda name: totals.append((name, flops.get_total_flops())))
+    names = [name for name, *_ in counted[1:]]
+    num_ops = _by_phase(names, [b[1] - a[1] for a, b in pairwise(counted)])
+    num_bytes = _by_phase(names, [b[2] - a[2] for a, b in pairwise(counted)])
+    num_flops = _by_phase(names, [b[1] - a[1] for a, b in pairwise(totals)])
+    return [(name, Phase(0.0, num_ops[name], num_flops[name], num_bytes[name])) for name in PHASES]
 
 
 class OpCounter(TorchDispatchMode):

@@ -99,6 +99,9 @@ class Training:
             sample = self._sample(FIRST_STAGE_PARTS * images_at_once(dataset.image_shape[0]), stream=1)
             self.method.start(self.loader.gather(sample))
         self._agree(self.method.state_dict().values())
+        if config.compute.channels_last:  # behind `_agree`, which broadcasts contiguous tensors alone
+            for module in self.method.trained_modules:
+                module.to(memory_format=torch.channels_last)  # type: ignore[reportCallIssue]
         self.average: Method = copy.deepcopy(self.method).eval().requires_grad_(False)
         self._trained, self._averaged = self._weights(self.method), self._weights(self.average)
         if self.mode in ("blocks", "full"):
@@ -327,7 +330,10 @@ class Training:
                 method[rest] = tensor
             else:
                 index, _, moment = rest.partition(".")
-                moments.setdefault(int(index), {})[moment] = tensor
+                # A fused step walks a weight and its moments side by side, so they need one layout.
+                like = self._trained[int(index)]
+                value = torch.empty_like(like).copy_(tensor) if tensor.shape == like.shape else tensor
+                moments.setdefault(int(index), {})[moment] = value
         self.method.load_state_dict(method)
         groups = self.optimizer.state_dict()["param_groups"]
         self.optimizer.load_state_dict({"state": moments, "param_groups": groups})

@@ -3,10 +3,15 @@
     python -m tests.benchmarks.train_step [--device cpu|cuda] [--preset small|reference|both] [--steps N]
 
 Plain is `tests.benchmarks.plain` with what its kind of code usually has around it: a DataLoader that normalises image
-by image, AdamW and the averaging of weights tensor by tensor, and `loss.item()` every step. Both have the same sizes,
-images, first stage and arithmetic; anchors are not fitted yet, as in the first part of a run. On a GPU ours comes with
-every `compute.compile`, in channels_last and with TF32 too. Rounds of the variants alternate (ABAB). A CPU run is
-measured in CPU-seconds of one thread, a CUDA run in seconds between synchronisations.
+by image, AdamW and clipping by torch's defaults, the averaging of weights tensor by tensor, and `loss.item()` every
+step. Both have the same sizes, images, first stage and arithmetic; anchors are not fitted yet, as in the first part of
+a run. On a GPU, plain's four workers hand over bytes and the device normalises them, which is in plain's favour: floats
+of 512 images would not fit the 64 MB of shared memory that a container usually has. Its epoch never ends, for workers
+that start anew would make it wait. On a GPU ours comes with every `compute.compile`, in channels_last and
+with TF32 too.
+
+On a CPU rounds of the variants alternate (ABAB), in CPU-seconds of one thread. On a GPU a variant has all its rounds
+before the next is built, so that only one's memory is held, in seconds between synchronisations.
 On a CPU the reference preset runs with batches of 4 instead of 512, so that updating its 61 million weights counts for
 more than in a real run.
 """
@@ -15,10 +20,11 @@ from __future__ import annotations
 
 import argparse
 import copy
+import functools
+import gc
 import json
 import platform
 import statistics
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
@@ -29,6 +35,7 @@ from torch import Tensor, nn
 from raydis.config import RunConfig
 from raydis.data.dataset import ArrayDataset
 from raydis.diffusion.schedule import alpha_bars
+from raydis.engine.breakdown import seconds
 from raydis.engine.fit import Training, fit
 from raydis.presets import expand
 from tests.benchmarks.plain import PlainUNet, copy_unet, plain_encoder
@@ -52,17 +59,17 @@ class Variant:
 
 VARIANTS = {
     "cpu": (Variant("plain fp32", plain=True), Variant("raydis fp32")),
-    "cuda": (
+    "cuda": (  # in order of worth: a limit of time cuts the end
         Variant("plain fp32", plain=True),
         Variant("plain bf16", "bf16", plain=True),
-        Variant("raydis fp32"),
         Variant("raydis bf16", "bf16"),
         Variant("raydis bf16 graph", "bf16", "graph"),
-        Variant("raydis fp32 graph", "fp32", "graph"),
-        Variant("raydis fp32 graph tf32", "fp32", "graph", tf32=True),
-        Variant("raydis bf16 graph channels_last", "bf16", "graph", channels_last=True),
         Variant("raydis bf16 blocks", "bf16", "blocks"),
         Variant("raydis bf16 full", "bf16", "full"),
+        Variant("raydis bf16 graph channels_last", "bf16", "graph", channels_last=True),
+        Variant("raydis fp32", "fp32"),
+        Variant("raydis fp32 graph", "fp32", "graph"),
+        Variant("raydis fp32 graph tf32", "fp32", "graph", tf32=True),
         Variant("raydis bf16 full channels_last", "bf16", "full", channels_last=True),
     ),
 }
@@ -75,6 +82,7 @@ def make_config(
     *,
     precision: str = "fp32",
     compile: str = "off",
+    channels_last: bool = False,
     batch_size: int | None = None,
 ) -> RunConfig:
     """A preset that reports every `steps` steps and neither saves nor fits anchors."""
@@ -95,7 +103,7 @@ def make_config(
             "preset": preset,
             "train": train,
             "method": {"anchors": {"refit_images": far}},
-            "compute": {"device": device, "compile": compile},
+            "compute": {"device": device, "compile": compile, "channels_last": channels_last},
             "seed": SEED,
         }
     )
@@ -109,16 +117,27 @@ def make_dataset(image_size: int) -> ArrayDataset:
 
 
 class ImageRows(torch.utils.data.Dataset):
-    """Images one by one, each converted on its own."""
+    """Images one by one, each normalised on its own, or left as bytes for a device to do it."""
 
-    def __init__(self, array: np.ndarray) -> None:
+    def __init__(self, array: np.ndarray, *, as_bytes: bool = False) -> None:
         self.array = array
+        self.as_bytes = as_bytes
 
     def __len__(self) -> int:
         return len(self.array)
 
     def __getitem__(self, index: int) -> Tensor:
-        return torch.from_numpy(self.array[index]).permute(2, 0, 1).float() / 127.5 - 1.0
+        image = torch.from_numpy(self.array[index]).permute(2, 0, 1)
+        return image if self.as_bytes else image.float() / 127.5 - 1.0
+
+
+def endless_loader(
+    rows: torch.utils.data.Dataset, batch_size: int, device: torch.device
+) -> torch.utils.data.DataLoader:
+    """Shuffled batches without an epoch's end, at which workers would start anew; on a GPU four workers read ahead."""
+    sampler = torch.utils.data.RandomSampler(rows, replacement=True, num_samples=10**9)  # type: ignore[arg-type]
+    workers = {"num_workers": 4, "prefetch_factor": 1, "pin_memory": True} if device.type == "cuda" else {}
+    return torch.utils.data.DataLoader(rows, batch_size, sampler=sampler, drop_last=True, **workers)
 
 
 class PlainAverage:
@@ -150,22 +169,15 @@ def plain_steps(training: Training) -> Iterator[float]:
     copy_unet(unet, training.method.unet)
     networks = nn.ModuleDict({"encoder": plain_encoder(training.method.encoder).to(device), "unet": unet}).train()
     average = PlainAverage(networks, train.ema_decay)
-    optimizer = torch.optim.AdamW(
-        networks.parameters(), lr=train.learning_rate, weight_decay=train.weight_decay, foreach=False
-    )
+    optimizer = torch.optim.AdamW(networks.parameters(), lr=train.learning_rate, weight_decay=train.weight_decay)
     levels = torch.tensor(alpha_bars(method.diffusion.schedule, method.diffusion.num_timesteps)).float().to(device)
-    loader = torch.utils.data.DataLoader(
-        ImageRows(training.dataset.array),
-        batch_size=train.batch_size,
-        shuffle=True,
-        drop_last=True,
-        num_workers=4 if device.type == "cuda" else 0,
-        pin_memory=device.type == "cuda",
-        persistent_workers=device.type == "cuda",
-    )
+    on_gpu = device.type == "cuda"
+    loader = endless_loader(ImageRows(training.dataset.array, as_bytes=on_gpu), train.batch_size, device)
     while True:
         for batch in loader:
-            images = batch.to(device)
+            images = batch.to(device, non_blocking=True)
+            if on_gpu:
+                images = images.float() / 127.5 - 1.0
             with torch.autocast(device.type, torch.bfloat16, enabled=config.train.precision == "bf16"):
                 latents = stage.encode(images)
                 timesteps = torch.randint(0, len(levels), (len(images),), device=device)
@@ -177,7 +189,7 @@ def plain_steps(training: Training) -> Iterator[float]:
             optimizer.zero_grad()
             loss.backward()
             if train.max_grad_norm is not None:
-                nn.utils.clip_grad_norm_(networks.parameters(), train.max_grad_norm, foreach=False)
+                nn.utils.clip_grad_norm_(networks.parameters(), train.max_grad_norm)
             optimizer.step()
             average.update(networks)
             yield loss.item()
@@ -186,9 +198,6 @@ def plain_steps(training: Training) -> Iterator[float]:
 def start(variant: Variant, config: RunConfig, steps: int) -> Callable[[], object]:
     """A call that trains the next `steps` steps of a fresh run."""
     training = Training(config, make_dataset(config.data.image_size), device=torch.device(config.compute.device))
-    if variant.channels_last:  # the average too, or following it would take the slow way
-        for module in (*training.method.trained_modules, *training.average.trained_modules):
-            module.to(memory_format=torch.channels_last)
     steps_of = plain_steps(training) if variant.plain else fit(training)
 
     def call() -> None:
@@ -199,37 +208,62 @@ def start(variant: Variant, config: RunConfig, steps: int) -> Callable[[], objec
     return call
 
 
-def variants(preset: str, device: str, steps: int) -> tuple[dict[str, Callable[[], object]], int]:
-    """What to time, by name: each call trains `steps` steps. Also the images of a call."""
-    result: dict[str, Callable[[], object]] = {}
-    num_images = 0
-    for variant in VARIANTS[device]:
-        config = make_config(preset, device, steps, precision=variant.precision, compile=variant.compile)
-        result[variant.name] = start(variant, config, steps)
-        num_images = config.train.report_images
-    return result, num_images
+def release_memory() -> None:
+    """Give back what a variant held on the GPU: a run refers to itself, so that it waits for the collector."""
+    gc.collect()
+    if torch.cuda.is_initialized():
+        torch.cuda.empty_cache()
 
 
-def measure(calls: dict[str, Callable[[], object]], rounds: int, device: str) -> dict[str, list[float]]:
-    """Seconds of each call in alternating rounds, after one round that is not counted."""
-    seconds: dict[str, list[float]] = {name: [] for name in calls}
-    clock = time.perf_counter if device == "cuda" else time.process_time
+def config_of(variant: Variant, preset: str, device: str, steps: int, batch_size: int | None = None) -> RunConfig:
+    """The configuration that trains as a variant says."""
+    return make_config(
+        preset,
+        device,
+        steps,
+        precision=variant.precision,
+        compile=variant.compile,
+        channels_last=variant.channels_last,
+        batch_size=batch_size,
+    )
+
+
+def variants(preset: str, device: str, steps: int) -> dict[str, Callable[[], Callable[[], object]]]:
+    """What to time, by name: each builds a run, of which a call trains `steps` steps."""
+    return {
+        variant.name: functools.partial(start, variant, config_of(variant, preset, device, steps), steps)
+        for variant in VARIANTS[device]
+    }
+
+
+def measure(
+    builders: dict[str, Callable[[], Callable[[], object]]], rounds: int, device: str
+) -> dict[str, list[float]]:
+    """Seconds of each call, after one that is not counted: on a CPU in alternating rounds, on a GPU one by one."""
+    where = torch.device(device)
+    if device == "cuda":
+        taken = {}
+        for name, build in builders.items():
+            call = build()
+            taken[name] = [seconds(call, where) for _ in range(rounds + 1)][1:]
+            del call
+            release_memory()
+        return taken
+    calls = {name: build() for name, build in builders.items()}
+    taken = {name: [] for name in calls}
     for round_index in range(rounds + 1):
         for name, call in calls.items():
-            start = clock()
-            call()
-            if device == "cuda":
-                torch.cuda.synchronize()
+            elapsed = seconds(call, where)
             if round_index:
-                seconds[name].append(clock() - start)
-    return seconds
+                taken[name].append(elapsed)
+    return taken
 
 
-def report(preset: str, steps: int, num_images: int, seconds: dict[str, list[float]]) -> list[dict]:
+def report(preset: str, steps: int, num_images: int, taken: dict[str, list[float]]) -> list[dict]:
     """Print one row a variant and return the rows; ratios are of the same round's plain fp32 call to it."""
     rows = []
-    for name, times in seconds.items():
-        ratios = [slow / fast for slow, fast in zip(seconds["plain fp32"], times, strict=True)]
+    for name, times in taken.items():
+        ratios = [slow / fast for slow, fast in zip(taken["plain fp32"], times, strict=True)]
         rows.append(
             {
                 "preset": preset,
@@ -264,8 +298,9 @@ def main() -> None:
     rows = []
     for preset in ("small", "reference") if options.preset == "both" else (options.preset,):
         steps = options.steps or (20 if options.device == "cuda" else {"small": 4, "reference": 1}[preset])
-        calls, num_images = variants(preset, options.device, steps)
-        rows += report(preset, steps, num_images, measure(calls, options.rounds, options.device))
+        num_images = make_config(preset, options.device, steps).train.report_images
+        taken = measure(variants(preset, options.device, steps), options.rounds, options.device)
+        rows += report(preset, steps, num_images, taken)
     print(json.dumps({"benchmark": "train_step", "torch": torch.__version__, "machine": machine, "rows": rows}))
 
 

@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import pytest
@@ -196,16 +196,60 @@ def test_a_replayed_run_is_the_plain_run_through_refits_and_a_resumed_half(
     assert plain.num_refits == 4
 
 
+# ---- layout
+
+
+def layouts(tensors: Iterable[Tensor]) -> set[bool]:
+    """Whether maps' weights have their channels innermost; 1x1 convolutions have both layouts at once."""
+    wide = [tensor for tensor in tensors if tensor.ndim == 4 and tensor.shape[1] > 1 and tensor.shape[2] > 1]
+    return {tensor.is_contiguous(memory_format=torch.channels_last) for tensor in wide}
+
+
+@pytest.mark.parametrize("before", [False, True])
+def test_the_layout_changes_a_run_by_rounding_alone_and_a_checkpoint_opens_in_both(
+    tiny: Tiny, unlabelled: FactorDataset, tmp_path: Path, before: bool
+) -> None:
+    method = {
+        "unet": {"skip_dropout_rate": 0.0},
+        "anchors": {"refit_images": 10**6},
+    }  # drops are drawn in the layout's order
+    configs = {
+        layout: tiny(**{**PLAN, "method": method}, compute={"channels_last": layout}) for layout in (False, True)
+    }
+    written = Training(configs[before], unlabelled, device=CPU)
+    reports = list(run_session(written, tmp_path))
+    assert reports[1].checkpoint is not None
+    checkpoint = open_checkpoint(reports[1].checkpoint)
+    for layout, config in configs.items():
+        resumed = Training(config, unlabelled, device=CPU)
+        resumed.resume(checkpoint)
+        assert layouts(resumed._trained) == layouts(resumed._averaged) == {layout}
+        saved = {**resumed.state().tensors, **resumed.average.state_dict()}
+        wanted = {**checkpoint.training().tensors, **checkpoint.weights()}
+        assert saved.keys() == wanted.keys()
+        assert all(torch.equal(tensor, wanted[name]) for name, tensor in saved.items())
+        losses = [progress.loss for progress in fit(resumed)]
+        expected = [report.progress.loss for report in reports[2:]]
+        assert losses == (expected if layout == before else pytest.approx(expected, rel=1e-4))
+        assert layouts(resumed.state().tensors[f"optimizer.{i}.exp_avg"] for i in range(len(resumed._trained))) == {
+            layout
+        }
+
+
+# ---- on a GPU
+
+
 @pytest.mark.gpu
 @pytest.mark.parametrize("mode", ["off", "graph", "full"])
+@pytest.mark.filterwarnings("ignore")  # the debug mode's own warning, and the compiler's
 def test_a_step_on_a_gpu_never_makes_the_host_wait(tiny: Tiny, unlabelled: FactorDataset, mode: str) -> None:
     config = tiny(**{**PLAN, "method": {"anchors": {"refit_images": 10**6}}}, compute={"compile": mode})
     training = Training(config, unlabelled, device=GPU)
     losses = torch.zeros((), device=GPU)
     for _ in range(WARMUP_CALLS + 1):
         losses += training.advance(training.method)
-    torch.cuda.set_sync_debug_mode("error")
     try:
+        torch.cuda.set_sync_debug_mode("error")
         for _ in range(12):  # crosses an epoch's end
             losses += training.advance(training.method)
     finally:
@@ -215,6 +259,7 @@ def test_a_step_on_a_gpu_never_makes_the_host_wait(tiny: Tiny, unlabelled: Facto
 
 @pytest.mark.gpu
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.filterwarnings("ignore")  # torch's own, which differ from one build for GPUs to the next
 def test_a_captured_run_on_a_gpu_is_the_plain_run(tiny: Tiny, unlabelled: FactorDataset, precision: str) -> None:
     losses = {}
     for mode in ("off", "graph"):

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 import torch
@@ -41,12 +42,15 @@ def test_floors_are_work_over_ceilings_and_a_graph_has_none_of_launches() -> Non
     phases = {name: Phase(seconds=0.1, num_ops=100, num_flops=10**9, num_bytes=10**8) for name in PHASES}
     ceilings = Ceilings(flops_per_s=1e11, bytes_per_s=1e10, op_s=1e-5)
     found = Breakdown(8, "fp32", "cpu", "off", phases, 0.2, ceilings)
-    assert found.floors == pytest.approx({"matrix products": 0.04, "memory, nothing fused": 0.04, "launches": 0.004})
+    assert found.floors == pytest.approx({"matrix products": 0.04, "bytes, were none cached": 0.04, "launches": 0.004})
     assert found.flops_per_s == pytest.approx(2e10)
-    assert "launches" not in Breakdown(8, "fp32", "cpu", "graph", phases, 0.2, ceilings).floors
+    held = {mode: set(replace(found, mode=mode).floors) for mode in ("blocks", "graph", "full")}
+    compiled = {"matrix products"}
+    assert held == {"blocks": compiled, "graph": {*compiled, "bytes, were none cached"}, "full": compiled}
     text = describe(found)
     assert "40 images/s, 0.500 GFLOP an image" in text
     assert "achieved 20.0 GFLOP/s, 20.0 % of the 100.0 of a large matrix product here" in text
+    assert "predicted floor 40.000 ms a step, were all of it matrix products at that rate; measured 200.000 ms" in text
     assert text.count(" 25.0 ") == 4
 
 
@@ -67,3 +71,15 @@ def test_a_step_is_taken_apart_without_leaving_the_run(
     assert found.step_s > 0
     assert training.step == 3 + 2 + 2 + 4 + 2  # warm-up, timed, counted, warm-up, timed
     assert not torch.equal(before, training._averaged[0])
+
+
+def test_parts_of_a_batch_are_those_of_the_run_and_time_bounds_the_steps(
+    tiny: Callable[..., RunConfig], unlabelled: FactorDataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    training = Training(tiny(compute={"max_batch_size": 8}), unlabelled, device=torch.device("cpu"))
+    sizes, loss = [], training.loss
+    monkeypatch.setattr(training, "loss", lambda network, *part: (sizes.append(len(part[0])), loss(network, *part))[1])
+    found = take_apart(training, num_steps=100, limit_s=0.0)
+    assert training.step == 3 + 3 + 2 + 4 + 3
+    assert sizes == [8] * 4 * training.step
+    assert found.phases["forward"].num_flops > found.phases["optimiser"].num_flops == 0
