@@ -41,6 +41,7 @@ def sweep(
     """Search over run settings: train, score and compare trials, then publish the best one in the registry."""
     from rich.console import Console
 
+    from raydis.engine.plan import budget_warnings
     from raydis.sweep.printout import print_plan, print_result
     from raydis.sweep.run import SweepError, default_name, run_sweep
     from raydis.sweep.spec import load_spec
@@ -52,6 +53,8 @@ def sweep(
         path, [*(overrides or []), *(f"{key}={value}" for key, value in flags.items() if value is not None)]
     )
     console = Console() if sys.stdout.isatty() else Console(width=WIDTH)
+    for warning in budget_warnings(plan.run):
+        console.print(f"warning: {warning}", highlight=False, soft_wrap=True)
     if dry_run:
         print_plan(plan, path, console)
         return

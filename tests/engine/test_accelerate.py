@@ -209,10 +209,7 @@ def layouts(tensors: Iterable[Tensor]) -> set[bool]:
 def test_the_layout_changes_a_run_by_rounding_alone_and_a_checkpoint_opens_in_both(
     tiny: Tiny, unlabelled: FactorDataset, tmp_path: Path, before: bool
 ) -> None:
-    method = {
-        "unet": {"skip_dropout_rate": 0.0},
-        "anchors": {"refit_images": 10**6},
-    }  # drops are drawn in the layout's order
+    method = {"unet": {"skip_dropout_rate": 0.0}, "anchors": {"mode": "off"}}  # drops are drawn in the layout's order
     configs = {
         layout: tiny(**{**PLAN, "method": method}, compute={"channels_last": layout}) for layout in (False, True)
     }
@@ -229,7 +226,7 @@ def test_the_layout_changes_a_run_by_rounding_alone_and_a_checkpoint_opens_in_bo
         assert saved.keys() == wanted.keys()
         assert all(torch.equal(tensor, wanted[name]) for name, tensor in saved.items())
         losses = [progress.loss for progress in fit(resumed)]
-        expected = [report.progress.loss for report in reports[2:]]
+        expected = [report.progress.loss for report in reports[2:-1]]  # the last only scores
         assert losses == (expected if layout == before else pytest.approx(expected, rel=1e-4))
         assert layouts(resumed.state().tensors[f"optimizer.{i}.exp_avg"] for i in range(len(resumed._trained))) == {
             layout

@@ -217,6 +217,7 @@ def test_a_gaussian_stage_draws_around_its_mean_and_is_charged_for_leaving_the_s
 def test_a_gaussian_stage_survives_a_variance_out_of_range(log_variance: float) -> None:
     stage, images = learned("kl"), smooth_images(8)
     with torch.no_grad():
+        assert stage.to_latent.bias is not None
         stage.to_latent.bias[2:] = log_variance
     reconstruction, loss = stage(images, torch.randn(8, 2, 4, 4, generator=torch.Generator().manual_seed(0)))
     assert reconstruction.isfinite().all()

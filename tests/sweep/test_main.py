@@ -54,6 +54,14 @@ def test_a_dry_run_shows_the_plan_and_writes_nothing(
     assert list(tmp_path.iterdir()) == [smoke]
 
 
+def test_a_plan_says_what_its_runs_are_too_short_for(
+    smoke: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert call(monkeypatch, str(smoke), "--dry-run", "--set", "run.evaluation.rungs=[100, 100000]") == 0
+    first, *_ = capsys.readouterr().out.splitlines()
+    assert first.startswith("warning: evaluation.rungs=[100, 100000] has [100000] beyond train.num_images=")
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
