@@ -31,6 +31,7 @@ from torch import Tensor
 import raydis
 from raydis.config import RunConfig
 from raydis.configfile import parse
+from raydis.data import FactorDataset
 from raydis.errors import CheckpointError, ConfigError
 from raydis.registry.manifest import (
     CONFIG,
@@ -91,6 +92,19 @@ class Checkpoint:
                 "Resume from a checkpoint of the run itself, not from a published version"
             )
         return TrainingState(_tensors(self.folder / tensors), _json(self.folder / values))
+
+    def check_belongs(self, config: RunConfig, dataset: FactorDataset) -> None:
+        """Raises CheckpointError where a run of `config` on `dataset` would not go on from here as it began."""
+        if self.config.model_dump(exclude={"compute"}) != config.model_dump(exclude={"compute"}):
+            raise CheckpointError(
+                f"checkpoint {self.folder} belongs to another configuration: resume with its config.json, "
+                "or start afresh under another name"
+            )
+        if self.manifest.data_fingerprint != dataset.fingerprint:
+            raise CheckpointError(
+                f"checkpoint {self.folder} was trained on other images than {dataset.name} holds now: "
+                "restore the data set, or start afresh under another name"
+            )
 
 
 def write_checkpoint(

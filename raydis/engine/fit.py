@@ -35,7 +35,7 @@ from raydis.engine.accelerate import Captured, CudaGraph, compile_blocks, naming
 from raydis.engine.checkpoint import Checkpoint, TrainingState
 from raydis.engine.latents import Latents, fill_first_stage, open_latents
 from raydis.engine.plan import budget_warnings, due, learning_rate, num_parts, seed_of
-from raydis.errors import CheckpointError, FitError
+from raydis.errors import FitError
 from raydis.methods.contract import Draws, Method
 
 log = logging.getLogger(__name__)
@@ -309,18 +309,8 @@ class Training:
         return TrainingState(tensors=tensors, values=values)
 
     def resume(self, checkpoint: Checkpoint) -> None:
-        """Continue from a checkpoint of the same configuration and data."""
-        found, wanted = checkpoint.config, self.config
-        if found.model_dump(exclude={"compute"}) != wanted.model_dump(exclude={"compute"}):
-            raise CheckpointError(
-                f"checkpoint {checkpoint.folder} belongs to another configuration: resume with its config.json, "
-                "or start afresh under another name"
-            )
-        if checkpoint.manifest.data_fingerprint != self.dataset.fingerprint:
-            raise CheckpointError(
-                f"checkpoint {checkpoint.folder} was trained on other images than {self.dataset.name} holds now: "
-                "restore the data set, or start afresh under another name"
-            )
+        """Continue from a checkpoint of the same configuration and data. Raises CheckpointError for another."""
+        checkpoint.check_belongs(self.config, self.dataset)
         training = checkpoint.training()
         self.average.load_state_dict(checkpoint.weights())
         method, moments = {}, {}
