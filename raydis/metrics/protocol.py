@@ -26,7 +26,7 @@ from numpy.typing import ArrayLike
 
 from raydis.errors import MetricError
 from raydis.metrics.dci import dci
-from raydis.metrics.factor_vae import factor_vae
+from raydis.metrics.factor_vae import FactorVaeResult, factor_vae
 from raydis.metrics.importance import Estimator
 from raydis.metrics.mig import mig
 from raydis.metrics.representation import per_unit_pca
@@ -122,6 +122,20 @@ class Scores:
             raise MetricError(f"these are not scores: {error}; the fields are {names}") from error
 
 
+def vote(scalars: ArrayLike, factors: ArrayLike, *, protocol: Protocol, seed: int) -> FactorVaeResult:
+    """FactorVAE by a protocol, of one scalar a unit (M, N) and factors (M, F); what `score` begins with."""
+    return factor_vae(
+        scalars,
+        factors,
+        rng=np.random.default_rng(seed),
+        batch_size=protocol.factor_vae_batch_size,
+        num_variance=protocol.factor_vae_num_variance,
+        num_train=protocol.factor_vae_num_train,
+        num_eval=protocol.factor_vae_num_eval,
+        prune_threshold=protocol.prune_threshold,
+    )
+
+
 def score(
     codes: ArrayLike,
     factors: ArrayLike,
@@ -163,16 +177,7 @@ def score(
         estimator=estimator,
         seed=seed,
     )
-    votes = factor_vae(
-        scalars,
-        factors,
-        rng=np.random.default_rng(seed),
-        batch_size=protocol.factor_vae_batch_size,
-        num_variance=protocol.factor_vae_num_variance,
-        num_train=protocol.factor_vae_num_train,
-        num_eval=protocol.factor_vae_num_eval,
-        prune_threshold=protocol.prune_threshold,
-    )
+    votes = vote(scalars, factors, protocol=protocol, seed=seed)
     # FactorVAE has every reason that DCI and MIG have and one more: the threshold may prune all units of codes that
     # these could score. Such a representation is invalid as a whole, so that scores have all numbers or none.
     if votes.status == "invalid":

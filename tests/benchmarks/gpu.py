@@ -43,9 +43,8 @@ from raydis.engine.accelerate import WARMUP_CALLS, Captured, CudaGraph
 from raydis.engine.breakdown import describe, measure_ceilings, seconds, take_apart
 from raydis.engine.evaluate import encode_images, evaluate
 from raydis.engine.fit import Progress, Training, fit
-from raydis.metrics.factor_vae import factor_vae
 from raydis.metrics.importance import Estimator
-from raydis.metrics.protocol import PUBLISHED, score
+from raydis.metrics.protocol import PUBLISHED, score, vote
 from raydis.metrics.representation import per_unit_pca
 from raydis.presets import expand
 from tests.benchmarks.loader import PerSample
@@ -341,16 +340,7 @@ def published_scores(run: Training, estimator: Estimator) -> Iterator[Row]:
     began = time.perf_counter()
     codes = per_unit_pca(encode_images(run.calibrated(), run.loader, np.arange(len(run.dataset))))
     factors = run.dataset.factors(np.arange(len(run.dataset)))
-    votes = factor_vae(
-        codes,
-        factors,
-        rng=np.random.default_rng(SEED),
-        batch_size=PUBLISHED.factor_vae_batch_size,
-        num_variance=PUBLISHED.factor_vae_num_variance,
-        num_train=PUBLISHED.factor_vae_num_train,
-        num_eval=PUBLISHED.factor_vae_num_eval,
-        prune_threshold=PUBLISHED.prune_threshold,
-    )
+    votes = vote(codes, factors, protocol=PUBLISHED, seed=SEED)
     taken_s = round(time.perf_counter() - began, 1)
     yield {"protocol": PUBLISHED.name, "factor_vae": votes.score, "scored_in_s": taken_s}
     found = score(
