@@ -1,4 +1,8 @@
-"""Fixtures shared by all tests. A test process computes on one thread, as a raydis worker on CPU does."""
+"""Fixtures shared by all tests.
+
+A test process computes on one thread, as a raydis worker with one CPU does; RAYDIS_TEST_THREADS=2 runs the same tests
+on two, and none of them may depend on it.
+"""
 
 from __future__ import annotations
 
@@ -16,12 +20,13 @@ import torch.distributed
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+NUM_THREADS = int(os.environ.get("RAYDIS_TEST_THREADS", "1"))
 WORKERS_TIMEOUT_S = 240  # for a machine that is busy with other things
 Tensors = dict[str, Tensor]
 
 
 def pytest_configure() -> None:
-    torch.set_num_threads(1)
+    torch.set_num_threads(NUM_THREADS)
 
 
 @pytest.fixture(scope="session")
@@ -56,7 +61,7 @@ def work(function: Callable[[int], Tensors], rank: int, meeting_place: str) -> T
 
 
 def work_as_the_second(file: str, name: str, meeting_place: str, output: str) -> None:
-    torch.set_num_threads(1)
+    torch.set_num_threads(NUM_THREADS)
     save_file(work(runpy.run_path(file)[name], 1, meeting_place), output)
 
 

@@ -33,8 +33,8 @@ def spare_bytes(device: torch.device) -> int:
 
 
 def normalise(images: Tensor) -> Tensor:
-    """uint8 (B, H, W, C) -> float32 (B, C, H, W) in [-1, 1]: x/127.5 - 1."""
-    return images.permute(0, 3, 1, 2).contiguous().to(torch.float32).div_(127.5).sub_(1.0)
+    """Turn uint8 (B, H, W, C) into (B, C, H, W) in [-1, 1], x/127.5 - 1, of torch's default dtype."""
+    return images.permute(0, 3, 1, 2).contiguous().to(torch.get_default_dtype()).div_(127.5).sub_(1.0)
 
 
 def to_device(tensor: Tensor, device: torch.device) -> Tensor:

@@ -41,7 +41,11 @@ class Objective(nn.Module):
         self.num_timesteps = num_timesteps
         self.kind = loss
         self.prediction = prediction
-        self.register_buffer("alpha_bars", torch.tensor(alpha_bars(schedule, num_timesteps)).float(), persistent=False)
+        self.register_buffer(
+            "alpha_bars",
+            torch.tensor(alpha_bars(schedule, num_timesteps), dtype=torch.get_default_dtype()),
+            persistent=False,
+        )
         self.alpha_bars: Tensor
 
     def draw_timesteps(self, batch_size: int, generator: torch.Generator) -> Tensor:
@@ -73,4 +77,4 @@ class Objective(nn.Module):
     def loss(self, predicted: Tensor, target: Tensor) -> Tensor:
         """Mean distance of prediction and target, both (B, C, H, W) -> scalar."""
         distance = F.l1_loss if self.kind == "l1" else F.mse_loss
-        return distance(predicted.float(), target)
+        return distance(predicted.to(target.dtype), target)

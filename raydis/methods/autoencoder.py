@@ -15,6 +15,7 @@ from torch.func import functional_call
 from raydis.methods.contract import Draws, Method
 from raydis.models.autoencoders import Autoencoder
 from raydis.models.critics import PatchDiscriminator, PerceptualDistance
+from raydis.models.precision import at_least_single
 
 
 class AutoencoderMethod(Method):
@@ -84,7 +85,7 @@ class AutoencoderMethod(Method):
     def forward(self, images: Tensor, draws: Draws, latents: Tensor | None = None) -> Tensor:
         """Loss of a batch, a scalar; images (B, C, H, W) in [-1, 1]."""
         reconstructions, latent_loss = self.network(images, draws.noise)
-        loss = (reconstructions.float() - images).abs().mean() + self.latent_weight * latent_loss
+        loss = (reconstructions.to(images.dtype) - images).abs().mean() + self.latent_weight * latent_loss
         if self.perceptual is not None:
             loss = loss + self.perceptual_weight * self.perceptual(reconstructions, images)
         if self.discriminator is not None:
@@ -96,8 +97,8 @@ class AutoencoderMethod(Method):
     def judge(discriminator: PatchDiscriminator, images: Tensor, reconstructions: Tensor) -> tuple[Tensor, Tensor]:
         """Images and their reconstructions (B, C, H, W) -> the autoencoder's and the discriminator's own loss."""
         constant = {name: weight.detach() for name, weight in discriminator.named_parameters()}
-        verdict = -functional_call(discriminator, constant, (reconstructions,)).float().mean()
-        real, drawn = discriminator(images).float(), discriminator(reconstructions.detach()).float()
+        verdict = -at_least_single(functional_call(discriminator, constant, (reconstructions,))).mean()
+        real, drawn = (at_least_single(discriminator(shown)) for shown in (images, reconstructions.detach()))
         return verdict, 0.5 * (F.relu(1.0 - real).mean() + F.relu(1.0 + drawn).mean())
 
     @torch.no_grad()

@@ -170,5 +170,6 @@ class DygaSd(Method):
     @torch.no_grad()
     def set_unit_quantiles(self, units: Tensor) -> None:
         """Remember evenly spaced quantiles of each unit over the data, from scalars (M, N)."""
-        levels = torch.linspace(0.0, 1.0, self.unit_quantiles.shape[1], device=units.device)
-        self.unit_quantiles.copy_(torch.quantile(units.float(), levels, dim=0).t())
+        quantiles = self.unit_quantiles
+        levels = torch.linspace(0.0, 1.0, quantiles.shape[1], dtype=quantiles.dtype, device=units.device)
+        quantiles.copy_(torch.quantile(units.to(quantiles.dtype), levels, dim=0).t())

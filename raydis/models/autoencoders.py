@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from raydis.models import coder
 from raydis.models.codebook import Codebook
+from raydis.models.precision import at_least_single
 
 FIT_CHUNK = 128  # images whose patches are held in float64 at once
 START_IMAGES = 256  # whose latents a codebook's first codes are drawn from
@@ -216,7 +217,7 @@ class KlAutoencoder(Autoencoder):
 
     def forward(self, images: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
         """See `Autoencoder.forward`; the loss is the divergence from a standard normal per value of an image."""
-        mean, log_variance = self.to_latent(self.encoder(images)).float().chunk(2, dim=1)
+        mean, log_variance = at_least_single(self.to_latent(self.encoder(images))).chunk(2, dim=1)
         log_variance = log_variance.clamp(-30.0, 20.0)
         divergence = 0.5 * (mean.square() + log_variance.exp() - 1.0 - log_variance).sum() / images.numel()
         return self.decode_raw(mean + noise * (0.5 * log_variance).exp()), divergence

@@ -47,7 +47,7 @@ def timestep_embedding(timesteps: Tensor, dim: int) -> Tensor:
     """Sinusoidal embedding of (B,) timesteps -> (B, dim), cosines first (Ho et al. 2020)."""
     half = dim // 2
     frequencies = torch.exp(-math.log(10_000) * torch.arange(half, device=timesteps.device) / half)
-    angles = timesteps.float()[:, None] * frequencies
+    angles = timesteps.to(frequencies.dtype)[:, None] * frequencies
     embedding = torch.cat([angles.cos(), angles.sin()], dim=-1)
     return F.pad(embedding, (0, dim - 2 * half))
 

@@ -9,6 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from raydis.models.precision import at_least_single
+
 
 class Codebook(nn.Module):
     """K codes of L numbers.
@@ -48,7 +50,7 @@ class Codebook(nn.Module):
     def forward(self, latents: Tensor) -> tuple[Tensor, Tensor]:
         """Latents (B, L, h, w) -> nearest codes, whose gradient goes straight to the latents, and the loss of eq. 3."""
         with torch.autocast(latents.device.type, enabled=False):  # bfloat16 would confuse neighbouring codes
-            latents = latents.float()
+            latents = at_least_single(latents)
             codes = self.quantise(latents)
             loss = F.mse_loss(codes, latents.detach()) + self.commitment * F.mse_loss(latents, codes.detach())
             return latents + (codes - latents).detach(), loss

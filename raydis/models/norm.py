@@ -12,6 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, distributed, nn
 
+from raydis.models.precision import at_least_single
+
 OVER_IMAGES = (0, 2, 3)
 
 
@@ -47,7 +49,7 @@ def _global_moments(x: Tensor) -> tuple[Tensor, Tensor]:
     Combined from the workers' own means and variances (Chan, Golub and LeVeque 1983), not from sums of squares, which
     cancel where a channel's mean is far from 0.
     """
-    own = torch.stack(torch.var_mean(x.float(), OVER_IMAGES, correction=0))  # (2, C)
+    own = torch.stack(torch.var_mean(at_least_single(x), OVER_IMAGES, correction=0))  # (2, C)
     parts = [torch.empty_like(own) for _ in range(distributed.get_world_size())]
     distributed.all_gather(parts, own)
     variances, means = torch.stack(parts, 1)  # (W, C) each
@@ -67,8 +69,8 @@ class _Normalise(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         x, weight, mean, inverse_deviation = ctx.saved_tensors
-        grad = grads[0].float()
-        normalised = (x.float() - mean[:, None, None]) * inverse_deviation[:, None, None]
+        grad = at_least_single(grads[0])
+        normalised = (at_least_single(x) - mean[:, None, None]) * inverse_deviation[:, None, None]
         own = torch.stack([grad.sum(OVER_IMAGES), (grad * normalised).sum(OVER_IMAGES)])  # (2, C)
         shared = own.clone()
         distributed.all_reduce(shared)
