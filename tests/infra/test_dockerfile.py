@@ -45,15 +45,6 @@ def test_the_image_does_not_run_as_root_nor_from_an_unnamed_base() -> None:
     assert {argument.split()[0] for argument in instructions("FROM")} == {"${BASE}"}
 
 
-def test_the_pinned_torch_may_come_from_any_index() -> None:
-    """constraints.txt pins a CPU build, as in `2.13.0+cpu`; the image drops the suffix, so that a CUDA build fits."""
-    (expression,) = re.findall(r"sed -i 's/(.*?)/\\1/' constraints\.txt", TEXT)
-    pattern = re.compile(expression.replace(r"\(", "(").replace(r"\)", ")").replace("+.*", r"\+.*"))
-    pins = (ROOT / "infra" / "constraints.txt").read_text().splitlines()
-    (torch,) = [pin for pin in pins if pin.startswith("torch==")]
-    assert re.fullmatch(r"torch==\d+\.\d+\.\d+", pattern.sub(r"\1", torch))
-
-
 def test_the_working_directory_has_what_the_commands_of_the_documents_name() -> None:
     assert instructions("WORKDIR")[-1] == "/home/raydis"
     assert {"sweeps", "serve_configs"} <= set(copied())
