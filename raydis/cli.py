@@ -83,11 +83,11 @@ def _profile(config: Any) -> str:
     """A table of where the time of one worker's share of a step goes in this process, beside the machine's ceilings."""
     from raydis.data.open import open_dataset
     from raydis.engine.breakdown import describe, take_apart
-    from raydis.engine.device import resolve_device, use_one_thread_on_cpu
+    from raydis.engine.device import num_threads, resolve_device, use_threads
     from raydis.engine.fit import Training
 
     device = resolve_device(config.compute)
-    use_one_thread_on_cpu(device)
+    use_threads(num_threads(config.compute.num_cpus))
     typer.echo("timing a few steps: this takes up to half a minute, and longer where three steps do", err=True)
     share = config.train.batch_size // config.compute.num_workers
     config = config.model_copy(

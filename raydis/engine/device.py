@@ -1,15 +1,18 @@
-"""Where a run computes, decided once and early."""
+"""Where a run computes, and with how many threads: decided once, before anything is computed."""
 
 from __future__ import annotations
 
+import math
+
 import torch
+from threadpoolctl import threadpool_limits
 
 from raydis.config import ComputeConfig
 from raydis.errors import ResourceError
 
 
 def resolve_device(compute: ComputeConfig) -> torch.device:
-    """The device that the configuration asks for.
+    """Return the device that the configuration asks for.
 
     Raises:
         ResourceError: a GPU is asked for where torch sees none.
@@ -24,7 +27,16 @@ def resolve_device(compute: ComputeConfig) -> torch.device:
     return torch.device("cuda" if available and compute.device != "cpu" else "cpu")
 
 
-def use_one_thread_on_cpu(device: torch.device) -> None:
-    """Give a CPU worker one thread: spinning threads of several workers on shared cores cost up to ten times."""
-    if device.type == "cpu":
-        torch.set_num_threads(1)
+def num_threads(num_cpus: float) -> int:
+    """Return how many threads a process may run that has reserved `num_cpus` CPUs: as many, and at least one."""
+    return max(1, math.floor(num_cpus))
+
+
+def use_threads(count: int) -> None:
+    """Let this process compute with `count` threads from now on, in torch and in the linear algebra of numpy.
+
+    Both would otherwise start a thread for every core of the machine. The threads of several workers then wait for
+    each other's cores, which costs up to ten times the work.
+    """
+    torch.set_num_threads(count)
+    threadpool_limits(limits=count, user_api="blas")

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from raydis.engine.checkpoint import write_checkpoint
+from raydis.engine.device import num_threads
 from raydis.engine.diagnose import Anchoring, diagnose_anchors
 from raydis.engine.evaluate import check_scorable, evaluate, reconstruction_psnr, scored_indices
 from raydis.engine.fit import Progress, Training, fit
@@ -63,7 +64,14 @@ def run_session(training: Training, workdir: Path, *, parent: dict[str, str] | N
 def _score(training: Training, progress: Progress, protocol: Protocol | None = None) -> Scores | None:
     """Scores of the averaged method as it is now, which the learning curve keeps."""
     evaluation = training.config.evaluation
-    scores = evaluate(training.average, training.dataset, training.loader, evaluation, protocol=protocol)
+    scores = evaluate(
+        training.average,
+        training.dataset,
+        training.loader,
+        evaluation,
+        protocol=protocol,
+        num_jobs=num_threads(training.config.compute.num_cpus),
+    )
     if scores is not None:
         point = {"images_seen": progress.images_seen, "train_s": progress.train_s}
         training.curve.append(point | {"scores": scores.to_dict()})

@@ -16,7 +16,7 @@ from typing import NamedTuple
 import numpy as np
 
 from raydis.diffusion.samplers import Sampler
-from raydis.engine.device import use_one_thread_on_cpu
+from raydis.engine.device import use_threads
 from raydis.engine.editor import choose_sampler
 from raydis.errors import RaydisError
 from raydis.serve.batcher import Batcher
@@ -136,7 +136,7 @@ class Service:
         return await self._encoder.submit(_Image(model, pixels))
 
     def _thread(self, name: str) -> Executor:
-        return ThreadPoolExecutor(1, name, use_one_thread_on_cpu, (self.model.editor.device,))
+        return ThreadPoolExecutor(1, name, use_threads, (1,))
 
 
 def _encode(jobs: Sequence[_Image]) -> list[Codes]:

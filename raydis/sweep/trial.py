@@ -65,12 +65,12 @@ def trial_resources(run: RunConfig) -> tune.PlacementGroupFactory:
 
 
 def _train_here(run: RunConfig, parent: dict[str, str]) -> None:
-    from raydis.engine.device import resolve_device, use_one_thread_on_cpu
+    from raydis.engine.device import num_threads, resolve_device, use_threads
     from raydis.engine.fit import Training
     from raydis.train.report import report_session
 
     device = resolve_device(run.compute)
-    use_one_thread_on_cpu(device)
+    use_threads(num_threads(run.compute.num_cpus))
     training = Training(run, _dataset(run.data.model_dump_json()), device=device)
     report_session(tune, training, parent=parent)
 

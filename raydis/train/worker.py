@@ -10,7 +10,7 @@ from ray.train.torch import get_device
 
 from raydis.config import RunConfig
 from raydis.data import open_dataset
-from raydis.engine.device import resolve_device, use_one_thread_on_cpu
+from raydis.engine.device import num_threads, resolve_device, use_threads
 from raydis.engine.fit import Training
 from raydis.train.report import report_session
 
@@ -27,7 +27,7 @@ def train_worker(arguments: dict[str, Any]) -> None:
     config = RunConfig.model_validate(arguments["config"])
     context = train.get_context()
     device = _device(config)
-    use_one_thread_on_cpu(device)
+    use_threads(num_threads(config.compute.num_cpus))
     training = Training(
         config,
         open_dataset(config.data),

@@ -53,6 +53,28 @@ def test_a_session_writes_checkpoints_when_they_are_due_and_scores_the_finished_
     assert evaluate(method, dataset, training.loader, config.evaluation) == reports[-1].scores
 
 
+@pytest.mark.parametrize(("num_cpus", "num_jobs"), [(0.5, 1), (3, 3)])
+def test_scoring_uses_the_cpus_that_the_run_has_reserved(
+    num_cpus: float,
+    num_jobs: int,
+    tiny: Callable[..., RunConfig],
+    dataset: FactorDataset,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    asked = []
+
+    def evaluate_alone(*arguments: Any, num_jobs: int, **options: Any) -> Any:
+        asked.append(num_jobs)
+        return evaluate(*arguments, **options)
+
+    monkeypatch.setattr("raydis.engine.session.evaluate", evaluate_alone)
+    config = tiny(train={"num_images": 64}, evaluation={"rungs": [32]}, compute={"num_cpus": num_cpus})
+    *_, last = run_session(Training(config, dataset, device=CPU), tmp_path)
+    assert last.scores is not None
+    assert asked == [num_jobs] * 2  # at the rung and at the end
+
+
 def test_rungs_are_scored_by_the_search_protocol_and_a_resumed_run_keeps_them(
     tiny: Callable[..., RunConfig], dataset: FactorDataset, tmp_path: Path
 ) -> None:

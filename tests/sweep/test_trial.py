@@ -9,10 +9,13 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
 from ray import tune
 
 from raydis.config import RunConfig
 from raydis.engine.checkpoint import open_checkpoint
+from raydis.engine.device import use_threads
+from raydis.engine.fit import Training
 from raydis.presets import expand
 from raydis.sweep.trial import run_trial
 
@@ -47,6 +50,24 @@ def trial(**over: Any) -> dict[str, Any]:
         "control": None,
         "settings": {},
     }
+
+
+@pytest.mark.usefixtures("told")
+def test_a_trial_computes_with_the_threads_that_it_has_reserved(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = []
+    advance = Training.advance
+
+    def watched(training: Training, network: Any) -> Any:
+        seen.append(torch.get_num_threads())
+        return advance(training, network)
+
+    monkeypatch.setattr(Training, "advance", watched)
+    before = torch.get_num_threads()
+    try:
+        run_trial(trial(compute={"num_cpus": 2}, evaluation={"protocol": "none"}))
+    finally:
+        use_threads(before)  # as every other test computes
+    assert set(seen) == {2}
 
 
 def test_a_trial_reports_its_session_and_leaves_nothing_behind(told: list, tmp_path: Path) -> None:
