@@ -12,6 +12,7 @@ from raydis.config import RunConfig
 from raydis.data import open_dataset
 from raydis.engine.device import num_threads, resolve_device, use_threads
 from raydis.engine.fit import Training
+from raydis.engine.group import Workers
 from raydis.train.report import report_session
 
 
@@ -28,13 +29,9 @@ def train_worker(arguments: dict[str, Any]) -> None:
     context = train.get_context()
     device = _device(config)
     use_threads(num_threads(config.compute.num_cpus))
-    training = Training(
-        config,
-        open_dataset(config.data),
-        device=device,
-        rank=context.get_world_rank(),
-        world_size=context.get_world_size(),
-    )
+    workers = Workers(context.get_world_rank(), context.get_world_size())
+    workers.wait()  # while nobody is late: one node may take long to fetch the data set
+    training = Training(config, open_dataset(config.data), device=device, workers=workers)
     report_session(train, training, parent=arguments["parent"])
 
 

@@ -17,6 +17,7 @@ from raydis.data.dataset import ArrayDataset
 from raydis.engine.checkpoint import open_checkpoint
 from raydis.engine.evaluate import encode_images
 from raydis.engine.fit import Progress, Training, fit
+from raydis.engine.group import Workers
 from raydis.engine.plan import learning_rate, seed_of
 from raydis.engine.session import run_session
 from raydis.errors import CheckpointError, ConfigError, FitError
@@ -27,7 +28,7 @@ Tiny = Callable[..., RunConfig]
 
 
 def start(config: RunConfig, dataset: FactorDataset, **place: int) -> Training:
-    return Training(config, dataset, device=CPU, **place)
+    return Training(config, dataset, device=CPU, workers=Workers(**place))
 
 
 def everything(training: Training) -> dict[str, Tensor]:

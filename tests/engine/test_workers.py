@@ -17,6 +17,7 @@ from torch.nn.parallel import DistributedDataParallel
 from raydis.config import RunConfig
 from raydis.data import Loader, open_dataset
 from raydis.engine.fit import Training, fit
+from raydis.engine.group import Workers
 from raydis.methods.contract import Draws
 from raydis.presets import expand
 
@@ -54,7 +55,7 @@ def config_of(**sections: Any) -> RunConfig:
 
 
 def start(config: RunConfig, **place: int) -> Training:
-    return Training(config, open_dataset(config.data), device=CPU, **place)
+    return Training(config, open_dataset(config.data), device=CPU, workers=Workers(**place))
 
 
 @contextmanager
