@@ -84,7 +84,7 @@ def _profile(config: Any) -> str:
     from raydis.data.open import open_dataset
     from raydis.engine.breakdown import describe, take_apart
     from raydis.engine.device import num_threads, resolve_device, use_threads
-    from raydis.engine.fit import Training
+    from raydis.engine.state import Training
 
     device = resolve_device(config.compute)
     use_threads(num_threads(config.compute.num_cpus))

@@ -4,16 +4,8 @@ from __future__ import annotations
 
 import math
 
-import numpy as np
-
 from raydis.config import DygaSdConfig, RunConfig
 from raydis.trainconfig import TrainConfig
-
-
-def seed_of(*parts: int) -> int:
-    """One well-mixed 63-bit seed from several integers."""
-    counted = (*parts, len(parts))  # SeedSequence pads with zeros, so (5,) alone would be (5, 0, 0)
-    return int(np.random.SeedSequence(counted).generate_state(1, np.uint64)[0] >> np.uint64(1))
 
 
 def learning_rate(config: TrainConfig, images_seen: int) -> float:

@@ -11,7 +11,8 @@ from raydis.engine.device import num_threads
 from raydis.engine.diagnose import Anchoring, diagnose_anchors
 from raydis.engine.evaluate import check_scorable, evaluate, reconstruction_psnr, scored_indices
 from raydis.engine.finite import check_finite
-from raydis.engine.fit import Progress, Training, fit
+from raydis.engine.fit import fit
+from raydis.engine.state import Progress, Training
 from raydis.methods.dyga_sd import DygaSd
 from raydis.metrics.protocol import SEARCH, Protocol, Scores
 
@@ -45,19 +46,19 @@ def run_session(training: Training, workdir: Path, *, parent: dict[str, str] | N
     for progress in fit(training):
         scores, folder = None, None
         if progress.checkpoint_due or progress.rung_due:
-            if training.rank == 0:
+            if training.workers.rank == 0:
                 training.calibrated()
             check_finite(training)
-            if training.rank == 0 and progress.rung_due and not progress.finished:
+            if training.workers.rank == 0 and progress.rung_due and not progress.finished:
                 scores = _score(training, progress, SEARCH)
-            if training.rank == 0 and progress.checkpoint_due:
+            if training.workers.rank == 0 and progress.checkpoint_due:
                 folder = _write(workdir, training, progress, parent)
             training.workers.wait()
         yield Report(replace(progress, finished=False), scores, None, folder)
     if (progress := training.unscored) is not None:
         check_finite(training)  # again, for a run that resumed here: its checkpoint may be of an earlier raydis
         scores, psnr, folder = None, None, None
-        if training.rank == 0:
+        if training.workers.rank == 0:
             scores = _score(training, progress)
             psnr = reconstruction_psnr(training.average, training.loader)
             anchoring = _anchoring(training)

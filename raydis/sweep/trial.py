@@ -66,7 +66,7 @@ def trial_resources(run: RunConfig) -> tune.PlacementGroupFactory:
 
 def _train_here(run: RunConfig, parent: dict[str, str]) -> None:
     from raydis.engine.device import num_threads, resolve_device, use_threads
-    from raydis.engine.fit import Training
+    from raydis.engine.state import Training
     from raydis.train.report import report_session
 
     device = resolve_device(run.compute)

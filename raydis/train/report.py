@@ -10,7 +10,7 @@ from types import ModuleType
 from typing import Any
 
 from raydis.engine.checkpoint import open_checkpoint
-from raydis.engine.fit import Training
+from raydis.engine.state import Training
 from raydis.engine.session import Report, run_session
 
 SCORES = ("dci_disentanglement", "dci_completeness", "dci_informativeness", "factor_vae", "mig")
@@ -58,7 +58,7 @@ def metrics_of(report: Report) -> dict[str, Any]:
         "train_s": progress.train_s,
         "refit_s": progress.refit_s,
         "num_refits": progress.num_refits,
-        "num_unanchored_units": progress.num_unanchored_units,
+        "health": progress.health,
         "finished": progress.finished,
         "status": scores.status if scores and progress.finished else unscored,
         "reason": scores.reason if scores else None,
