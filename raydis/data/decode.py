@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageOps
 
-from raydis.data.metadata import orientation, without_metadata
+from raydis.data.metadata import JPEG_SIGNATURE, PNG_SIGNATURE, orientation, without_metadata
 from raydis.errors import DataError
 
 BACKGROUND = (128, 128, 128)  # behind transparent pixels: the middle of the range, which is 0 for a model
@@ -29,8 +29,11 @@ SUFFIXES = (
     *(".pcx", ".qoi", ".sgi", ".rgb", ".rgba", ".bw"),
 )
 
-# What Pillow 11 to 13 raises on damaged files; tests/serve/test_images.py damages many.
-DAMAGED = (OSError, SyntaxError, ValueError, EOFError, IndexError, KeyError, TypeError, struct.error, zlib.error)
+# What Pillow 11 to 13 raises on damaged files; tests/data/test_decode.py damages many.
+DAMAGED = (
+    *(OSError, SyntaxError, ValueError, EOFError, IndexError, KeyError, TypeError, RuntimeError),
+    *(struct.error, zlib.error),
+)
 _TURNED = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -99,14 +102,16 @@ def decode_picture(
 
 
 def begins_as_picture(path: Path) -> bool:
-    """Whether a file is one of FORMATS by its first bytes, be the rest sound or not. Raises OSError."""
+    """Whether a file is one of FORMATS by its header, be the rest sound or not. Raises OSError."""
     with path.open("rb") as file:
+        if file.read(len(PNG_SIGNATURE)).startswith((PNG_SIGNATURE, JPEG_SIGNATURE)):
+            return True  # whatever Pillow thinks of their metadata
         try:
             Image.open(file, formats=_known(FORMATS)).close()
-        except Image.UnidentifiedImageError:
-            return False
-        except (*DAMAGED, Image.DecompressionBombError, Image.DecompressionBombWarning):
+        except (Image.DecompressionBombError, Image.DecompressionBombWarning):
             return True
+        except DAMAGED:
+            return False
     return True
 
 
@@ -114,6 +119,9 @@ def opaque(picture: Image.Image) -> Image.Image:
     """The picture over BACKGROUND where it is transparent, so that colours nobody sees do not count; else unchanged."""
     if not picture.has_transparency_data:
         return picture
+    colour = picture.info.get("transparency")
+    if isinstance(colour, tuple) and max(colour) > 255:  # of 16 bits, of which Pillow reads the upper 8 of a pixel
+        picture.info["transparency"] = tuple(channel >> 8 for channel in colour)
     picture = picture.convert("RGBA")
     return Image.alpha_composite(Image.new("RGBA", picture.size, BACKGROUND), picture)
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import struct
 
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
+JPEG_SIGNATURE = b"\xff\xd8\xff"
 ANCILLARY = 0x20  # bit of the first letter of a PNG chunk's type: not needed for the pixels
 EXIF_HEADER = b"Exif\0\0"
 ORIENTATION_TAG = 0x0112
@@ -29,7 +30,7 @@ def without_metadata(data: bytes) -> tuple[bytes, bytes]:
     """
     if data.startswith(PNG_SIGNATURE):
         return _bare_png(data)
-    if data.startswith(b"\xff\xd8"):
+    if data.startswith(JPEG_SIGNATURE):
         return _bare_jpeg(data)
     return data, b""
 

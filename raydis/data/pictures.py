@@ -12,7 +12,7 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 
 from raydis.data.cache import fingerprint_files
-from raydis.data.decode import SUFFIXES, PictureError, UnknownPicture, begins_as_picture, decode_picture
+from raydis.data.decode import FORMATS, SUFFIXES, PictureError, UnknownPicture, begins_as_picture, decode_picture
 from raydis.data.folder import FileKind, counted, find_files, name_all, report_skipped, shown
 from raydis.data.signature import signature
 from raydis.data.source import Source
@@ -48,8 +48,8 @@ def read_image_folder(folder: Path, image_size: int) -> Source:
     if not files:
         found = f"skipped: {counted(skipped)}" if skipped else "it is empty"
         raise DataError(
-            f"image_folder: no picture below {shown(folder)} ({found}): set data.path to a folder of files that end in "
-            f"{', '.join(SUFFIXES)}"
+            f"image_folder: no picture below {shown(folder)} ({found}): set data.path to a folder of pictures "
+            f"({', '.join(FORMATS)})"
         )
     report_skipped("image_folder", folder, PICTURES, len(files), skipped)
 
