@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from raydis.errors import StoreError
-from raydis.store.base import Store, StoreConflict, StoreMissing
+from raydis.store.base import Entry, Store, StoreConflict, StoreMissing
 from raydis.store.local import LocalStore
 from raydis.store.uri import open_store, split_uri
 
-__all__ = ["LocalStore", "Store", "StoreConflict", "StoreError", "StoreMissing", "open_store", "split_uri"]
+__all__ = ["Entry", "LocalStore", "Store", "StoreConflict", "StoreError", "StoreMissing", "open_store", "split_uri"]

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import secrets
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, Protocol
 
@@ -25,6 +26,15 @@ class StoreMissing(StoreError):
 
 class StoreConflict(StoreError):
     """A conditional write lost: the key exists already, or its tag is no longer the one given."""
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One line of a listing: a key, the tag of its present version, and how many bytes are stored there."""
+
+    key: str
+    tag: str
+    size_bytes: int
 
 
 class Store(Protocol):
@@ -67,6 +77,14 @@ class Store(Protocol):
         """All keys that begin with `prefix` as text, sorted; `a/b` finds `a/b/c` and `a/bc`, `a/b/` only the first."""
         ...
 
+    def entries(self, prefix: str = "") -> Iterator[Entry]:
+        """Keys as `list` finds them, each with the tag that `tag(key)` answers.
+
+        A server's listing holds the tags, so that a folder of many objects costs no request an object. Keys that
+        another program wrote may be ones that `check_key` refuses.
+        """
+        ...
+
     def delete(self, key: str) -> None:
         """Removes the key; nothing happens where it is absent."""
         ...
@@ -75,10 +93,16 @@ class Store(Protocol):
         """Stores a file's bytes under the key without holding them in memory."""
         ...
 
-    def download(self, key: str, path: Path) -> None:
+    def download(self, key: str, path: Path, *, if_match: str | None = None) -> None:
         """Writes the key's bytes to a file without holding them in memory. Raises StoreMissing.
 
         The file appears under its name when it is complete; its folder is made where it is missing.
+
+        Args:
+            if_match: download only the version of this tag.
+
+        Raises:
+            StoreConflict: the key's bytes are no longer those of `if_match`, and no file was written.
         """
         ...
 

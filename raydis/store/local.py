@@ -14,6 +14,7 @@ from typing import BinaryIO
 from raydis.errors import StoreError
 from raydis.store.base import (
     RESERVED_PREFIX,
+    Entry,
     StoreConflict,
     StoreMissing,
     check_condition,
@@ -81,6 +82,9 @@ class LocalStore:
             ]
         return iter(sorted(key for key in keys if key.startswith(prefix)))
 
+    def entries(self, prefix: str = "") -> Iterator[Entry]:
+        return self._described(self.list(prefix))  # the prefix is checked now, not at the first key
+
     def delete(self, key: str) -> None:
         path = self._path(key)
         with self._errors(f"delete {key}"):
@@ -96,11 +100,29 @@ class LocalStore:
             with self._lock():
                 os.replace(file.name, target)
 
-    def download(self, key: str, path: Path) -> None:
+    def download(self, key: str, path: Path, *, if_match: str | None = None) -> None:
         with self._errors(f"download {key} to {path}"), self._open(key) as source, temporary_beside(path) as file:
-            shutil.copyfileobj(source, file, COPY_BYTES)
+            # The tag of the bytes that are copied: the key may be replaced while they are.
+            state = hashlib.sha256()
+            while piece := source.read(COPY_BYTES):
+                state.update(piece)
+                file.write(piece)
+            found = state.hexdigest()
+            if if_match is not None and found != if_match:
+                raise StoreConflict(
+                    f"{key} in {self.uri} was not downloaded: expected version {if_match}, found {found}. "
+                    "Look it up again"
+                )
             file.flush()
             os.replace(file.name, path)
+
+    def _described(self, keys: Iterator[str]) -> Iterator[Entry]:
+        for key in keys:
+            path = self._root / key
+            with self._errors(f"read {key}"):
+                tag = _tag(path)
+                if tag is not None:  # not removed since it was listed
+                    yield Entry(key, tag, path.stat().st_size)
 
     def _path(self, key: str) -> Path:
         return self._root / check_key(key)

@@ -10,9 +10,10 @@ from __future__ import annotations
 import contextlib
 import functools
 import os
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import boto3
 import botocore.loaders
@@ -24,6 +25,7 @@ from botocore.exceptions import (
     ConnectionError,
     CredentialRetrievalError,
     HTTPClientError,
+    IncompleteReadError,
     NoCredentialsError,
     PartialCredentialsError,
 )
@@ -31,6 +33,7 @@ from s3transfer.exceptions import RetriesExceededError
 
 from raydis.errors import StoreError
 from raydis.store.base import (
+    Entry,
     StoreConflict,
     StoreMissing,
     check_condition,
@@ -38,6 +41,8 @@ from raydis.store.base import (
     check_prefix,
     temporary_beside,
 )
+
+COPY_BYTES = 1 << 20
 
 _CREDENTIALS = "check AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, AWS_PROFILE, or the machine's role"
 
@@ -60,6 +65,7 @@ class S3Store:
             StoreError: prefix not allowed, or a profile or endpoint that boto3 cannot use.
         """
         self._bucket = bucket
+        self._num_attempts = num_attempts
         self._prefix = f"{check_key(prefix)}/" if prefix else ""
         # boto3 adds CRC trailers by default, which servers other than AWS refuse or store as part of the bytes.
         other_server = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
@@ -112,7 +118,11 @@ class S3Store:
         return self.tag(key) is not None
 
     def list(self, prefix: str = "") -> Iterator[str]:
-        return self._list(check_prefix(prefix))  # checked now, not at the first key
+        return (found["Key"] for found in self._listed(check_prefix(prefix)))  # checked now, not at the first key
+
+    def entries(self, prefix: str = "") -> Iterator[Entry]:
+        listed = self._listed(check_prefix(prefix))
+        return (Entry(found["Key"], self._listed_tag(found), found["Size"]) for found in listed)
 
     def delete(self, key: str) -> None:
         with self._errors("delete", key):
@@ -125,18 +135,43 @@ class S3Store:
         except OSError as error:
             raise StoreError(f"cannot upload {path} to {key} in {self.uri}: {error.strerror or error}") from error
 
-    def download(self, key: str, path: Path) -> None:
+    def download(self, key: str, path: Path, *, if_match: str | None = None) -> None:
         target = self._object(key)
         try:
             with temporary_beside(path) as file:
                 with self._errors("download", key):
-                    self._client.download_fileobj(**target, Fileobj=file)
+                    if if_match is None:
+                        self._client.download_fileobj(**target, Fileobj=file)
+                    else:
+                        self._download_version(target, if_match, file)
                 file.flush()
                 os.replace(file.name, path)
         except OSError as error:
             raise StoreError(f"cannot download {key} in {self.uri} to {path}: {error.strerror or error}") from error
 
-    def _list(self, prefix: str) -> Iterator[str]:
+    def _download_version(self, target: dict[str, str], tag: str, file: BinaryIO) -> None:
+        """Write one version of an object; after a broken connection go on where it stopped."""
+        for attempt in range(1, self._num_attempts + 1):
+            rest = {"Range": f"bytes={file.tell()}-"} if file.tell() else {}
+            response = self._client.get_object(**target, IfMatch=tag, **rest)
+            if _tag(response) != tag:  # a server that ignores If-Match
+                raise StoreConflict(
+                    f"{target['Key']} in s3://{self._bucket} was not downloaded: expected version {tag}, "
+                    f"found {_tag(response)}. Look it up again"
+                )
+            if rest and response["ResponseMetadata"]["HTTPStatusCode"] != 206:  # a server that ignores Range
+                file.seek(0)
+                file.truncate()
+            try:
+                shutil.copyfileobj(response["Body"], file, COPY_BYTES)
+            except (HTTPClientError, IncompleteReadError):
+                if attempt == self._num_attempts:
+                    raise
+            else:
+                return
+
+    def _listed(self, prefix: str) -> Iterator[dict[str, Any]]:
+        """What the server lists below a prefix of keys, with `Key` relative to the store."""
         pages = self._client.get_paginator("list_objects_v2").paginate(
             Bucket=self._bucket, Prefix=self._prefix + prefix
         )
@@ -144,7 +179,14 @@ class S3Store:
             for page in pages:
                 for found in page.get("Contents", ()):
                     if not found["Key"].endswith("/"):  # a console's folder marker
-                        yield found["Key"].removeprefix(self._prefix)
+                        yield {**found, "Key": found["Key"].removeprefix(self._prefix)}
+
+    def _listed_tag(self, found: dict[str, Any]) -> str:
+        """The tag in one line of a listing; asked for at a server that leaves it out."""
+        if "ETag" in found:
+            return _tag(found)
+        with self._errors("look up", found["Key"]):
+            return _tag(self._client.head_object(Bucket=self._bucket, Key=self._prefix + found["Key"]))
 
     def _object(self, key: str) -> dict[str, str]:
         return {"Bucket": self._bucket, "Key": self._prefix + check_key(key)}

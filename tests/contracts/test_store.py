@@ -93,6 +93,18 @@ def test_listing_is_sorted_and_takes_the_prefix_as_text(store: Store) -> None:
     assert list(store.list("nothing/here")) == []
 
 
+def test_entries_list_the_same_keys_with_their_tags_and_sizes(store: Store) -> None:
+    written = {key: store.write(key, key.encode() * 3) for key in ("b", "a/b/c", "a/bc", "a/é #%")}
+    entries = list(store.entries())
+    assert [entry.key for entry in entries] == list(store.list())
+    assert {entry.key: entry.tag for entry in entries} == written
+    assert [entry.size_bytes for entry in entries] == [len(entry.key.encode()) * 3 for entry in entries]
+    assert [entry.key for entry in store.entries("a/b/")] == ["a/b/c"]
+    assert list(store.entries("nothing/here")) == []
+    with pytest.raises(StoreError, match="is not allowed"):
+        store.entries("../")
+
+
 def test_a_store_that_was_never_written_to_is_empty(store: Store) -> None:
     assert list(store.list()) == []
     assert store.tag("a") is None
@@ -208,6 +220,26 @@ def test_a_download_replaces_an_older_file(store: Store, tmp_path: Path) -> None
     store.write("key", b"new")
     store.download("key", tmp_path / "out")
     assert (tmp_path / "out").read_bytes() == b"new"
+
+
+def test_a_download_of_one_version_is_that_version_or_a_conflict(store: Store, tmp_path: Path) -> None:
+    old = store.write("key", b"old")
+    store.download("key", tmp_path / "old", if_match=old)
+    assert (tmp_path / "old").read_bytes() == b"old"
+    new = store.write("key", b"new")
+    with pytest.raises(StoreConflict, match="key"):
+        store.download("key", tmp_path / "late", if_match=old)
+    assert [path.name for path in tmp_path.iterdir() if path.is_file()] == ["old"]
+    store.download("key", tmp_path / "late", if_match=new)
+    assert (tmp_path / "late").read_bytes() == b"new"
+    store.delete("key")
+    with pytest.raises(StoreMissing):
+        store.download("key", tmp_path / "gone", if_match=new)
+
+
+def test_an_empty_value_is_downloaded_by_its_version_too(store: Store, tmp_path: Path) -> None:
+    store.download("key", tmp_path / "out", if_match=store.write("key", b""))
+    assert (tmp_path / "out").read_bytes() == b""
 
 
 def test_uploading_a_file_that_is_not_there_says_so(store: Store, tmp_path: Path) -> None:

@@ -178,3 +178,62 @@ def test_a_download_that_is_cut_each_time_leaves_no_file(server: Script, tmp_pat
     with pytest.raises(StoreError, match=r"cannot download key in s3://bucket: "):
         S3Store("bucket").download("key", tmp_path / "out")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_version_is_asked_for_in_the_request_that_reads_it(server: Script, tmp_path: Path) -> None:
+    server.answers = [Answer(200, body=b"value")]
+    S3Store("bucket", "a").download("key", tmp_path / "out", if_match="tag")
+    ((method, path, headers),) = server.requests
+    assert (method, path, headers["if-match"]) == ("GET", "/bucket/a/key", "tag")
+    assert (tmp_path / "out").read_bytes() == b"value"
+
+
+def test_a_server_that_ignores_the_condition_does_not_pass_another_version_off(server: Script, tmp_path: Path) -> None:
+    server.answers = [Answer(200, body=b"newer")]  # its ETag is "tag"
+    with pytest.raises(StoreConflict, match=r"key in s3://bucket was not downloaded: expected version old, found tag"):
+        S3Store("bucket").download("key", tmp_path / "out", if_match="old")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_cut_download_of_a_version_goes_on_where_it_stopped(server: Script, tmp_path: Path) -> None:
+    server.answers = [
+        Answer(200, body=b"half", cut_bytes=6),
+        Answer(206, body=b"and ", cut_bytes=2),
+        Answer(206, body=b"so"),
+    ]
+    S3Store("bucket").download("key", tmp_path / "out", if_match="tag")
+    assert (tmp_path / "out").read_bytes() == b"halfand so"
+    assert [headers.get("range") for _, _, headers in server.requests] == [None, "bytes=4-", "bytes=8-"]
+    assert {headers["if-match"] for _, _, headers in server.requests} == {"tag"}
+
+
+def test_a_server_that_ignores_the_range_is_read_from_the_start(server: Script, tmp_path: Path) -> None:
+    server.answers = [Answer(200, body=b"half", cut_bytes=4), Answer(200, body=b"halfrest")]
+    S3Store("bucket").download("key", tmp_path / "out", if_match="tag")
+    assert (tmp_path / "out").read_bytes() == b"halfrest"
+
+
+def test_a_version_whose_download_is_cut_each_time_leaves_no_file(server: Script, tmp_path: Path) -> None:
+    server.answers = [Answer(206, body=b"half", cut_bytes=4)]
+    with pytest.raises(StoreError, match=r"cannot download key in s3://bucket: "):
+        S3Store("bucket", num_attempts=2).download("key", tmp_path / "out", if_match="tag")
+    assert len(server.requests) == 2
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_tags_come_from_the_listing_without_a_request_an_object(server: Script) -> None:
+    line = "<Contents><Key>a/{}</Key><Size>{}</Size>{}</Contents>"
+    tags = [f"<ETag>&quot;tag{number}&quot;</ETag>" for number in range(3)]
+    lines = "".join(line.format(f"k{number}", number, tag) for number, tag in enumerate(tags))
+    server.answers = [Answer(200, body=f"<ListBucketResult>{lines}</ListBucketResult>".encode())]
+    found = [(entry.key, entry.tag, entry.size_bytes) for entry in S3Store("bucket", "a").entries()]
+    assert found == [("k0", "tag0", 0), ("k1", "tag1", 1), ("k2", "tag2", 2)]
+    assert len(server.requests) == 1
+
+
+def test_a_listing_without_tags_has_them_asked_for(server: Script) -> None:
+    listing = b"<ListBucketResult><Contents><Key>logs//run.txt</Key><Size>4</Size></Contents></ListBucketResult>"
+    server.answers = [Answer(200, body=listing), Answer(200)]
+    (entry,) = S3Store("bucket").entries()
+    assert (entry.key, entry.tag) == ("logs//run.txt", "tag")
+    assert [method for method, _, _ in server.requests] == ["GET", "HEAD"]
