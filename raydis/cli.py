@@ -223,7 +223,7 @@ def report(
     steps: Steps = 20,
     storage: Storage = "runs",
 ) -> None:
-    """Write one self-contained page: scores, learning curve, importances, traversal, and each unit's anchors."""
+    """Write one self-contained page: scores, learning curve, what units tell, traversal, and each unit's anchors."""
     from raydis.data.open import open_dataset
     from raydis.report.page import write_report
 

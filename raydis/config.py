@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import BeforeValidator, Field, field_validator, model_validator
 
 from raydis.section import Model, Rate, Size
 from raydis.stageconfig import FirstStageConfig, KlConfig, KlStage, PatchPcaStage, PixelStage, VqConfig, VqStage
@@ -119,15 +119,16 @@ class UNetConfig(Model):
 class AnchorConfig(Model):
     """Dynamic Gaussian Anchoring: a Gaussian mixture a unit, and the pull of tokens towards its means."""
 
-    mode: Literal["off", "relative", "ramp", "release"] = Field(
-        default="relative",
-        description="`relative`: stored normalisation, shift_rate*exp(-mean|distance|); `ramp`: shift grows linearly "
-        "to shift_rate over training; `release`: the published code's formula, for parity studies only.",
+    mode: Literal["off", "constant", "ramp", "release"] = Field(
+        default="constant",
+        description="`constant`: every token moves shift_rate of the way; `ramp`: the share grows linearly to "
+        "shift_rate over training; `release`: the published code's formula, for parity studies only. `constant` "
+        "replaces `relative`, whose factor exp(-distance) had the median 0.995.",
     )
     num_gaussians: int = Field(default=8, ge=1, le=64, description="Components that a unit's mixture starts from.")
     max_gaussians: int = Field(default=32, ge=1, le=256, description="Hard upper bound after splitting.")
     shift_rate: float = Field(
-        default=0.1, ge=0.0, le=1.0, description="Largest share of the way to the anchor (lambda_max)."
+        default=0.1, ge=0.0, le=1.0, description="Share of the way to the anchor that a token moves (lambda)."
     )
     inertia: float | None = Field(
         default=32.0,
@@ -151,6 +152,15 @@ class AnchorConfig(Model):
         description="Images between two fits; the first fit ends the start without anchors, a tenth of a run of the "
         "default length and a hundredth of a published one (both refit after an epoch of 3D Shapes).",
     )
+
+    @field_validator("mode", mode="before")
+    @classmethod
+    def _not_relative(cls, mode: Any) -> Any:
+        if mode == "relative":
+            raise ValueError(
+                "relative was removed, because its shift was that of constant to 0.5 % (median): use constant"
+            )
+        return mode
 
     @model_validator(mode="after")
     def _bounds(self) -> Self:

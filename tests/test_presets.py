@@ -19,7 +19,7 @@ def test_reference_has_the_published_sizes() -> None:
     run = RunConfig.model_validate(expand({"preset": "reference"}))
     assert (run.method.num_units, run.method.unit_dim) == (20, 32)
     assert run.method.encoder.hidden_dims == (4096, 256)
-    assert (run.method.anchors.mode, run.method.unet.model_dim) == ("relative", 64)
+    assert (run.method.anchors.mode, run.method.unet.model_dim) == ("constant", 64)
     assert (run.latent_size, run.train.batch_size, run.train.learning_rate) == (16, 512, 1e-4)
     assert run.train.precision == "bf16"
 

@@ -50,6 +50,7 @@ __all__ = [
     "Checkpoint",
     "TrainingState",
     "fetch_checkpoint",
+    "migrate_config",
     "open_checkpoint",
     "write_checkpoint",
 ]
@@ -168,11 +169,24 @@ def open_checkpoint(folder: Path) -> Checkpoint:
     """
     manifest = verify(folder)
     try:
-        config = parse(RunConfig, _json(folder / CONFIG), source=str(folder / CONFIG))
+        config = parse(RunConfig, migrate_config(_json(folder / CONFIG)), source=str(folder / CONFIG))
     except ConfigError as error:
         written_by = manifest.packages.get("raydis", "another version")
         raise CheckpointError(f"{error} (the checkpoint was written by raydis {written_by})") from error
     return Checkpoint(folder=folder, manifest=manifest, config=config, metrics=_json(folder / METRICS))
+
+
+def migrate_config(config: dict[str, Any]) -> dict[str, Any]:
+    """Replace in a tree that older code stored what `RunConfig` no longer knows; change the tree in place, return it.
+
+    `anchors.mode: relative` becomes `constant`. It shifted a token by shift_rate exp(-distance) of the way to its
+    anchor, with a factor of median 0.995 on trained models: a typical shift is longer than before by 0.5 % of itself.
+    """
+    method = config.get("method")
+    anchors = method.get("anchors") if isinstance(method, dict) else None
+    if isinstance(anchors, dict) and anchors.get("mode") == "relative":
+        anchors["mode"] = "constant"
+    return config
 
 
 @functools.cache

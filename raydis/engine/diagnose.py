@@ -1,10 +1,11 @@
-"""Whether Dynamic Gaussian Anchoring acts: how far tokens move, and what a unit's Gaussians have to do with a factor.
+"""Whether Dynamic Gaussian Anchoring acts: how far tokens move, and how well a unit's Gaussians tell its factor.
 
 M images, N units, D unit width, K components, F factors.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -15,8 +16,8 @@ from torch import Tensor
 from raydis.data import FactorDataset, Loader
 from raydis.data.loader import images_at_once
 from raydis.methods.dyga_sd import DygaSd
-from raydis.metrics.checks import varying_factors
 from raydis.metrics.mig import mutual_information
+from raydis.metrics.telling import UnitLabel
 from raydis.models.mixture import COLLAPSED, NORMALISATION_EPS
 
 STILL = 1e-4  # of a unit's spread: a token that moves less has not moved
@@ -37,7 +38,7 @@ class UnitAnchoring:
         distance_moved: root-mean-square length of the shift.
         distance_to_anchor: root-mean-square distance of raw tokens to their anchors; 1 would be that to the mean.
         responsibility: mean posterior probability of the chosen component.
-        factor: the factor that the components tell most of, by name; None without factors.
+        factor: the first factor that the unit tells by its label, by name; None where it tells none.
         num_levels: levels of that factor on these images.
         factor_share: mutual information of component and factor over the factor's entropy; 1: a Gaussian has one level.
         component_share: the same over the components' entropy; 1: a level has one Gaussian.
@@ -85,8 +86,10 @@ def raw_tokens(method: DygaSd, loader: Loader, indices: np.ndarray) -> Tensor:
     return torch.cat([method.encoder.tokens(method.units(images)) for images in loader.gather_in_parts(indices)])
 
 
-def diagnose_anchors(method: DygaSd, dataset: FactorDataset, loader: Loader, indices: np.ndarray) -> Anchoring:
-    """Measure the anchors of a method in eval mode on the images at `indices` (M,)."""
+def diagnose_anchors(
+    method: DygaSd, dataset: FactorDataset, loader: Loader, indices: np.ndarray, labels: Sequence[UnitLabel]
+) -> Anchoring:
+    """Measure the anchors of a method in eval mode on the images at `indices` (M,), for units with N labels."""
     tokens = raw_tokens(method, loader, indices)
     with torch.no_grad():  # in parts: densities take K times the memory of the tokens
         parts = tokens.split(images_at_once(dataset.image_shape[0]))
@@ -116,7 +119,7 @@ def diagnose_anchors(method: DygaSd, dataset: FactorDataset, loader: Loader, ind
         }
         if active and not facts["collapsed"]:
             facts |= {name: float(column[unit]) for name, column in columns.items()}
-            facts |= _told_factor(component[:, unit], dataset, indices)
+            facts |= _told_factor(component[:, unit], labels[unit], dataset, indices)
         units.append(UnitAnchoring(**facts))
     anchored = [unit for unit in units if unit.moved_share is not None]
     names = ("num_gaussians", *columns, "num_levels", "factor_share", "component_share")
@@ -129,24 +132,22 @@ def diagnose_anchors(method: DygaSd, dataset: FactorDataset, loader: Loader, ind
     )
 
 
-def _told_factor(component: np.ndarray, dataset: FactorDataset, indices: np.ndarray) -> dict[str, Any]:
-    """The factor with the largest share of its entropy in the components (M,), as fields of `UnitAnchoring`."""
-    if dataset.space is None:
+def _told_factor(
+    component: np.ndarray, label: UnitLabel, dataset: FactorDataset, indices: np.ndarray
+) -> dict[str, Any]:
+    """How well the components (M,) of a unit tell the factor that the unit tells, as fields of `UnitAnchoring`."""
+    if dataset.space is None or not label.factors:
         return {}
-    factors = dataset.factors(indices)
-    entropy_of_component = _information(component, component)
-    best: dict[str, Any] = {}
-    for column in varying_factors(factors):
-        level = factors[:, column]
-        information, entropy = _information(component, level), _information(level, level)
-        if not best or information / entropy > best["factor_share"]:
-            best = {
-                "factor": dataset.space.names[column],
-                "num_levels": len(np.unique(level)),
-                "factor_share": information / entropy,
-                "component_share": information / entropy_of_component if entropy_of_component else 0.0,
-            }
-    return best
+    factor, _ = label.factors[0]
+    levels = dataset.factors(indices)[:, dataset.space.names.index(factor)]
+    information = _information(component, levels)
+    entropy, entropy_of_component = _information(levels, levels), _information(component, component)
+    return {
+        "factor": factor,
+        "num_levels": len(np.unique(levels)),
+        "factor_share": information / entropy if entropy else 0.0,
+        "component_share": information / entropy_of_component if entropy_of_component else 0.0,
+    }
 
 
 def _information(a: np.ndarray, b: np.ndarray) -> float:

@@ -26,6 +26,7 @@ from raydis.diffusion.samplers import SAMPLERS, Sampler
 from raydis.engine.checkpoint import open_checkpoint
 from raydis.errors import CheckpointError, ConfigError, RaydisError
 from raydis.methods.dyga_sd import DygaSd
+from raydis.metrics.telling import UnitLabel, label_units
 from raydis.registry.manifest import Manifest
 
 # 20 steps of UniPC end nearer to where DDIM's 1000 do than 50 of DDIM: `python -m tests.benchmarks.samplers`.
@@ -71,13 +72,14 @@ class Encoded:
 
 @dataclass(frozen=True)
 class UnitInfo:
-    """What is known of one unit: its range over the data and its anchors."""
+    """What is known of one unit: its range over the data, its anchors, and what it tells."""
 
     index: int
     low: float
     median: float
     high: float
     num_gaussians: int
+    label: UnitLabel
 
 
 class Editor:
@@ -141,17 +143,22 @@ class Editor:
 
     @property
     def factor_names(self) -> list[str]:
-        """Factors of the data set it was trained on, as its scores' importance matrix orders them; maybe none."""
+        """Factors of the data set it was trained on, in the order of its scores and information; maybe none."""
         return list(self.metrics.get("factor_names") or [])
 
+    @property
+    def labels(self) -> tuple[UnitLabel, ...]:
+        """What each unit tells, as it was measured when the checkpoint was scored; else "unknown"."""
+        return label_units(self.metrics.get("information"), self.factor_names, self.num_units)
+
     def units(self) -> list[UnitInfo]:
-        """Range and anchors of each unit, in order."""
+        """Range, anchors and label of each unit, in order."""
         quantiles = self.method.unit_quantiles.cpu()
         counts = self.method.anchors.alive.sum(-1).cpu()
         middle = quantiles.shape[1] // 2
         return [
-            UnitInfo(index, float(row[0]), float(row[middle]), float(row[-1]), int(count))
-            for index, (row, count) in enumerate(zip(quantiles, counts, strict=True))
+            UnitInfo(index, float(row[0]), float(row[middle]), float(row[-1]), int(count), label)
+            for index, (row, count, label) in enumerate(zip(quantiles, counts, self.labels, strict=True))
         ]
 
     @torch.no_grad()

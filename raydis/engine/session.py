@@ -11,8 +11,10 @@ from raydis.engine.device import num_threads
 from raydis.engine.diagnose import Anchoring, diagnose_anchors
 from raydis.engine.evaluate import check_scorable, evaluate, reconstruction_psnr, scored_indices
 from raydis.engine.fit import Progress, Training, fit
+from raydis.engine.information import information_of
 from raydis.methods.dyga_sd import DygaSd
 from raydis.metrics.protocol import SEARCH, Protocol, Scores
+from raydis.metrics.telling import Information, label_units
 
 
 @dataclass(frozen=True)
@@ -55,9 +57,19 @@ def run_session(training: Training, workdir: Path, *, parent: dict[str, str] | N
         if training.rank == 0:
             scores = _score(training, progress)
             psnr = reconstruction_psnr(training.average, training.loader)
-            anchoring = _anchoring(training)
+            information = _information(training)
+            anchoring = _anchoring(training, information)
             training.unscored = None
-            folder = _write(workdir, training, progress, parent, scores=scores, psnr=psnr, anchoring=anchoring)
+            folder = _write(
+                workdir,
+                training,
+                progress,
+                parent,
+                scores=scores,
+                psnr=psnr,
+                information=information,
+                anchoring=anchoring,
+            )
         yield Report(progress, scores, psnr, folder)
 
 
@@ -86,6 +98,7 @@ def _write(
     *,
     scores: Scores | None = None,
     psnr: float | None = None,
+    information: Information | None = None,
     anchoring: Anchoring | None = None,
 ) -> Path:
     """A checkpoint of the averaged method, as `calibrated` has left it, and of what is known of the finished one."""
@@ -103,6 +116,7 @@ def _write(
             "scores": scores.to_dict() if scores else None,
             "psnr": psnr,
             "curve": training.curve,
+            "information": information.to_dict() if information else None,
             "anchoring": anchoring.to_dict() if anchoring else None,
         },
         training=training.state(),
@@ -114,11 +128,21 @@ def _write(
     return folder
 
 
-def _anchoring(training: Training) -> Anchoring | None:
+def _information(training: Training) -> Information | None:
+    """What the units tell; None without units, factors or evaluation."""
+    method, evaluation = training.average, training.config.evaluation
+    if not isinstance(method, DygaSd) or evaluation.protocol == "none":
+        return None
+    return information_of(method, training.dataset, training.loader, seed=evaluation.seed)
+
+
+def _anchoring(training: Training, information: Information | None) -> Anchoring | None:
     """What the anchors do on the images that the `search` protocol looks at; None without anchors or evaluation."""
     dataset, evaluation = training.dataset, training.config.evaluation
     if not isinstance(training.average, DygaSd) or not training.average.anchors.fitted or evaluation.protocol == "none":
         return None
     most = evaluation.max_images
     rows = scored_indices(dataset, protocol=SEARCH, max_images=most)
-    return diagnose_anchors(training.average, dataset, training.loader, rows[:most])
+    names = dataset.space.names if dataset.space else ()
+    labels = label_units(information, names, len(training.average.anchors.means))
+    return diagnose_anchors(training.average, dataset, training.loader, rows[:most], labels)

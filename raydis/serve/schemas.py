@@ -9,7 +9,8 @@ from fastapi import UploadFile
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, Json
 
 from raydis.diffusion.samplers import Sampler
-from raydis.engine.editor import DEFAULT_SAMPLER, DEFAULT_STEPS
+from raydis.engine.editor import DEFAULT_SAMPLER, DEFAULT_STEPS, UnitInfo
+from raydis.metrics.telling import Kind
 from raydis.serve.model import MAX_STEPS, Codes, ServedModel
 from raydis.serve.service import Edited, Service
 
@@ -35,13 +36,27 @@ class Problem(BaseModel):
 
 
 class Unit(BaseModel):
-    """What is known of one unit over the training data."""
+    """What is known of one unit over the training data. Pictures and reports name units by the same label."""
 
     index: int
     low: float
     median: float
     high: float
     num_gaussians: int = Field(description="Components of its mixture; 0 without anchors.")
+    kind: Kind = Field(
+        description="factor: it tells one factor; mixed: several; none: it varies, but tells no factor more than "
+        "chance does; inactive: it hardly varies, so that it hardly changes a picture; unknown: it was not measured, "
+        "or the data has no factors."
+    )
+    factors: dict[str, float] = Field(
+        description="What it tells of the factors that its label names: share of a factor's entropy, 0 to 1."
+    )
+    label: str = Field(description="The same in words; empty where unknown.")
+
+    @classmethod
+    def of(cls, unit: UnitInfo) -> Self:
+        label = unit.label
+        return cls(**vars(unit) | {"kind": label.kind, "factors": dict(label.factors), "label": str(label)})
 
 
 class Rejected(BaseModel):
@@ -89,7 +104,7 @@ class ModelFacts(BaseModel):
             latent_shape=editor.method.latent_shape,
             unit_dim=editor.unit_dim,
             max_steps=model.max_steps,
-            units=[Unit(**vars(unit)) for unit in editor.units()],
+            units=[Unit.of(unit) for unit in editor.units()],
             rejected=Rejected(**vars(rejected)) if rejected else None,
         )
 

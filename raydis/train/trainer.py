@@ -20,6 +20,7 @@ from ray.util.queue import Queue
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from raydis.config import RunConfig
+from raydis.engine.checkpoint import migrate_config
 from raydis.engine.plan import budget_warnings
 from raydis.errors import ConfigError, FitError, RaydisError
 from raydis.registry import locate_first_stage
@@ -216,7 +217,7 @@ def _claim(store: Store, name: str, config: RunConfig, *, resume: bool) -> None:
     except StoreConflict as error:
         if not resume:
             raise ConfigError(f"run {name} exists in {store.uri}/train: resume it, or choose another name") from error
-        if json.loads(store.read(key)) != _identity(config):
+        if migrate_config(json.loads(store.read(key))) != _identity(config):
             raise ConfigError(
                 f"run {name} in {store.uri}/train was started with another configuration (its {RUN_FILE}): "
                 "choose another name"

@@ -154,7 +154,7 @@ def race_fit(scalars: str, split_spread: float, device: str) -> None:
 
 
 def race_assign(tokens: Tensor, num_gaussians: int, batch_size: int, rounds: int, device: str) -> None:
-    anchors = Anchors(NUM_UNITS, UNIT_DIM, mode="relative", max_gaussians=num_gaussians, shift_rate=0.1).to(device)
+    anchors = Anchors(NUM_UNITS, UNIT_DIM, mode="constant", max_gaussians=num_gaussians, shift_rate=0.1).to(device)
     anchors.fit(
         tokens[:2000],
         num_gaussians=num_gaussians,

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 import os
@@ -16,6 +17,7 @@ from safetensors.torch import load_file
 
 import raydis
 from raydis.config import AnchorConfig, DygaSdConfig, RunConfig
+from raydis.data import open_dataset
 from raydis.engine.checkpoint import TrainingState, code_revision, open_checkpoint, write_checkpoint
 from raydis.errors import CheckpointError
 from raydis.registry.manifest import FileEntry, Manifest, file_entry
@@ -205,6 +207,48 @@ def test_a_config_of_another_raydis_names_the_key_and_the_version_that_wrote_it(
         CheckpointError, match=rf"sed: unknown key; did you mean seed\? .*by raydis {raydis.__version__}"
     ):
         open_checkpoint(tmp_path / "c")
+
+
+def of_older_code(folder: Path, **sections: Any) -> Path:
+    """A checkpoint whose config.json has the anchor mode `relative`, with its manifest, as older code wrote it."""
+    config = RunConfig(method=DygaSdConfig(num_units=4, anchors=AnchorConfig(shift_rate=0.5)), seed=7)
+    write(folder, config=config)
+    tree = config.model_dump(mode="json")
+    tree["method"]["anchors"]["mode"] = "relative"
+    forge(folder, "config.json", json.dumps(tree | sections).encode())
+    return folder
+
+
+def test_a_checkpoint_with_the_removed_anchor_mode_opens_with_the_constant_shift_and_resumes(tmp_path: Path) -> None:
+    checkpoint = open_checkpoint(of_older_code(tmp_path / "c"))
+    assert isinstance(checkpoint.config.method, DygaSdConfig)
+    assert checkpoint.config.method.anchors == AnchorConfig(mode="constant", shift_rate=0.5)
+    assert_equal(checkpoint.training().tensors, TRAINING.tensors)
+    dataset = open_dataset(checkpoint.config.data)
+    same = dataclasses.replace(
+        checkpoint, manifest=checkpoint.manifest.model_copy(update={"data_fingerprint": dataset.fingerprint})
+    )
+    same.check_belongs(checkpoint.config, dataset)  # what the same command asks for today
+    write(tmp_path / "new", config=checkpoint.config)
+    assert "relative" not in (tmp_path / "new" / "config.json").read_text()
+
+
+@pytest.mark.parametrize("mode", ["off", "constant", "ramp", "release"])
+def test_another_anchor_mode_is_read_as_it_was_written(tmp_path: Path, mode: str) -> None:
+    method = DygaSdConfig.model_validate({"anchors": {"mode": mode}})
+    write(tmp_path / "c", config=RunConfig(method=method))
+    assert open_checkpoint(tmp_path / "c").config.method == method
+
+
+@pytest.mark.parametrize(
+    ("method", "key"),
+    [(None, "method"), ([], "method"), ({"anchors": None}, r"method\.anchors"), ("relative", "method")],
+)
+def test_a_config_whose_sections_are_no_mappings_is_refused_by_their_names(
+    tmp_path: Path, method: object, key: str
+) -> None:
+    with pytest.raises(CheckpointError, match=rf"config\.json: {key}: "):
+        open_checkpoint(of_older_code(tmp_path / "c", method=method))
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, np.float32(1.0), torch.tensor(1.0)])

@@ -19,6 +19,7 @@ from raydis.engine.evaluate import evaluate
 from raydis.engine.fit import Progress, Training
 from raydis.engine.session import run_session
 from raydis.errors import MetricError
+from raydis.metrics.telling import label_units
 
 CPU = torch.device("cpu")
 
@@ -142,17 +143,21 @@ def test_a_run_whose_scoring_fails_keeps_its_training_and_is_scored_without_anot
     assert list(run_session(once_more, tmp_path)) == []
 
 
-def test_a_finished_checkpoint_tells_what_its_anchors_do(
+def test_a_finished_checkpoint_tells_what_its_units_and_its_anchors_do(
     tiny: Callable[..., RunConfig], dataset: FactorDataset, tmp_path: Path
 ) -> None:
     config = tiny(train={"num_images": 160, "checkpoint_images": 96, "report_images": 96})
     for report in run_session(Training(config, dataset, device=CPU), tmp_path):
         assert report.checkpoint is not None
-        anchoring = open_checkpoint(report.checkpoint).metrics["anchoring"]
-        assert (anchoring is None) == (not report.progress.finished)
+        metrics = open_checkpoint(report.checkpoint).metrics
+        information, anchoring = metrics["information"], metrics["anchoring"]
+        assert (anchoring is None) == (information is None) == (not report.progress.finished)
     assert anchoring["num_anchored_units"] == 4
     assert len(anchoring["units"]) == 4
     assert anchoring["means"]["distance_moved"] > 0
+    assert np.shape(information["share"]) == (4, 6)
+    for unit, label in zip(anchoring["units"], label_units(information, metrics["factor_names"], 4), strict=True):
+        assert unit["factor"] == (label.factors[0][0] if label.factors else None)
 
 
 def test_a_run_need_not_score_itself(tiny: Callable[..., RunConfig], dataset: FactorDataset, tmp_path: Path) -> None:
@@ -160,7 +165,8 @@ def test_a_run_need_not_score_itself(tiny: Callable[..., RunConfig], dataset: Fa
     *_, report = run_session(Training(config, dataset, device=CPU), tmp_path)
     assert (report.progress.finished, report.scores) == (True, None)
     assert report.checkpoint is not None
-    assert open_checkpoint(report.checkpoint).metrics["scores"] is None
+    metrics = open_checkpoint(report.checkpoint).metrics
+    assert metrics["scores"] is metrics["information"] is None
 
 
 def untrainable(config: RunConfig, dataset: FactorDataset, rank: int) -> Any:

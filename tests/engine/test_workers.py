@@ -32,13 +32,13 @@ ROUNDING = 1e-8
 # after the second and the fourth of five steps.
 PLAN = {
     "unet": {"dropout_rate": 0.0, "skip_dropout_rate": 0.0},
-    "anchors": {"mode": "relative", "refit_images": 64, "num_gaussians": 1, "num_splits": 0},
+    "anchors": {"mode": "constant", "refit_images": 64, "num_gaussians": 1, "num_splits": 0},
 }
 GROUP, BATCH = ({**PLAN, "encoder": {"norm": norm}} for norm in ("group", "batch"))
 DROPPED = {
     **BATCH,
     "unet": {"dropout_rate": 0.1, "skip_dropout_rate": 0.2},
-    "anchors": {"mode": "relative", "refit_images": 64},
+    "anchors": {"mode": "constant", "refit_images": 64},
 }
 RUNS: dict[str, dict[str, Any]] = {
     "group": {"method": GROUP},

@@ -31,7 +31,7 @@ def fitted(mode: Mode, shift_rate: float = 0.1, data: Tensor | None = None) -> A
     return anchors
 
 
-@pytest.mark.parametrize("mode", ["off", "relative", "ramp", "release"])
+@pytest.mark.parametrize("mode", ["off", "constant", "ramp", "release"])
 def test_tokens_stay_before_the_first_fit_and_at_shift_rate_zero(mode: Mode) -> None:
     batch = tokens(16)
     fresh = Anchors(N, D, mode=mode, max_gaussians=K, shift_rate=0.1)
@@ -42,7 +42,7 @@ def test_tokens_stay_before_the_first_fit_and_at_shift_rate_zero(mode: Mode) -> 
     assert torch.equal(fitted(mode)(batch), batch) == (mode == "off")
 
 
-@pytest.mark.parametrize("mode", ["relative", "ramp", "release"])
+@pytest.mark.parametrize("mode", ["constant", "ramp", "release"])
 def test_tokens_of_inactive_units_stay(mode: Mode) -> None:
     data = tokens()
     data[:, 2] = 1.0
@@ -59,7 +59,7 @@ def test_tokens_of_inactive_units_stay(mode: Mode) -> None:
 
 
 def test_assignment_equals_one_distribution_object_per_unit_and_component() -> None:
-    anchors, batch = fitted("relative"), tokens(64, seed=3)
+    anchors, batch = fitted("constant"), tokens(64, seed=3)
     assignment = anchors.assign(batch)
     for i in range(N):
         normalised = (batch[:, i].double() - anchors.offset[i].double()) / anchors.scale[i].double()
@@ -77,7 +77,7 @@ def test_assignment_equals_one_distribution_object_per_unit_and_component() -> N
 
 
 def test_every_anchor_is_a_mean_of_its_own_unit_in_token_coordinates() -> None:
-    anchors, batch = fitted("relative"), tokens(64)
+    anchors, batch = fitted("constant"), tokens(64)
     chosen, _ = anchors.pull(batch)
     component, means = anchors.assign(batch).component, anchors.anchor_tokens()
     assert means.shape == (N, K, D)
@@ -90,14 +90,14 @@ def test_every_anchor_is_a_mean_of_its_own_unit_in_token_coordinates() -> None:
         assert means[i][anchors.alive[i]].max() <= tokens()[:, i].max()
 
 
-def test_relative_lambda_decays_with_the_normalised_distance_and_tokens_stay_on_the_segment() -> None:
-    anchors, batch = fitted("relative", shift_rate=0.3), tokens(64)
-    chosen, rates = anchors.pull(batch)
-    distance = ((batch - chosen) / anchors.scale[:, None]).abs().mean(-1)
-    torch.testing.assert_close(rates, 0.3 * torch.exp(-distance))
-    assert 0 <= rates.min() < rates.max() <= 0.3
-    assert rates.min() > 0.3 * math.exp(-1)  # unlike the release, no token's pull vanishes
-    torch.testing.assert_close(anchors(batch), (1 - rates[..., None]) * batch + rates[..., None] * chosen)
+def test_constant_lambda_is_the_shift_rate_however_far_the_anchor() -> None:
+    anchors, near = fitted("constant", shift_rate=0.3), tokens(64)
+    for batch in (near, 1e3 * near, near.double(), near.bfloat16()):
+        chosen, rates = anchors.pull(batch)
+        assert torch.equal(rates, torch.full((64, N), 0.3))
+        torch.testing.assert_close(anchors(batch), (0.7 * batch + 0.3 * chosen).to(batch.dtype))
+    whole = fitted("constant", shift_rate=1.0)
+    torch.testing.assert_close(whole(near), whole.pull(near)[0])
 
 
 def test_ramp_lambda_is_the_share_of_the_budget() -> None:
@@ -113,18 +113,16 @@ def test_ramp_lambda_is_the_share_of_the_budget() -> None:
     torch.testing.assert_close(everything(batch), everything.pull(batch)[0])
 
 
-def test_a_token_on_its_anchor_stays_and_has_the_largest_lambda() -> None:
-    anchors = fitted("relative")
+def test_a_token_on_its_anchor_stays() -> None:
+    anchors = fitted("constant")
     for i in range(N):
         k = int(anchors.log_weights[i].argmax())
         batch = tokens(1)
         batch[0, i] = anchors.anchor_tokens()[i, k]
-        _, rates = anchors.pull(batch)
         assert torch.equal(anchors(batch)[0, i], batch[0, i])
-        assert float(rates[0, i]) == pytest.approx(0.1, abs=1e-8)
 
 
-@pytest.mark.parametrize("mode", ["relative", "ramp"])
+@pytest.mark.parametrize("mode", ["constant", "ramp"])
 def test_repeated_shifts_contract_to_the_anchor(mode: Mode) -> None:
     anchors, start = fitted(mode, shift_rate=0.5), tokens(32)
     target, _ = anchors.pull(start)
@@ -138,7 +136,7 @@ def test_repeated_shifts_contract_to_the_anchor(mode: Mode) -> None:
     torch.testing.assert_close(batch, target[settled], atol=1e-5, rtol=0)
 
 
-@pytest.mark.parametrize("mode", ["relative", "ramp"])
+@pytest.mark.parametrize("mode", ["constant", "ramp"])
 def test_a_sample_does_not_depend_on_its_batch_mates(mode: Mode) -> None:
     anchors, batch = fitted(mode), tokens(64)
     whole = anchors(batch)
@@ -151,7 +149,7 @@ def test_the_released_shift_does_depend_on_batch_mates() -> None:
     assert not torch.allclose(anchors(batch)[:1], anchors(batch[:1]), rtol=1e-4)
 
 
-@pytest.mark.parametrize("mode", ["relative", "ramp"])
+@pytest.mark.parametrize("mode", ["constant", "ramp"])
 def test_the_gradient_of_a_token_is_one_minus_lambda(mode: Mode) -> None:
     anchors, batch = fitted(mode, shift_rate=0.4), tokens(8).requires_grad_()
     (gradient,) = torch.autograd.grad(anchors(batch).sum(), batch)
@@ -209,7 +207,7 @@ def test_released_lambda_never_reaches_a_tenth_and_vanishes_with_exact_zeros() -
     assert torch.equal(anchors(batch), batch)
 
 
-@pytest.mark.parametrize("mode", ["relative", "ramp", "release"])
+@pytest.mark.parametrize("mode", ["constant", "ramp", "release"])
 def test_a_state_dict_restores_every_output_bit_for_bit(mode: Mode) -> None:
     anchors, batch = fitted(mode), tokens(32)
     copy = Anchors(N, D, mode=mode, max_gaussians=K, shift_rate=0.1)
@@ -222,7 +220,7 @@ def test_a_state_dict_restores_every_output_bit_for_bit(mode: Mode) -> None:
 
 
 def test_a_refit_replaces_the_mixtures_in_place() -> None:
-    anchors = fitted("relative")
+    anchors = fitted("constant")
     addresses = {name: buffer.data_ptr() for name, buffer in anchors.named_buffers()}
     before = anchors.means.clone()
     data = 3 * tokens(seed=9)
@@ -236,7 +234,7 @@ def test_a_refit_replaces_the_mixtures_in_place() -> None:
 
 
 def test_a_refit_goes_on_from_the_mixtures_before_it() -> None:
-    anchors, other = fitted("relative"), Anchors(N, D, mode="relative", max_gaussians=K, shift_rate=0.1)
+    anchors, other = fitted("constant"), Anchors(N, D, mode="constant", max_gaussians=K, shift_rate=0.1)
     before = anchors.means.clone()
     for each in (anchors, other):
         each.fit(tokens(), **OPTIONS, generator=torch.Generator().manual_seed(2))
@@ -245,7 +243,7 @@ def test_a_refit_goes_on_from_the_mixtures_before_it() -> None:
 
 
 def test_autocast_does_not_touch_the_assignment() -> None:
-    anchors, batch = fitted("relative"), tokens(64)
+    anchors, batch = fitted("constant"), tokens(64)
     with torch.autocast("cpu", torch.bfloat16):
         inside, shifted = anchors.assign(batch), anchors(batch)
         half = anchors(batch.bfloat16())
@@ -254,7 +252,7 @@ def test_autocast_does_not_touch_the_assignment() -> None:
     assert half.dtype == torch.bfloat16
 
 
-@pytest.mark.parametrize("mode", ["relative", "ramp", "release"])
+@pytest.mark.parametrize("mode", ["constant", "ramp", "release"])
 def test_the_shift_is_one_graph_without_a_wait_for_the_device(mode: Mode) -> None:
     anchors, batch = fitted(mode), tokens(16)
     # fullgraph refuses Python branches on data and .item(), which would also break a CUDA graph.
@@ -265,7 +263,7 @@ def test_the_shift_is_one_graph_without_a_wait_for_the_device(mode: Mode) -> Non
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"mode": "soft"}, "mode='soft' must be off, relative, ramp or release"),
+        ({"mode": "soft"}, "mode='soft' must be off, constant, ramp or release"),
         ({"shift_rate": 1.5}, r"shift_rate=1\.5 must lie in \[0, 1\]"),
     ],
 )
@@ -275,12 +273,12 @@ def test_arguments_out_of_range_are_refused(options: dict[str, Any], message: st
 
 
 def test_tokens_of_another_model_are_refused() -> None:
-    anchors = Anchors(N, D + 1, mode="relative", max_gaussians=K, shift_rate=0.1)
+    anchors = Anchors(N, D + 1, mode="constant", max_gaussians=K, shift_rate=0.1)
     with pytest.raises(ValueError, match=r"tokens must have shape \(S, 4, 7\), found \(400, 4, 6\)"):
         anchors.fit(tokens(), **OPTIONS, generator=torch.Generator())
 
 
-def tracking(inertia: float | None, mode: Mode = "relative") -> Anchors:
+def tracking(inertia: float | None, mode: Mode = "constant") -> Anchors:
     anchors = Anchors(N, D, mode=mode, max_gaussians=K, shift_rate=0.1, inertia=inertia)
     anchors.fit(tokens(), **OPTIONS, generator=torch.Generator().manual_seed(1))
     return anchors
@@ -304,7 +302,7 @@ def test_a_step_moves_each_mean_as_if_it_were_that_many_tokens() -> None:
     assert torch.equal(anchors.means, moved)  # each token counts once
 
 
-@pytest.mark.parametrize(("inertia", "mode"), [(None, "relative"), (5.0, "release"), (5.0, "off")])
+@pytest.mark.parametrize(("inertia", "mode"), [(None, "constant"), (5.0, "release"), (5.0, "off")])
 def test_means_stand_still_without_inertia_and_in_parity_mode(inertia: float | None, mode: Mode) -> None:
     anchors = tracking(inertia, mode).train()
     before = anchors.means.clone()

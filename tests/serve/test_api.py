@@ -67,6 +67,7 @@ def test_the_model_states_its_version_its_scores_and_the_range_of_each_unit(
     assert [unit["index"] for unit in facts["units"]] == [0, 1, 2, 3]
     assert all(unit["low"] < unit["median"] < unit["high"] for unit in facts["units"])
     assert all(unit["num_gaussians"] >= 1 for unit in facts["units"])
+    assert all((unit["kind"], unit["factors"], unit["label"]) == ("unknown", {}, "") for unit in facts["units"])
     assert facts["rejected"] is None
 
 

@@ -18,7 +18,7 @@ run: {preset: tiny}
 search:
   method.num_units: {kind: int, low: 4, high: 6}
   train.learning_rate: {kind: float, low: 1e-4, high: 1e-2, log: true}
-  method.anchors.mode: {kind: choice, values: [off, relative]}
+  method.anchors.mode: {kind: choice, values: [off, constant]}
 controls:
   - {name: dyga_off, set: {method.anchors.mode: off}}
 """
@@ -50,7 +50,7 @@ def test_a_dry_run_shows_the_plan_and_writes_nothing(
     assert "in all      9 trials, 9000 images" in lines
     assert "promotion   smoke@best by mean of published scores (estimator reference)" in lines
     assert "  train.learning_rate  float from 0.0001 to 0.01, log" in lines
-    assert "  method.anchors.mode  one of off, relative" in lines
+    assert "  method.anchors.mode  one of off, constant" in lines
     assert list(tmp_path.iterdir()) == [smoke]
 
 

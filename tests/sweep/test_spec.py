@@ -27,7 +27,7 @@ def test_a_file_gives_a_typed_spec_with_its_preset_expanded(tmp_path: Path) -> N
         "name: tried\n"
         "run: {preset: tiny, train: {learning_rate: 1e-4}}\n"
         "search:\n"
-        "  method.anchors.mode: {kind: choice, values: [off, relative]}\n"
+        "  method.anchors.mode: {kind: choice, values: [off, constant]}\n"
         "  train.learning_rate: {kind: float, low: 1e-5, high: 1e-3, log: true}\n"
     )
     spec = load_spec(path, ["run.train.num_images=1000", "num_trials=7"])
@@ -35,7 +35,7 @@ def test_a_file_gives_a_typed_spec_with_its_preset_expanded(tmp_path: Path) -> N
     assert spec.run.train.learning_rate == 1e-4
     assert spec.run.train.num_images == 1000
     assert spec.num_trials == 7
-    assert spec.search["method.anchors.mode"].values == ("off", "relative")
+    assert spec.search["method.anchors.mode"].values == ("off", "constant")
     assert [goal.metric for goal in spec.objectives] == ["dci_disentanglement", "factor_vae"]
     assert spec.model_name == "tried"
 

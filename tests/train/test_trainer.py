@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 from pathlib import Path
@@ -182,6 +183,19 @@ def test_a_name_belongs_to_one_configuration(tiny_run: Any, tmp_path: Path) -> N
         fit_with_ray(tiny_run(), name="mine", storage=str(tmp_path))
     with pytest.raises(ConfigError, match=r"run mine exists in .*: resume it, or choose another name"):
         fit_with_ray(tiny_run(), name="mine", storage=str(tmp_path), resume=False)
+
+
+def test_a_run_that_older_code_began_with_the_removed_anchor_mode_goes_on(
+    tiny_run: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tree = tiny_run().model_dump(mode="json", exclude={"compute"})
+    tree["method"]["anchors"]["mode"] = "relative"
+    LocalStore(tmp_path).write("train/mine/run.json", json.dumps(tree).encode())
+    trainers = Trainers(monkeypatch, (1, None))
+    fit_with_ray(tiny_run(), name="mine", storage=str(tmp_path))
+    assert trainers.started == [1]
+    with pytest.raises(ConfigError, match=r"run mine in .* was started with another configuration"):
+        fit_with_ray(tiny_run(method={"anchors": {"mode": "ramp"}}), name="mine", storage=str(tmp_path))
 
 
 @pytest.mark.ray
