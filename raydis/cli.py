@@ -296,6 +296,7 @@ def promote_model(
     ref = registry.resolve(model)
     registry.set_alias(ref.name, alias, ref.version)
     typer.echo(f"{ref.name}@{alias} -> version {ref.version}")
+    typer.echo(f"services keep the version they have: set `model: {ref}` in the Serve config and run `serve deploy`")
 
 
 def run_cli(command: Callable[..., Any]) -> None:

@@ -347,7 +347,10 @@ def test_models_register_makes_a_checkpoint_a_version(run: Run, checkpoint: Path
 
 def test_models_promote_moves_the_alias(run: Run, published: Path) -> None:
     moved = run("models", "promote", "mine@2", "--alias", "tried", "--storage", published)
-    assert moved == (0, "mine@tried -> version 2\n", "")
+    assert (moved.code, moved.err) == (0, "")
+    first, hint = moved.out.splitlines()
+    assert first == "mine@tried -> version 2"
+    assert "`model: mine@2`" in hint
     assert json.loads(run("models", "show", "mine@tried", "--storage", published).out)["version"] == 2
     assert run("models", "promote", "mine@1", "--alias", "tried", "--storage", published).code == 0
     assert json.loads(run("models", "show", "mine@tried", "--storage", published).out)["version"] == 1

@@ -11,6 +11,7 @@ an answer's bytes do not depend on who else asked. The price is that a lone imag
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple, TypeVar
@@ -23,7 +24,6 @@ from raydis.engine.device import resolve_device
 from raydis.engine.editor import Editor, check_steps
 from raydis.errors import CheckpointError
 from raydis.registry import ModelRef, Registry, default_cache
-from raydis.registry.registry import DEFAULT_ALIAS
 
 MAX_STEPS = 200
 
@@ -78,7 +78,6 @@ class ServedModel:
     Args:
         editor: opened on the device that computes.
         ref: its name and version.
-        alias: the alias that named the version, if one did.
         encode_batch_size, edit_batch_size: None takes the device's default.
     """
 
@@ -87,16 +86,19 @@ class ServedModel:
         editor: Editor,
         ref: ModelRef,
         *,
-        alias: str | None = None,
         encode_batch_size: int | None = None,
         edit_batch_size: int | None = None,
     ) -> None:
         self.editor = editor
         self.ref = ref
-        self.alias = alias
         default = default_batch_sizes(editor.device)
         self.batch_sizes = BatchSizes(encode_batch_size or default.encode, edit_batch_size or default.edit)
         self.max_steps = min(MAX_STEPS, editor.max_steps)
+
+    @property
+    def identity(self) -> str:
+        """Name, version, and a hash of the manifest, which holds the hashes of all files."""
+        return f"{self.ref} {hashlib.sha256(self.editor.manifest.to_json()).hexdigest()[:16]}"
 
     def encode(self, images: Sequence[np.ndarray]) -> list[Codes]:
         """Encode images (H, W, C) uint8, as many as one likes."""
@@ -149,32 +151,19 @@ class ServedModel:
 
 def open_model(
     registry: Registry,
-    reference: str,
+    ref: ModelRef,
     *,
-    version: int | None = None,
     device: Literal["auto", "cpu", "cuda"] = "auto",
     encode_batch_size: int | None = None,
     edit_batch_size: int | None = None,
 ) -> ServedModel:
-    """The model that a reference names: fetched, checked against its manifest, opened and tried out.
-
-    Args:
-        reference: `name@alias`, `name@version` or `name`.
-        version: what the reference was found to mean; None looks it up now.
+    """Fetch a version, check it against its manifest, open it and try it out.
 
     Raises:
-        RaydisError: there is no such model, or it cannot be served.
+        RaydisError: there is no such version, or it cannot be served.
     """
-    name, _, wanted = reference.partition("@")
-    ref = registry.resolve(reference if version is None else f"{name}@{version}")
     editor = Editor.open(registry.fetch(ref, default_cache()), device=resolve_device(ComputeConfig(device=device)))
-    model = ServedModel(
-        editor,
-        ref,
-        alias=None if wanted.isdecimal() else wanted or DEFAULT_ALIAS,
-        encode_batch_size=encode_batch_size,
-        edit_batch_size=edit_batch_size,
-    )
+    model = ServedModel(editor, ref, encode_batch_size=encode_batch_size, edit_batch_size=edit_batch_size)
     model.try_out()
     return model
 

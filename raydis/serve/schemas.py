@@ -12,7 +12,7 @@ from raydis.diffusion.samplers import Sampler
 from raydis.engine.editor import DEFAULT_SAMPLER, DEFAULT_STEPS, UnitInfo
 from raydis.metrics.telling import Kind
 from raydis.serve.model import MAX_STEPS, Codes, ServedModel
-from raydis.serve.service import Edited, Service
+from raydis.serve.service import Edited
 
 VALUE_LIMIT = 1e4  # far outside any unit's range, far inside what float32 computes with
 
@@ -59,20 +59,11 @@ class Unit(BaseModel):
         return cls(**vars(unit) | {"kind": label.kind, "factors": dict(label.factors), "label": str(label)})
 
 
-class Rejected(BaseModel):
-    """A model that did not pass its checks; the one before goes on serving."""
-
-    model: str
-    reason: str
-    at: AwareDatetime
-
-
 class ModelFacts(BaseModel):
-    """The model that answers, where it comes from, and one that was refused in its place."""
+    """The model that answers, and where it comes from."""
 
     name: str
-    version: int
-    alias: str | None = Field(description="Alias that named this version when it was opened.")
+    version: int = Field(description="All replicas serve this one until another is deployed, wherever aliases move.")
     data_name: str = Field(description="Data set it was trained on.")
     data_fingerprint: str
     images_seen: int = Field(description="Images seen in training.")
@@ -84,16 +75,13 @@ class ModelFacts(BaseModel):
     unit_dim: int = Field(description="Width of a unit's token.")
     max_steps: int = Field(description="Most sampling steps of an edit.")
     units: list[Unit]
-    rejected: Rejected | None = Field(description="The model that last was to replace this one and could not.")
 
     @classmethod
-    def of(cls, service: Service) -> Self:
-        model, rejected = service.model, service.rejected
+    def of(cls, model: ServedModel) -> Self:
         editor, manifest = model.editor, model.editor.manifest
         return cls(
             name=model.ref.name,
             version=model.ref.version,
-            alias=model.alias,
             data_name=manifest.data_name,
             data_fingerprint=manifest.data_fingerprint,
             images_seen=manifest.images_seen,
@@ -105,7 +93,6 @@ class ModelFacts(BaseModel):
             unit_dim=editor.unit_dim,
             max_steps=model.max_steps,
             units=[Unit.of(unit) for unit in editor.units()],
-            rejected=Rejected(**vars(rejected)) if rejected else None,
         )
 
 
@@ -194,9 +181,9 @@ class Edit(BaseModel):
     image: str = Field(description="The PNG file, base64.")
 
     @classmethod
-    def of(cls, edited: Edited, form: EditForm) -> Self:
+    def of(cls, model: ServedModel, edited: Edited, form: EditForm) -> Self:
         return cls(
-            model=str(edited.model.ref),
+            model=str(model.ref),
             units=edited.units.tolist(),
             seed=form.seed,
             steps=form.steps,
