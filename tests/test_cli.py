@@ -202,7 +202,8 @@ def test_swap_draws_two_given_files(run: Run, checkpoint: Path, tmp_path: Path) 
     files = ("--source", tmp_path / "a.png", "--target", tmp_path / "b.png")
     assert run("swap", checkpoint, "-o", path, *files, "--steps", 2).code == 0
     with Image.open(path) as picture:
-        assert picture.height == 8 + 26 + 20 + 67 + 8
+        lines = 1 + max(label.lines(10).count("\n") + 1 for label in editor.labels)
+        assert picture.height == 8 + 26 + (4 + 16 * lines) + 67 + 8
         assert (np.asarray(picture) == np.asarray(draw_swaps(editor, images[:1], images[1:], num_steps=2))).all()
 
 
@@ -241,11 +242,14 @@ def test_a_grey_model_takes_an_image_file(tmp_path: Path) -> None:
     assert (picked == 76).all()
 
 
-def test_swap_takes_pairs_of_the_data_set_and_a_published_model(run: Run, published: Path, tmp_path: Path) -> None:
+def test_swap_takes_pairs_of_the_data_set_and_a_published_model(
+    run: Run, checkpoint: Path, published: Path, tmp_path: Path
+) -> None:
     path = tmp_path / "swap.png"
     assert run("swap", "mine@best", "--storage", published, "-o", path, "--num-pairs", 2, "--steps", 1).code == 0
     with Image.open(path) as picture:
-        assert picture.height == 8 + 26 + 20 + 2 * 67 + 8
+        lines = 1 + max(label.lines(10).count("\n") + 1 for label in Editor.open(checkpoint).labels)
+        assert picture.height == 8 + 26 + (4 + 16 * lines) + 2 * 67 + 8
         assert picture.width > 6 * 67
 
 

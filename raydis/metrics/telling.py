@@ -94,8 +94,8 @@ class UnitLabel:
 
     def lines(self, width: int) -> str:
         """Return the words with a line a factor, and longer ones broken at `width`, never between number and sign."""
-        text = str(self).replace(" %", "\N{NO-BREAK SPACE}%").replace(", ", ",\n")
-        return "\n".join(textwrap.fill(line, width, break_long_words=False) for line in text.split("\n"))
+        lines = str(self).replace(" %", "\0%").replace(", ", ",\n").split("\n")
+        return "\n".join(textwrap.fill(line, width, break_long_words=False) for line in lines).replace("\0", " ")
 
 
 def measure_information(

@@ -47,7 +47,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Editor:
 
 def words(text: str) -> str:
     """A label from a picture, whose lines are broken."""
-    return text.replace("\xa0", " ").replace("\n", " ").strip()
+    return text.replace("\n", " ").strip()
 
 
 @pytest.mark.parametrize("information", [None, EVERY_KIND], ids=["as measured", "of every kind"])

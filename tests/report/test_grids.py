@@ -119,9 +119,9 @@ def test_a_traversals_rows_are_sorted_by_factor_and_start_with_the_image(drawn: 
     sheet = draw_traversal(StubEditor(LABELS), np.full((4, 4, 1), 5, np.uint8), num_values=3)  # type: ignore[arg-type]
     assert drawn.greys.tolist() == [[5, 13, 13, 13], [5, 10, 10, 10], [5, 12, 12, 12], [5, 11, 11, 11]]
     assert drawn.labels["row_labels"] == [
-        "unit 3\nhue 60\xa0%",
-        "unit 0\nfloor shape 90\xa0%",
-        "unit 2\nmixed: hue 70\xa0%,\nscale 40\xa0%",
+        "unit 3\nhue 60 %",
+        "unit 0\nfloor shape 90 %",
+        "unit 2\nmixed: hue 70 %,\nscale 40 %",
         "unit 1\ninactive",
     ]
     assert drawn.labels["column_labels"] == ["image", "2.5 %", "50 %", "97.5 %"]
@@ -148,5 +148,5 @@ def test_a_swap_grids_columns_have_the_labels_and_the_order_of_a_traversals_rows
     assert drawn.greys.tolist() == [[100, 200, 113, 110, 112, 111]]
     columns = drawn.labels["column_labels"]
     assert [column.split("\n")[0] for column in columns[2:]] == ["unit 3", "unit 0", "unit 2", "unit 1"]
-    assert columns[4] == "unit 2\nmixed: hue\n70\xa0%,\nscale 40\xa0%"
+    assert columns[4] == "unit 2\nmixed: hue\n70 %,\nscale 40 %"
     assert sheet.height == 8 + 26 + (4 + 4 * 16) + 1 * (64 + GAP_PX) + 8  # room for four lines
