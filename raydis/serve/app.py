@@ -54,7 +54,11 @@ class ServeArgs(Model):
         "quickstart@best",
         description="What to serve: name@version, or name@alias, which is resolved when the application is built.",
     )
-    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="`auto`: a GPU where the replica has one.")
+    device: Literal["auto", "cpu", "cuda"] = Field(
+        "auto",
+        description="`auto`: a GPU where the replica has one. Answers differ in their last digits between devices: set "
+        "`cpu` or `cuda` where only some nodes have a GPU.",
+    )
     encode_batch_size: int | None = Field(None, ge=1, le=1024, description="Images a batch; null: by device.")
     edit_batch_size: int | None = Field(None, ge=1, le=1024, description="Edits a batch; null: by device.")
 

@@ -97,7 +97,7 @@ class ServedModel:
 
     @property
     def identity(self) -> str:
-        """Name, version, and a hash of the manifest, which holds the hashes of all files."""
+        """Return name, version, and a hash of the manifest, which holds the hashes of all files."""
         return f"{self.ref} {hashlib.sha256(self.editor.manifest.to_json()).hexdigest()[:16]}"
 
     def encode(self, images: Sequence[np.ndarray]) -> list[Codes]:
