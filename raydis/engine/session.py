@@ -11,7 +11,7 @@ from raydis.engine.diagnose import Anchoring, diagnose_anchors
 from raydis.engine.evaluate import check_scorable, evaluate, reconstruction_psnr, scored_indices
 from raydis.engine.fit import Progress, Training, fit
 from raydis.methods.dyga_sd import DygaSd
-from raydis.metrics.protocol import SEARCH, Protocol, Scores
+from raydis.metrics.protocol import NUM_DRAWS, SEARCH, Protocol, Scores
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,10 @@ def run_session(training: Training, workdir: Path, *, parent: dict[str, str] | N
 def _score(training: Training, progress: Progress, protocol: Protocol | None = None) -> Scores | None:
     """Scores of the averaged method as it is now, which the learning curve keeps."""
     evaluation = training.config.evaluation
-    scores = evaluate(training.average, training.dataset, training.loader, evaluation, protocol=protocol)
+    num_draws = NUM_DRAWS if protocol is None else 1  # nothing is decided by a rung, so its spread is not paid for
+    scores = evaluate(
+        training.average, training.dataset, training.loader, evaluation, protocol=protocol, num_draws=num_draws
+    )
     if scores is not None:
         point = {"images_seen": progress.images_seen, "train_s": progress.train_s}
         training.curve.append(point | {"scores": scores.to_dict()})

@@ -16,6 +16,7 @@ import torch
 
 from raydis.data import FactorDataset
 from raydis.engine.editor import Editor
+from raydis.metrics.standing import with_spread
 from raydis.report.grids import draw_traversal
 from raydis.report.plots import draw_anchors, draw_curve, draw_importance
 from raydis.store.base import temporary_beside
@@ -98,8 +99,11 @@ def _scores(metrics: dict[str, Any]) -> list[str]:
     terms = f"{scores['protocol']} protocol, estimator {scores['estimator']}, {scores['num_images']:,} images"
     if scores["status"] != "valid":
         return [f"<h2>Scores</h2><p>{_text(scores['status'])}: {_text(scores['reason'])} ({_text(terms)})</p>"]
-    body = [[label, _number(scores.get(name))] for name, label in SCORES.items()]
-    found = [f"<h2>Scores</h2><p>{_text(terms)}</p>", _table(["metric", "value"], body)]
+    spread = scores.get("spread") or {}
+    known = {name: label for name, label in SCORES.items() if scores.get(name) is not None}
+    body = [[label, with_spread(scores[name], spread.get(name))] for name, label in known.items()]
+    note = f"; ± is the standard deviation over {scores['num_draws']} draws of the metrics" if spread else ""
+    found = [f"<h2>Scores</h2><p>{_text(terms)}{note}</p>", _table(["metric", "value"], body)]
     curve = [point for point in metrics.get("curve") or [] if point["scores"]["protocol"] == "search"]
     if len(curve) > 1:  # the end may have been scored by another protocol, whose numbers do not go on from these
         drawn = {name: SCORES[name] for name in ("dci_disentanglement", "factor_vae", "mig")}
