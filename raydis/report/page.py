@@ -100,8 +100,7 @@ def _scores(metrics: dict[str, Any]) -> list[str]:
     if scores["status"] != "valid":
         return [f"<h2>Scores</h2><p>{_text(scores['status'])}: {_text(scores['reason'])} ({_text(terms)})</p>"]
     spread = scores.get("spread") or {}
-    known = {name: label for name, label in SCORES.items() if scores.get(name) is not None}
-    body = [[label, with_spread(scores[name], spread.get(name))] for name, label in known.items()]
+    body = [[label, _score(scores.get(name), spread.get(name))] for name, label in SCORES.items()]
     note = f"; ± is the standard deviation over {scores['num_draws']} draws of the metrics" if spread else ""
     found = [f"<h2>Scores</h2><p>{_text(terms)}{note}</p>", _table(["metric", "value"], body)]
     curve = [point for point in metrics.get("curve") or [] if point["scores"]["protocol"] == "search"]
@@ -168,6 +167,10 @@ def _number(value: Any) -> str:
     if value is None:
         return "–"
     return f"{value:.3g}" if isinstance(value, float) else str(value).replace("_", " ")
+
+
+def _score(value: float | None, spread: float | None) -> str:
+    return "–" if value is None else with_spread(value, spread)
 
 
 def _picture(png: bytes, description: str) -> str:

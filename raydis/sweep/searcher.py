@@ -82,8 +82,8 @@ class StudySearcher(Searcher):
         state, reason = trial_state(result, error, self.spec.objectives)
         if reason is not None:
             trial.set_user_attr("reason", reason)
-        complete = result if state is TrialState.COMPLETE else None
-        values = complete and [complete[goal.metric] for goal in self.spec.objectives]
+        metrics = [goal.metric for goal in self.spec.objectives]
+        values = [result[name] for name in metrics] if result and state is TrialState.COMPLETE else None
         self.study.tell(trial, values, state=state)
 
     def close(self) -> None:

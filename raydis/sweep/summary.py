@@ -40,7 +40,7 @@ class TrialRecord:
         settings: dotted key of the run -> value.
         state, reason: `complete` trials have valid, finite scores; the others have a reason.
         scores: whatever evaluation there was.
-        images_seen, loss, time_s: of the last report.
+        images_seen, loss, time_s: of the last report; time_s is None where there was none.
         checkpoint: folder or s3:// URI of the last one.
     """
 
@@ -52,7 +52,7 @@ class TrialRecord:
     scores: Scores | None
     images_seen: int
     loss: float | None
-    time_s: float
+    time_s: float | None
     checkpoint: str | None
 
     @property
@@ -88,7 +88,7 @@ def _record(result: Result, spec: SweepSpec, scheme: str) -> TrialRecord:
         scores=Scores.from_dict(json.loads(metrics["scores"])) if metrics.get("scores") else None,
         images_seen=metrics.get("images_seen") or 0,
         loss=metrics.get("loss"),
-        time_s=metrics.get("time_total_s") or 0.0,
+        time_s=metrics.get("time_total_s"),
         checkpoint=checkpoint or None,
     )
 
@@ -178,7 +178,7 @@ def trials_table(records: Sequence[TrialRecord], front: set[int]) -> pa.Table:
         **{f"{name}_spread": [record.spread(name) for record in records] for name in SCORE_NAMES},
         "images_seen": [record.images_seen for record in records],
         "loss": [record.loss for record in records],
-        "time_s": [round(record.time_s, 3) for record in records],
+        "time_s": [_rounded(record.time_s) for record in records],
         "reason": [record.reason for record in records],
         "checkpoint": [record.checkpoint for record in records],
     }
@@ -200,11 +200,15 @@ def to_json(records: Sequence[TrialRecord], front: set[int]) -> list[dict[str, A
             "scores": record.scores.to_dict() if record.scores else None,
             "images_seen": record.images_seen,
             "loss": record.loss if record.loss is not None and math.isfinite(record.loss) else None,
-            "time_s": round(record.time_s, 3),
+            "time_s": _rounded(record.time_s),
             "checkpoint": record.checkpoint,
         }
         for record in records
     ]
+
+
+def _rounded(time_s: float | None) -> float | None:
+    return None if time_s is None else round(time_s, 3)
 
 
 def _uniform(values: list[Any]) -> list[Any]:
