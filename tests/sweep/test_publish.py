@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import copy
 import json
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +15,10 @@ import pytest
 import torch
 
 from raydis.configfile import parse
-from raydis.data import FactorDataset, open_dataset
+from raydis.data import open_dataset
 from raydis.engine.fit import Training
 from raydis.engine.session import run_session
-from raydis.metrics import dci, factor_vae, protocol
+from raydis.metrics import protocol
 from raydis.presets import expand
 from raydis.registry import Registry
 from raydis.store import LocalStore
@@ -34,63 +37,61 @@ def spec() -> SweepSpec:
     return parse(SweepSpec, {"name": "smoke", "run": run, "search": SEARCH}, source="test")
 
 
-@pytest.fixture(scope="module")
-def dataset(spec: SweepSpec) -> FactorDataset:
-    return open_dataset(spec.run.data)
-
-
-@pytest.fixture
-def drawn(monkeypatch: pytest.MonkeyPatch) -> Drawn:
-    """The first rows that each metric draws, in the order in which metrics are computed."""
+@contextlib.contextmanager
+def watched_draws() -> Iterator[Drawn]:
+    """The first numbers of every generator that FactorVAE and DCI are given, in their order."""
     found: Drawn = []
 
     def watched(metric: Callable[..., Any]) -> Callable[..., Any]:
         def watch(*arguments: Any, rng: np.random.Generator, **more: Any) -> Any:
-            state = rng.bit_generator.state
-            found.append((*rng.integers(2**62, size=4).tolist(),))
-            rng.bit_generator.state = state
+            found.append(tuple(copy.deepcopy(rng).integers(2**62, size=4).tolist()))
             return metric(*arguments, rng=rng, **more)
 
         return watch
 
-    for module, name in ((factor_vae, "factor_vae"), (dci, "dci")):
-        monkeypatch.setattr(protocol, name, watched(getattr(module, name)))
-    return found
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("factor_vae", "dci"):
+            patch.setattr(protocol, name, watched(getattr(protocol, name)))
+        yield found
 
 
-@pytest.fixture
-def trial(spec: SweepSpec, dataset: FactorDataset, tmp_path: Path, drawn: Drawn) -> Path:
-    """Checkpoint of a trial that was trained and scored."""
+@dataclass(frozen=True)
+class Trial:
+    """A trial that was trained and scored: its checkpoint, and what its metrics drew."""
+
+    checkpoint: Path
+    draws: set[tuple[int, ...]]
+
+    @property
+    def scores(self) -> dict[str, Any]:
+        return json.loads((self.checkpoint / "metrics.json").read_text())["scores"]
+
+
+@pytest.fixture(scope="module")
+def trial(spec: SweepSpec, tmp_path_factory: pytest.TempPathFactory) -> Trial:
     torch.manual_seed(0)
-    training = Training(spec.run, dataset, device=torch.device("cpu"))
-    *_, last = run_session(training, tmp_path, parent={"sweep": "smoke", "trial": "trial-0000"})
+    training = Training(spec.run, open_dataset(spec.run.data), device=torch.device("cpu"))
+    with watched_draws() as drawn:
+        *_, last = run_session(training, tmp_path_factory.mktemp("trial"), parent={"sweep": "s", "trial": "trial-0000"})
     assert last.checkpoint is not None
-    return last.checkpoint
+    return Trial(last.checkpoint, set(drawn))
 
 
 @pytest.fixture
-def publish(spec: SweepSpec, trial: Path, tmp_path: Path) -> Iterator[Callable[[], Published]]:
-    def call() -> Published:
-        return _publish(str(trial), spec, PROMOTION, str(tmp_path / "store"), "sweeps/smoke")
-
-    return call
+def publish(spec: SweepSpec, trial: Trial, tmp_path: Path) -> Callable[[], Published]:
+    """Publishes the trial into an empty store."""
+    return lambda: _publish(str(trial.checkpoint), spec, PROMOTION, str(tmp_path / "store"), "sweeps/smoke")
 
 
 def test_the_winner_is_scored_on_draws_that_the_search_never_used(
-    publish: Callable[[], Published], drawn: Drawn, trial: Path
+    publish: Callable[[], Published], trial: Trial
 ) -> None:
-    searched = set(drawn)
-    drawn.clear()
-    published = publish()
-    assert (
-        len(searched) == 3
-    )  # of each metric three draws, FactorVAE and DCI from equal generators; the rung repeats one
-    assert len(set(drawn)) == 3
-    assert not searched & set(drawn)
-    before = json.loads((trial / "metrics.json").read_text())["scores"]
-    assert (before["num_images"], published.scores.num_images) == (324, 324)  # so that draws alone set them apart
-    assert published.scores.seed != before["seed"]
-    assert published.scores.spread is not None
+    with watched_draws() as drawn:
+        scores = publish().scores
+    assert len(trial.draws) == len(set(drawn)) == 3  # three seeds each; FactorVAE and DCI share them, as does the rung
+    assert not trial.draws & set(drawn)
+    assert trial.scores["num_images"] == scores.num_images == 324  # the images are the same: draws alone are not
+    assert scores.spread is not None
 
 
 @pytest.mark.parametrize("changes", [{}, {"protocol": "search"}, {"estimator": "hist"}])
@@ -118,10 +119,10 @@ def test_a_publication_that_is_repeated_writes_the_same_bytes(publish: Callable[
 
 
 def test_the_version_keeps_the_scores_that_the_trial_was_chosen_by(
-    publish: Callable[[], Published], trial: Path, tmp_path: Path
+    publish: Callable[[], Published], trial: Trial, tmp_path: Path
 ) -> None:
     published = publish()
     metrics = Registry(LocalStore(tmp_path / "store")).metrics(published.promotion.ref)
     assert metrics["scores"] == published.scores.to_dict()
-    assert metrics["search_scores"] == json.loads((trial / "metrics.json").read_text())["scores"]
+    assert metrics["search_scores"] == trial.scores
     assert published.promotion.decision.reason.startswith("smoke@1 (mean of dci_disentanglement and factor_vae 0.")
