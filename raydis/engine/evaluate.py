@@ -15,7 +15,7 @@ from raydis.data import FactorDataset, Loader
 from raydis.methods.autoencoder import AutoencoderMethod
 from raydis.methods.contract import Method
 from raydis.metrics.checks import check_varying
-from raydis.metrics.protocol import PUBLISHED, SEARCH, Protocol, Scores, score, search_subgrid, unscored
+from raydis.metrics.protocol import NUM_DRAWS, PUBLISHED, SEARCH, Protocol, Scores, score, search_subgrid, unscored
 from raydis.metrics.reconstruction import psnr
 from raydis.trainconfig import EvaluationConfig
 
@@ -77,11 +77,13 @@ def evaluate(
     config: EvaluationConfig,
     *,
     protocol: Protocol | None = None,
+    num_draws: int = NUM_DRAWS,
     num_jobs: int = 1,
 ) -> Scores | None:
     """Score a method by the configured protocol, or by the one given; None where the configured one is `none`.
 
     A data set without factors gives Scores of status `no_factors`; the reason of `invalid` ones says what to change.
+    For `num_draws` and `num_jobs` see `score`.
 
     Raises:
         MetricError: factors that cannot be scored; `check_scorable` finds them beforehand.
@@ -106,6 +108,7 @@ def evaluate(
         protocol=protocol,
         estimator=config.estimator,
         seed=config.seed,
+        num_draws=num_draws,
         num_jobs=num_jobs,
         data_fingerprint=dataset.fingerprint,
     )

@@ -13,7 +13,7 @@ from raydis.engine.evaluate import check_scorable, evaluate, reconstruction_psnr
 from raydis.engine.fit import Progress, Training, fit
 from raydis.engine.information import information_of
 from raydis.methods.dyga_sd import DygaSd
-from raydis.metrics.protocol import SEARCH, Protocol, Scores
+from raydis.metrics.protocol import NUM_DRAWS, SEARCH, Protocol, Scores
 from raydis.metrics.telling import Information, label_units
 
 
@@ -83,6 +83,7 @@ def _score(training: Training, progress: Progress, protocol: Protocol | None = N
         evaluation,
         protocol=protocol,
         num_jobs=num_threads(training.config.compute.num_cpus),
+        num_draws=NUM_DRAWS if protocol is None else 1,  # nothing is decided by a rung, so its spread is not paid for
     )
     if scores is not None:
         point = {"images_seen": progress.images_seen, "train_s": progress.train_s}

@@ -17,6 +17,7 @@ import torch
 from raydis.data import FactorDataset, Loader
 from raydis.engine.editor import Editor
 from raydis.engine.information import information_of
+from raydis.metrics.standing import with_spread
 from raydis.metrics.telling import Information, UnitLabel, reading_order
 from raydis.report.grids import draw_traversal
 from raydis.report.plots import draw_anchors, draw_curve, draw_information
@@ -99,8 +100,10 @@ def _scores(metrics: dict[str, Any]) -> list[str]:
     terms = f"{scores['protocol']} protocol, estimator {scores['estimator']}, {scores['num_images']:,} images"
     if scores["status"] != "valid":
         return [f"<h2>Scores</h2><p>{_text(scores['status'])}: {_text(scores['reason'])} ({_text(terms)})</p>"]
-    body = [[label, _number(scores.get(name))] for name, label in SCORES.items()]
-    found = [f"<h2>Scores</h2><p>{_text(terms)}</p>", _table(["metric", "value"], body)]
+    spread = scores.get("spread") or {}
+    body = [[label, _score(scores.get(name), spread.get(name))] for name, label in SCORES.items()]
+    note = f"; ± is the standard deviation over {scores['num_draws']} draws of the metrics" if spread else ""
+    found = [f"<h2>Scores</h2><p>{_text(terms)}{note}</p>", _table(["metric", "value"], body)]
     curve = [point for point in metrics.get("curve") or [] if point["scores"]["protocol"] == "search"]
     if len(curve) > 1:  # the end may have been scored by another protocol, whose numbers do not go on from these
         drawn = {name: SCORES[name] for name in ("dci_disentanglement", "factor_vae", "mig")}
@@ -205,6 +208,10 @@ def _number(value: Any) -> str:
     if value is None:
         return "–"
     return f"{value:.3g}" if isinstance(value, float) else str(value).replace("_", " ")
+
+
+def _score(value: float | None, spread: float | None) -> str:
+    return "–" if value is None else with_spread(value, spread)
 
 
 def _picture(png: bytes, description: str) -> str:

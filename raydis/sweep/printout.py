@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from collections.abc import Sequence
 from pathlib import Path
 
 from rich.console import Console
@@ -10,10 +11,11 @@ from rich.table import Table
 from rich.text import Text
 
 from raydis.config import ComputeConfig
-from raydis.metrics.protocol import PUBLISHED, SEARCH, Scores
+from raydis.metrics.protocol import PUBLISHED, SEARCH, ScoreName, Scores
+from raydis.metrics.standing import Objective, describe, with_spread
 from raydis.sweep.progress import brief, duration, short
 from raydis.sweep.run import STUDY_FILE, SweepResult
-from raydis.sweep.spec import Choice, Domain, Score, SweepSpec
+from raydis.sweep.spec import Choice, Domain, SweepSpec
 from raydis.sweep.summary import Replicates
 
 DEFAULT_STORAGE = "runs"
@@ -40,8 +42,8 @@ def print_plan(spec: SweepSpec, path: Path, console: Console) -> None:
             "a trial": f"{run.train.num_images} images in {steps} steps of {run.train.batch_size}",
             "resources": _resources(run.compute),
             "in all": f"{spec.total_trials} trials, {spec.total_trials * run.train.num_images} images",
-            "promotion": f"{spec.model_name}@{promotion.alias} by {promotion.rule} of {promotion.protocol} scores "
-            f"(estimator {promotion.estimator})"
+            "promotion": f"{spec.model_name}@{promotion.alias} by {describe(spec.objectives)} "
+            f"({promotion.protocol} protocol, estimator {promotion.estimator})"
             if promotion
             else "none",
         },
@@ -67,14 +69,15 @@ def print_result(result: SweepResult, spec: SweepSpec, storage: str, console: Co
         ended = sum(record.state != "stopped" for record in result.records)
         facts["interrupted"] = f"{ended} of {spec.total_trials} trials ended; nothing was promoted"
     if result.best is not None:
-        facts["best"] = f"trial {result.best.number}, {_scores(result.best.scores)}; * marks the Pareto front"
+        best = _scores(result.best.scores, spec.objectives)
+        facts["best"] = f"trial {result.best.number}, {best}; * marks the Pareto front"
         next_commands.append(f"python -m raydis traverse {result.best.checkpoint} -o traversal.png")
     if result.unpublished is not None and result.best is not None:
         facts["unpublished"] = result.unpublished
         next_commands.insert(0, f"python -m raydis models register {result.best.checkpoint} {spec.model_name}{where}")
     if result.published is not None:
         promotion = result.published.promotion
-        facts["published"] = _scores(result.published.scores)
+        facts["published"] = _scores(result.published.scores, spec.objectives)
         verdict = "promoted" if promotion.decision.promote else "registered, not promoted"
         facts["registry"] = f"{promotion.ref} {verdict}: {promotion.decision.reason}"
         facts["picture"] = f"{result.folder}/{Path(result.published.picture).name}"
@@ -107,7 +110,7 @@ def trials_table(result: SweepResult, spec: SweepSpec) -> Table:
     return table
 
 
-def replicates_table(rows: list[Replicates], metrics: list[Score]) -> Table:
+def replicates_table(rows: list[Replicates], metrics: list[ScoreName]) -> Table:
     """A row a control that ran with several seeds: mean and standard deviation of each objective."""
     table = Table(box=None, pad_edge=False, header_style="bold")
     table.add_column("control, mean ± std", no_wrap=True)
@@ -115,10 +118,7 @@ def replicates_table(rows: list[Replicates], metrics: list[Score]) -> Table:
     for metric in metrics:
         table.add_column(short(metric), justify="right", no_wrap=True)
     for row in rows:
-        numbers = [
-            f"{row.mean[metric]:.3f}" + (f" ± {row.std[metric]:.3f}" if metric in row.std else "") if row.mean else ""
-            for metric in metrics
-        ]
+        numbers = [with_spread(row.mean[metric], row.std.get(metric)) if row.mean else "" for metric in metrics]
         table.add_row(row.control, f"{row.num_complete} of {row.num_runs}", *numbers)
     return table
 
@@ -129,13 +129,17 @@ def _print_facts(console: Console, facts: dict[str, str]) -> None:
         console.print(Text(f"{name:{width}}  {fact}"), soft_wrap=True)
 
 
-def _scores(scores: Scores | None) -> str:
+def _scores(scores: Scores | None, objectives: Sequence[Objective]) -> str:
+    """The objectives' metrics, each with the standard deviation of its draws."""
     if scores is None or scores.status != "valid":
         return f"no scores: {scores.reason if scores else 'not evaluated'}"
-    return (
-        f"dci {scores.dci_disentanglement:.3f}, factor_vae {scores.factor_vae:.3f} ({scores.protocol} protocol, "
-        f"estimator {scores.estimator})"
-    )
+    values, spread = scores.values(), scores.spread or {}
+    numbers = [
+        f"{short(goal.metric)} {with_spread(value, spread.get(goal.metric))}"
+        for goal in objectives
+        if (value := values[goal.metric]) is not None
+    ]
+    return f"{', '.join(numbers)} ({scores.protocol} protocol, estimator {scores.estimator})"
 
 
 def _resources(compute: ComputeConfig) -> str:

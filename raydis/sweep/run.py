@@ -63,7 +63,7 @@ class SweepResult:
         records: of all trials that ran, by number.
         front: numbers of the trials on the Pareto front.
         replicates: of each control that ran with several seeds, mean and standard deviation.
-        best: the trial that the spec's rule prefers.
+        best: the trial of highest standing by the spec's objectives.
         published: what became of it; None without promotion, after an interruption, and where it failed.
         unpublished: why publishing it failed, if it did.
         interrupted: some trials never ended.
@@ -125,7 +125,7 @@ def run_sweep(spec: SweepSpec, *, name: str, storage: str, console: Console) -> 
         interrupted = len(records) < spec.total_trials or any(record.state == "stopped" for record in records)
         front = pareto_front(records, spec.objectives)
         write_tables(store, key, records, front)
-        best = choose_best(records, spec.promotion.rule if spec.promotion else "mean")
+        best = choose_best(records, spec.objectives)
         result = SweepResult(
             name=name,
             folder=f"{store.uri}/{key}",
@@ -139,9 +139,8 @@ def run_sweep(spec: SweepSpec, *, name: str, storage: str, console: Console) -> 
         _write_summary(store, key, result)  # before anything else can fail
         if best is not None and spec.promotion is not None and not interrupted:
             console.print(f"scoring the best trial by the {spec.promotion.protocol} protocol ...", highlight=False)
-            model, uri = spec.model_name, store.uri
             try:
-                published = publish(best, spec.run, spec.promotion, model=model, storage=uri, folder=key)
+                published = publish(best, spec, spec.promotion, storage=store.uri, folder=key)
                 result = replace(result, published=published)
             except (RaydisError, RayError) as error:
                 reason = str(error).strip().rpartition("\n")[2]
@@ -176,8 +175,7 @@ def _search(
     spec: SweepSpec, searcher: StudySearcher, *, name: str, store: Store, parallel: int, console: Console
 ) -> tune.ResultGrid:
     """Run the trials; Ctrl-C ends them early and in good order."""
-    objectives = [objective.metric for objective in spec.objectives]
-    state = SweepState(spec.total_trials, spec.run.train.num_images, objectives)
+    state = SweepState(spec.total_trials, spec.run.train.num_images, spec.objectives)
     with SweepProgress(state, console) as progress:
         tuner = tune.Tuner(
             tune.with_resources(run_trial, trial_resources(spec.run)),

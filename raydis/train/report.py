@@ -12,8 +12,7 @@ from typing import Any
 from raydis.engine.checkpoint import open_checkpoint
 from raydis.engine.fit import Training
 from raydis.engine.session import Report, run_session
-
-SCORES = ("dci_disentanglement", "dci_completeness", "dci_informativeness", "factor_vae", "mig")
+from raydis.metrics.protocol import SCORE_NAMES
 
 
 def report_session(library: ModuleType, training: Training, *, parent: dict[str, str] | None) -> None:
@@ -62,7 +61,7 @@ def metrics_of(report: Report) -> dict[str, Any]:
         "finished": progress.finished,
         "status": scores.status if scores and progress.finished else unscored,
         "reason": scores.reason if scores else None,
-        **{name: getattr(scores, name, None) for name in SCORES},
+        **{name: getattr(scores, name, None) for name in SCORE_NAMES},
         "scores": json.dumps(scores.to_dict()) if scores else None,
         "psnr": report.psnr,
     }
@@ -71,7 +70,7 @@ def metrics_of(report: Report) -> dict[str, Any]:
 def failure(error: Exception) -> dict[str, Any]:
     """The last report of a run that ended with an error of ours: same keys, status `failed`, the error as reason."""
     counts = ("step", "images_seen", "num_images", "num_workers", "num_refits", "num_unanchored_units")
-    numbers = (*counts, "loss", "images_per_s", "train_s", "refit_s", *SCORES, "psnr")
+    numbers = (*counts, "loss", "images_per_s", "train_s", "refit_s", *SCORE_NAMES, "psnr")
     return {
         **dict.fromkeys(numbers),
         "finished": True,

@@ -11,6 +11,7 @@ import torch
 from raydis.config import RunConfig
 from raydis.engine.checkpoint import fetch_checkpoint, open_checkpoint, write_checkpoint
 from raydis.metrics.protocol import SEARCH, Scores
+from raydis.metrics.standing import Objective
 from raydis.registry.promotion import promote
 from raydis.registry.registry import ModelRef, Registry
 from raydis.store import Store, open_store
@@ -27,6 +28,8 @@ def write(folder: Path, dci: float = 0.5) -> Path:
         status="valid",
         factor_vae=0.5,
         dci_disentanglement=dci,
+        num_draws=3,
+        spread={"dci_disentanglement": 0.01},
     )
     write_checkpoint(
         folder,
@@ -42,10 +45,11 @@ def write(folder: Path, dci: float = 0.5) -> Path:
 
 
 def test_of_promotions_at_once_none_is_lost_and_the_best_holds_the_alias(store: Store, tmp_path: Path) -> None:
-    values = [0.1, 0.7, 0.3, 0.9, 0.5, 0.2, 0.8, 0.4]
+    values = [0.1, 0.7, 0.3, 0.9, 0.5, 0.2, 0.8, 0.4]  # further apart than the margin
+    goals = [Objective(metric="dci_disentanglement")]
     folders = [write(tmp_path / f"c{value}", value) for value in values]
     with ThreadPoolExecutor(8) as pool:
-        promotions = list(pool.map(lambda folder: promote(Registry(store), folder, "m", rule="dci"), folders))
+        promotions = list(pool.map(lambda folder: promote(Registry(store), folder, "m", objectives=goals), folders))
     registry = Registry(store)
     assert sorted(promotion.ref.version for promotion in promotions) == registry.versions("m") == list(range(1, 9))
     found = [registry.metrics(promotion.ref)["scores"]["dci_disentanglement"] for promotion in promotions]

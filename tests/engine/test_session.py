@@ -88,6 +88,8 @@ def test_rungs_are_scored_by_the_search_protocol_and_a_resumed_run_keeps_them(
         *((64, True), (96, True), (160, False), (160, False)),  # 40 lies within the second step
     ]
     assert [report.scores and report.scores.protocol for report in reports] == ["search", "search", None, "published"]
+    spreads = [report.scores.spread for report in reports if report.scores is not None]
+    assert [spread is None for spread in spreads] == [True, True, False]  # nothing is decided by a rung
     half, last = (open_checkpoint(tmp_path / f"checkpoint-{seen:012d}") for seen in (96, 160))
     assert half.metrics["scores"] is None  # of the finished model alone
     assert last.metrics["curve"][:2] == half.metrics["curve"]

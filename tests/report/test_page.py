@@ -76,7 +76,9 @@ def test_a_page_stands_alone_and_shows_scores_curve_units_and_anchors(
     text = " ".join(page.texts)
     for words in ("shapes3d_procedural, seed 0", "search protocol, estimator tree", "MIG", "Units and their anchors"):
         assert words in text
-    assert f"{editor.metrics['scores']['factor_vae']:.3g}" in page.texts
+    scores = editor.metrics["scores"]
+    assert f"{scores['factor_vae']:.3f} ± {scores['spread']['factor_vae']:.3f}" in page.texts
+    assert "± is the standard deviation over 3 draws of the metrics" in text
     assert len(page.sources) == 4  # curve, information, traversal, anchors
     for source in page.sources:
         head, _, data = source.partition(",")
@@ -115,6 +117,15 @@ def test_without_factors_a_page_names_no_unit(editor: Editor, dataset: FactorDat
     page = Reader(render_report(bare, unlabelled, num_steps=2))
     assert len(page.sources) == 1
     assert not any("tells" in text for text in page.texts)
+
+
+def test_scores_from_before_spreads_were_kept_are_shown_without(editor: Editor, dataset: FactorDataset) -> None:
+    scores = {name: value for name, value in editor.metrics["scores"].items() if name not in ("spread", "num_draws")}
+    metrics = editor.metrics | {"scores": scores}
+    old = Editor(editor.method, editor.config, editor.manifest, metrics, image_shape=editor.image_shape)
+    page = render_report(old, dataset, num_steps=2)
+    assert f"{scores['factor_vae']:.3f}" in Reader(page).texts
+    assert "±" not in page
 
 
 def test_scores_that_are_invalid_are_named_with_their_reason_as_plain_text(

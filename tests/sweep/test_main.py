@@ -48,7 +48,8 @@ def test_a_dry_run_shows_the_plan_and_writes_nothing(
     assert "trials      8 by tpe, seed 5 + controls dyga_off; at most 3 at once" in lines
     assert "a trial     1000 images in 32 steps of 32" in lines
     assert "in all      9 trials, 9000 images" in lines
-    assert "promotion   smoke@best by mean of published scores (estimator reference)" in lines
+    decided = "mean of dci_disentanglement and factor_vae (published protocol, estimator reference)"
+    assert f"promotion   smoke@best by {decided}" in lines
     assert "  train.learning_rate  float from 0.0001 to 0.01, log" in lines
     assert "  method.anchors.mode  one of off, constant" in lines
     assert list(tmp_path.iterdir()) == [smoke]
