@@ -92,6 +92,7 @@ class Training:
             rank=self.rank,
             world_size=self.world_size,
             device=device,
+            num_gpus=config.compute.num_gpus,
         )
         self.num_parts = num_parts(self.loader.local_batch_size, config.compute.max_batch_size)
         torch.manual_seed(seed_of(config.seed))
