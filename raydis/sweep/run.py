@@ -122,7 +122,7 @@ def run_sweep(spec: SweepSpec, *, name: str, storage: str, console: Console) -> 
         check_first_stages(spec)
         run = locate_first_stage(spec.run, storage).model_copy(update={"compute": compute})
         spec = spec.model_copy(update={"run": run})
-        parallel = _parallel(spec, nodes, grows=grows)
+        parallel = parallel_trials(spec, nodes, grows=grows)
         check_data(spec)
         _claim(store, key, spec)
         check_storage(store, f"{key}/{SPEC_FILE}")
@@ -157,8 +157,8 @@ def run_sweep(spec: SweepSpec, *, name: str, storage: str, console: Console) -> 
     return check_result(result)
 
 
-def _parallel(spec: SweepSpec, nodes: Sequence[Node], *, grows: bool) -> int:
-    """How many trials may run at once, of those that the spec allows.
+def parallel_trials(spec: SweepSpec, nodes: Sequence[Node], *, grows: bool) -> int:
+    """Return how many trials a cluster may be given at once.
 
     Trials of one worker wait in Tune's queue, so that all places count, whoever has them now. Workers of one run start
     together or not at all: runs of several get the places that are free. A cluster with an autoscaler has its nodes yet
