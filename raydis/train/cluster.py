@@ -241,14 +241,15 @@ def free_nodes() -> list[Node]:
 def cluster_grows() -> bool:
     """Return whether an autoscaler adds nodes to the connected cluster.
 
-    Ray has no question for it. But each of its autoscalers tells what types of nodes it has: the first in a report that
-    it leaves in the cluster's state, the second with the nodes themselves.
+    Ray has no question for it, but its autoscalers give nodes types with names: the first in a report that it leaves in
+    the cluster's state, even before there is a node; the second with the nodes themselves. KubeRay names the nodes of
+    its clusters of fixed size as well, which are then taken for growing: a run waits there, and says so, where it would
+    be refused elsewhere.
     """
-    status = get_cluster_status(ray.get_runtime_context().gcs_address)
-    types = [node.ray_node_type_name for node in (*status.active_nodes, *status.idle_nodes, *status.pending_nodes)]
     if report := _internal_kv_get(DEBUG_AUTOSCALING_STATUS):
-        types += json.loads(report).get("autoscaler_report", {}).get("node_type_mapping", {}).values()
-    return has_autoscaler(types)
+        return has_autoscaler(json.loads(report).get("autoscaler_report", {}).get("node_type_mapping", {}).values())
+    status = get_cluster_status(ray.get_runtime_context().gcs_address)
+    return has_autoscaler(node.ray_node_type_name for node in (*status.active_nodes, *status.idle_nodes))
 
 
 def has_autoscaler(node_types: Iterable[str]) -> bool:
