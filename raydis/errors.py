@@ -35,3 +35,7 @@ class RegistryError(RaydisError):
 
 class ResourceError(RaydisError):
     """The machine or cluster lacks what the configuration asks for."""
+
+
+class ClusterError(RaydisError):
+    """A cluster lost a run's workers, or did not start them, more often than a run waits for: repeating it may help."""

@@ -16,6 +16,7 @@ RANKS = {
     "trainconfig": 0,
     "config": 0,
     "configfile": 0,
+    "identity": 0,
     "presets": 0,
     "yamltext": 0,
     "store": 1,
@@ -44,7 +45,18 @@ ONLY_IN = {
     "yaml": {"yamltext"},
 }
 NEVER_IN = {
-    "torch": {"metrics", "store", "registry", "config", "configfile", "errors", "section", "stageconfig", "trainconfig"}
+    "torch": {
+        "metrics",
+        "store",
+        "registry",
+        "config",
+        "configfile",
+        "identity",
+        "errors",
+        "section",
+        "stageconfig",
+        "trainconfig",
+    }
 }
 MODULES = sorted(PACKAGE.rglob("*.py"))
 

@@ -16,14 +16,13 @@ import logging
 import math
 import time
 import warnings
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
 import torch
-import torch.distributed
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
@@ -33,6 +32,7 @@ from raydis.data import FactorDataset, Loader
 from raydis.data.loader import images_at_once
 from raydis.engine.accelerate import Captured, CudaGraph, compile_blocks, naming_compiler_errors, resolve_mode
 from raydis.engine.checkpoint import Checkpoint, TrainingState
+from raydis.engine.group import Workers
 from raydis.engine.latents import Latents, fill_first_stage, open_latents
 from raydis.engine.plan import budget_warnings, due, learning_rate, num_parts, seed_of
 from raydis.errors import FitError
@@ -70,36 +70,38 @@ class Training:
         config: the run.
         dataset: images; labels are never touched.
         device: where this worker computes.
-        rank, world_size: this worker's place; more than one needs an initialised torch.distributed group.
+        workers: this worker's place among those of the run.
 
     Raises:
         ResourceError: `config.compute.compile` asks for what the device cannot do; before any work on the data.
     """
 
     def __init__(
-        self, config: RunConfig, dataset: FactorDataset, *, device: torch.device, rank: int = 0, world_size: int = 1
+        self, config: RunConfig, dataset: FactorDataset, *, device: torch.device, workers: Workers | None = None
     ) -> None:
         self.mode = resolve_mode(config.compute, device)
         self.config = config
         self.dataset = dataset
         self.device = device
-        self.rank, self.world_size = rank, world_size
+        self.workers = workers or Workers()
+        self.rank, self.world_size = self.workers.rank, self.workers.world_size
         self.loader = Loader(
             dataset,
             batch_size=config.train.batch_size,
             seed=config.seed,
-            rank=rank,
-            world_size=world_size,
+            rank=self.rank,
+            world_size=self.world_size,
             device=device,
+            num_gpus=config.compute.num_gpus,
         )
         self.num_parts = num_parts(self.loader.local_batch_size, config.compute.max_batch_size)
         torch.manual_seed(seed_of(config.seed))
         self.method = build_method(config, dataset.image_shape[2]).to(device)
-        if rank == 0:
+        if self.rank == 0:
             sample = self._sample(FIRST_STAGE_PARTS * images_at_once(dataset.image_shape[0]), stream=1)
             self.method.start(self.loader.gather(sample))
-        self._agree(self.method.state_dict().values())
-        if config.compute.channels_last:  # behind `_agree`, which broadcasts contiguous tensors alone
+        self.workers.broadcast(self.method.state_dict().values())
+        if config.compute.channels_last:  # behind `broadcast`, which broadcasts contiguous tensors alone
             for module in self.method.trained_modules:
                 module.to(memory_format=torch.channels_last)  # type: ignore[reportCallIssue]
         self.average: Method = copy.deepcopy(self.method).eval().requires_grad_(False)
@@ -136,19 +138,6 @@ class Training:
     def _weights(method: Method) -> list[Tensor]:
         return [weight for module in method.trained_modules for weight in module.parameters()]
 
-    def _agree(self, tensors: Iterable[Tensor]) -> None:
-        """Give every worker what rank 0 holds."""
-        if self.world_size > 1:
-            for tensor in tensors:
-                torch.distributed.broadcast(tensor, src=0)
-
-    def mean_over_workers(self, value: Tensor) -> float:
-        """Mean of a scalar that each worker has; all of them must call this together."""
-        total = value.clone()
-        if self.world_size > 1:
-            torch.distributed.all_reduce(total)
-        return total.item() / self.world_size
-
     @functools.cached_property
     def latents(self) -> Latents | None:
         """The learned first stage's latents of all images, opened at the first step; None where there is no such stage.
@@ -158,12 +147,14 @@ class Training:
         ours, theirs = self.method.autoencoder, self.average.autoencoder
         if ours is None or theirs is None:
             return None
-        if self.step:
-            return open_latents(ours, self.loader)
-        fill_first_stage(ours, self.config)
+        if not self.step:
+            fill_first_stage(ours, self.config)
         latents = open_latents(ours, self.loader)
+        self.workers.wait()  # a node that has not kept them encodes all images
+        if self.step:
+            return latents
         ours.fit_scale(latents.gather(self._sample(QUANTILE_IMAGES, stream=1)))
-        self._agree([ours.scale])
+        self.workers.broadcast([ours.scale])
         theirs.load_state_dict(ours.state_dict())
         return latents
 
@@ -182,7 +173,7 @@ class Training:
             left_out = self.method.refit(self.loader.gather_in_parts(sample), generator)
             for unit, reason in left_out.items():
                 log.warning("refit %d: unit %d stays without anchors: %s", self.num_refits, unit, reason)
-        self._agree(self.method.refitted())
+        self.workers.broadcast(self.method.refitted())
         self.average.copy_refitted(self.method)
         self.num_refits += 1
         self._wait()
@@ -363,7 +354,7 @@ def fit(training: Training) -> Iterator[Progress]:
         after, finished = training.images_seen, training.images_seen >= train.num_images
         rung_due = any(before < rung <= after for rung in rungs)
         if finished or rung_due or due(train.report_images, before, after):
-            mean_loss = training.mean_over_workers(losses) / (training.step - reported)
+            mean_loss = training.workers.mean(losses) / (training.step - reported)
             if not math.isfinite(mean_loss):
                 raise FitError(
                     f"the loss became {mean_loss} by step {training.step} ({after} images): "

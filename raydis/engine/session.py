@@ -10,6 +10,7 @@ from raydis.engine.checkpoint import write_checkpoint
 from raydis.engine.device import num_threads
 from raydis.engine.diagnose import Anchoring, diagnose_anchors
 from raydis.engine.evaluate import check_scorable, evaluate, reconstruction_psnr, scored_indices
+from raydis.engine.finite import check_finite
 from raydis.engine.fit import Progress, Training, fit
 from raydis.engine.information import information_of
 from raydis.methods.dyga_sd import DygaSd
@@ -40,19 +41,23 @@ def run_session(training: Training, workdir: Path, *, parent: dict[str, str] | N
 
     Raises:
         MetricError: data that the wanted protocol cannot score, before the first step.
-        FitError: see `fit`.
+        FitError: see `fit`, and `check_finite` before each checkpoint.
     """
     check_scorable(training.dataset, training.config.evaluation)  # on every rank: none waits for one that has stopped
     for progress in fit(training):
         scores, folder = None, None
-        if training.rank == 0 and (progress.checkpoint_due or progress.rung_due):
-            training.calibrated()
-            if progress.rung_due and not progress.finished:
+        if progress.checkpoint_due or progress.rung_due:
+            if training.rank == 0:
+                training.calibrated()
+            check_finite(training)
+            if training.rank == 0 and progress.rung_due and not progress.finished:
                 scores = _score(training, progress, SEARCH)
-            if progress.checkpoint_due:
+            if training.rank == 0 and progress.checkpoint_due:
                 folder = _write(workdir, training, progress, parent)
+            training.workers.wait()
         yield Report(replace(progress, finished=False), scores, None, folder)
     if (progress := training.unscored) is not None:
+        check_finite(training)  # again, for a run that resumed here: its checkpoint may be of an earlier raydis
         scores, psnr, folder = None, None, None
         if training.rank == 0:
             scores = _score(training, progress)
@@ -70,6 +75,7 @@ def run_session(training: Training, workdir: Path, *, parent: dict[str, str] | N
                 information=information,
                 anchoring=anchoring,
             )
+        training.workers.wait()
         yield Report(progress, scores, psnr, folder)
 
 

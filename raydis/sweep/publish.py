@@ -102,7 +102,8 @@ def _score(folder: Path, run: RunConfig, config: PromotionConfig, num_jobs: int)
     device = resolve_device(run.compute)
     editor = Editor.open(folder, device=device)
     dataset = open_dataset(run.data)
-    loader = Loader(dataset, batch_size=run.train.batch_size, seed=run.seed, rank=0, world_size=1, device=device)
+    num_gpus = run.compute.num_gpus
+    loader = Loader(dataset, batch_size=run.train.batch_size, seed=run.seed, device=device, num_gpus=num_gpus)
     wanted = final_evaluation(run.evaluation, config)
     scores = evaluate(editor.method, dataset, loader, wanted, num_jobs=num_jobs)
     assert scores is not None  # the protocol is not `none`

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import re
 import signal
 import threading
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -19,7 +21,7 @@ from ray.tune.logger import JsonLoggerCallback
 from rich.console import Console
 
 from raydis.config import DataConfig
-from raydis.errors import ConfigError, RaydisError
+from raydis.errors import ConfigError, RaydisError, ResourceError
 from raydis.registry import locate_first_stage
 from raydis.store import Store, StoreConflict, open_store
 from raydis.sweep.progress import SweepProgress, SweepState
@@ -38,13 +40,18 @@ from raydis.sweep.summary import (
 )
 from raydis.sweep.trial import run_trial, trial_name, trial_resources
 from raydis.train.cluster import (
+    Node,
     check_storage,
     choose_device,
+    cluster_grows,
     cluster_nodes,
     fetch_result,
+    free_nodes,
     max_parallel_runs,
     ray_cluster,
 )
+
+log = logging.getLogger(__name__)
 
 STUDY_FILE = "optuna.journal"
 SPEC_FILE = "spec.json"
@@ -110,12 +117,12 @@ def run_sweep(spec: SweepSpec, *, name: str, storage: str, console: Console) -> 
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # tracebacks of trials are in their error.txt
     logging.getLogger("optuna").setLevel(logging.WARNING)  # it announces every study on standard error
     with ray_cluster():
-        nodes = cluster_nodes()
-        compute = choose_device(spec.run.compute, nodes)
+        nodes, grows = cluster_nodes(), cluster_grows()
+        compute = choose_device(spec.run.compute, nodes, grows=grows)
         check_first_stages(spec)
         run = locate_first_stage(spec.run, storage).model_copy(update={"compute": compute})
         spec = spec.model_copy(update={"run": run})
-        parallel = max_parallel_runs(compute, nodes)
+        parallel = parallel_trials(spec, nodes, grows=grows)
         check_data(spec)
         _claim(store, key, spec)
         check_storage(store, f"{key}/{SPEC_FILE}")
@@ -147,6 +154,27 @@ def run_sweep(spec: SweepSpec, *, name: str, storage: str, console: Console) -> 
                 result = replace(result, unpublished=f"{type(error).__name__}: {reason}")
             _write_summary(store, key, result)
     return check_result(result)
+
+
+def parallel_trials(spec: SweepSpec, nodes: Sequence[Node], *, grows: bool) -> int:
+    """Return how many trials a cluster may be given at once.
+
+    Trials of one worker wait in Tune's queue, so that all places count, whoever has them now. Workers of one run start
+    together or not at all: runs of several get the places that are free. A cluster with an autoscaler has its nodes yet
+    to come, and it is the spec that says how many trials ask for them.
+
+    Raises:
+        ResourceError: not even one, in a cluster that does not grow.
+    """
+    if grows:
+        log.warning("the cluster grows: trials wait for its nodes; max_concurrent says how many may ask at once")
+        return spec.total_trials
+    places = max_parallel_runs(spec.run.compute, nodes)
+    if spec.run.compute.num_workers == 1:
+        return places
+    with contextlib.suppress(ResourceError):  # full at this moment
+        return min(places, max_parallel_runs(spec.run.compute, free_nodes()))
+    return 1
 
 
 def check_result(result: SweepResult) -> SweepResult:

@@ -15,7 +15,7 @@ from ray import tune
 
 from raydis.config import DataConfig, RunConfig
 from raydis.configfile import parse
-from raydis.errors import RaydisError
+from raydis.errors import ClusterError, RaydisError, StoreError
 from raydis.sweep.spec import configure
 
 LAUNCHER_SHARE = 0.001  # of the head's own resource, see `trial_resources`
@@ -25,7 +25,8 @@ def run_trial(config: dict[str, Any]) -> None:
     """Tune's trainable.
 
     An error of ours is the trial's last report instead of an exception: repeating it would not help, and the process
-    stays for the next trial. Any other error is Tune's, which restarts the trial from its checkpoint.
+    stays for the next trial. Any other error is Tune's, which restarts the trial from its checkpoint; so is one of ours
+    that tells of the cluster or the storage and not of the trial.
 
     Args:
         config: the sweep's constants `run` (base RunConfig), `sweep` (its name), `folder` (its URI), and the
@@ -40,6 +41,8 @@ def run_trial(config: dict[str, Any]) -> None:
             _train_here(run, parent)
         else:
             _train_with_workers(run, parent, config["folder"])
+    except (ClusterError, StoreError):
+        raise
     except RaydisError as error:
         tune.report(failure(error))
     finally:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -15,13 +16,20 @@ from raydis.engine.session import Report, run_session
 from raydis.metrics.protocol import SCORE_NAMES
 
 
-def report_session(library: ModuleType, training: Training, *, parent: dict[str, str] | None) -> None:
+def report_session(
+    library: ModuleType,
+    training: Training,
+    *,
+    parent: dict[str, str] | None,
+    before_checkpoint: Callable[[], None] = lambda: None,
+) -> None:
     """Run a session from the last checkpoint that Ray keeps of it, where there is one, and report it to Ray.
 
     Args:
         library: `ray.train` or `ray.tune`, which is asked and told; each has a Checkpoint class of its own.
         training: a fresh state.
         parent: see `run_session`.
+        before_checkpoint: called before one is handed to Ray, which stores it; what it raises keeps it from that.
 
     Raises:
         RaydisError: of the session; see `run_session`.
@@ -32,6 +40,8 @@ def report_session(library: ModuleType, training: Training, *, parent: dict[str,
     with tempfile.TemporaryDirectory(prefix="raydis-") as workdir:
         for report in run_session(training, Path(workdir), parent=parent):
             folder = report.checkpoint
+            if folder:
+                before_checkpoint()
             library.report(metrics_of(report), checkpoint=library.Checkpoint.from_directory(folder) if folder else None)
             if folder:
                 shutil.rmtree(folder)  # Ray has copied it to the storage

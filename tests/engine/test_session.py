@@ -17,6 +17,7 @@ from raydis.engine.checkpoint import open_checkpoint
 from raydis.engine.editor import Editor
 from raydis.engine.evaluate import evaluate
 from raydis.engine.fit import Progress, Training
+from raydis.engine.group import Workers
 from raydis.engine.session import run_session
 from raydis.errors import MetricError
 from raydis.metrics.telling import label_units
@@ -173,7 +174,7 @@ def test_a_run_need_not_score_itself(tiny: Callable[..., RunConfig], dataset: Fa
 
 def untrainable(config: RunConfig, dataset: FactorDataset, rank: int) -> Any:
     """A training that has no step to take."""
-    return SimpleNamespace(config=config, dataset=dataset, rank=rank, unscored=None)
+    return SimpleNamespace(config=config, dataset=dataset, rank=rank, workers=Workers(), unscored=None)
 
 
 @pytest.mark.parametrize("rank", [0, 1])
@@ -217,6 +218,7 @@ def test_only_the_first_worker_writes(
         finished=True,
     )
     monkeypatch.setattr("raydis.engine.session.fit", lambda training: iter([last]))
+    monkeypatch.setattr("raydis.engine.session.check_finite", lambda training: None)
     second = untrainable(tiny(), dataset, 1)
     second.unscored = last
     reports = list(run_session(second, tmp_path))

@@ -17,6 +17,7 @@ from torch.nn.parallel import DistributedDataParallel
 from raydis.config import RunConfig
 from raydis.data import Loader, open_dataset
 from raydis.engine.fit import Training, fit
+from raydis.engine.group import Workers
 from raydis.methods.contract import Draws
 from raydis.presets import expand
 
@@ -54,7 +55,7 @@ def config_of(**sections: Any) -> RunConfig:
 
 
 def start(config: RunConfig, **place: int) -> Training:
-    return Training(config, open_dataset(config.data), device=CPU, **place)
+    return Training(config, open_dataset(config.data), device=CPU, workers=Workers(**place))
 
 
 @contextmanager
@@ -146,7 +147,7 @@ def test_two_workers_equal_one_with_twice_their_batch(pair: tuple[Tensors, Tenso
     assert bool(alone["method.anchors.fitted"])
     for name, tensor in alone.items():
         assert torch.equal(first[name], second[name]), name
-        assert tensor.dtype != torch.float32, name
+        assert tensor.dtype != torch.float32 or name.endswith(".step"), name  # AdamW's counts
         largest = float(tensor.double().abs().nan_to_num(posinf=0.0).max())
         torch.testing.assert_close(
             first[name], tensor, rtol=0, atol=ROUNDING * max(largest, 1.0), msg=lambda text, name=name: name + text

@@ -6,8 +6,8 @@ import dataclasses
 
 import pytest
 
-from raydis.errors import ConfigError
-from raydis.sweep.run import SweepError, SweepResult, check_first_stages, check_result
+from raydis.errors import ConfigError, ResourceError
+from raydis.sweep.run import SweepError, SweepResult, check_first_stages, check_result, parallel_trials
 from raydis.sweep.spec import SweepSpec
 from raydis.sweep.summary import TrialRecord
 
@@ -35,6 +35,36 @@ def test_an_interrupted_sweep_is_no_error_even_before_its_first_valid_trial() ->
     result = SweepResult("s", "/runs/sweeps/s", [], set(), [], None, None, interrupted=True)
     assert check_result(result) is result
     assert check_result(dataclasses.replace(result, best=failed(0, "-"), interrupted=False)).best is not None
+
+
+@pytest.mark.parametrize(
+    ("compute", "free", "grows", "parallel"),
+    [
+        ({}, 1.0, False, 8),  # trials of one worker wait in Tune's queue
+        ({"num_workers": 2}, 8.0, False, 4),
+        ({"num_workers": 2}, 5.0, False, 2),  # those of several start together or not at all
+        ({"num_workers": 2}, 1.0, False, 1),  # full at this moment
+        ({"num_workers": 2}, 0.0, True, 5),
+        ({"num_workers": 64}, 0.0, True, 5),  # more than there is
+    ],
+)
+def test_as_many_trials_run_at_once_as_there_are_places_or_may_come(
+    monkeypatch: pytest.MonkeyPatch, compute: dict, free: float, grows: bool, parallel: int
+) -> None:
+    monkeypatch.setattr("raydis.sweep.run.free_nodes", lambda: [{"CPU": free}])
+    tree = {"name": "s", "run": {"compute": compute}, "controls": [{"name": "base"}], "num_trials": 4}
+    if compute.get("num_workers", 1) == 64:
+        tree["run"]["train"] = {"batch_size": 512}
+    spec = SweepSpec.model_validate(
+        tree | {"search": {"train.learning_rate": {"kind": "float", "low": 1e-4, "high": 1e-3}}}
+    )
+    assert parallel_trials(spec, [{"CPU": 8.0}], grows=grows) == parallel
+
+
+def test_a_trial_that_a_cluster_of_fixed_size_cannot_hold_is_refused() -> None:
+    spec = SweepSpec.model_validate({"name": "s", "run": {}, "controls": [{"name": "base"}], "num_trials": 0})
+    with pytest.raises(ResourceError, match=r"needs 1 worker\(s\) of 1 CPUs"):
+        parallel_trials(spec, [{"CPU": 0.5}], grows=False)
 
 
 @pytest.mark.parametrize(

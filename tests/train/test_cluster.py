@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,12 @@ from raydis.train.cluster import (
     check_storage,
     choose_device,
     choose_num_workers,
+    cluster_grows,
+    cluster_nodes,
     fetch_result,
+    free_nodes,
+    has_autoscaler,
+    holds,
     lasting_storage,
     max_parallel_runs,
     set_environment,
@@ -103,6 +109,69 @@ def test_a_graph_is_refused_where_no_node_has_a_gpu() -> None:
     assert choose_device(compute, [{"CPU": 4}, {"GPU": 1}]).device == "cuda"
     with pytest.raises(ResourceError, match=r"compile=graph .* no node of the cluster has a GPU: set"):
         choose_device(compute, [{"CPU": 4}])
+
+
+def test_what_a_worker_reserves_is_written_down_where_it_has_a_gpu() -> None:
+    """A worker's share of a GPU's memory follows from it."""
+    nodes = [{"CPU": 8.0, "GPU": 1.0}]
+    assert choose_device(ComputeConfig(), nodes).num_gpus == 1
+    assert choose_device(ComputeConfig(device="cuda"), nodes).num_gpus == 1
+    assert choose_device(ComputeConfig(num_gpus=0.25), nodes).num_gpus == 0.25
+    assert choose_device(ComputeConfig(device="cpu"), nodes).num_gpus == 0
+
+
+def test_a_cluster_that_grows_may_bring_the_gpu_that_a_run_asks_for(caplog: pytest.LogCaptureFixture) -> None:
+    assert choose_device(ComputeConfig(compile="graph"), [], grows=True).device == "cuda"
+    assert choose_device(ComputeConfig(num_gpus=1), [], grows=True).device == "cuda"
+    assert not caplog.records
+    assert choose_device(ComputeConfig(), [{"CPU": 4}], grows=True).device == "cpu"
+    assert "no node has a GPU now: the run computes on CPUs. Set compute.device=cuda to wait for" in caplog.text
+
+
+BY_HAND = "node_" + 56 * "a"
+
+
+@pytest.mark.parametrize(
+    ("types", "grows"),
+    [
+        ([], False),
+        ([BY_HAND], False),  # `ray start --head` by hand, and ray.init
+        ([BY_HAND, "", "node_" + 56 * "0"], False),
+        (["ray.head.default"], True),  # the first autoscaler's report, at zero workers
+        ([BY_HAND, "headgroup"], True),  # the nodes of the second tell
+        (["node_group"], True),  # a name that somebody chose
+    ],
+)
+def test_a_cluster_grows_where_its_nodes_have_types(types: list[str], grows: bool) -> None:
+    assert has_autoscaler(types) is grows
+
+
+def test_places_are_counted_on_each_node() -> None:
+    compute = ComputeConfig(num_cpus=2)
+    assert holds(compute, 2, [{"CPU": 3}, {"CPU": 2}])
+    assert not holds(compute, 3, [{"CPU": 3}, {"CPU": 3}])
+    assert holds(compute, 0, [])
+
+
+@pytest.mark.ray
+@pytest.mark.usefixtures("cluster")
+@pytest.mark.filterwarnings("ignore")  # Ray's own
+def test_what_others_have_reserved_is_not_free_and_a_cluster_of_ones_own_does_not_grow() -> None:
+    def free_cpus() -> float:
+        return sum(node.get("CPU", 0) for node in free_nodes())
+
+    def comes_to(cpus: float) -> bool:
+        return any(free_cpus() == cpus or time.sleep(0.1) for _ in range(100))
+
+    total = sum(node["CPU"] for node in cluster_nodes())
+    assert comes_to(total)
+    group = ray.util.placement_group([{"CPU": 1}] * 3)
+    assert group.wait(60)
+    assert comes_to(total - 3)
+    assert sum(node["CPU"] for node in cluster_nodes()) == total
+    ray.util.remove_placement_group(group)
+    assert comes_to(total)
+    assert not cluster_grows()
 
 
 def test_device_cpu_reserves_no_gpu() -> None:
