@@ -74,8 +74,8 @@ def fetch(uri: str, cache_dir: Path) -> Path:
         DataError: nothing is stored there.
         StoreError: the store refused.
     """
-    root, key = split_uri(uri)
-    store = open_store(root)
+    folder, key = split_uri(uri)
+    store = open_store(folder)
     tag = store.tag(key)
     if tag is None:
         raise DataError(f"data.path={uri}: nothing is stored there; correct it or upload the file")

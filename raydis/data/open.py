@@ -11,6 +11,7 @@ from raydis.data.dsprites import render_dsprites
 from raydis.data.shapes3d import render_shapes3d
 from raydis.data.source import Source, load
 from raydis.errors import DataError
+from raydis.store import Location
 
 FOLDERS = ("cars3d", "image_folder")
 
@@ -62,9 +63,9 @@ def _source(config: DataConfig, path: Path) -> Source:
 def _local_path(config: DataConfig, cache: Path) -> Path:
     """The configured file or folder on this machine, fetched where it is in S3."""
     uri, is_folder = config.path or "", config.name in FOLDERS
-    if uri.startswith("s3://"):
+    path = Location.parse(uri).folder
+    if path is None:
         return fetch_folder(uri, cache) if is_folder else fetch(uri, cache)
-    path = Path(uri).expanduser()
     if not (path.is_dir() if is_folder else path.is_file()):
         kind = "folder" if is_folder else "file"
         raise DataError(f"{config.name}: no {kind} {path}: correct data.path, or download the official {kind}")

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import logging
 import os
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field
@@ -22,7 +21,7 @@ from raydis.config import Model
 from raydis.configfile import parse
 from raydis.errors import RaydisError
 from raydis.registry import Registry, default_cache
-from raydis.store import open_store
+from raydis.store import Location, open_store
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
@@ -134,8 +133,7 @@ def build(args: dict[str, Any]) -> Application:
         RaydisError: unknown or wrong args, no such model, or one whose files do not match its manifest.
     """
     wanted = parse(ServeArgs, args, source="args")
-    if "://" not in wanted.storage:
-        wanted = wanted.model_copy(update={"storage": str(Path(wanted.storage).expanduser().resolve())})
+    wanted = wanted.model_copy(update={"storage": str(Location.parse(wanted.storage))})  # replicas work elsewhere
     registry = Registry(open_store(wanted.storage))
     ref = registry.resolve(wanted.model)
     registry.fetch(ref, default_cache())

@@ -17,7 +17,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from raydis.config import ComputeConfig
 from raydis.errors import RaydisError, ResourceError
-from raydis.store import Store
+from raydis.store import Location, Store
 
 OBJECT_STORE_BYTES = 128 * 2**20  # what raydis sends through it is configurations and pictures
 DEFAULT_NUM_GPUS = 1.0  # of a worker on `cuda`; to be set from tests.benchmarks.packing, not measured on a GPU yet
@@ -82,11 +82,8 @@ def ray_cluster() -> Iterator[None]:
 
 def lasting_storage(storage: str) -> str:
     """Where results go: a relative folder of a Ray job is below home, for Ray deletes the job's working directory."""
-    if "://" in storage:
-        return storage
-    path = Path(storage).expanduser()
     in_job = "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ
-    return str(Path.home() / path if in_job else path)
+    return str(Location.parse(storage, relative_to=Path.home())) if in_job else storage
 
 
 def _start_local() -> None:
@@ -197,14 +194,15 @@ def check_storage(store: Store, key: str) -> None:
     Raises:
         ResourceError: a node does not see it.
     """
-    if "://" in store.uri:
+    folder = store.location.folder
+    if folder is None:
         return
     nodes = [node for node in ray.nodes() if node["Alive"]]
-    path = Path(store.uri, key)
+    path = folder / key
     blind = [node["NodeManagerAddress"] for node in nodes if len(nodes) > 1 and not _sees(node["NodeID"], path)]
     if blind:
         raise ResourceError(
-            f"{store.uri} is a folder that node {', '.join(blind)} does not see: use --storage s3://bucket/prefix, or "
+            f"{folder} is a folder that node {', '.join(blind)} does not see: use --storage s3://bucket/prefix, or "
             "a folder that all nodes share"
         )
 

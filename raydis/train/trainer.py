@@ -152,18 +152,17 @@ def fit_with_ray(
             if restarts > MAX_RESTARTS or failed_starts > MAX_FAILED_STARTS:
                 raise FitError(
                     f"run {name} failed {restarts + failed_starts} times, last with {_last_line(error)}. The same "
-                    f"command goes on from its last checkpoint in {store.uri}/train/{name}"
+                    f"command goes on from its last checkpoint in {store.location / 'train' / name}"
                 ) from error
             log.warning("run %s starts again: %s", name, _last_line(error))
             continue
         except SystemExit as stop:  # Ray's answer to Ctrl-C ends the process as if all were well
             raise KeyboardInterrupt from stop
         assert result.checkpoint is not None  # a session's last report brings one
-        scheme = "s3://" if store.uri.startswith("s3://") else ""
         return TrainResult(
             name=name,
-            folder=f"{store.uri}/train/{name}",
-            checkpoint=scheme + result.checkpoint.path,
+            folder=str(store.location / f"train/{name}"),
+            checkpoint=str(store.location.at_pyarrow_path(result.checkpoint.path)),
             metrics=result.metrics or {},
         )
 
@@ -190,7 +189,7 @@ def _trainer(
         ),
         run_config=train.RunConfig(
             name=name,
-            storage_path=f"{store.uri}/train",
+            storage_path=(store.location / "train").pyarrow_uri,
             failure_config=train.FailureConfig(max_failures=0, controller_failure_limit=0),
             checkpoint_config=train.CheckpointConfig(num_to_keep=1),
             callbacks=list(callbacks),
@@ -215,10 +214,12 @@ def _claim(store: Store, name: str, config: RunConfig, *, resume: bool) -> None:
         store.write(key, text, if_absent=True)
     except StoreConflict as error:
         if not resume:
-            raise ConfigError(f"run {name} exists in {store.uri}/train: resume it, or choose another name") from error
+            raise ConfigError(
+                f"run {name} exists in {store.location / 'train'}: resume it, or choose another name"
+            ) from error
         if json.loads(store.read(key)) != _identity(config):
             raise ConfigError(
-                f"run {name} in {store.uri}/train was started with another configuration (its {RUN_FILE}): "
+                f"run {name} in {store.location / 'train'} was started with another configuration (its {RUN_FILE}): "
                 "choose another name"
             ) from error
 

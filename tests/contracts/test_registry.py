@@ -13,7 +13,8 @@ from raydis.engine.checkpoint import fetch_checkpoint, open_checkpoint, write_ch
 from raydis.metrics.protocol import SEARCH, Scores
 from raydis.registry.promotion import promote
 from raydis.registry.registry import ModelRef, Registry
-from raydis.store import Store, open_store
+from raydis.store import Store, StoreError, open_store
+from tests.fake_s3 import FakeS3, serving
 
 
 def write(folder: Path, dci: float = 0.5) -> Path:
@@ -55,7 +56,7 @@ def test_of_promotions_at_once_none_is_lost_and_the_best_holds_the_alias(store: 
 
 def test_aliases_set_at_once_count_every_move(store: Store, tmp_path: Path) -> None:
     registry = Registry(store)
-    versions = [registry.register(write(tmp_path / "c"), "m") for _ in range(4)]
+    versions = [registry.register(write(tmp_path / f"c{number}", 0.1 * number), "m") for number in range(4)]
     with ThreadPoolExecutor(4) as pool:
         list(pool.map(lambda version: registry.set_alias("m", "best", version), versions))
     assert registry.alias("m", "best").moves == 4
@@ -77,3 +78,38 @@ def test_a_checkpoint_is_fetched_by_its_s3_uri(s3_uri: str, tmp_path: Path) -> N
     fetched = fetch_checkpoint(f"{s3_uri}/runs/1", tmp_path / "cache")
     assert fetched.parent == tmp_path / "cache"
     assert open_checkpoint(fetched).manifest == open_checkpoint(folder).manifest
+
+
+def test_of_registrations_of_the_same_content_at_once_all_get_one_number(store: Store, tmp_path: Path) -> None:
+    folders = [write(tmp_path / f"c{number}", 0.1 * number) for number in range(3)]
+    with ThreadPoolExecutor(9) as pool:
+        versions = list(pool.map(lambda number: Registry(store).register(folders[number % 3], "m"), range(9)))
+    assert versions[:3] * 3 == versions
+    assert sorted(versions[:3]) == Registry(store).versions("m") == [1, 2, 3]
+    for number, version in enumerate(versions[:3]):
+        fetched = Registry(store).fetch(ModelRef("m", version), tmp_path / "cache")
+        assert open_checkpoint(fetched).manifest.files == open_checkpoint(folders[number]).manifest.files
+
+
+def test_a_promotion_that_is_repeated_after_it_succeeded_changes_nothing(store: Store, tmp_path: Path) -> None:
+    registry, folder = Registry(store), write(tmp_path / "c")
+    first = promote(registry, folder, "m", rule="dci")
+    state = registry.alias("m", "best")
+    again = promote(registry, folder, "m", rule="dci")
+    assert (again.ref, again.decision.promote) == (first.ref, True)
+    assert registry.alias("m", "best") == state
+    assert registry.versions("m") == [1]
+
+
+@pytest.mark.s3
+def test_a_server_that_ignores_conditions_registers_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folders = [write(tmp_path / f"c{number}", 0.1 * number) for number in range(2)]
+    with serving(FakeS3("ignores", "ignores"), monkeypatch) as server:
+
+        def register(number: int) -> None:
+            with pytest.raises(StoreError, match="does not implement conditional writes"):
+                Registry(open_store("s3://bucket/race")).register(folders[number % 2], "m")
+
+        with ThreadPoolExecutor(6) as pool:
+            list(pool.map(register, range(6)))
+        assert server.objects == {}
