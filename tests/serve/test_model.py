@@ -80,8 +80,10 @@ def test_an_alias_is_opened_as_the_version_it_names(registry: Registry) -> None:
         assert (str(model.ref), model.alias) == ("tiny@1", alias)
 
 
-def test_a_version_found_earlier_is_opened_even_if_the_alias_moved_since(registry: Registry, checkpoint: Path) -> None:
-    registry.set_alias("tiny", "best", registry.register(checkpoint, "tiny"))
+def test_a_version_found_earlier_is_opened_even_if_the_alias_moved_since(
+    registry: Registry, write_tiny: Callable[..., Path], tmp_path: Path
+) -> None:
+    registry.set_alias("tiny", "best", registry.register(write_tiny(tmp_path / "second", seed=1), "tiny"))
     assert str(open_model(registry, "tiny@best", version=1).ref) == "tiny@1"
     assert str(open_model(registry, "tiny@best").ref) == "tiny@2"
 
