@@ -12,7 +12,7 @@ from raydis.config import RunConfig
 from raydis.engine.checkpoint import fetch_checkpoint, open_checkpoint, write_checkpoint
 from raydis.metrics.protocol import SEARCH, Scores
 from raydis.registry.promotion import promote
-from raydis.registry.registry import ModelRef, Registry
+from raydis.registry.registry import ModelRef, Registry, locate
 from raydis.store import Store, StoreError, open_store
 from tests.fake_s3 import FakeS3, serving
 
@@ -71,11 +71,12 @@ def test_a_registered_version_opens_as_the_checkpoint_it_was(store: Store, tmp_p
 
 
 @pytest.mark.s3
-def test_a_checkpoint_is_fetched_by_its_s3_uri(s3_uri: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("prefix", ["runs/1", "my runs#1/50%20?x='1'"])
+def test_a_checkpoint_is_fetched_by_its_s3_uri(prefix: str, s3_uri: str, tmp_path: Path) -> None:
     folder = write(tmp_path / "c")
     for path in folder.iterdir():
-        open_store(s3_uri).upload(path, f"runs/1/{path.name}")
-    fetched = fetch_checkpoint(f"{s3_uri}/runs/1", tmp_path / "cache")
+        open_store(s3_uri).upload(path, f"{prefix}/{path.name}")
+    fetched = fetch_checkpoint(f"{s3_uri}/{prefix}", tmp_path / "cache")
     assert fetched.parent == tmp_path / "cache"
     assert open_checkpoint(fetched).manifest == open_checkpoint(folder).manifest
 
@@ -99,6 +100,14 @@ def test_a_promotion_that_is_repeated_after_it_succeeded_changes_nothing(store: 
     assert (again.ref, again.decision.promote) == (first.ref, True)
     assert registry.alias("m", "best") == state
     assert registry.versions("m") == [1]
+
+
+def test_a_version_opens_from_the_place_that_its_name_leads_to(store: Store, tmp_path: Path) -> None:
+    storage = f"{store.uri}/my runs#1/50%20"
+    version = Registry(open_store(storage)).register(write(tmp_path / "c"), "m")
+    place = locate(f"m@{version}", storage)
+    assert place == f"{storage}/registry/m/versions/1"
+    assert open_checkpoint(fetch_checkpoint(place, tmp_path / "cache")).manifest.seed == RunConfig().seed
 
 
 @pytest.mark.s3

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from pyarrow.fs import FileSystem
 from ray import train
 
 from raydis.config import RunConfig
@@ -17,12 +18,13 @@ from raydis.data import open_dataset
 from raydis.engine.checkpoint import Checkpoint, open_checkpoint
 from raydis.engine.fit import Training
 from raydis.engine.session import run_session
-from raydis.errors import ConfigError, DataError, FitError, ResourceError
+from raydis.errors import ConfigError, DataError, FitError, ResourceError, StoreError
 from raydis.metrics.protocol import Scores
 from raydis.presets import expand
 from raydis.registry import Registry
 from raydis.store import LocalStore
 from raydis.train.trainer import default_name, fit_with_ray, run
+from tests.fake_s3 import FakeS3, serving
 
 TIMEOUT_S = 1200  # for a machine that is busy with other things
 LONG = {"num_images": 2048, "report_images": 128, "checkpoint_images": 512}
@@ -166,6 +168,48 @@ def test_a_run_that_keeps_failing_says_how_to_go_on(
     with pytest.raises(FitError, match=rf"run mine failed {starts} times, .* goes on from its last checkpoint in"):
         fit_with_ray(tiny_run(), name="mine", storage=str(tmp_path))
     assert trainers.started == [1] * starts
+
+
+@pytest.mark.parametrize("name", ["my runs#1/50%", "a%20b", "läufe?x=1", "[x]*"])
+def test_ray_is_given_the_very_prefix_that_the_run_was_claimed_under(
+    name: str, monkeypatch: pytest.MonkeyPatch, tiny_run: Any, tmp_path: Path
+) -> None:
+    """Ray reads a storage path as pyarrow does, and reports paths without a scheme."""
+    asked: list[str] = []
+
+    class Trainer:
+        def __init__(self, *_: Any, run_config: train.RunConfig, **__: Any) -> None:
+            assert run_config.storage_path
+            _, path = FileSystem.from_uri(run_config.storage_path)
+            asked.append(path)
+
+        def fit(self) -> Any:
+            return SimpleNamespace(checkpoint=SimpleNamespace(path=f"{asked[-1]}/mine/checkpoint_1"), metrics={})
+
+    monkeypatch.setattr("raydis.train.trainer.TorchTrainer", Trainer)
+    monkeypatch.setattr("raydis.train.trainer.cluster_nodes", lambda: [{"CPU": 1}])
+    monkeypatch.setattr("raydis.train.trainer.check_storage", lambda store, key: None)
+    with serving(FakeS3(), monkeypatch) as server:
+        result = fit_with_ray(tiny_run(), name="mine", storage=f"s3://bucket/{name}")
+        assert list(server.objects) == [f"bucket/{name}/train/mine/run.json"]
+    assert asked == [f"bucket/{name}/train"]
+    assert result.folder == f"s3://bucket/{name}/train/mine"
+    assert result.checkpoint == f"s3://bucket/{name}/train/mine/checkpoint_1"
+
+    result = fit_with_ray(tiny_run(), name="mine", storage=str(tmp_path / name))
+    assert asked[1:] == [f"{tmp_path}/{name}/train"]
+    assert result.checkpoint == f"{tmp_path}/{name}/train/mine/checkpoint_1"
+
+
+def test_a_server_without_conditional_writes_is_refused_before_ray_starts(
+    monkeypatch: pytest.MonkeyPatch, tiny_run: Any
+) -> None:
+    trainers = Trainers(monkeypatch)
+    with serving(FakeS3("ignores", "ignores"), monkeypatch) as server:
+        with pytest.raises(StoreError, match="does not implement conditional writes"):
+            fit_with_ray(tiny_run(), name="mine", storage="s3://bucket/runs")
+        assert server.objects == {}
+    assert trainers.started == []
 
 
 def test_a_runs_name_is_a_hash_of_all_that_decides_its_result(tiny_run: Any) -> None:
