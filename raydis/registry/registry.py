@@ -87,12 +87,13 @@ class Registry:
         _check(name, "model name")
         manifest = verify(folder).without_training()
         text = manifest.to_json()
-        ref = ModelRef(name, self._number_of(name, hashlib.sha256(text).hexdigest()))
-        if not self.store.exists(f"{ref.prefix}/{MANIFEST}"):
+        version, is_complete = self._number_of(name, hashlib.sha256(text).hexdigest())
+        if not is_complete:
+            prefix = ModelRef(name, version).prefix
             for file in sorted(manifest.files):
-                self.store.upload(folder / file, f"{ref.prefix}/{file}")
-            self.store.write(f"{ref.prefix}/{MANIFEST}", text)
-        return ref.version
+                self.store.upload(folder / file, f"{prefix}/{file}")
+            self.store.write(f"{prefix}/{MANIFEST}", text)
+        return version
 
     def names(self) -> list[str]:
         """Models with at least one version."""
@@ -197,25 +198,24 @@ class Registry:
                 continue
         raise RegistryError(f"{name}@{alias} in {self.store.uri} moved {MAX_TRIES} times meanwhile: try again")
 
-    def _number_of(self, name: str, content: str) -> int:
-        """The number that a content has, or is given now."""
+    def _number_of(self, name: str, content: str) -> tuple[int, bool]:
+        """The number that a content has, or is given now, and whether the version is complete."""
         for _ in range(MAX_TRIES):
-            contents, tag = self._contents(name)
-            keys = list(self.store.list(f"registry/{name}/versions/"))
-            for version in {version for key in keys if (version := _version_in(key))} - set(contents):
-                # Registered by a raydis that kept no numbers.json; read once, and then known.
-                contents[version] = hashlib.sha256(
-                    self.store.read(f"{ModelRef(name, version).prefix}/{MANIFEST}")
-                ).hexdigest()
+            keys = list(self.store.list(f"registry/{name}/"))
+            complete = {version for key in keys if (version := _version_in(key))}
+            contents, tag = self._contents(name) if _numbers_key(name) in keys else ({}, None)
+            for version in sorted(complete - set(contents)):  # of a raydis that kept no numbers.json: read this once
+                text = self.store.read(f"{ModelRef(name, version).prefix}/{MANIFEST}")
+                contents[version] = hashlib.sha256(text).hexdigest()
             if known := [version for version, other in contents.items() if other == content]:
-                return min(known)
+                return min(known), min(known) in complete
             version = max([*contents, *_numbers_in(keys)], default=0) + 1
             text = json.dumps(dict(sorted((contents | {version: content}).items())), indent=2)
             try:
                 self.store.write(_numbers_key(name), f"{text}\n".encode(), if_absent=tag is None, if_match=tag)
             except StoreConflict:
                 continue
-            return version
+            return version, False
         raise RegistryError(f"{_numbers_key(name)} in {self.store.uri} changed {MAX_TRIES} times meanwhile: try again")
 
     def _contents(self, name: str) -> tuple[dict[int, str], str | None]:
@@ -239,7 +239,7 @@ class Registry:
             return f"{missing}; found {found}. Run a sweep first: it registers its best trial"
         listed = f"found version{'s' * (len(versions) > 1)} {', '.join(map(str, versions))}"
         if wanted.isdecimal():
-            begun = set(self._contents(name)[0]) | _numbers_in(self.store.list(f"registry/{name}/versions/"))
+            begun = set(self._contents(name)[0]) | _numbers_in(self.store.list(f"registry/{name}/"))
             interrupted = version in begun
             return f"{missing}; {listed}" + ("; the registration of this one was interrupted" if interrupted else "")
         where = f"--storage {shlex.quote(self.store.uri)}"
@@ -290,7 +290,8 @@ def _numbers_key(name: str) -> str:
 
 def _numbers_in(keys: Iterable[str]) -> set[int]:
     """Numbers of the versions that the keys belong to, complete or not."""
-    return {int(number) for key in keys if (number := key.split("/")[3]).isdecimal()}
+    parts = [key.split("/") for key in keys]
+    return {int(part[3]) for part in parts if len(part) > 4 and part[2] == "versions" and part[3].isdecimal()}
 
 
 def _version_in(key: str) -> int | None:

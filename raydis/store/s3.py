@@ -211,7 +211,8 @@ class S3Store:
                     self._client.put_object(**probe, Body=b"", **condition)
                 except ClientError as error:
                     if _status(error) == 501:
-                        raise self._no_conditions(f"it answered 501 to {', '.join(condition)}") from error
+                        header = "If-None-Match" if "IfNoneMatch" in condition else "If-Match"
+                        raise self._no_conditions(f"it answered 501 to {header}") from error
                     raise
         except StoreConflict:
             return False

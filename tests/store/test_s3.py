@@ -191,8 +191,8 @@ def test_a_download_that_is_cut_each_time_leaves_no_file(server: Script, tmp_pat
         ("ignores", "ignores", "it overwrote an object in spite of If-None-Match"),
         ("obeys", "ignores", "it overwrote an object in spite of an If-Match that names another"),
         ("obeys", "always refuses", "it refused an If-Match that names the very object"),
-        ("answers 501", "answers 501", "it answered 501 to IfNoneMatch"),
-        ("obeys", "answers 501", "it answered 501 to IfMatch"),
+        ("answers 501", "answers 501", "it answered 501 to If-None-Match"),
+        ("obeys", "answers 501", "it answered 501 to If-Match"),
     ],
 )
 def test_a_server_without_conditional_writes_is_refused_before_anything_is_claimed(
