@@ -214,7 +214,7 @@ class S3Store:
                         header = "If-None-Match" if "IfNoneMatch" in condition else "If-Match"
                         raise self._no_conditions(f"it answered 501 to {header}") from error
                     raise
-        except StoreConflict:
+        except (StoreConflict, StoreMissing):
             return False
         return True
 
