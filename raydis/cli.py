@@ -34,7 +34,10 @@ KeepDetails = Annotated[
     typer.Option("--keep-details", help="Start from the image's own noise (DDIM inversion) instead of a seed's."),
 ]
 Storage = Annotated[
-    str, typer.Option(envvar="RAYDIS_STORAGE", help="Folder or s3://bucket/prefix that holds runs and the registry.")
+    str,
+    typer.Option(
+        envvar="RAYDIS_STORAGE", help="Folder or s3://bucket/prefix, not percent-encoded, for runs and the registry."
+    ),
 ]
 
 

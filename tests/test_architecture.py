@@ -104,6 +104,12 @@ def test_frameworks_stay_in_their_rooms(path: Path) -> None:
         assert not places & NEVER_IN.get(top, set()), f"{top} does not belong here"
 
 
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_only_the_store_takes_uris_apart(path: Path) -> None:
+    texts = {node.value for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Constant)}
+    assert room(path) == "store" or not texts & {"s3:", "s3://", "file:", "file://", "://"}
+
+
 def test_files_stay_readable_in_one_sitting() -> None:
     long = {str(path.relative_to(PACKAGE)): lines for path in MODULES if (lines := path.read_text().count("\n")) > 400}
     assert not long

@@ -24,6 +24,7 @@ from raydis.engine.editor import Editor
 from raydis.engine.fit import Training
 from raydis.engine.session import run_session
 from raydis.presets import expand
+from raydis.registry.manifest import verify
 from raydis.report.grids import draw_swaps, draw_traversal
 from raydis.train import trainer
 
@@ -70,6 +71,16 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     *_, report = run_session(training, tmp_path_factory.mktemp("run"))
     assert report.checkpoint is not None
     return report.checkpoint
+
+
+@pytest.fixture(scope="module")
+def later(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same weights after more training, as their manifest says."""
+    folder = tmp_path_factory.mktemp("later") / "checkpoint"
+    shutil.copytree(checkpoint, folder)
+    manifest = verify(folder).model_copy(update={"images_seen": 64})
+    (folder / "manifest.json").write_bytes(manifest.to_json())
+    return folder
 
 
 # ---- train
@@ -311,7 +322,7 @@ def test_an_image_that_is_none_is_told(run: Run, checkpoint: Path, tmp_path: Pat
 
 
 @pytest.fixture(scope="module")
-def published(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+def published(checkpoint: Path, later: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """A storage that holds mine@1 = mine@best and mine@2; downloads go to a cache of its own."""
     from raydis.registry import Registry
     from raydis.store import open_store
@@ -319,7 +330,7 @@ def published(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Ite
     storage = tmp_path_factory.mktemp("storage")
     registry = Registry(open_store(str(storage)))
     registry.set_alias("mine", "best", registry.register(checkpoint, "mine"))
-    registry.register(checkpoint, "mine")
+    registry.register(later, "mine")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("RAYDIS_CACHE", str(tmp_path_factory.mktemp("cache")))
         yield storage
@@ -340,9 +351,9 @@ def test_models_show_prints_manifest_and_metrics_as_json(run: Run, published: Pa
     assert facts["metrics"]["scores"]["protocol"] == "search"
 
 
-def test_models_register_makes_a_checkpoint_a_version(run: Run, checkpoint: Path, tmp_path: Path) -> None:
-    for version in (1, 2):
-        done = run("models", "register", checkpoint, "own", "--storage", tmp_path / "new")
+def test_models_register_makes_a_checkpoint_a_version(run: Run, checkpoint: Path, later: Path, tmp_path: Path) -> None:
+    for folder, version in ((checkpoint, 1), (later, 2), (checkpoint, 1)):  # the same once more is the same version
+        done = run("models", "register", folder, "own", "--storage", tmp_path / "new")
         assert done == (0, f"registered own@{version}\n", "")
     assert run("models", "promote", "own@2", "--storage", tmp_path / "new").code == 0
     assert json.loads(run("models", "show", "own@best", "--storage", tmp_path / "new").out)["version"] == 2

@@ -20,7 +20,7 @@ import numpy as np
 from raydis.data.dataset import digest
 from raydis.data.folder import FileKind, counted, report_skipped, sort_out
 from raydis.errors import DataError
-from raydis.store import StoreConflict, StoreError, StoreMissing, open_store, split_uri
+from raydis.store import Location, StoreConflict, StoreError, StoreMissing, open_store, split_uri
 from raydis.store.base import check_key, temporary_beside
 
 RAM_BYTES = 1 << 30  # larger arrays are memory-mapped, so that the processes of a machine share one copy
@@ -79,8 +79,8 @@ def fetch(uri: str, cache_dir: Path) -> Path:
         DataError: nothing is stored there, or it is replaced again and again.
         StoreError: the store refused.
     """
-    root, key = split_uri(uri)
-    store = open_store(root)
+    folder, key = split_uri(uri)
+    store = open_store(folder)
     for _ in range(NUM_LOOKS):
         tag = store.tag(key)
         if tag is None:
@@ -131,12 +131,11 @@ def fetch_folder(uri: str, cache_dir: Path, kind: FileKind) -> Path:
 
 
 def is_stored(uri: str) -> bool:
-    """Whether a file lies in S3 under exactly this URI; a folder does not."""
-    bucket_and_key = uri.removeprefix("s3://")
-    if "/" not in bucket_and_key or uri.endswith("/"):
+    """Return whether a file lies in S3 under exactly this URI; a folder does not."""
+    if uri.endswith("/") or not Location.parse(uri).path:  # a folder, or a whole bucket
         return False
-    root, key = split_uri(uri)
-    return open_store(root).exists(key)
+    folder, key = split_uri(uri)
+    return open_store(folder).exists(key)
 
 
 def fingerprint_files(files: Mapping[str, Path]) -> str:

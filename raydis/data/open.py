@@ -12,6 +12,7 @@ from raydis.data.folder import FileKind
 from raydis.data.shapes3d import render_shapes3d
 from raydis.data.source import Source, load
 from raydis.errors import DataError
+from raydis.store import Location
 
 
 def open_dataset(config: DataConfig, *, cache_dir: Path | None = None) -> FactorDataset:
@@ -63,15 +64,16 @@ def _source(config: DataConfig, cache: Path) -> Source:
 
 def _is_file(config: DataConfig) -> bool:
     uri = config.path or ""
-    return is_stored(uri) if uri.startswith("s3://") else Path(uri).expanduser().is_file()
+    path = Location.parse(uri).folder
+    return is_stored(uri) if path is None else path.is_file()
 
 
 def _local_file(config: DataConfig, cache: Path) -> Path:
     """The configured file on this machine, fetched where it is in S3."""
     uri = config.path or ""
-    if uri.startswith("s3://"):
+    path = Location.parse(uri).folder
+    if path is None:
         return fetch(uri, cache)
-    path = Path(uri).expanduser()
     if path.is_dir():
         raise DataError(f"{config.name}: {path} is a folder: set data.path to the official file itself")
     if not path.is_file():
@@ -84,9 +86,9 @@ def _local_folder(
 ) -> Path:
     """The configured folder on this machine, its files of this kind fetched where it is in S3."""
     uri = config.path or ""
-    if uri.startswith("s3://"):
+    path = Location.parse(uri).folder
+    if path is None:
         return fetch_folder(uri, cache, kind)
-    path = Path(uri).expanduser()
     if path.is_file():
         raise DataError(f"{config.name}: {path} is a file: set data.path to the folder of the {kind.what}")
     if not path.is_dir():

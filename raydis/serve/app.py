@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import logging
 import os
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import ray
@@ -29,7 +28,7 @@ from raydis.config import Model
 from raydis.configfile import parse
 from raydis.errors import ConfigError
 from raydis.registry import ModelRef, Registry
-from raydis.store import open_store
+from raydis.store import Location, open_store
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
@@ -96,8 +95,7 @@ class Raydis:
         from raydis.engine.device import num_threads
         from raydis.serve.service import Service
 
-        num_cpus = ray.get_runtime_context().get_assigned_resources().get("CPU", 1.0)
-        self.service = Service(_open(args, ref), num_threads=num_threads(num_cpus))
+        self.service = Service(_open(args, ref), num_threads=num_threads(_reserved_cpus()))
         logger.info("serving %s", ref)
 
     def __serve_build_asgi_app__(self) -> FastAPI:
@@ -135,8 +133,7 @@ def build(args: dict[str, Any]) -> Application:
         RaydisError: unknown or wrong args, no such model, or one that cannot be served.
     """
     wanted = parse(ServeArgs, args, source="args")
-    if "://" not in wanted.storage:
-        wanted = wanted.model_copy(update={"storage": str(Path(wanted.storage).expanduser().resolve())})
+    wanted = wanted.model_copy(update={"storage": str(Location.parse(wanted.storage))})  # replicas work elsewhere
     ref = Registry(open_store(wanted.storage)).resolve(wanted.model)
     # One image a batch on the CPU: this process may lack the GPU that the replicas have.
     trial = wanted.model_copy(update={"device": "cpu", "encode_batch_size": 1, "edit_batch_size": 1})
@@ -146,6 +143,13 @@ def build(args: dict[str, Any]) -> Application:
     # replace them; as the user_config, it is checked by each replica.
     options = {**ACTOR_OPTIONS, "resources": {identity: 0}}
     return Raydis.options(ray_actor_options=options, user_config=identity).bind(wanted, ref)
+
+
+def _reserved_cpus() -> float:
+    """CPUs that Serve has reserved for this replica; 1 outside of Ray."""
+    if not ray.is_initialized():
+        return 1.0
+    return ray.get_runtime_context().get_assigned_resources().get("CPU", 1.0)
 
 
 def _open(args: ServeArgs, ref: ModelRef) -> ServedModel:

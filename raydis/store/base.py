@@ -9,12 +9,16 @@ from __future__ import annotations
 
 import contextlib
 import secrets
+import unicodedata
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO, Protocol
+from typing import TYPE_CHECKING, BinaryIO, Protocol
 
 from raydis.errors import StoreError
+
+if TYPE_CHECKING:
+    from raydis.store.location import Location
 
 RESERVED_PREFIX = ".raydis-"  # parts that begin so are the stores' own files: locks and unfinished writes
 MAX_KEY_BYTES = 1024  # S3's limit
@@ -45,8 +49,13 @@ class Store(Protocol):
     """
 
     @property
+    def location(self) -> Location:
+        """Where the keys lie; `open_store(location)` opens the same store."""
+        ...
+
+    @property
     def uri(self) -> str:
-        """Where the keys lie; `open_store(uri)` opens the same store."""
+        """The location as it is printed; `open_store(uri)` opens the same store."""
         ...
 
     def read(self, key: str) -> bytes:
@@ -112,16 +121,21 @@ def check_key(key: str) -> str:
 
     Raises:
         StoreError: empty, absolute, longer than MAX_KEY_BYTES, or with a part that is empty, `.`, `..`, reserved, or
-            holds a backslash or a control character: such a key could leave its store or mean two things.
+            holds a backslash or a character that does not print: such a key could leave its store or mean two things.
     """
     parts = key.split("/")
     bad = [part for part in parts if part in ("", ".", "..") or part.startswith(RESERVED_PREFIX)]
-    if bad or any(char < " " or char in "\\\x7f" for char in key) or len(key.encode()) > MAX_KEY_BYTES:
+    if bad or "\\" in key or not is_printable(key) or len(key.encode()) > MAX_KEY_BYTES:
         raise StoreError(
             f"key {key[:80]!r} is not allowed: use a relative path such as registry/quickstart/aliases/best.json, "
             f"without empty parts, '.', '..', backslashes or parts that begin with {RESERVED_PREFIX}"
         )
     return key
+
+
+def is_printable(text: str) -> bool:
+    """Whether a text has neither control characters, nor line breaks, nor bytes that were no text."""
+    return all(unicodedata.category(char) not in ("Cc", "Cs", "Zl", "Zp") for char in text)
 
 
 def check_prefix(prefix: str) -> str:

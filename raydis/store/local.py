@@ -22,6 +22,7 @@ from raydis.store.base import (
     check_prefix,
     temporary_beside,
 )
+from raydis.store.location import Location
 
 LOCK_NAME = f"{RESERVED_PREFIX}lock"
 COPY_BYTES = 1 << 20
@@ -33,15 +34,22 @@ class LocalStore:
     """A file a key, below one folder that the first write makes. A tag is the sha256 of the bytes.
 
     A write fills a temporary file beside its target and renames it. It holds the folder's lock for the rename, so that
-    a condition is checked and acted upon in one step. Readers take no lock: a rename is atomic.
+    a condition is checked and acted upon in one step, and asks once whether the file system keeps that lock at all.
+    Readers take no lock: a rename is atomic.
     """
 
     def __init__(self, root: str | Path) -> None:
-        self._root = Path(os.path.abspath(Path(root).expanduser()))
+        self._location = Location.local(root)
+        self._root = Path(self._location.path)
+        self._locks_hold = False  # once proved
+
+    @property
+    def location(self) -> Location:
+        return self._location
 
     @property
     def uri(self) -> str:
-        return str(self._root)
+        return str(self._location)
 
     def read(self, key: str) -> bytes:
         with self._errors(f"read {key}"), self._open(key) as file:
@@ -144,8 +152,30 @@ class LocalStore:
     def _lock(self) -> Iterator[None]:
         # flock belongs to the open file: it keeps threads apart as well as processes, and a killed holder frees it.
         with open(self._root / LOCK_NAME, "ab") as file:
-            fcntl.flock(file, fcntl.LOCK_EX)
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX)
+            except OSError as error:
+                raise self._no_locks(error.strerror or str(error)) from error
+            if not self._locks_hold:
+                self._prove_lock()
             yield
+
+    def _prove_lock(self) -> None:
+        """Ask for the lock that is held, once a store: some file systems grant it to all who ask."""
+        with open(self._root / LOCK_NAME, "ab") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                self._locks_hold = True
+                return
+        raise self._no_locks("two holders had the same lock at once")
+
+    def _no_locks(self, found: str) -> StoreError:
+        return StoreError(
+            f"the file system of {self.uri} has no working locks ({found}), so that processes could overwrite each "
+            "other's work. Mount it with locks (NFS 4; NFS 3 with lockd; Lustre with -o flock), use another folder, or "
+            "s3://bucket/prefix"
+        )
 
 
 def _flush(file: BinaryIO) -> None:

@@ -30,7 +30,10 @@ def sweep(
         ),
     ] = None,
     storage: Annotated[
-        str, typer.Option(envvar="RAYDIS_STORAGE", help="Folder or s3://bucket/prefix for sweeps and the registry.")
+        str,
+        typer.Option(
+            envvar="RAYDIS_STORAGE", help="Folder or s3://bucket/prefix, not percent-encoded, for sweeps and registry."
+        ),
     ] = "runs",
     name: Annotated[str | None, typer.Option(help="Name of the sweep; default: the file's, and the time.")] = None,
     num_trials: Annotated[int | None, typer.Option(help="Trials to sample; controls come on top.")] = None,

@@ -13,6 +13,7 @@ from rich.text import Text
 from raydis.config import ComputeConfig
 from raydis.metrics.protocol import PUBLISHED, SEARCH, ScoreName, Scores
 from raydis.metrics.standing import Objective, describe, with_spread
+from raydis.store import Location
 from raydis.sweep.progress import brief, duration, short
 from raydis.sweep.run import STUDY_FILE, SweepResult
 from raydis.sweep.spec import Choice, Domain, SweepSpec
@@ -71,10 +72,12 @@ def print_result(result: SweepResult, spec: SweepSpec, storage: str, console: Co
     if result.best is not None:
         best = _scores(result.best.scores, spec.objectives)
         facts["best"] = f"trial {result.best.number}, {best}; * marks the Pareto front"
-        next_commands.append(f"python -m raydis traverse {result.best.checkpoint} -o traversal.png")
+        checkpoint = shlex.quote(str(result.best.checkpoint))
+        next_commands.append(f"python -m raydis traverse {checkpoint} -o traversal.png")
     if result.unpublished is not None and result.best is not None:
         facts["unpublished"] = result.unpublished
-        next_commands.insert(0, f"python -m raydis models register {result.best.checkpoint} {spec.model_name}{where}")
+        checkpoint = shlex.quote(str(result.best.checkpoint))
+        next_commands.insert(0, f"python -m raydis models register {checkpoint} {spec.model_name}{where}")
     if result.published is not None:
         promotion = result.published.promotion
         facts["published"] = _scores(result.published.scores, spec.objectives)
@@ -85,7 +88,7 @@ def print_result(result: SweepResult, spec: SweepSpec, storage: str, console: Co
         if promotion.decision.promote and spec.promotion and f"{spec.model_name}@{spec.promotion.alias}" == SERVED:
             there = "" if storage == DEFAULT_STORAGE else f"RAYDIS_STORAGE={shlex.quote(storage)} "
             next_commands.append(f"{there}serve run serve_configs/local.yaml")
-    local = "" if result.folder.startswith("s3://") else f", {STUDY_FILE}"
+    local = f", {STUDY_FILE}" if Location.parse(result.folder).folder else ""
     facts["folder"] = result.folder
     facts["files"] = f"trials.csv, trials.parquet, summary.json, spec.json{local}, a folder a trial"
     facts |= {"next" if row == 0 else " " * row: command for row, command in enumerate(next_commands)}

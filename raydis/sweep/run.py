@@ -11,7 +11,6 @@ import threading
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 
 import ray
@@ -22,7 +21,7 @@ from rich.console import Console
 
 from raydis.config import DataConfig
 from raydis.errors import ConfigError, RaydisError, ResourceError
-from raydis.registry import locate_first_stage
+from raydis.registry import locate_first_stage, names_version
 from raydis.store import Store, StoreConflict, open_store
 from raydis.sweep.progress import SweepProgress, SweepState
 from raydis.sweep.publish import Published, publish
@@ -128,14 +127,14 @@ def run_sweep(spec: SweepSpec, *, name: str, storage: str, console: Console) -> 
         check_storage(store, f"{key}/{SPEC_FILE}")
         searcher = StudySearcher(spec, study_name=name, storage=_study_storage(store, key))
         grid = _search(spec, searcher, name=name, store=store, parallel=parallel, console=console)
-        records = read_records(grid, spec, scheme="s3://" if _on_s3(store) else "")
+        records = read_records(grid, spec, store.location)
         interrupted = len(records) < spec.total_trials or any(record.state == "stopped" for record in records)
         front = pareto_front(records, spec.objectives)
         write_tables(store, key, records, front)
         best = choose_best(records, spec.objectives)
         result = SweepResult(
             name=name,
-            folder=f"{store.uri}/{key}",
+            folder=str(store.location / key),
             records=records,
             front=front,
             replicates=replicates(records, spec.objectives),
@@ -210,7 +209,7 @@ def _search(
             param_space={
                 "run": spec.run.model_dump(mode="json"),
                 "sweep": name,
-                "folder": f"{store.uri}/sweeps/{name}",
+                "folder": str(store.location / "sweeps" / name),
             },
             tune_config=tune.TuneConfig(
                 search_alg=searcher,
@@ -222,7 +221,7 @@ def _search(
             ),
             run_config=tune.RunConfig(
                 name=name,
-                storage_path=f"{store.uri}/sweeps",
+                storage_path=(store.location / "sweeps").pyarrow_uri,
                 failure_config=tune.FailureConfig(max_failures=spec.max_failures),
                 checkpoint_config=tune.CheckpointConfig(num_to_keep=1),
                 callbacks=[progress, JsonLoggerCallback()],
@@ -248,7 +247,7 @@ def check_first_stages(spec: SweepSpec) -> None:
     chosen = [{key: value} for key, domain in spec.search.items() for value in domain.ends()]
     for key, value in (item for settings in [*fixed, *chosen] for item in settings.items()):
         checkpoint = value.get("checkpoint") if isinstance(value, dict) else value
-        if key in ("first_stage", "first_stage.checkpoint") and "@" in str(checkpoint) and "://" not in str(checkpoint):
+        if key in ("first_stage", "first_stage.checkpoint") and names_version(str(checkpoint)):
             raise ConfigError(f"{key} of a control or choice names {checkpoint}: give the checkpoint's folder or URI")
 
 
@@ -265,11 +264,8 @@ def _taken(store: Store, key: str) -> ConfigError:
 
 
 def _study_storage(store: Store, key: str) -> Any:
-    return None if _on_s3(store) else journal(Path(store.uri, key, STUDY_FILE))
-
-
-def _on_s3(store: Store) -> bool:
-    return store.uri.startswith("s3://")
+    folder = store.location.folder
+    return journal(folder / key / STUDY_FILE) if folder else None
 
 
 def _write_summary(store: Store, key: str, result: SweepResult) -> None:

@@ -18,7 +18,7 @@ from ray.tune import Result, ResultGrid
 
 from raydis.metrics.protocol import SCORE_NAMES, ScoreName, Scores
 from raydis.metrics.standing import Objective, best_of, missing
-from raydis.store import Store
+from raydis.store import Location, Store
 from raydis.sweep.searcher import trial_state
 from raydis.sweep.spec import SweepSpec
 from raydis.sweep.trial import trial_name
@@ -68,17 +68,19 @@ class TrialRecord:
         return self.scores.spread.get(metric) if self.scores and self.scores.spread else None
 
 
-def read_records(grid: ResultGrid, spec: SweepSpec, *, scheme: str = "") -> list[TrialRecord]:
-    """The trials of a finished Tune run, by number. `scheme` goes before Ray's paths, e.g. `s3://`."""
-    return sorted((_record(result, spec, scheme) for result in grid), key=lambda record: record.number)
+def read_records(grid: ResultGrid, spec: SweepSpec, storage: Location) -> list[TrialRecord]:
+    """The trials of a finished Tune run, by number; `storage` is where the sweep keeps them."""
+    return sorted((_record(result, spec, storage) for result in grid), key=lambda record: record.number)
 
 
-def _record(result: Result, spec: SweepSpec, scheme: str) -> TrialRecord:
+def _record(result: Result, spec: SweepSpec, storage: Location) -> TrialRecord:
     config, metrics = result.config or {}, result.metrics or {}
     state, reason = trial_state(metrics, result.error is not None, spec.objectives)
     if result.error is not None:
         reason = str(result.error).strip().rpartition("\n")[2]  # of a worker's traceback, the line that names the error
-    checkpoint = metrics.get("checkpoint_uri") or (result.checkpoint and f"{scheme}{result.checkpoint.path}")
+    checkpoint = metrics.get("checkpoint_uri") or (
+        result.checkpoint and str(storage.at_pyarrow_path(result.checkpoint.path))
+    )
     return TrialRecord(
         number=config["number"],
         control=config["control"],

@@ -22,7 +22,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from raydis.config import ComputeConfig
 from raydis.errors import RaydisError, ResourceError
-from raydis.store import Store
+from raydis.store import Location, Store
 
 log = logging.getLogger(__name__)
 
@@ -91,11 +91,8 @@ def ray_cluster() -> Iterator[None]:
 
 def lasting_storage(storage: str) -> str:
     """Where results go: a relative folder of a Ray job is below home, for Ray deletes the job's working directory."""
-    if "://" in storage:
-        return storage
-    path = Path(storage).expanduser()
     in_job = "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ
-    return str(Path.home() / path if in_job else path)
+    return str(Location.parse(storage, relative_to=Path.home())) if in_job else storage
 
 
 def _start_local() -> None:
@@ -263,14 +260,15 @@ def check_storage(store: Store, key: str) -> None:
     Raises:
         ResourceError: a node does not see it.
     """
-    if "://" in store.uri:
+    folder = store.location.folder
+    if folder is None:
         return
     nodes = [node for node in ray.nodes() if node["Alive"]]
-    path = Path(store.uri, key)
+    path = folder / key
     blind = [node["NodeManagerAddress"] for node in nodes if len(nodes) > 1 and not _sees(node["NodeID"], path)]
     if blind:
         raise ResourceError(
-            f"{store.uri} is a folder that node {', '.join(blind)} does not see: use --storage s3://bucket/prefix, or "
+            f"{folder} is a folder that node {', '.join(blind)} does not see: use --storage s3://bucket/prefix, or "
             "a folder that all nodes share"
         )
 

@@ -146,11 +146,10 @@ def fit_with_ray(
         check_storage(store, f"train/{name}/{RUN_FILE}")
         result = _fit(config, lease, name=name, parent=parent, callbacks=callbacks)
     assert result.checkpoint is not None  # a session's last report brings one
-    scheme = "s3://" if store.uri.startswith("s3://") else ""
     return TrainResult(
         name=name,
-        folder=f"{store.uri}/train/{name}",
-        checkpoint=scheme + result.checkpoint.path,
+        folder=str(store.location / f"train/{name}"),
+        checkpoint=str(store.location.at_pyarrow_path(result.checkpoint.path)),
         metrics=result.metrics or {},
     )
 
@@ -186,7 +185,7 @@ def _fit(
             if restarts > MAX_RESTARTS or failed_starts > most:
                 raise ClusterError(
                     f"run {name} failed {restarts + failed_starts} times, last with {_last_line(error)}. The same "
-                    f"command goes on from its last checkpoint in {lease.store.uri}/train/{name}"
+                    f"command goes on from its last checkpoint in {lease.store.location / 'train' / name}"
                 ) from error
             log.warning("run %s starts again: %s", name, _last_line(error))
         except SystemExit as stop:  # Ray's answer to Ctrl-C ends the process as if all were well
@@ -229,8 +228,8 @@ def _trainer(
     parent: dict[str, str] | None,
     callbacks: Sequence[train.UserCallback],
 ) -> TorchTrainer:
-    gpus, storage = gpus_per_worker(config.compute), lease.store.uri
-    held = {"storage": storage, "key": lease.key, "token": lease.token, "what": lease.what}
+    gpus = gpus_per_worker(config.compute)
+    held = {"storage": lease.store.uri, "key": lease.key, "token": lease.token, "what": lease.what}
     return TorchTrainer(
         train_worker,
         train_loop_config={"config": config.model_dump(mode="json"), "parent": parent, "lease": held},
@@ -243,7 +242,7 @@ def _trainer(
         ),
         run_config=train.RunConfig(
             name=name,
-            storage_path=f"{storage}/train",
+            storage_path=(lease.store.location / "train").pyarrow_uri,
             failure_config=train.FailureConfig(max_failures=0, controller_failure_limit=0),
             checkpoint_config=train.CheckpointConfig(num_to_keep=1),
             callbacks=list(callbacks),

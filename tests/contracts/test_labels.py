@@ -76,8 +76,8 @@ def test_pictures_report_and_service_say_the_same_of_each_unit(
     dataset = open_dataset(editor.config.data)
     images = dataset.images(np.array([0, 5]))
 
-    service = SimpleNamespace(model=ServedModel(editor, ModelRef("tiny", 1)), rejected=None)
-    told = {unit.index: unit for unit in ModelFacts.of(service).units}  # type: ignore[arg-type]
+    served = ServedModel(editor, ModelRef("tiny", 1))
+    told = {unit.index: unit for unit in ModelFacts.of(served).units}
     said = {index: unit.label for index, unit in told.items()}
     assert all(str(UnitLabel(unit.kind, tuple(unit.factors.items()))) == unit.label != "" for unit in told.values())
 

@@ -11,10 +11,11 @@ import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import pyarrow.fs
 import pytest
 
 import raydis
-from raydis.store import Store, StoreConflict, StoreError, StoreMissing, open_store
+from raydis.store import Location, Store, StoreConflict, StoreError, StoreMissing, open_store
 
 KEYS_TO_REFUSE = (
     *("", ".", "a/", "a//b", "a/./b", "/etc/passwd", "../outside", "a/../../outside"),
@@ -253,3 +254,20 @@ def test_a_download_that_cannot_be_written_says_so(store: Store, tmp_path: Path)
     (tmp_path / "file").write_bytes(b"")
     with pytest.raises(StoreError, match=r"cannot download key .*to .*file/below"):
         store.download("key", tmp_path / "file" / "below")
+
+
+@pytest.mark.s3
+@pytest.mark.parametrize(
+    "name", ["my runs#1/50%", "a%20b", "läufe?x=1&y", 'it\'s "x"+y', "日本 😀", "a=b;c,d@e:f~(*)[x]{y}<z>|^`$"]
+)
+def test_boto3_and_pyarrow_find_each_others_files_in_s3(name: str, s3_uri: str) -> None:
+    bucket = Location.parse(s3_uri).bucket
+    store = open_store(f"s3://{bucket}/{name}")
+    store.write("from boto3/a#b", b"one")
+    files, path = pyarrow.fs.FileSystem.from_uri((store.location / "from pyarrow").pyarrow_uri)
+    with files.open_output_stream(f"{path}/c%d") as stream:
+        stream.write(b"two")
+    assert files.open_input_file(f"{bucket}/{name}/from boto3/a#b").read() == b"one"
+    assert open_store(str(store.location.at_pyarrow_path(path))).read("c%d") == b"two"
+    assert list(open_store(store.uri).list()) == ["from boto3/a#b", "from pyarrow/c%d"]
+    assert list(open_store(f"s3://{bucket}").list()) == [f"{name}/from boto3/a#b", f"{name}/from pyarrow/c%d"]

@@ -36,19 +36,21 @@ def replica_of(deployment: Deployment) -> Any:
 
 
 def test_a_replica_that_starts_after_the_alias_moved_serves_the_version_of_the_others(
-    registry: Registry, checkpoint: Path
+    registry: Registry, write_tiny: Callable[..., Path], tmp_path: Path
 ) -> None:
     deployment = built(registry, "tiny@best")
-    registry.set_alias("tiny", "best", registry.register(checkpoint, "tiny"))
+    registry.set_alias("tiny", "best", registry.register(write_tiny(tmp_path / "second", seed=1), "tiny"))
     late = replica_of(deployment)
     late.reconfigure(deployment.user_config)
     assert str(late.service.model.ref) == "tiny@1"
     assert str(replica_of(built(registry, "tiny@best")).service.model.ref) == "tiny@2"
 
 
-def test_serve_can_tell_a_moved_alias_from_the_unchanged_config(registry: Registry, checkpoint: Path) -> None:
+def test_serve_can_tell_a_moved_alias_from_the_unchanged_config(
+    registry: Registry, write_tiny: Callable[..., Path], tmp_path: Path
+) -> None:
     before, same = (built(registry, "tiny@best") for _ in range(2))
-    registry.set_alias("tiny", "best", registry.register(checkpoint, "tiny"))
+    registry.set_alias("tiny", "best", registry.register(write_tiny(tmp_path / "second", seed=1), "tiny"))
     after = built(registry, "tiny@best")
     assert same.ray_actor_options == before.ray_actor_options  # replicas stay
     assert after.ray_actor_options != before.ray_actor_options  # replicas are replaced

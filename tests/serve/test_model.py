@@ -86,8 +86,9 @@ def test_the_identity_of_a_model_changes_with_its_content_and_with_its_number(
     first = open_model(registry, ModelRef("tiny", 1)).identity
     assert first.startswith("tiny@1 ")
     assert open_model(registry, ModelRef("tiny", 1)).identity == first
-    registry.register(checkpoint, "tiny")
-    assert open_model(registry, ModelRef("tiny", 2)).identity == first.replace("@1", "@2")
+    registry.register(write_tiny(tmp_path / "second", seed=2), "again")
+    registry.register(checkpoint, "again")
+    assert open_model(registry, ModelRef("again", 2)).identity == first.replace("tiny@1", "again@2")
     elsewhere = Registry(open_store(str(tmp_path / "others")))
     elsewhere.register(write_tiny(tmp_path / "other", seed=1), "tiny")
     other = open_model(elsewhere, ModelRef("tiny", 1)).identity

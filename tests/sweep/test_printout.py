@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import io
+import shlex
 from typing import Any
 
 import pytest
@@ -88,6 +89,20 @@ def test_another_storage_is_named_in_every_command(result: SweepResult) -> None:
     text = printed(result, spec_of(), storage="s3://lab/team")
     assert "python -m raydis traverse quickstart@1 --storage s3://lab/team -o traversal.png" in text
     assert "RAYDIS_STORAGE=s3://lab/team serve run serve_configs/local.yaml" in text
+
+
+def test_places_with_spaces_and_quotes_are_printed_as_a_shell_reads_them(result: SweepResult) -> None:
+    assert result.best is not None
+    storage = "s3://lab/it's #1"
+    best = dataclasses.replace(result.best, checkpoint=f"{storage}/sweeps/s/trial-0000/checkpoint")
+    alone = dataclasses.replace(result, folder=f"{storage}/sweeps/s", best=best, published=None)
+    text = printed(alone, spec_of(), storage=storage)
+    (command,) = [line.removeprefix("next") for line in text.splitlines() if line.startswith("next ")]
+    assert shlex.split(command)[3:5] == ["traverse", best.checkpoint]
+    assert "optuna.journal" not in text  # a study is a local file
+    text = printed(dataclasses.replace(alone, unpublished="StoreError: x"), spec_of(), storage=storage)
+    (command,) = [line.removeprefix("next") for line in text.splitlines() if line.startswith("next ")]
+    assert shlex.split(command)[3:] == ["models", "register", best.checkpoint, "quickstart", "--storage", storage]
 
 
 def test_a_model_that_the_shipped_service_does_not_serve_is_not_said_to_be_served(result: SweepResult) -> None:

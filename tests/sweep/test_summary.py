@@ -16,7 +16,7 @@ from raydis.configfile import parse
 from raydis.metrics.protocol import SEARCH, Scores, unscored
 from raydis.metrics.standing import Objective
 from raydis.presets import expand
-from raydis.store import LocalStore
+from raydis.store import LocalStore, Location
 from raydis.sweep.progress import SweepState
 from raydis.sweep.spec import SweepSpec
 from raydis.sweep.summary import (
@@ -153,15 +153,16 @@ def test_records_are_read_from_what_trials_reported_last() -> None:
 
     results = [
         result(2, {"finished": False, "images_seen": 100}, error=crash),
-        result(0, done, checkpoint="bucket/a"),
+        result(0, done, checkpoint="bucket/my runs#1/50%20"),  # Ray reports raw keys
         result(1, done | {"checkpoint_uri": "s3://bucket/train/b"}),
         result(3, done | {"status": "invalid", "reason": "codes are constant", "scores": None}),
         result(4, {"finished": False, "images_seen": 64}),
         result(5, None, error=crash),
     ]
-    records = read_records(results, spec, scheme="s3://")  # type: ignore[arg-type]  # all that is read of a ResultGrid
+    storage = Location.parse("s3://bucket")
+    records = read_records(results, spec, storage)  # type: ignore[arg-type]  # all that is read of a ResultGrid
     assert [row.state for row in records] == ["complete", "complete", "failed", "failed", "stopped", "failed"]
-    assert [row.checkpoint for row in records[:3]] == ["s3://bucket/a", "s3://bucket/train/b", None]
+    assert [row.checkpoint for row in records[:3]] == ["s3://bucket/my runs#1/50%20", "s3://bucket/train/b", None]
     reasons = [None, None, "ValueError: boom", "codes are constant", "stopped after 64 images", "ValueError: boom"]
     assert [row.reason for row in records] == reasons
     assert records[0].scores == scores(0.4, 0.6)

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import torch
+from pyarrow.fs import FileSystem
 from ray import train
 
 from raydis.config import RunConfig
@@ -19,13 +20,14 @@ from raydis.data import open_dataset
 from raydis.engine.checkpoint import Checkpoint, open_checkpoint
 from raydis.engine.fit import Training
 from raydis.engine.session import run_session
-from raydis.errors import ClusterError, ConfigError, DataError, ResourceError
+from raydis.errors import ClusterError, ConfigError, DataError, ResourceError, StoreError
 from raydis.metrics.protocol import Scores
 from raydis.presets import expand
 from raydis.registry import Registry
 from raydis.store import LocalStore
 from raydis.store.lease import Lease, LeaseLost, LeaseTaken
 from raydis.train.trainer import fit_with_ray, run
+from tests.fake_s3 import FakeS3, serving
 
 TIMEOUT_S = 1200  # for a machine that is busy with other things
 LONG = {"num_images": 2048, "report_images": 128, "checkpoint_images": 512}
@@ -184,6 +186,48 @@ def test_failed_starts_count_anew_once_workers_have_started(
     trainers = Trainers(monkeypatch, *[(1, STUCK)] * 9, (1, LOST), *[(1, STUCK)] * 9, (1, None))
     fit_with_ray(tiny_run(), name="mine", storage=str(tmp_path))
     assert len(trainers.started) == 20
+
+
+@pytest.mark.parametrize("name", ["my runs#1/50%", "a%20b", "läufe?x=1", "[x]*"])
+def test_ray_is_given_the_very_prefix_that_the_run_was_claimed_under(
+    name: str, monkeypatch: pytest.MonkeyPatch, tiny_run: Any, tmp_path: Path
+) -> None:
+    """Ray reads a storage path as pyarrow does, and reports paths without a scheme."""
+    asked: list[str] = []
+
+    class Trainer:
+        def __init__(self, *_: Any, run_config: train.RunConfig, **__: Any) -> None:
+            assert run_config.storage_path
+            _, path = FileSystem.from_uri(run_config.storage_path)
+            asked.append(path)
+
+        def fit(self) -> Any:
+            return SimpleNamespace(checkpoint=SimpleNamespace(path=f"{asked[-1]}/mine/checkpoint_1"), metrics={})
+
+    monkeypatch.setattr("raydis.train.trainer.TorchTrainer", Trainer)
+    monkeypatch.setattr("raydis.train.trainer.free_nodes", lambda: [{"CPU": 1.0}])
+    monkeypatch.setattr("raydis.train.trainer.check_storage", lambda store, key: None)
+    with serving(FakeS3(), monkeypatch) as server:
+        result = fit_with_ray(tiny_run(), name="mine", storage=f"s3://bucket/{name}")
+        assert {key.rpartition("/")[0] for key in server.objects} == {f"bucket/{name}/train/mine"}
+    assert asked == [f"bucket/{name}/train"]
+    assert result.folder == f"s3://bucket/{name}/train/mine"
+    assert result.checkpoint == f"s3://bucket/{name}/train/mine/checkpoint_1"
+
+    result = fit_with_ray(tiny_run(), name="mine", storage=str(tmp_path / name))
+    assert asked[1:] == [f"{tmp_path}/{name}/train"]
+    assert result.checkpoint == f"{tmp_path}/{name}/train/mine/checkpoint_1"
+
+
+def test_a_server_without_conditional_writes_is_refused_before_ray_starts(
+    monkeypatch: pytest.MonkeyPatch, tiny_run: Any
+) -> None:
+    trainers = Trainers(monkeypatch)
+    with serving(FakeS3("ignores", "ignores"), monkeypatch) as server:
+        with pytest.raises(StoreError, match="does not implement conditional writes"):
+            fit_with_ray(tiny_run(), name="mine", storage="s3://bucket/runs")
+        assert server.objects == {}
+    assert trainers.started == []
 
 
 def test_a_run_on_a_busy_cluster_says_what_it_waits_for(
