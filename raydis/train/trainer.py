@@ -166,7 +166,7 @@ def _fit(
     restarts, failed_starts = 0, 0
     while True:
         lease.check()
-        num_workers = _num_workers(config, name, failed_starts)
+        num_workers = _num_workers(config, name, failed_starts, again=bool(restarts or failed_starts))
         trainer = _trainer(config, num_workers, name=name, lease=lease, parent=parent, callbacks=callbacks)
         try:
             return trainer.fit()
@@ -177,11 +177,8 @@ def _fit(
                 failed_starts += 1
             else:
                 restarts, failed_starts = restarts + 1, 0  # its workers had started
-            most = (
-                MAX_FAILED_STARTS_GROWING
-                if failed_starts > MAX_FAILED_STARTS and cluster_grows()
-                else MAX_FAILED_STARTS
-            )
+            patient = failed_starts > MAX_FAILED_STARTS and cluster_grows()
+            most = MAX_FAILED_STARTS_GROWING if patient else MAX_FAILED_STARTS
             if restarts > MAX_RESTARTS or failed_starts > most:
                 raise ClusterError(
                     f"run {name} failed {restarts + failed_starts} times, last with {_last_line(error)}. The same "
@@ -192,17 +189,16 @@ def _fit(
             raise KeyboardInterrupt from stop
 
 
-def _num_workers(config: RunConfig, name: str, failed_starts: int) -> int:
+def _num_workers(config: RunConfig, name: str, failed_starts: int, *, again: bool) -> int:
     """Number of workers of the next start, and a line about what it waits for where there is no place for all of them.
 
     What the last workers held comes back within seconds, and an autoscaler's nodes within minutes: both are waited for
     before a run goes on with fewer.
     """
     compute, batch_size = config.compute, config.train.batch_size
-    wanted = compute.num_workers
-    free = free_nodes()
-    for _ in range(SETTLE_S):
-        if compute.min_workers is None or choose_num_workers(compute, batch_size, free) == wanted:
+    wanted, free = compute.num_workers, free_nodes()
+    for _ in range(SETTLE_S if again else 0):
+        if holds(compute, wanted, free):
             break
         time.sleep(1.0)
         free = free_nodes()
