@@ -11,6 +11,7 @@ PACKAGE = Path(__file__).resolve().parents[1] / "raydis"
 RANKS = {
     "__init__": 0,
     "errors": 0,
+    "edge": 0,
     "section": 0,
     "stageconfig": 0,
     "trainconfig": 0,
@@ -44,7 +45,18 @@ ONLY_IN = {
     "yaml": {"yamltext"},
 }
 NEVER_IN = {
-    "torch": {"metrics", "store", "registry", "config", "configfile", "errors", "section", "stageconfig", "trainconfig"}
+    "torch": {
+        "metrics",
+        "store",
+        "registry",
+        "config",
+        "configfile",
+        "errors",
+        "edge",
+        "section",
+        "stageconfig",
+        "trainconfig",
+    }
 }
 MODULES = sorted(PACKAGE.rglob("*.py"))
 

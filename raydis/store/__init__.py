@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from raydis.errors import StoreError
-from raydis.store.base import Store, StoreConflict, StoreMissing
+from raydis.errors import StoreConflict, StoreError, StoreMissing
+from raydis.store.base import Store
 from raydis.store.local import LocalStore
 from raydis.store.uri import open_store, split_uri
 

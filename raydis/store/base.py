@@ -19,14 +19,6 @@ RESERVED_PREFIX = ".raydis-"  # parts that begin so are the stores' own files: l
 MAX_KEY_BYTES = 1024  # S3's limit
 
 
-class StoreMissing(StoreError):
-    """Nothing is stored under the key."""
-
-
-class StoreConflict(StoreError):
-    """A conditional write lost: the key exists already, or its tag is no longer the one given."""
-
-
 class Store(Protocol):
     """Bytes under keys.
 

@@ -29,10 +29,8 @@ from botocore.exceptions import (
 )
 from s3transfer.exceptions import RetriesExceededError
 
-from raydis.errors import StoreError
+from raydis.errors import StoreConflict, StoreError, StoreMissing
 from raydis.store.base import (
-    StoreConflict,
-    StoreMissing,
     check_condition,
     check_key,
     check_prefix,

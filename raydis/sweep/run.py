@@ -19,7 +19,7 @@ from ray.tune.logger import JsonLoggerCallback
 from rich.console import Console
 
 from raydis.config import DataConfig
-from raydis.errors import ConfigError, RaydisError
+from raydis.errors import ConfigError, RaydisError, StoreError, SweepError, explain
 from raydis.registry import locate_first_stage
 from raydis.store import Store, StoreConflict, open_store
 from raydis.sweep.progress import SweepProgress, SweepState
@@ -48,10 +48,8 @@ from raydis.train.cluster import (
 
 STUDY_FILE = "optuna.journal"
 SPEC_FILE = "spec.json"
-
-
-class SweepError(RaydisError):
-    """A sweep ended without a trial that could be ranked."""
+PROBE_FILE = "probe"
+PROBE_BYTES = 1 << 16
 
 
 @dataclass(frozen=True)
@@ -66,6 +64,7 @@ class SweepResult:
         best: the trial that the spec's rule prefers.
         published: what became of it; None without promotion, after an interruption, and where it failed.
         unpublished: why publishing it failed, if it did.
+        unwritten: why the tables could not be written, if they could not.
         interrupted: some trials never ended.
     """
 
@@ -78,6 +77,7 @@ class SweepResult:
     published: Published | None
     interrupted: bool
     unpublished: str | None = None
+    unwritten: str | None = None
 
 
 def default_name(spec: SweepSpec) -> str:
@@ -100,6 +100,7 @@ def run_sweep(spec: SweepSpec, *, name: str, storage: str, console: Console) -> 
         ResourceError: the cluster cannot hold a trial.
         DataError: the data set cannot be opened.
         SweepError: no trial ended with valid scores.
+        StoreError: the storage refused while trials ran; what they had found is printed.
     """
     if not re.fullmatch(NAME, name):
         raise ConfigError(f"sweep name {name[:80]!r} is not allowed: up to 64 letters, digits, '.', '_' and '-'")
@@ -124,7 +125,6 @@ def run_sweep(spec: SweepSpec, *, name: str, storage: str, console: Console) -> 
         records = read_records(grid, spec, scheme="s3://" if _on_s3(store) else "")
         interrupted = len(records) < spec.total_trials or any(record.state == "stopped" for record in records)
         front = pareto_front(records, spec.objectives)
-        write_tables(store, key, records, front)
         best = choose_best(records, spec.promotion.rule if spec.promotion else "mean")
         result = SweepResult(
             name=name,
@@ -136,7 +136,11 @@ def run_sweep(spec: SweepSpec, *, name: str, storage: str, console: Console) -> 
             published=None,
             interrupted=interrupted,
         )
-        _write_summary(store, key, result)  # before anything else can fail
+        try:  # before anything else can fail
+            write_tables(store, key, records, front)
+            _write_summary(store, key, result)
+        except StoreError as error:  # shown, for it took hours; nothing can be published into such a storage
+            return replace(result, unwritten=str(error))
         if best is not None and spec.promotion is not None and not interrupted:
             console.print(f"scoring the best trial by the {spec.promotion.protocol} protocol ...", highlight=False)
             model, uri = spec.model_name, store.uri
@@ -144,8 +148,7 @@ def run_sweep(spec: SweepSpec, *, name: str, storage: str, console: Console) -> 
                 published = publish(best, spec.run, spec.promotion, model=model, storage=uri, folder=key)
                 result = replace(result, published=published)
             except (RaydisError, RayError) as error:
-                reason = str(error).strip().rpartition("\n")[2]
-                result = replace(result, unpublished=f"{type(error).__name__}: {reason}")
+                result = replace(result, unpublished=explain(error).line)
             _write_summary(store, key, result)
     return check_result(result)
 
@@ -206,10 +209,23 @@ def _search(
         on_interrupt = signal.getsignal(signal.SIGINT)
         try:
             return tuner.fit()
+        except Exception:  # Tune does not say that the storage failed below it: ask the storage
+            console.print(state.table())
+            _check_room(store, f"sweeps/{name}/{PROBE_FILE}")
+            raise
         finally:
             if threading.current_thread() is threading.main_thread():
                 signal.signal(signal.SIGINT, on_interrupt)  # Tune leaves its own behind, which would swallow a Ctrl-C
             searcher.close()
+
+
+def _check_room(store: Store, key: str) -> None:
+    """Raise StoreError where the store takes no more: a full disk takes the name of a file and refuses the bytes."""
+    try:
+        store.write(key, bytes(PROBE_BYTES))
+        store.delete(key)
+    except StoreError as error:
+        raise StoreError(f"the sweep cannot go on: {error}") from error
 
 
 def _name_of(trial: Any) -> str:

@@ -16,6 +16,7 @@ import pyarrow.parquet
 from optuna.trial import TrialState
 from ray.tune import Result, ResultGrid
 
+from raydis.errors import explain
 from raydis.metrics.protocol import Scores
 from raydis.registry.promotion import Rule, ScoredVersion, decide
 from raydis.registry.registry import ModelRef
@@ -75,7 +76,7 @@ def _record(result: Result, spec: SweepSpec, scheme: str) -> TrialRecord:
     objectives = [objective.metric for objective in spec.objectives]
     state, reason = trial_state(metrics, result.error is not None, objectives)
     if result.error is not None:
-        reason = str(result.error).strip().rpartition("\n")[2]  # of a worker's traceback, the line that names the error
+        reason = explain(result.error).line
     checkpoint = metrics.get("checkpoint_uri") or (result.checkpoint and f"{scheme}{result.checkpoint.path}")
     return TrialRecord(
         number=config["number"],
