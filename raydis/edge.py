@@ -55,8 +55,8 @@ def run_command(app: typer.Typer) -> NoReturn:
         try:
             command()
         except SystemExit as ended:
-            code = ended.code
-            error = ended.__context__ if isinstance(ended.__context__, BrokenPipeError) else None  # while typer printed
+            # typer and rich end the process with 1 where they cannot print
+            code = CLOSED_PIPE if isinstance(ended.__context__, BrokenPipeError) else ended.code
         except _Carried as carried:
             error = carried.__cause__
         except BaseException as raised:

@@ -180,11 +180,11 @@ def os_reason(error: OSError) -> str:
 
 def explain(error: BaseException) -> Explained:
     """Any exception in one line: ours as it stands, well-known foreign ones with advice, others by type and message."""
+    families = _families(error)
+    if families & {"ray.RayError", "ray.TrainingFailedError", "ray.TuneError"}:  # may be of the cause's class as well
+        return _explain_ray(error, families)
     if isinstance(error, RaydisError):
         return Explained(one_line(str(error), limit=None) or type(error).__name__, error.exit_code)
-    families = _families(error)
-    if families & {"ray.RayError", "ray.TrainingFailedError", "ray.TuneError"}:
-        return _explain_ray(error, families)
     text = one_line(str(error))
     if isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and any(word in text for word in _NO_MEMORY)):
         found = ". ".join(text.split(". ")[:3])  # CUDA's goes on with a page of advice about its allocator
@@ -195,6 +195,8 @@ def explain(error: BaseException) -> Explained:
         return Explained(one_line(f"{what}: {os_reason(error)}"), _CODES.get(error.errno, STORAGE))
     if "pydantic_core.ValidationError" in families:
         return Explained(f"a stored file does not have the expected form: {text}", DATA)
+    if "Traceback (most recent call last)" in text:  # of another process: its last line names the error
+        return Explained(_last_line(error), UNEXPECTED)
     return Explained(f"{type(error).__name__}: {text}" if text else type(error).__name__, UNEXPECTED)
 
 
@@ -213,8 +215,11 @@ def _explain_ray(error: BaseException, families: set[str]) -> Explained:
     for family in sorted(families):
         if advice := _RAY_ADVICE.get(family.removeprefix("ray.")):
             return Explained(advice, RESOURCES)
-    last = one_line(str(error).strip().rpartition("\n")[2])  # of a remote traceback, the line that names the error
-    return Explained(f"Ray failed with {type(error).__name__}: {last}", RESOURCES)
+    return Explained(f"Ray failed with {type(error).__name__}: {_last_line(error)}", RESOURCES)
+
+
+def _last_line(error: BaseException) -> str:
+    return one_line(str(error).strip().rpartition("\n")[2])
 
 
 def _families(error: BaseException) -> set[str]:
