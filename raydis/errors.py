@@ -157,6 +157,7 @@ _ADVICE = {
     errno.EIO: "the disk or the connection to it may be failing",
     errno.ENOMEM: "use smaller batches, fewer processes, or a machine with more memory",
 }
+_REFUSALS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS}
 _CODES = {errno.EMFILE: RESOURCES, errno.ENFILE: RESOURCES, errno.ENOMEM: RESOURCES}
 _LESS_MEMORY = "use a smaller train.batch_size or model, fewer runs at once, or a larger machine"
 _NO_MEMORY = ("out of memory", "can't allocate memory", "bad_alloc")  # torch raises RuntimeError with these
@@ -176,6 +177,15 @@ def os_reason(error: OSError) -> str:
     found = error.strerror or str(error) or type(error).__name__
     advice = _ADVICE.get(error.errno or 0)
     return f"{found}: {advice}" if advice else found
+
+
+def final_error(error: BaseException) -> RaydisError | None:
+    """The error of ours that no repetition would change: itself, or what a disk that refuses comes to; else None."""
+    if isinstance(error, RaydisError):
+        return error
+    if isinstance(error, OSError) and error.errno in _REFUSALS:
+        return StoreError(explain(error).line)
+    return None
 
 
 def explain(error: BaseException) -> Explained:
@@ -209,9 +219,11 @@ def one_line(text: str, *, limit: int | None = MAX_LINE) -> str:
 def _explain_ray(error: BaseException, families: set[str]) -> Explained:
     """Ray wraps what a worker raised: that is what failed; without it the name of Ray's error tells."""
     failures = getattr(error, "worker_failures", None) or {}  # of Ray Train, by rank
-    cause = next((failures[rank] for rank in sorted(failures)), None) or getattr(error, "cause", None)
-    if isinstance(cause, BaseException) and cause is not error:
-        return explain(cause)
+    causes = [failures[rank] for rank in sorted(failures)]
+    causes += [getattr(error, name, None) for name in ("controller_failure", "cause")]
+    for cause in causes:
+        if isinstance(cause, BaseException) and cause is not error:
+            return explain(cause)
     for family in sorted(families):
         if advice := _RAY_ADVICE.get(family.removeprefix("ray.")):
             return Explained(advice, RESOURCES)

@@ -12,10 +12,10 @@ import pytest
 import torch
 from pydantic import BaseModel, ValidationError
 from ray.exceptions import NodeDiedError, OutOfMemoryError, RayTaskError
-from ray.train import WorkerGroupError
+from ray.train import ControllerError, WorkerGroupError
 
 from raydis import errors
-from raydis.errors import EXIT_CODES, DataError, RaydisError, StoreError, StoreMissing, explain, os_reason
+from raydis.errors import EXIT_CODES, DataError, RaydisError, StoreError, StoreMissing, explain, final_error, os_reason
 
 PACKAGE = Path(errors.__file__).parent
 CLASSES = [kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, RaydisError)]
@@ -148,6 +148,7 @@ def test_what_a_worker_raised_is_told_instead_of_rays_wrapper() -> None:
     assert explain(from_worker(KeyError("a"))).line == "KeyError: 'a'"
     group = WorkerGroupError("Training failed", {1: KeyError("b"), 0: DataError("of rank 0")})
     assert explain(group).line == "of rank 0"
+    assert explain(ControllerError(TimeoutError("no start"))).line == "TimeoutError: no start"
 
 
 def test_a_dead_node_and_rays_memory_monitor_are_told_without_its_page_of_text() -> None:
@@ -166,3 +167,13 @@ def test_errors_are_known_without_importing_the_libraries_that_raise_them() -> N
         for name in node.names
     }
     assert imported == {"errno"}
+
+
+def test_only_what_a_repetition_would_meet_again_is_final() -> None:
+    ours = DataError("a.npz is damaged")
+    assert final_error(ours) is ours
+    full = final_error(OSError(errno.ENOSPC, "No space left on device", "/a"))
+    assert isinstance(full, StoreError)
+    assert str(full).startswith("cannot use /a: No space left on device: make room")
+    for error in (OSError(errno.ECONNRESET, "reset"), OSError("no number"), RuntimeError(), MemoryError()):
+        assert final_error(error) is None

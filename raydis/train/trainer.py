@@ -21,7 +21,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from raydis.config import RunConfig
 from raydis.engine.plan import budget_warnings
-from raydis.errors import ConfigError, FitError, RaydisError
+from raydis.errors import ConfigError, FitError, RaydisError, explain, final_error
 from raydis.registry import locate_first_stage
 from raydis.store import Store, StoreConflict, open_store
 from raydis.train.cluster import (
@@ -249,10 +249,10 @@ def _forward_reports(on_report: Callable[[dict[str, Any]], None] | None) -> Iter
 
 
 def _raydis_error(error: BaseException) -> RaydisError | None:
-    """The error of ours that made a worker fail, if it was one."""
+    """The error that made a worker fail, if a restart would meet it again: one of ours, or a disk that is full."""
     failures: dict[int, Exception] = getattr(error, "worker_failures", {})  # by rank
-    return next((cause for _, cause in sorted(failures.items()) if isinstance(cause, RaydisError)), None)
+    return next((final for _, cause in sorted(failures.items()) if (final := final_error(cause))), None)
 
 
 def _last_line(error: BaseException) -> str:
-    return str(error).strip().rpartition("\n")[2][:300]
+    return explain(error).line

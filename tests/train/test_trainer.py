@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 from pathlib import Path
@@ -17,7 +18,7 @@ from raydis.data import open_dataset
 from raydis.engine.checkpoint import Checkpoint, open_checkpoint
 from raydis.engine.fit import Training
 from raydis.engine.session import run_session
-from raydis.errors import ConfigError, DataError, FitError, ResourceError
+from raydis.errors import ConfigError, DataError, FitError, ResourceError, StoreError
 from raydis.metrics.protocol import Scores
 from raydis.presets import expand
 from raydis.registry import Registry
@@ -166,6 +167,16 @@ def test_a_run_that_keeps_failing_says_how_to_go_on(
     with pytest.raises(FitError, match=rf"run mine failed {starts} times, .* goes on from its last checkpoint in"):
         fit_with_ray(tiny_run(), name="mine", storage=str(tmp_path))
     assert trainers.started == [1] * starts
+
+
+def test_a_full_disk_ends_a_run_at_its_first_start(
+    monkeypatch: pytest.MonkeyPatch, tiny_run: Any, tmp_path: Path
+) -> None:
+    full = train.WorkerGroupError("it failed", {0: OSError(errno.ENOSPC, "No space left on device", "/a")})
+    trainers = Trainers(monkeypatch, *[(1, full)] * 20)
+    with pytest.raises(StoreError, match="cannot use /a: No space left on device: make room"):
+        fit_with_ray(tiny_run(), name="mine", storage=str(tmp_path))
+    assert trainers.started == [1]
 
 
 def test_a_runs_name_is_a_hash_of_all_that_decides_its_result(tiny_run: Any) -> None:
