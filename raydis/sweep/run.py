@@ -19,7 +19,7 @@ from ray.tune.logger import JsonLoggerCallback
 from rich.console import Console
 
 from raydis.config import DataConfig
-from raydis.errors import ConfigError, RaydisError, StoreError, SweepError, explain
+from raydis.errors import ConfigError, RaydisError, StoreError, SweepError, explain, final_error
 from raydis.registry import locate_first_stage
 from raydis.store import Store, StoreConflict, open_store
 from raydis.sweep.progress import SweepProgress, SweepState
@@ -209,9 +209,9 @@ def _search(
         on_interrupt = signal.getsignal(signal.SIGINT)
         try:
             return tuner.fit()
-        except Exception:  # Tune does not say that the storage failed below it: ask the storage
+        except Exception as error:
             console.print(state.table())
-            _check_room(store, f"sweeps/{name}/{PROBE_FILE}")
+            _check_room(store, f"sweeps/{name}/{PROBE_FILE}", error)
             raise
         finally:
             if threading.current_thread() is threading.main_thread():
@@ -219,13 +219,20 @@ def _search(
             searcher.close()
 
 
-def _check_room(store: Store, key: str) -> None:
-    """Raise StoreError where the store takes no more: a full disk takes the name of a file and refuses the bytes."""
+def _check_room(store: Store, key: str, error: Exception) -> None:
+    """Raise StoreError where a full disk or a failing storage is behind an error of Tune.
+
+    Where the error does not say so, the store does: a file is written to it, for a full disk takes the name of a file
+    and refuses the bytes.
+    """
+    final = final_error(error)
     try:
         store.write(key, bytes(PROBE_BYTES))
         store.delete(key)
-    except StoreError as error:
-        raise StoreError(f"the sweep cannot go on: {error}") from error
+    except StoreError as refused:
+        final = refused
+    if final is not None:
+        raise StoreError(f"the sweep cannot go on: {final}") from error
 
 
 def _name_of(trial: Any) -> str:

@@ -98,8 +98,15 @@ def lasting_storage(storage: str) -> str:
 def _keep_sigterm() -> Iterator[None]:
     """Give SIGTERM back to a caller who handles it: Ray's handler ends the process with 1 and prints C++ stacks."""
     handler = signal.getsignal(signal.SIGTERM)
-    yield
-    if callable(handler) and threading.current_thread() is threading.main_thread():
+    if not callable(handler) or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    try:
+        yield
+    except SystemExit:  # by Ray's handler, of a signal that came meanwhile
+        handler(signal.SIGTERM, None)
+        raise
+    finally:
         signal.signal(signal.SIGTERM, handler)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import errno
 import io
 from pathlib import Path
 from typing import Any
@@ -140,6 +141,12 @@ def test_a_disk_that_fills_up_under_tune_is_named_after_the_results_so_far(
         sweep(Grid(EOFError("Ran out of input")))
     assert "0.750" in sweep.shown()
     assert "learning_rate=0.125" in sweep.shown()
+
+
+def test_a_disk_that_has_room_again_is_named_all_the_same(sweep: Any) -> None:
+    full = OSError(errno.ENOSPC, "No space left on device", "/runs/a")
+    with pytest.raises(StoreError, match="the sweep cannot go on: cannot use /runs/a: No space left on device: make"):
+        sweep(Grid(full))
 
 
 def test_an_error_of_tune_on_a_sound_storage_is_raised_as_it_is(sweep: Any, tmp_path: Path) -> None:

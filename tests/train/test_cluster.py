@@ -242,3 +242,23 @@ def test_a_caller_who_handles_sigterm_keeps_it_when_ray_takes_it(monkeypatch: py
             assert signal.getsignal(signal.SIGTERM) is mine
     finally:
         signal.signal(signal.SIGTERM, before)
+
+
+@pytest.mark.usefixtures("clean_environment")
+def test_a_signal_that_comes_while_ray_starts_is_the_callers_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    def stopped(*_: object, **__: object) -> None:
+        raise SystemExit(15)  # what Ray's own handler does
+
+    def mine(number: int, frame: object) -> None:
+        raise KeyboardInterrupt(number)
+
+    monkeypatch.setattr("ray.init", stopped)
+    monkeypatch.setenv("RAY_TMPDIR", "/tmp/r")
+    before = signal.signal(signal.SIGTERM, mine)
+    try:
+        with pytest.raises(KeyboardInterrupt) as caught, ray_cluster():
+            pass
+        assert caught.value.args == (signal.SIGTERM,)
+        assert signal.getsignal(signal.SIGTERM) is mine
+    finally:
+        signal.signal(signal.SIGTERM, before)
