@@ -208,15 +208,16 @@ def _search(
         )
         on_interrupt = signal.getsignal(signal.SIGINT)
         try:
-            return tuner.fit()
+            try:
+                return tuner.fit()
+            finally:
+                if threading.current_thread() is threading.main_thread():
+                    signal.signal(signal.SIGINT, on_interrupt)  # Tune leaves its own, which would swallow a Ctrl-C
+                searcher.close()
         except Exception as error:
             console.print(state.table())
             _check_room(store, f"sweeps/{name}/{PROBE_FILE}", error)
             raise
-        finally:
-            if threading.current_thread() is threading.main_thread():
-                signal.signal(signal.SIGINT, on_interrupt)  # Tune leaves its own behind, which would swallow a Ctrl-C
-            searcher.close()
 
 
 def _check_room(store: Store, key: str, error: Exception) -> None:

@@ -149,6 +149,16 @@ def test_a_disk_that_has_room_again_is_named_all_the_same(sweep: Any) -> None:
         sweep(Grid(full))
 
 
+def test_a_study_that_cannot_be_closed_hides_nothing(sweep: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    def close(self: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(run.StudySearcher, "close", close)
+    fill_the_disk_after_the_claim(monkeypatch)
+    with pytest.raises(StoreError, match="the sweep cannot go on: cannot write x in the store: No space left"):
+        sweep(Grid(EOFError("Ran out of input")))
+
+
 def test_an_error_of_tune_on_a_sound_storage_is_raised_as_it_is(sweep: Any, tmp_path: Path) -> None:
     with pytest.raises(EOFError, match="Ran out of input"):
         sweep(Grid(EOFError("Ran out of input")))
