@@ -11,6 +11,7 @@ PACKAGE = Path(__file__).resolve().parents[1] / "raydis"
 RANKS = {
     "__init__": 0,
     "errors": 0,
+    "edge": 0,
     "section": 0,
     "stageconfig": 0,
     "trainconfig": 0,
@@ -53,6 +54,7 @@ NEVER_IN = {
         "configfile",
         "identity",
         "errors",
+        "edge",
         "section",
         "stageconfig",
         "trainconfig",

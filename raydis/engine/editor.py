@@ -24,7 +24,7 @@ from raydis.config import DygaSdConfig, RunConfig
 from raydis.data.loader import normalise
 from raydis.diffusion.samplers import SAMPLERS, Sampler
 from raydis.engine.checkpoint import open_checkpoint
-from raydis.errors import CheckpointError, ConfigError, RaydisError
+from raydis.errors import CheckpointError, ConfigError, EditError
 from raydis.methods.dyga_sd import DygaSd
 from raydis.metrics.telling import UnitLabel, label_units
 from raydis.registry.manifest import Manifest
@@ -32,10 +32,6 @@ from raydis.registry.manifest import Manifest
 # 20 steps of UniPC end nearer to where DDIM's 1000 do than 50 of DDIM: `python -m tests.benchmarks.samplers`.
 DEFAULT_SAMPLER: Sampler = "unipc"
 DEFAULT_STEPS = 20
-
-
-class EditError(RaydisError):
-    """An edit names what does not exist, an image does not have the model's shape, or a setting is out of range."""
 
 
 def check_steps(num_steps: int, max_steps: int) -> None:

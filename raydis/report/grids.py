@@ -5,7 +5,6 @@ Rows R, columns V, H W C image.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -14,6 +13,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from raydis.engine.editor import Editor
 from raydis.metrics.telling import UnitLabel, reading_order
+from raydis.report.output import PICTURE_FORMATS, replace_file
 
 GAP_PX = 3
 INK = (32, 33, 36)
@@ -68,11 +68,9 @@ def draw_grid(
 
 
 def save_picture(picture: Image.Image, path: Path) -> None:
-    """Write a PNG under a temporary name, then rename it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    picture.save(temporary, format="PNG", optimize=True)
-    temporary.replace(path)
+    """Write a picture in the format of the path's suffix, see PICTURE_FORMATS; raise OutputError where it fails."""
+    with replace_file(path) as file:
+        picture.save(file, format=PICTURE_FORMATS[path.suffix.lower()], optimize=True, quality=95)
 
 
 def draw_traversal(

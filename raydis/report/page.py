@@ -6,7 +6,6 @@ import base64
 import html
 import io
 import json
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -20,8 +19,8 @@ from raydis.engine.information import information_of
 from raydis.metrics.standing import with_spread
 from raydis.metrics.telling import Information, UnitLabel, reading_order
 from raydis.report.grids import draw_traversal
+from raydis.report.output import replace_file
 from raydis.report.plots import draw_anchors, draw_curve, draw_information
-from raydis.store.base import temporary_beside
 
 NUM_TOKENS = 1000  # drawn in a panel
 SCORES = {
@@ -62,10 +61,8 @@ def write_report(editor: Editor, dataset: FactorDataset, path: Path, *, seed: in
         seed, num_steps: of the traversal.
     """
     page = render_report(editor, dataset, seed=seed, num_steps=num_steps)
-    with temporary_beside(path) as file:
+    with replace_file(path) as file:
         file.write(page.encode())
-        file.flush()
-        os.replace(file.name, path)
 
 
 def render_report(editor: Editor, dataset: FactorDataset, *, seed: int = 0, num_steps: int = 20) -> str:

@@ -11,20 +11,12 @@ import numpy as np
 from PIL import Image
 
 from raydis.data.decode import PictureError, TooManyPixels, UnknownPicture, decode_picture
-from raydis.errors import RaydisError
+from raydis.errors import ImageError, ImageTooLarge
 
 FORMATS = ("PNG", "JPEG", "WEBP")
 MEDIA_TYPES = ("image/png", "image/jpeg", "image/webp")
 MAX_BODY_BYTES = 10 * 1024 * 1024
 MAX_PIXELS = 4096 * 4096
-
-
-class ImageError(RaydisError):
-    """The bytes are no image that can be used."""
-
-
-class ImageTooLarge(RaydisError):
-    """The image is one, but has too many pixels to be decoded."""
 
 
 def decode_image(data: bytes, image_shape: tuple[int, int, int], *, max_pixels: int = MAX_PIXELS) -> np.ndarray:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from raydis.errors import StoreError
-from raydis.store.base import Entry, Store, StoreConflict, StoreMissing
+from raydis.errors import StoreConflict, StoreError, StoreMissing
+from raydis.store.base import Entry, Store
 from raydis.store.local import LocalStore
 from raydis.store.location import Location, split_uri
 from raydis.store.open import open_store

@@ -24,14 +24,6 @@ RESERVED_PREFIX = ".raydis-"  # parts that begin so are the stores' own files: l
 MAX_KEY_BYTES = 1024  # S3's limit
 
 
-class StoreMissing(StoreError):
-    """Nothing is stored under the key."""
-
-
-class StoreConflict(StoreError):
-    """A conditional write lost: the key exists already, or its tag is no longer the one given."""
-
-
 @dataclass(frozen=True)
 class Entry:
     """One line of a listing: a key, the tag of its present version, and how many bytes are stored there."""

@@ -20,8 +20,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from raydis.errors import StoreError
-from raydis.store.base import Store, StoreConflict, StoreMissing
+from raydis.errors import StoreConflict, StoreError, StoreMissing
+from raydis.store.base import Store
 
 log = logging.getLogger(__name__)
 

@@ -11,12 +11,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
-from raydis.errors import StoreError
+from raydis.errors import StoreConflict, StoreError, StoreMissing, os_reason
 from raydis.store.base import (
     RESERVED_PREFIX,
     Entry,
-    StoreConflict,
-    StoreMissing,
     check_condition,
     check_key,
     check_prefix,
@@ -80,7 +78,7 @@ class LocalStore:
         return self._path(key).is_file()
 
     def list(self, prefix: str = "") -> Iterator[str]:
-        folder = self._root / check_prefix(prefix).rpartition("/")[0]
+        folder = self._folder() / check_prefix(prefix).rpartition("/")[0]
         with self._errors(f"list {prefix or 'keys'}"):
             keys = [
                 Path(where, name).relative_to(self._root).as_posix()
@@ -133,7 +131,12 @@ class LocalStore:
                     yield Entry(key, tag, path.stat().st_size)
 
     def _path(self, key: str) -> Path:
-        return self._root / check_key(key)
+        return self._folder() / check_key(key)
+
+    def _folder(self) -> Path:
+        if self._root.is_file():
+            raise StoreError(f"the store {self.uri} is a file, not a folder: name a folder, or s3://bucket/prefix")
+        return self._root
 
     def _open(self, key: str) -> BinaryIO:
         try:
@@ -146,7 +149,7 @@ class LocalStore:
         try:
             yield
         except OSError as error:
-            raise StoreError(f"cannot {action} in the store {self.uri}: {error.strerror or error}") from error
+            raise StoreError(f"cannot {action} in the store {self.uri}: {os_reason(error)}") from error
 
     @contextlib.contextmanager
     def _lock(self) -> Iterator[None]:

@@ -36,12 +36,10 @@ from botocore.exceptions import (
 )
 from s3transfer.exceptions import RetriesExceededError
 
-from raydis.errors import StoreError
+from raydis.errors import StoreConflict, StoreError, StoreMissing
 from raydis.store.base import (
     RESERVED_PREFIX,
     Entry,
-    StoreConflict,
-    StoreMissing,
     check_condition,
     check_key,
     check_prefix,

@@ -90,7 +90,8 @@ def print_result(result: SweepResult, spec: SweepSpec, storage: str, console: Co
             next_commands.append(f"{there}serve run serve_configs/local.yaml")
     local = f", {STUDY_FILE}" if Location.parse(result.folder).folder else ""
     facts["folder"] = result.folder
-    facts["files"] = f"trials.csv, trials.parquet, summary.json, spec.json{local}, a folder a trial"
+    if result.unwritten is None:
+        facts["files"] = f"trials.csv, trials.parquet, summary.json, spec.json{local}, a folder a trial"
     facts |= {"next" if row == 0 else " " * row: command for row, command in enumerate(next_commands)}
     _print_facts(console, facts)
 

@@ -20,7 +20,7 @@ from ray.tune.logger import JsonLoggerCallback
 from rich.console import Console
 
 from raydis.config import DataConfig
-from raydis.errors import ConfigError, RaydisError, ResourceError
+from raydis.errors import ConfigError, RaydisError, ResourceError, StoreError, SweepError, explain, final_error
 from raydis.registry import locate_first_stage, names_version
 from raydis.store import Store, StoreConflict, open_store
 from raydis.sweep.progress import SweepProgress, SweepState
@@ -54,10 +54,8 @@ log = logging.getLogger(__name__)
 
 STUDY_FILE = "optuna.journal"
 SPEC_FILE = "spec.json"
-
-
-class SweepError(RaydisError):
-    """A sweep ended without a trial that could be ranked."""
+PROBE_FILE = "probe"
+PROBE_BYTES = 1 << 16
 
 
 @dataclass(frozen=True)
@@ -72,6 +70,7 @@ class SweepResult:
         best: the trial of highest standing by the spec's objectives.
         published: what became of it; None without promotion, after an interruption, and where it failed.
         unpublished: why publishing it failed, if it did.
+        unwritten: why the tables could not be written, if they could not.
         interrupted: some trials never ended.
     """
 
@@ -84,6 +83,7 @@ class SweepResult:
     published: Published | None
     interrupted: bool
     unpublished: str | None = None
+    unwritten: str | None = None
 
 
 def default_name(spec: SweepSpec) -> str:
@@ -106,6 +106,7 @@ def run_sweep(spec: SweepSpec, *, name: str, storage: str, console: Console) -> 
         ResourceError: the cluster cannot hold a trial.
         DataError: the data set cannot be opened.
         SweepError: no trial ended with valid scores.
+        StoreError: the storage refused while trials ran; what they had found is printed.
     """
     if not re.fullmatch(NAME, name):
         raise ConfigError(f"sweep name {name[:80]!r} is not allowed: up to 64 letters, digits, '.', '_' and '-'")
@@ -130,7 +131,6 @@ def run_sweep(spec: SweepSpec, *, name: str, storage: str, console: Console) -> 
         records = read_records(grid, spec, store.location)
         interrupted = len(records) < spec.total_trials or any(record.state == "stopped" for record in records)
         front = pareto_front(records, spec.objectives)
-        write_tables(store, key, records, front)
         best = choose_best(records, spec.objectives)
         result = SweepResult(
             name=name,
@@ -142,15 +142,18 @@ def run_sweep(spec: SweepSpec, *, name: str, storage: str, console: Console) -> 
             published=None,
             interrupted=interrupted,
         )
-        _write_summary(store, key, result)  # before anything else can fail
+        try:  # before anything else can fail
+            write_tables(store, key, records, front)
+            _write_summary(store, key, result)
+        except StoreError as error:  # shown, for it took hours; nothing can be published into such a storage
+            return replace(result, unwritten=str(error))
         if best is not None and spec.promotion is not None and not interrupted:
             console.print(f"scoring the best trial by the {spec.promotion.protocol} protocol ...", highlight=False)
             try:
                 published = publish(best, spec, spec.promotion, storage=store.uri, folder=key)
                 result = replace(result, published=published)
             except (RaydisError, RayError) as error:
-                reason = str(error).strip().rpartition("\n")[2]
-                result = replace(result, unpublished=f"{type(error).__name__}: {reason}")
+                result = replace(result, unpublished=explain(error).line)
             _write_summary(store, key, result)
     return check_result(result)
 
@@ -230,11 +233,32 @@ def _search(
         )
         on_interrupt = signal.getsignal(signal.SIGINT)
         try:
-            return tuner.fit()
-        finally:
-            if threading.current_thread() is threading.main_thread():
-                signal.signal(signal.SIGINT, on_interrupt)  # Tune leaves its own behind, which would swallow a Ctrl-C
-            searcher.close()
+            try:
+                return tuner.fit()
+            finally:
+                if threading.current_thread() is threading.main_thread():
+                    signal.signal(signal.SIGINT, on_interrupt)  # Tune leaves its own, which would swallow a Ctrl-C
+                searcher.close()
+        except Exception as error:
+            console.print(state.table())
+            _check_room(store, f"sweeps/{name}/{PROBE_FILE}", error)
+            raise
+
+
+def _check_room(store: Store, key: str, error: Exception) -> None:
+    """Raise StoreError where a full disk or a failing storage is behind an error of Tune.
+
+    Where the error does not say so, the store does: a file is written to it, for a full disk takes the name of a file
+    and refuses the bytes.
+    """
+    final = final_error(error)
+    try:
+        store.write(key, bytes(PROBE_BYTES))
+        store.delete(key)
+    except StoreError as refused:
+        final = refused
+    if final is not None:
+        raise StoreError(f"the sweep cannot go on: {final}") from error
 
 
 def _name_of(trial: Any) -> str:

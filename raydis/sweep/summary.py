@@ -16,6 +16,7 @@ import pyarrow.parquet
 from optuna.trial import TrialState
 from ray.tune import Result, ResultGrid
 
+from raydis.errors import explain
 from raydis.metrics.protocol import SCORE_NAMES, ScoreName, Scores
 from raydis.metrics.standing import Objective, best_of, missing
 from raydis.store import Location, Store
@@ -77,7 +78,7 @@ def _record(result: Result, spec: SweepSpec, storage: Location) -> TrialRecord:
     config, metrics = result.config or {}, result.metrics or {}
     state, reason = trial_state(metrics, result.error is not None, spec.objectives)
     if result.error is not None:
-        reason = str(result.error).strip().rpartition("\n")[2]  # of a worker's traceback, the line that names the error
+        reason = explain(result.error).line
     checkpoint = metrics.get("checkpoint_uri") or (
         result.checkpoint and str(storage.at_pyarrow_path(result.checkpoint.path))
     )

@@ -9,6 +9,9 @@ import math
 import os
 import re
 import secrets
+import signal
+import sys
+import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -21,13 +24,14 @@ from ray.experimental.internal_kv import _internal_kv_get
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from raydis.config import ComputeConfig
-from raydis.errors import RaydisError, ResourceError
+from raydis.errors import RaydisError, ResourceError, explain
 from raydis.store import Location, Store
 
 log = logging.getLogger(__name__)
 
 Node = Mapping[str, float]  # resources under Ray's names: CPU, GPU, ...
 
+MAX_SOCKET_BYTES = 103 if sys.platform == "darwin" else 107  # of the path of a Unix socket
 OBJECT_STORE_BYTES = 128 * 2**20  # what raydis sends through it is configurations and pictures
 DEFAULT_NUM_GPUS = 1.0  # of a worker on `cuda`; to be set from tests.benchmarks.packing, not measured on a GPU yet
 ENDPOINT_VARIABLES = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL")
@@ -65,7 +69,7 @@ def ray_cluster() -> Iterator[None]:
     own, that ends with the block. A connection that exists already is used and left alone.
 
     Raises:
-        ResourceError: no cluster at RAY_ADDRESS, or one that refuses our token.
+        ResourceError: no cluster at RAY_ADDRESS, one that refuses our token, or a local one that does not start.
     """
     if ray.is_initialized():
         yield
@@ -74,10 +78,11 @@ def ray_cluster() -> Iterator[None]:
     os.environ.setdefault("RAY_OVERRIDE_JOB_RUNTIME_ENV", "1")  # a job may have set the same variables itself
     address = os.environ.get("RAY_ADDRESS")
     try:
-        if address:
-            ray.init(address, runtime_env={"env_vars": variables}, log_to_driver=False, logging_level=logging.ERROR)
-        else:
-            _start_local()
+        with _keep_sigterm():
+            if address:
+                ray.init(address, runtime_env={"env_vars": variables}, log_to_driver=False, logging_level=logging.ERROR)
+            else:
+                _start_local()
     except (ConnectionError, AuthenticationError) as error:
         raise ResourceError(
             f"no Ray cluster at RAY_ADDRESS={address}: {' '.join(str(error).split())[:300]}. Unset RAY_ADDRESS to run "
@@ -95,19 +100,59 @@ def lasting_storage(storage: str) -> str:
     return str(Location.parse(storage, relative_to=Path.home())) if in_job else storage
 
 
+@contextlib.contextmanager
+def _keep_sigterm() -> Iterator[None]:
+    """Give SIGTERM back to a caller who handles it: Ray's handler ends the process with 1 and prints C++ stacks."""
+    handler = signal.getsignal(signal.SIGTERM)
+    if not callable(handler) or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    try:
+        yield
+    except SystemExit:  # by Ray's handler, of a signal that came meanwhile
+        handler(signal.SIGTERM, None)
+        raise
+    finally:
+        signal.signal(signal.SIGTERM, handler)
+
+
+def check_socket_paths() -> None:
+    """Raise ResourceError where the names of Ray's sockets would be longer than the system allows, and name the cause.
+
+    Ray puts them below RAY_TMPDIR, TMPDIR or /tmp.
+    """
+    variable = next((name for name in ("RAY_TMPDIR", "TMPDIR") if name in os.environ), None)
+    folder = os.environ[variable] if variable else "/tmp"
+    below = f"/ray/session_2026-01-31_23-59-59_999999_{os.getpid()}/sockets/plasma_store"
+    found, allowed = len(os.fsencode(folder)), MAX_SOCKET_BYTES - len(below)
+    if found > allowed:
+        raise ResourceError(
+            f"the temporary folder {variable}={folder} is too long for Ray's sockets: it has {found} bytes, at most "
+            f"{allowed} fit. Set RAY_TMPDIR to a shorter folder, e.g. RAY_TMPDIR=/tmp"
+        )
+
+
 def _start_local() -> None:
+    check_socket_paths()
     for name, value in LOCAL_DEFAULTS.items():
         os.environ.setdefault(name, value)
     if os.environ.get("RAY_AUTH_MODE", "token") == "token" and "RAY_AUTH_TOKEN_PATH" not in os.environ:
         # Token mode is Ray's default for a new cluster. It would use the one token in the home folder, and write it.
         os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
-    ray.init(
-        "local",
-        include_dashboard=False,
-        log_to_driver=False,
-        logging_level=logging.ERROR,
-        object_store_memory=OBJECT_STORE_BYTES,
-    )
+    try:
+        ray.init(
+            "local",
+            include_dashboard=False,
+            log_to_driver=False,
+            logging_level=logging.ERROR,
+            object_store_memory=OBJECT_STORE_BYTES,
+        )
+    except Exception as error:  # Ray raises OSError, RuntimeError or a bare Exception, whatever its reason is
+        ray.shutdown()  # of what has started already
+        raise ResourceError(
+            f"Ray did not start on this machine: {explain(error).line}. A busy machine may need another try; Ray's "
+            f"logs lie in {os.environ.get('RAY_TMPDIR') or os.environ.get('TMPDIR') or '/tmp'}/ray/session_latest/logs"
+        ) from error
 
 
 def fetch_result(reference: Any) -> Any:

@@ -21,7 +21,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from raydis.config import RunConfig
 from raydis.engine.plan import budget_warnings
-from raydis.errors import ClusterError, RaydisError
+from raydis.errors import ClusterError, RaydisError, explain, final_error
 from raydis.store import open_store
 from raydis.store.lease import Lease
 from raydis.train.claim import RUN_FILE, claim, run_name
@@ -272,10 +272,10 @@ def _forward_reports(on_report: Callable[[dict[str, Any]], None] | None) -> Iter
 
 
 def _raydis_error(error: BaseException) -> RaydisError | None:
-    """The error of ours that made a worker fail, if it was one."""
+    """The error that made a worker fail, if a restart would meet it again: one of ours, or a disk that is full."""
     failures: dict[int, Exception] = getattr(error, "worker_failures", {})  # by rank
-    return next((cause for _, cause in sorted(failures.items()) if isinstance(cause, RaydisError)), None)
+    return next((final for _, cause in sorted(failures.items()) if (final := final_error(cause))), None)
 
 
 def _last_line(error: BaseException) -> str:
-    return str(error).strip().rpartition("\n")[2][:300]
+    return explain(error).line

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import getpass
+import os
 from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
@@ -122,3 +124,22 @@ def test_what_a_trial_cannot_help_is_left_to_tune_which_starts_it_again(
     with pytest.raises(type(error), match=str(error)):
         run_trial(trial())
     assert told == []
+
+
+def test_a_full_disk_ends_a_trial_once_and_any_other_system_error_is_tunes_to_repeat(
+    told: list, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(number: int) -> Any:
+        def report_session(*_: Any, **__: Any) -> None:
+            raise OSError(number, os.strerror(number), "/a")
+
+        return report_session
+
+    monkeypatch.setattr("raydis.train.report.report_session", refuse(errno.ENOSPC))
+    run_trial(trial())
+    [(metrics, checkpoint)] = told
+    assert (metrics["status"], checkpoint) == ("failed", None)
+    assert metrics["reason"].startswith("StoreError: cannot use /a: No space left on device: make room")
+    monkeypatch.setattr("raydis.train.report.report_session", refuse(errno.ECONNRESET))
+    with pytest.raises(ConnectionResetError):
+        run_trial(trial())

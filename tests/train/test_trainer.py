@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import signal
@@ -186,6 +187,16 @@ def test_failed_starts_count_anew_once_workers_have_started(
     trainers = Trainers(monkeypatch, *[(1, STUCK)] * 9, (1, LOST), *[(1, STUCK)] * 9, (1, None))
     fit_with_ray(tiny_run(), name="mine", storage=str(tmp_path))
     assert len(trainers.started) == 20
+
+
+def test_a_full_disk_ends_a_run_at_its_first_start(
+    monkeypatch: pytest.MonkeyPatch, tiny_run: Any, tmp_path: Path
+) -> None:
+    full = train.WorkerGroupError("it failed", {0: OSError(errno.ENOSPC, "No space left on device", "/a")})
+    trainers = Trainers(monkeypatch, *[(1, full)] * 20)
+    with pytest.raises(StoreError, match="cannot use /a: No space left on device: make room"):
+        fit_with_ray(tiny_run(), name="mine", storage=str(tmp_path))
+    assert trainers.started == [1]
 
 
 @pytest.mark.parametrize("name", ["my runs#1/50%", "a%20b", "läufe?x=1", "[x]*"])
