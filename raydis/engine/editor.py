@@ -359,4 +359,5 @@ class Editor:
                 f"images are {images.dtype} of shape {images.shape}: give uint8 of shape (B, "
                 f"{', '.join(map(str, self.image_shape))})"
             )
-        return normalise(torch.from_numpy(np.ascontiguousarray(images)).to(self.device))
+        owned = np.require(images, requirements=("C", "W"))  # Pillow's arrays are read-only, which torch warns of
+        return normalise(torch.from_numpy(owned).to(self.device))

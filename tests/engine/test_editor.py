@@ -39,6 +39,12 @@ def algebra(checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> Editor:
 # ---- encode
 
 
+def test_a_read_only_image_such_as_pillow_gives_is_encoded(editor: Editor, images: np.ndarray) -> None:
+    read_only = images.copy()
+    read_only.flags.writeable = False
+    assert (editor.encode(read_only).units == editor.encode(images).units).all()
+
+
 def test_encoding_gives_scalars_codes_and_the_anchor_of_each_unit(editor: Editor, images: np.ndarray) -> None:
     encoded = editor.encode(images)
     assert isinstance(encoded, Encoded)
