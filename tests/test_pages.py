@@ -45,6 +45,7 @@ from tests.system.test_pages import ELSEWHERE, SET_UP, SHORTER
 
 PAGES = read_pages()
 COMMANDS = sorted({command for page in PAGES.values() for command in page.commands})
+SHORTENED = [f"{command} {more}" for command, more in SHORTER.items() if command.startswith("python")]
 MENTIONS = sorted({command for page in PAGES.values() for command in page.mentions})
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 HOSTS = {"127.0.0.1", "arxiv.org", "semver.org", "www.ray.io"}
@@ -142,7 +143,7 @@ def test_requests_of_the_serve_config_are_those_of_the_pages() -> None:
     assert set(requests) <= set(COMMANDS)
 
 
-@pytest.mark.parametrize("command", [*COMMANDS, *MENTIONS])
+@pytest.mark.parametrize("command", [*COMMANDS, *SHORTENED, *MENTIONS])
 def test_the_program_understands_every_command(command: str) -> None:
     for words in simple_commands(command):
         understand(words)
