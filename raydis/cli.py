@@ -108,15 +108,6 @@ def _print_report(row: dict[str, Any]) -> None:
         typer.echo(f"{row['images_seen']} of {row['num_images']} images  loss {row['loss']:.4f}", err=True)
 
 
-def _open_editor(checkpoint: str, storage: str) -> Any:
-    """An Editor on a checkpoint folder, its s3:// URI, or a `name@alias` of the registry."""
-    from raydis.engine.checkpoint import fetch_checkpoint
-    from raydis.engine.editor import Editor
-    from raydis.registry import default_cache, locate
-
-    return Editor.open(fetch_checkpoint(locate(checkpoint, storage), default_cache()))
-
-
 def _pick_images(editor: Any, images: list[Path], count: int) -> Any:
     """`count` images (count, H, W, C): the given files, or images of the model's own data set."""
     import numpy as np
@@ -148,11 +139,12 @@ def traverse(
     storage: Storage = "runs",
 ) -> None:
     """Draw a grid: one row a unit, columns along the unit's quantiles over the data, all from one starting noise."""
+    from raydis.engine.editor import Editor
     from raydis.report.grids import draw_traversal, save_picture
     from raydis.report.output import PICTURE_FORMATS, check_output
 
     check_output(output, suffixes=PICTURE_FORMATS)
-    editor = _open_editor(checkpoint, storage)
+    editor = Editor.open(checkpoint, storage=storage)
     start = _pick_images(editor, [image] if image else [], 1)[0]
     picture = draw_traversal(
         editor,
@@ -181,13 +173,14 @@ def swap(
     storage: Storage = "runs",
 ) -> None:
     """Draw a grid: source, target, and the source with each single unit of the target in turn."""
+    from raydis.engine.editor import Editor
     from raydis.report.grids import draw_swaps, save_picture
     from raydis.report.output import PICTURE_FORMATS, check_output
 
     if (source is None) != (target is None):
         raise ConfigError("a swap needs --source and --target, or neither")
     check_output(output, suffixes=PICTURE_FORMATS)
-    editor = _open_editor(checkpoint, storage)
+    editor = Editor.open(checkpoint, storage=storage)
     files = [source, target] if source and target else []
     images = _pick_images(editor, files, 2 * num_pairs)
     picture = draw_swaps(
@@ -217,11 +210,12 @@ def image(
     from PIL import Image
 
     from raydis.data.open import open_dataset
+    from raydis.engine.editor import Editor
     from raydis.report.grids import save_picture
     from raydis.report.output import PICTURE_FORMATS, check_output
 
     check_output(output, suffixes=PICTURE_FORMATS)
-    dataset = open_dataset(_open_editor(checkpoint, storage).config.data)
+    dataset = open_dataset(Editor.open(checkpoint, storage=storage).config.data)
     if index >= len(dataset):
         raise ConfigError(f"{dataset.name} has no image {index}: use an --index from 0 to {len(dataset) - 1}")
     pixels = dataset.images(np.array([index]))[0]
@@ -239,11 +233,12 @@ def report(
 ) -> None:
     """Write one self-contained page: scores, learning curve, what units tell, traversal, and each unit's anchors."""
     from raydis.data.open import open_dataset
+    from raydis.engine.editor import Editor
     from raydis.report.output import check_output
     from raydis.report.page import write_report
 
     check_output(output)
-    editor = _open_editor(checkpoint, storage)
+    editor = Editor.open(checkpoint, storage=storage)
     write_report(editor, open_dataset(editor.config.data), output, seed=seed, num_steps=steps)
     typer.echo(f"wrote {output}")
 

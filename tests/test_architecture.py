@@ -9,7 +9,6 @@ import pytest
 
 PACKAGE = Path(__file__).resolve().parents[1] / "raydis"
 RANKS = {
-    "__init__": 0,
     "errors": 0,
     "edge": 0,
     "section": 0,
@@ -35,6 +34,7 @@ RANKS = {
     "sweep": 6,
     "cli": 7,
     "__main__": 8,
+    "__init__": 8,  # hands out `Editor` and `RunConfig` at their first use; importing the package reads none of them
 }
 ONLY_IN = {
     "ray": {"train", "sweep", "serve"},

@@ -23,10 +23,11 @@ from raydis.build import build_method
 from raydis.config import DygaSdConfig, RunConfig
 from raydis.data.loader import normalise
 from raydis.diffusion.samplers import SAMPLERS, Sampler
-from raydis.engine.checkpoint import open_checkpoint
+from raydis.engine.checkpoint import fetch_checkpoint, open_checkpoint
 from raydis.errors import CheckpointError, ConfigError, EditError
 from raydis.methods.dyga_sd import DygaSd
 from raydis.metrics.telling import UnitLabel, label_units
+from raydis.registry import default_cache, locate
 from raydis.registry.manifest import Manifest
 
 # 20 steps of UniPC end nearer to where DDIM's 1000 do than 50 of DDIM: `python -m tests.benchmarks.samplers`.
@@ -106,22 +107,30 @@ class Editor:
         self.max_steps = len(method.objective.alpha_bars)
 
     @classmethod
-    def open(cls, folder: str | Path, *, device: str | torch.device = "cpu") -> Self:
-        """Open a checkpoint folder, verifying every file first.
+    def open(cls, checkpoint: str | Path, *, storage: str = "runs", device: str | torch.device = "cpu") -> Self:
+        """Open a checkpoint after verifying every file of it.
+
+        Args:
+            checkpoint: a folder, its s3:// URI, or the `name@version` or `name@alias` of a registered model.
+            storage: folder or s3://bucket/prefix whose registry knows that name.
+            device: where the model computes.
 
         Raises:
             CheckpointError: missing or changed files, weights that do not fit the configuration, or a first stage.
+            RegistryError: no such model, version or alias.
+            StoreError: the storage refused.
         """
-        checkpoint = open_checkpoint(Path(folder))
-        if not isinstance(checkpoint.config.method, DygaSdConfig):
+        folder = fetch_checkpoint(locate(str(checkpoint), storage), default_cache())
+        opened = open_checkpoint(folder)
+        if not isinstance(opened.config.method, DygaSdConfig):
             raise CheckpointError(
-                f"checkpoint {folder} is a first stage (method.family={checkpoint.config.method.family}), which has no "
+                f"checkpoint {folder} is a first stage (method.family={opened.config.method.family}), which has no "
                 "units: open that of a run that names it as its first_stage.checkpoint"
             )
-        weights, size = checkpoint.weights(), checkpoint.config.data.image_size
+        weights, size = opened.weights(), opened.config.data.image_size
         try:
             channels = int(weights["encoder.convolutions.0.weight"].shape[1])
-            method = build_method(checkpoint.config, channels)
+            method = build_method(opened.config, channels)
             assert isinstance(method, DygaSd)
             method.load_state_dict(weights)
         except (KeyError, RuntimeError, ConfigError) as error:
@@ -131,9 +140,9 @@ class Editor:
             ) from error
         return cls(
             method.to(device),
-            checkpoint.config,
-            checkpoint.manifest,
-            checkpoint.metrics,
+            opened.config,
+            opened.manifest,
+            opened.metrics,
             image_shape=(size, size, channels),
         )
 
@@ -353,4 +362,5 @@ class Editor:
                 f"images are {images.dtype} of shape {images.shape}: give uint8 of shape (B, "
                 f"{', '.join(map(str, self.image_shape))})"
             )
-        return normalise(torch.from_numpy(np.ascontiguousarray(images)).to(self.device))
+        owned = np.require(images, requirements=("C", "W"))  # Pillow's arrays are read-only, which torch warns of
+        return normalise(torch.from_numpy(owned).to(self.device))
