@@ -1,3 +1,31 @@
-"""raydis trains, searches and serves disentangled diffusion models on Ray."""
+"""Train, search and serve disentangled diffusion models on Ray.
+
+`raydis.Editor` and `raydis.RunConfig` are imported when they are first used, so that `import raydis` stays fast: it
+imports neither torch nor ray.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from raydis.config import RunConfig
+    from raydis.engine.editor import Editor
 
 __version__ = "0.1.0"
+__all__ = ["Editor", "RunConfig", "__version__"]
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public class at its first use (PEP 562)."""
+    match name:
+        case "Editor":
+            from raydis.engine.editor import Editor
+
+            return Editor
+        case "RunConfig":
+            from raydis.config import RunConfig
+
+            return RunConfig
+        case _:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import json
-import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from raydis.errors import ConfigError, RaydisError
+from raydis.edge import EXIT_CODE_HELP, run_command
+from raydis.errors import ConfigError
 
 app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
     help="Train, look at and publish disentangled diffusion models. A sweep is `python -m raydis.sweep`.",
+    epilog=EXIT_CODE_HELP,
 )
 models = typer.Typer(no_args_is_help=True, help="The registry: versions of models, and the aliases that point at them.")
 app.add_typer(models, name="models")
@@ -25,7 +25,7 @@ Overrides = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="KEY=VALUE", help="Override one key, e.g. train.num_images=1000. Repeatable."),
 ]
-Steps = Annotated[int, typer.Option(min=1, max=1000, help="Sampling steps.")]
+Steps = Annotated[int | None, typer.Option(min=1, max=1000, help="Sampling steps; default: 20.")]
 SamplerName = Annotated[
     str | None, typer.Option("--sampler", help="ddim, dpmpp_2m, dpmpp_2m_karras or unipc; default: unipc.")
 ]
@@ -34,7 +34,10 @@ KeepDetails = Annotated[
     typer.Option("--keep-details", help="Start from the image's own noise (DDIM inversion) instead of a seed's."),
 ]
 Storage = Annotated[
-    str, typer.Option(envvar="RAYDIS_STORAGE", help="Folder or s3://bucket/prefix that holds runs and the registry.")
+    str,
+    typer.Option(
+        envvar="RAYDIS_STORAGE", help="Folder or s3://bucket/prefix, not percent-encoded, for runs and the registry."
+    ),
 ]
 
 
@@ -59,8 +62,9 @@ def train(
     tree = read_yaml(config) if config else {}
     if preset is not None:
         tree = {**tree, "preset": preset}
-    if not config and preset is None:
-        raise ConfigError("nothing to train: give a YAML file or --preset small")
+    if not tree:  # an empty file too: all defaults would be the paper's run, of days
+        found = f"{config} is empty: write settings into it" if config else "give a YAML file"
+        raise ConfigError(f"nothing to train: {found}, or --preset small")
     source = str(config) if config else f"preset {preset}"
     resolved = parse(RunConfig, expand(apply_overrides(tree, overrides or [])), source=source)
     if profile:
@@ -104,15 +108,6 @@ def _print_report(row: dict[str, Any]) -> None:
         typer.echo(f"{row['images_seen']} of {row['num_images']} images  loss {row['loss']:.4f}", err=True)
 
 
-def _open_editor(checkpoint: str, storage: str) -> Any:
-    """An Editor on a checkpoint folder, its s3:// URI, or a `name@alias` of the registry."""
-    from raydis.engine.checkpoint import fetch_checkpoint
-    from raydis.engine.editor import Editor
-    from raydis.registry import default_cache, locate
-
-    return Editor.open(fetch_checkpoint(locate(checkpoint, storage), default_cache()))
-
-
 def _pick_images(editor: Any, images: list[Path], count: int) -> Any:
     """`count` images (count, H, W, C): the given files, or images of the model's own data set."""
     import numpy as np
@@ -132,19 +127,24 @@ def _pick_images(editor: Any, images: list[Path], count: int) -> Any:
 @app.command()
 def traverse(
     checkpoint: Annotated[str, typer.Argument(help="Checkpoint folder, s3:// URI, or name@alias.")],
-    output: Annotated[Path, typer.Option("--output", "-o", help="PNG to write.")] = Path("traversal.png"),
+    output: Annotated[Path, typer.Option("--output", "-o", help="PNG, JPEG or WebP file to write.")] = Path(
+        "traversal.png"
+    ),
     image: Annotated[Path | None, typer.Option(help="Start from this image; default: one of the data set.")] = None,
     num_values: Annotated[int, typer.Option(min=2, max=25, help="Columns.")] = 7,
     seed: Annotated[int, typer.Option(help="Seed of the one starting noise.")] = 0,
-    steps: Steps = 20,
+    steps: Steps = None,
     sampler: SamplerName = None,
     keep_details: KeepDetails = False,
     storage: Storage = "runs",
 ) -> None:
     """Draw a grid: one row a unit, columns along the unit's quantiles over the data, all from one starting noise."""
+    from raydis.engine.editor import Editor
     from raydis.report.grids import draw_traversal, save_picture
+    from raydis.report.output import PICTURE_FORMATS, check_output
 
-    editor = _open_editor(checkpoint, storage)
+    check_output(output, suffixes=PICTURE_FORMATS)
+    editor = Editor.open(checkpoint, storage=storage)
     start = _pick_images(editor, [image] if image else [], 1)[0]
     picture = draw_traversal(
         editor,
@@ -162,22 +162,25 @@ def traverse(
 @app.command()
 def swap(
     checkpoint: Annotated[str, typer.Argument(help="Checkpoint folder, s3:// URI, or name@alias.")],
-    output: Annotated[Path, typer.Option("--output", "-o", help="PNG to write.")] = Path("swap.png"),
+    output: Annotated[Path, typer.Option("--output", "-o", help="PNG, JPEG or WebP file to write.")] = Path("swap.png"),
     source: Annotated[Path | None, typer.Option(help="Image that is changed.")] = None,
     target: Annotated[Path | None, typer.Option(help="Image that units are taken from.")] = None,
     num_pairs: Annotated[int, typer.Option(min=1, max=20, help="Rows, where no files are given.")] = 4,
     seed: Annotated[int, typer.Option(help="Seed of the one starting noise.")] = 0,
-    steps: Steps = 20,
+    steps: Steps = None,
     sampler: SamplerName = None,
     keep_details: KeepDetails = False,
     storage: Storage = "runs",
 ) -> None:
     """Draw a grid: source, target, and the source with each single unit of the target in turn."""
+    from raydis.engine.editor import Editor
     from raydis.report.grids import draw_swaps, save_picture
+    from raydis.report.output import PICTURE_FORMATS, check_output
 
     if (source is None) != (target is None):
         raise ConfigError("a swap needs --source and --target, or neither")
-    editor = _open_editor(checkpoint, storage)
+    check_output(output, suffixes=PICTURE_FORMATS)
+    editor = Editor.open(checkpoint, storage=storage)
     files = [source, target] if source and target else []
     images = _pick_images(editor, files, 2 * num_pairs)
     picture = draw_swaps(
@@ -196,7 +199,9 @@ def swap(
 @app.command()
 def image(
     checkpoint: Annotated[str, typer.Argument(help="Checkpoint folder, s3:// URI, or name@alias.")],
-    output: Annotated[Path, typer.Option("--output", "-o", help="PNG to write.")] = Path("image.png"),
+    output: Annotated[Path, typer.Option("--output", "-o", help="PNG, JPEG or WebP file to write.")] = Path(
+        "image.png"
+    ),
     index: Annotated[int, typer.Option(min=0, help="Place in the data set.")] = 0,
     storage: Storage = "runs",
 ) -> None:
@@ -205,9 +210,12 @@ def image(
     from PIL import Image
 
     from raydis.data.open import open_dataset
+    from raydis.engine.editor import Editor
     from raydis.report.grids import save_picture
+    from raydis.report.output import PICTURE_FORMATS, check_output
 
-    dataset = open_dataset(_open_editor(checkpoint, storage).config.data)
+    check_output(output, suffixes=PICTURE_FORMATS)
+    dataset = open_dataset(Editor.open(checkpoint, storage=storage).config.data)
     if index >= len(dataset):
         raise ConfigError(f"{dataset.name} has no image {index}: use an --index from 0 to {len(dataset) - 1}")
     pixels = dataset.images(np.array([index]))[0]
@@ -220,14 +228,17 @@ def report(
     checkpoint: Annotated[str, typer.Argument(help="Checkpoint folder, s3:// URI, or name@alias.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="HTML page to write.")] = Path("report.html"),
     seed: Annotated[int, typer.Option(help="Seed of the traversal's starting noise and of the images drawn.")] = 0,
-    steps: Steps = 20,
+    steps: Steps = None,
     storage: Storage = "runs",
 ) -> None:
-    """Write one self-contained page: scores, learning curve, importances, traversal, and each unit's anchors."""
+    """Write one self-contained page: scores, learning curve, what units tell, traversal, and each unit's anchors."""
     from raydis.data.open import open_dataset
+    from raydis.engine.editor import Editor
+    from raydis.report.output import check_output
     from raydis.report.page import write_report
 
-    editor = _open_editor(checkpoint, storage)
+    check_output(output)
+    editor = Editor.open(checkpoint, storage=storage)
     write_report(editor, open_dataset(editor.config.data), output, seed=seed, num_steps=steps)
     typer.echo(f"wrote {output}")
 
@@ -296,17 +307,9 @@ def promote_model(
     ref = registry.resolve(model)
     registry.set_alias(ref.name, alias, ref.version)
     typer.echo(f"{ref.name}@{alias} -> version {ref.version}")
-
-
-def run_cli(command: Callable[..., Any]) -> None:
-    """Run a typer command; a RaydisError becomes one line on standard error and exit code 2."""
-    try:
-        command()
-    except RaydisError as error:
-        print(f"raydis: {error}", file=sys.stderr)
-        sys.exit(2)
+    typer.echo(f"services keep the version they have: set `model: {ref}` in the Serve config and run `serve deploy`")
 
 
 def main() -> None:
     """Entry point of `python -m raydis`."""
-    run_cli(app)
+    run_command(app)

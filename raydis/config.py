@@ -38,7 +38,9 @@ class DataConfig(Model):
         default="shapes3d_procedural", description="Data set; `*_procedural` sets are rendered, the others are files."
     )
     path: str | None = Field(
-        default=None, description="File or folder of a data set that is read: local path or s3:// URI."
+        default=None,
+        description="File or folder of a data set that is read: local path or s3:// URI. For sprites, a clone of "
+        "github.com/YingzhenLi/Sprites at commit 3ce4048 (CC-BY-SA 3.0 or GPL 3.0), or the .npz of its walks.",
     )
     image_size: int = Field(default=64, ge=8, le=512, description="Height and width of the images, px.")
     levels: dict[str, int | tuple[int, ...]] = Field(

@@ -10,7 +10,7 @@ import os
 import runpy
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from datetime import timedelta
 from pathlib import Path
 
@@ -27,6 +27,16 @@ Tensors = dict[str, Tensor]
 
 def pytest_configure() -> None:
     torch.set_num_threads(NUM_THREADS)
+
+
+@pytest.fixture(autouse=True)
+def no_ray_by_accident(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Fail a test that starts Ray without saying so: some of Ray's functions start a cluster when they are called."""
+    yield
+    ray = sys.modules.get("ray")
+    if ray is not None and not request.node.get_closest_marker("ray") and ray.is_initialized():
+        ray.shutdown()
+        pytest.fail("this test started Ray: replace the function that did, or mark the test `ray`")
 
 
 @pytest.fixture(scope="session")

@@ -1,8 +1,9 @@
-"""`python -m raydis`: what each verb does, and that an error of ours is one line and exit code 2."""
+"""`python -m raydis`: what each verb does, and that an error of ours is one line and an exit code."""
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import shutil
 import subprocess
@@ -23,7 +24,9 @@ from raydis.data import open_dataset
 from raydis.engine.editor import Editor
 from raydis.engine.fit import Training
 from raydis.engine.session import run_session
+from raydis.errors import CHECKPOINT, DATA, OUTPUT, REGISTRY, RESOURCES, STORAGE, USAGE
 from raydis.presets import expand
+from raydis.registry.manifest import verify
 from raydis.report.grids import draw_swaps, draw_traversal
 from raydis.train import trainer
 
@@ -53,9 +56,9 @@ def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> 
     return run
 
 
-def refused(outcome: Outcome, *words: str) -> None:
-    """Exit code 2, and all the words in one line on standard error."""
-    assert (outcome.code, outcome.out) == (2, "")
+def refused(outcome: Outcome, *words: str, code: int = USAGE) -> None:
+    """An exit code, and all the words in one line on standard error."""
+    assert (outcome.code, outcome.out) == (code, "")
     assert outcome.err.startswith("raydis: ")
     assert outcome.err.count("\n") == 1
     for word in words:
@@ -70,6 +73,16 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     *_, report = run_session(training, tmp_path_factory.mktemp("run"))
     assert report.checkpoint is not None
     return report.checkpoint
+
+
+@pytest.fixture(scope="module")
+def later(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same weights after more training, as their manifest says."""
+    folder = tmp_path_factory.mktemp("later") / "checkpoint"
+    shutil.copytree(checkpoint, folder)
+    manifest = verify(folder).model_copy(update={"images_seen": 64})
+    (folder / "manifest.json").write_bytes(manifest.to_json())
+    return folder
 
 
 # ---- train
@@ -148,6 +161,9 @@ def test_another_variant_of_a_section_starts_from_its_own_defaults(run: Run, ask
         (["--preset", "tiny", "--set", "seed"], ["--set seed: expected KEY=VALUE"]),
         ([], ["nothing to train", "--preset small"]),
         (["absent.yaml"], ["cannot read absent.yaml: No such file"]),
+        (["/dev/null"], ["nothing to train: /dev/null is empty", "--preset small"]),
+        (["/tmp"], ["cannot read /tmp: Is a directory"]),
+        ([sys.executable], ["cannot read", "not UTF-8 text"]),
     ],
 )
 def test_train_refuses_what_it_does_not_understand_before_ray_starts(
@@ -163,7 +179,13 @@ def test_a_gpu_that_the_cluster_lacks_is_told_with_what_it_has(
     monkeypatch.setattr(trainer, "ray_cluster", contextlib.nullcontext)
     monkeypatch.setattr(trainer, "cluster_nodes", lambda: [{"CPU": 2.0}])
     outcome = run("train", "--preset", "tiny", "--set", "compute.device=cuda", "--storage", tmp_path)
-    refused(outcome, "a run needs 1 worker(s) of 1 CPUs and 1 GPUs", "2 CPUs and 0 GPUs", "compute.device=cpu")
+    refused(
+        outcome,
+        "a run needs 1 worker(s) of 1 CPUs and 1 GPUs",
+        "2 CPUs and 0 GPUs",
+        "compute.device=cpu",
+        code=RESOURCES,
+    )
     assert list(tmp_path.iterdir()) == []
 
 
@@ -202,7 +224,8 @@ def test_swap_draws_two_given_files(run: Run, checkpoint: Path, tmp_path: Path) 
     files = ("--source", tmp_path / "a.png", "--target", tmp_path / "b.png")
     assert run("swap", checkpoint, "-o", path, *files, "--steps", 2).code == 0
     with Image.open(path) as picture:
-        assert picture.height == 8 + 26 + 20 + 67 + 8
+        lines = 1 + max(label.lines(10).count("\n") + 1 for label in editor.labels)
+        assert picture.height == 8 + 26 + (4 + 16 * lines) + 67 + 8
         assert (np.asarray(picture) == np.asarray(draw_swaps(editor, images[:1], images[1:], num_steps=2))).all()
 
 
@@ -241,11 +264,14 @@ def test_a_grey_model_takes_an_image_file(tmp_path: Path) -> None:
     assert (picked == 76).all()
 
 
-def test_swap_takes_pairs_of_the_data_set_and_a_published_model(run: Run, published: Path, tmp_path: Path) -> None:
+def test_swap_takes_pairs_of_the_data_set_and_a_published_model(
+    run: Run, checkpoint: Path, published: Path, tmp_path: Path
+) -> None:
     path = tmp_path / "swap.png"
     assert run("swap", "mine@best", "--storage", published, "-o", path, "--num-pairs", 2, "--steps", 1).code == 0
     with Image.open(path) as picture:
-        assert picture.height == 8 + 26 + 20 + 2 * 67 + 8
+        lines = 1 + max(label.lines(10).count("\n") + 1 for label in Editor.open(checkpoint).labels)
+        assert picture.height == 8 + 26 + (4 + 16 * lines) + 2 * 67 + 8
         assert picture.width > 6 * 67
 
 
@@ -284,9 +310,40 @@ def test_report_writes_a_page(run: Run, checkpoint: Path, tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize("verb", ["traverse", "swap", "image", "report"])
+def test_an_output_that_cannot_be_written_is_told_before_the_checkpoint_is_opened(
+    run: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, verb: str
+) -> None:
+    monkeypatch.setattr("raydis.cli._open_editor", lambda *_: pytest.fail("the checkpoint was opened"))
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "a.png").mkdir()
+    (tmp_path / "file").write_text("")
+    refused(run(verb, "mine@best", "-o", "a.png"), "-o a.png is a folder: name a file")
+    refused(run(verb, "mine@best", "-o", "file/a.png"), "cannot write file/a.png: Not a directory", code=OUTPUT)
+    if verb != "report":
+        refused(run(verb, "mine@best", "-o", "a.txt"), "-o a.txt: found suffix '.txt', use one of .png, .jpg")
+    assert {path.name for path in tmp_path.iterdir()} == {"a.png", "file"}
+
+
+@pytest.mark.parametrize("arguments", [["traverse"], ["swap", "--num-pairs", "1"], ["image"], ["report"]])
+def test_a_disk_that_is_full_in_the_end_leaves_no_half_picture(
+    run: Run, checkpoint: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, arguments: list[str]
+) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    verb, *options = arguments
+    monkeypatch.setattr("raydis.report.output.os.replace", refuse)
+    if verb != "image":
+        options += ["--steps", "1"]
+    told = run(verb, checkpoint, "-o", tmp_path / "new" / "a.png", *options)
+    refused(told, "cannot write", "new/a.png: No space left on device: make room there", code=OUTPUT)
+    assert list((tmp_path / "new").iterdir()) == []
+
+
+@pytest.mark.parametrize("verb", ["traverse", "swap", "image", "report"])
 def test_a_checkpoint_that_is_not_there_is_told(run: Run, verb: str, tmp_path: Path) -> None:
-    refused(run(verb, tmp_path / "absent"), "no checkpoint in", "there is no manifest.json")
-    refused(run(verb, "mine@best", "--storage", tmp_path), "no model mine@best", "found no models")
+    refused(run(verb, tmp_path / "absent"), "no checkpoint in", "there is no manifest.json", code=CHECKPOINT)
+    refused(run(verb, "mine@best", "--storage", tmp_path), "no model mine@best", "found no models", code=REGISTRY)
 
 
 def test_one_changed_byte_is_told_with_both_hashes(run: Run, checkpoint: Path, tmp_path: Path) -> None:
@@ -295,19 +352,20 @@ def test_one_changed_byte_is_told_with_both_hashes(run: Run, checkpoint: Path, t
     data = bytearray(weights.read_bytes())
     data[-1] ^= 1
     weights.write_bytes(data)
-    refused(run("traverse", tmp_path / "c"), "weights.safetensors is damaged: expected sha256", "found")
+    told = run("traverse", tmp_path / "c")
+    refused(told, "weights.safetensors is damaged: expected sha256", "found", code=CHECKPOINT)
 
 
 def test_an_image_that_is_none_is_told(run: Run, checkpoint: Path, tmp_path: Path) -> None:
     (tmp_path / "a.png").write_bytes(b"no picture")
-    refused(run("traverse", checkpoint, "--image", tmp_path / "a.png"), "cannot decode", "a.png")
+    refused(run("traverse", checkpoint, "--image", tmp_path / "a.png"), "cannot decode", "a.png", code=DATA)
 
 
 # ---- the registry
 
 
 @pytest.fixture(scope="module")
-def published(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+def published(checkpoint: Path, later: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """A storage that holds mine@1 = mine@best and mine@2; downloads go to a cache of its own."""
     from raydis.registry import Registry
     from raydis.store import open_store
@@ -315,7 +373,7 @@ def published(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Ite
     storage = tmp_path_factory.mktemp("storage")
     registry = Registry(open_store(str(storage)))
     registry.set_alias("mine", "best", registry.register(checkpoint, "mine"))
-    registry.register(checkpoint, "mine")
+    registry.register(later, "mine")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("RAYDIS_CACHE", str(tmp_path_factory.mktemp("cache")))
         yield storage
@@ -328,6 +386,13 @@ def test_models_list_names_versions_and_aliases(run: Run, published: Path, tmp_p
     assert run("models", "list", "--storage", tmp_path).out.startswith(f"no models in {tmp_path}")
 
 
+def test_a_storage_that_is_a_file_is_told(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    for command in (["models", "list"], ["models", "show", "mine"], ["traverse", "mine@best"], ["report", "mine@1"]):
+        told = run(*command, "--storage", tmp_path / "file")
+        refused(told, f"the store {tmp_path}/file is a file, not a folder", code=STORAGE)
+
+
 def test_models_show_prints_manifest_and_metrics_as_json(run: Run, published: Path) -> None:
     outcome = run("models", "show", "mine@best", "--storage", published)
     facts = json.loads(outcome.out)
@@ -336,18 +401,21 @@ def test_models_show_prints_manifest_and_metrics_as_json(run: Run, published: Pa
     assert facts["metrics"]["scores"]["protocol"] == "search"
 
 
-def test_models_register_makes_a_checkpoint_a_version(run: Run, checkpoint: Path, tmp_path: Path) -> None:
-    for version in (1, 2):
-        done = run("models", "register", checkpoint, "own", "--storage", tmp_path / "new")
+def test_models_register_makes_a_checkpoint_a_version(run: Run, checkpoint: Path, later: Path, tmp_path: Path) -> None:
+    for folder, version in ((checkpoint, 1), (later, 2), (checkpoint, 1)):  # the same once more is the same version
+        done = run("models", "register", folder, "own", "--storage", tmp_path / "new")
         assert done == (0, f"registered own@{version}\n", "")
     assert run("models", "promote", "own@2", "--storage", tmp_path / "new").code == 0
     assert json.loads(run("models", "show", "own@best", "--storage", tmp_path / "new").out)["version"] == 2
-    refused(run("models", "register", tmp_path, "own"), "there is no manifest.json")
+    refused(run("models", "register", tmp_path, "own"), "there is no manifest.json", code=CHECKPOINT)
 
 
 def test_models_promote_moves_the_alias(run: Run, published: Path) -> None:
     moved = run("models", "promote", "mine@2", "--alias", "tried", "--storage", published)
-    assert moved == (0, "mine@tried -> version 2\n", "")
+    assert (moved.code, moved.err) == (0, "")
+    first, hint = moved.out.splitlines()
+    assert first == "mine@tried -> version 2"
+    assert "`model: mine@2`" in hint
     assert json.loads(run("models", "show", "mine@tried", "--storage", published).out)["version"] == 2
     assert run("models", "promote", "mine@1", "--alias", "tried", "--storage", published).code == 0
     assert json.loads(run("models", "show", "mine@tried", "--storage", published).out)["version"] == 1
@@ -365,7 +433,7 @@ def test_models_promote_moves_the_alias(run: Run, published: Path) -> None:
 def test_a_model_that_is_not_there_is_told_with_those_that_are(
     run: Run, published: Path, arguments: list[str], words: list[str]
 ) -> None:
-    refused(run("models", *arguments, "--storage", published), *words)
+    refused(run("models", *arguments, "--storage", published), *words, code=REGISTRY)
 
 
 # ---- the process itself
@@ -374,7 +442,7 @@ def test_a_model_that_is_not_there_is_told_with_those_that_are(
 def test_the_module_is_a_command(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "raydis", "models", "show", "absent", "--storage", str(tmp_path)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120, check=False)
-    refused(Outcome(done.returncode, done.stdout, done.stderr), "no model absent@best")
+    refused(Outcome(done.returncode, done.stdout, done.stderr), "no model absent@best", code=REGISTRY)
 
 
 def test_help_names_the_verbs_and_imports_no_framework() -> None:

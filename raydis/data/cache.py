@@ -18,14 +18,16 @@ from pathlib import Path
 import numpy as np
 
 from raydis.data.dataset import digest
+from raydis.data.folder import FileKind, counted, report_skipped, sort_out
 from raydis.errors import DataError
-from raydis.store import open_store, split_uri
-from raydis.store.base import temporary_beside
+from raydis.store import Location, StoreConflict, StoreError, StoreMissing, open_store, split_uri
+from raydis.store.base import check_key, temporary_beside
 
 RAM_BYTES = 1 << 30  # larger arrays are memory-mapped, so that the processes of a machine share one copy
 NUM_PIECES = 256  # of a fingerprint
 PIECE_BYTES = 1 << 16
 DOWNLOADS_AT_ONCE = 16
+NUM_LOOKS = 5  # at a file or folder that others replace while it is read
 
 
 def cache_folder(cache_dir: Path | None) -> Path:
@@ -70,39 +72,70 @@ def cached_array(
 def fetch(uri: str, cache_dir: Path) -> Path:
     """The local copy of a file in S3, downloaded where this version of it is not here yet.
 
+    The copy lies below the tag of its version, and only that version is downloaded: where the object is replaced in
+    between, its new version is looked up.
+
     Raises:
-        DataError: nothing is stored there.
+        DataError: nothing is stored there, or it is replaced again and again.
         StoreError: the store refused.
     """
-    root, key = split_uri(uri)
-    store = open_store(root)
-    tag = store.tag(key)
-    if tag is None:
-        raise DataError(f"data.path={uri}: nothing is stored there; correct it or upload the file")
-    path = cache_dir / "downloads" / digest(uri=uri, tag=tag)[:16] / key
-    with _made_once(path) as missing:
-        if missing:
-            store.download(key, path)
-    return path
+    folder, key = split_uri(uri)
+    store = open_store(folder)
+    for _ in range(NUM_LOOKS):
+        tag = store.tag(key)
+        if tag is None:
+            raise DataError(f"data.path={uri}: nothing is stored there; correct it or upload the file")
+        path = cache_dir / "downloads" / digest(uri=uri, tag=tag)[:16] / key
+        with _made_once(path) as missing:
+            if not missing:
+                return path
+            with contextlib.suppress(StoreConflict, StoreMissing):
+                store.download(key, path, if_match=tag)
+                return path
+    raise DataError(f"data.path={uri} was replaced {NUM_LOOKS} times while it was read: start again when it stays")
 
 
-def fetch_folder(uri: str, cache_dir: Path) -> Path:
-    """The local copy of a folder in S3; files of this version that are here already are not downloaded again.
+def fetch_folder(uri: str, cache_dir: Path, kind: FileKind) -> Path:
+    """The local copy of a data set's files in a folder in S3; those of this version that are here already are kept.
+
+    Keys are sorted out as names in a local folder are, and other objects are not downloaded. Versions are told by the
+    tags in the listing, and only those are downloaded, as in `fetch`.
 
     Raises:
-        DataError: nothing is stored below it.
+        DataError: nothing of this kind is stored below it, or it is replaced again and again.
         StoreError: the store refused.
     """
     store = open_store(uri)
     with ThreadPoolExecutor(DOWNLOADS_AT_ONCE) as pool:
-        keys = list(store.list())
-        if not keys:
-            raise DataError(f"data.path={uri}: nothing is stored below it; correct it or upload the files")
-        tags = list(pool.map(store.tag, keys))
-        folder = cache_dir / "downloads" / digest(uri=uri, keys=keys, tags=tags)[:16]
-        missing = [key for key in keys if not (folder / key).exists()]
-        list(pool.map(lambda key: store.download(key, folder / key), missing))  # reading the results raises errors
-    return folder
+        for _ in range(NUM_LOOKS):
+            entries = {entry.key: entry for entry in store.entries()}
+            kept, skipped = sort_out(entries, kind)
+            keys = [key for key in kept if _is_allowed(key)]
+            skipped["keys that are no paths"] += len(kept) - len(keys)
+            skipped = +skipped  # without those that count 0
+            if not keys:
+                found = f"skipped: {counted(skipped)}" if skipped else "nothing is stored below it"
+                raise DataError(f"data.path={uri} holds no {kind.what} ({found}): correct it or upload the files")
+            tags = [entries[key].tag for key in keys]
+            folder = cache_dir / "downloads" / digest(uri=uri, keys=keys, tags=tags)[:16]
+            missing = [entries[key] for key in keys if not (folder / key).exists()]
+            downloads = [pool.submit(store.download, it.key, folder / it.key, if_match=it.tag) for it in missing]
+            with contextlib.suppress(StoreConflict, StoreMissing):
+                for download in downloads:
+                    download.result()
+                report_skipped("data.path", uri, kind, len(keys), skipped)
+                return folder
+            for download in downloads:
+                download.cancel()
+    raise DataError(f"data.path={uri} was changed {NUM_LOOKS} times while it was read: start again when it stays")
+
+
+def is_stored(uri: str) -> bool:
+    """Return whether a file lies in S3 under exactly this URI; a folder does not."""
+    if uri.endswith("/") or not Location.parse(uri).path:  # a folder, or a whole bucket
+        return False
+    folder, key = split_uri(uri)
+    return open_store(folder).exists(key)
 
 
 def fingerprint_files(files: Mapping[str, Path]) -> str:
@@ -129,6 +162,14 @@ def fingerprint_files(files: Mapping[str, Path]) -> str:
             state.update(piece)
             position, needed = position + len(piece), needed - len(piece)
     return state.hexdigest()
+
+
+def _is_allowed(key: str) -> bool:
+    try:
+        check_key(key)
+    except StoreError:  # another program's, such as logs//cat.png
+        return False
+    return True
 
 
 @contextlib.contextmanager

@@ -27,9 +27,27 @@ def images_at_once(image_size: int) -> int:
     return max(512 * 64**2 // max(image_size, 64) ** 2, 1)
 
 
-def spare_bytes(device: torch.device) -> int:
-    """Memory that what is read in every step may fill: half of a GPU's free memory; none of a host's, it is there."""
-    return torch.cuda.mem_get_info(device)[0] // 2 if device.type == "cuda" else 0
+def spare_bytes(device: torch.device, num_gpus: float) -> int:
+    """Return bytes that a worker may fill with what every step reads: `share_of_memory` of a GPU, none of a host."""
+    if device.type != "cuda":
+        return 0
+    free, total = torch.cuda.mem_get_info(device)
+    return share_of_memory(total, free, num_gpus)
+
+
+def share_of_memory(total: int, free: int, num_gpus: float) -> int:
+    """Return half of the part of a GPU's memory that a worker has reserved, in bytes.
+
+    Runs that share a GPU start at the same moment and would each see all of it free, so what is free decides nothing
+    among them: while every run keeps to its part, more than a part is free. It is a bound for a GPU that somebody else
+    uses as well.
+
+    Args:
+        total, free: bytes of the GPU.
+        num_gpus: that the worker has reserved; a fraction shares one with others, 0 means that nobody counted.
+    """
+    part = min(num_gpus, 1.0) or 1.0
+    return min(int(total * part), free) // 2
 
 
 def normalise(images: Tensor) -> Tensor:
@@ -57,8 +75,12 @@ class Loader:
         rank: this worker, in [0, world_size).
         world_size: number of workers.
         device: where batches are wanted.
-        resident_bytes: copy the images to the device if they take at most this; None: half of a GPU's free memory, and
-            on a CPU no copy, because they are there.
+        num_gpus: GPUs that this worker has reserved, a fraction where it shares one; see `spare_bytes`.
+        resident_bytes: copy the images to the device if they take at most this; None: `spare_bytes`, so that a CPU gets
+            no copy, because they are there.
+
+    Attributes:
+        spare_bytes: what is left of that for other data that every step reads.
 
     Raises:
         ConfigError: batch_size that workers cannot share equally, or a rank out of range.
@@ -73,6 +95,7 @@ class Loader:
         rank: int = 0,
         world_size: int = 1,
         device: torch.device | str = "cpu",
+        num_gpus: float = 1.0,
         resident_bytes: int | None = None,
     ) -> None:
         if not 0 <= rank < world_size:
@@ -85,7 +108,8 @@ class Loader:
         self.rank = rank
         self.local_batch_size = batch_size // world_size
         self.device = torch.device(device)
-        self._resident = self._copy_to_device(resident_bytes)
+        self.spare_bytes = spare_bytes(self.device, num_gpus) if resident_bytes is None else resident_bytes
+        self._resident = self._copy_to_device()
         # A batch may end one epoch and begin the next.
         self._order = functools.lru_cache(maxsize=2)(self._permutation)
         self._order_on_device = functools.lru_cache(maxsize=2)(self._copied_permutation)
@@ -145,13 +169,12 @@ class Loader:
     def _copied_permutation(self, epoch: int) -> Tensor:
         return to_device(torch.from_numpy(self._permutation(epoch)), self.device)
 
-    def _copy_to_device(self, resident_bytes: int | None) -> Tensor | None:
+    def _copy_to_device(self) -> Tensor | None:
         """All images on the device, (B, H, W, C) uint8, or None where they do not fit."""
         shape = (len(self.dataset), *self.dataset.image_shape)
-        if resident_bytes is None:
-            resident_bytes = spare_bytes(self.device)
-        if math.prod(shape) > resident_bytes:
+        if math.prod(shape) > self.spare_bytes:
             return None
+        self.spare_bytes -= math.prod(shape)
         resident = torch.empty(shape, dtype=torch.uint8, device=self.device)
         size = 8 * images_at_once(shape[1])  # bytes, not floats: a few more at a time
         for start in range(0, len(self.dataset), size):

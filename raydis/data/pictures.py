@@ -5,86 +5,100 @@ Letters: B batch, H W C image.
 
 from __future__ import annotations
 
-import struct
-import zlib
+import warnings
 from collections.abc import Iterator
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import numpy as np
-from PIL import Image, ImageOps
 
 from raydis.data.cache import fingerprint_files
+from raydis.data.decode import FORMATS, SUFFIXES, PictureError, UnknownPicture, begins_as_picture, decode_picture
+from raydis.data.folder import FileKind, counted, find_files, name_all, report_skipped, shown
+from raydis.data.signature import signature
 from raydis.data.source import Source
 from raydis.errors import DataError
 
-SUFFIXES = (".jpeg", ".jpg", ".png", ".webp")
-MAX_PIXELS = 64_000_000  # of one picture; larger ones are refused before they are decoded
+DECODER = 2  # raised whenever the same files would become other images; 2: transparent pictures lie over grey
+MAX_FILE_BYTES = 1 << 30
 
-# What Pillow 11 to 13 raises on damaged files; tests/serve/test_images.py damages many.
-DAMAGED = (OSError, SyntaxError, ValueError, EOFError, IndexError, KeyError, TypeError, struct.error, zlib.error)
+
+def may_be_picture(name: str) -> bool:
+    """Whether a name is a picture's, or has no suffix, so that the first bytes have to tell. `IMG.0001` has none."""
+    suffix = PurePosixPath(name).suffix.lower()
+    return suffix in SUFFIXES or _tells_nothing(suffix)
+
+
+PICTURES = FileKind("pictures", may_be_picture)
 
 
 def read_image_folder(folder: Path, image_size: int) -> Source:
-    """All PNG, JPEG and WebP files below a folder in the order of their relative paths, as RGB squares.
+    """All pictures below a folder in the order of their relative names, as RGB squares.
+
+    Pictures are the files whose suffix is one of SUFFIXES, whatever format they are in, and those without a suffix that
+    begin as a picture. Hidden files are skipped, and links to folders are followed; see `find_files`.
 
     Raises:
-        DataError: no such folder, no picture in it, or, when it is decoded, what `read_picture` refuses.
+        DataError: no such folder, no picture in it, or, when it is decoded, pictures that `decode_picture` refuses.
     """
-    found = [path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file()]
-    files = dict(sorted((path.relative_to(folder).as_posix(), path) for path in found))
+    files, skipped = find_files("image_folder", folder, PICTURES)
+    for name in [name for name in files if _tells_nothing(PurePosixPath(name).suffix)]:
+        if not begins_as_picture(files[name]):
+            del files[name]
+            skipped["without suffix"] += 1
     if not files:
-        raise DataError(f"image_folder: no {', '.join(SUFFIXES)} file below {folder}: set data.path to their folder")
-    paths = list(files.values())
+        found = f"skipped: {counted(skipped)}" if skipped else "it is empty"
+        raise DataError(
+            f"image_folder: no picture below {shown(folder)} ({found}): set data.path to a folder of pictures "
+            f"({', '.join(FORMATS)})"
+        )
+    report_skipped("image_folder", folder, PICTURES, len(files), skipped)
 
     def blocks() -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        for index, path in enumerate(paths):
-            yield np.array([index]), read_picture(path, image_size)[None]
+        broken: dict[str, str] = {}
+        for index, (name, path) in enumerate(files.items()):
+            try:
+                image = _decoded(path, (image_size, image_size, 3))
+            except PictureError as error:
+                broken[name] = str(error)
+            else:
+                yield np.array([index]), image[None]
+        if broken:
+            raise DataError(
+                f"image_folder: cannot decode {len(broken)} of {len(files)} pictures in {shown(folder)}: "
+                f"{name_all(broken)}. Repair or remove them"
+            )
 
-    shape = (len(paths), image_size, image_size, 3)
-    return Source("image_folder", shape, None, fingerprint_files(files), blocks, slow=True)
+    shape = (len(files), image_size, image_size, 3)
+    return Source("image_folder", shape, None, fingerprint_files(files), blocks, slow=True, decoder=DECODER)
 
 
 def read_picture(path: Path, image_size: int, channels: int = 3) -> np.ndarray:
-    """One picture as (image_size, image_size, channels) uint8; see `fit_picture`.
+    """One picture as (image_size, image_size, channels) uint8; see `decode_picture`.
 
     Raises:
-        DataError: a damaged or huge picture, or one of more than 8 bits a channel.
+        DataError: a missing, damaged or huge picture, or one of more than 8 bits a channel.
     """
     try:
-        with Image.open(path) as picture:
-            if picture.width * picture.height > MAX_PIXELS:
-                raise DataError(f"{picture.width}x{picture.height} px are too many: scale it down")
-            return fit_picture(picture, (image_size, image_size, channels))
-    except DataError as error:
-        raise DataError(f"image_folder: {path}: {error}") from error
-    except (*DAMAGED, Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        raise DataError(f"image_folder: cannot decode {path} ({error}): repair or remove it") from error
+        return _decoded(path, (image_size, image_size, channels))
+    except PictureError as error:
+        raise DataError(f"cannot decode {shown(path)}: it {error}") from error
 
 
-def fit_picture(picture: Image.Image, image_shape: tuple[int, int, int]) -> np.ndarray:
-    """An opened picture as a model takes it: the one way for training images and for uploads.
+def _decoded(path: Path, image_shape: tuple[int, int, int]) -> np.ndarray:
+    try:
+        size = path.stat().st_size
+        if size > MAX_FILE_BYTES:
+            raise PictureError(f"has {size} bytes, more than the {MAX_FILE_BYTES} that are read: use a smaller one")
+        with warnings.catch_warnings():
+            # Pillow tells of metadata in TIFF files that it cannot read, which is not needed.
+            warnings.simplefilter("ignore", UserWarning)
+            return decode_picture(path.read_bytes(), image_shape)
+    except UnknownPicture as error:
+        found = signature(path)
+        raise PictureError(f"is {found}{' with a damaged beginning' if found.endswith('picture') else ''}") from error
+    except OSError as error:
+        raise PictureError(f"cannot be read ({error.strerror or error})") from error
 
-    Turned upright by its EXIF tag, scaled so that its shorter side fits, cropped to its centre; RGB or grey. Of an
-    animation the first frame is taken, and transparency is dropped.
 
-    Args:
-        picture: its size is known, its pixels are decoded here.
-        image_shape: (H, W, C), C = 1 or 3.
-
-    Returns:
-        (H, W, C) uint8.
-
-    Raises:
-        DataError: more than 8 bits a channel, which Pillow would clip instead of scaling.
-        one of DAMAGED: a file that Pillow cannot decode.
-    """
-    height, width, channels = image_shape
-    mode = "RGB" if channels == 3 else "L"
-    if picture.mode[0] in "IF":
-        raise DataError(f"the image has mode {picture.mode}: convert it to 8 bits a channel")
-    picture.draft(mode, (2 * width, 2 * height))  # lets JPEG decode at a fraction of its size
-    upright = ImageOps.exif_transpose(picture)
-    if upright.mode == "P":  # a palette may hold transparency, which only RGBA takes without a warning
-        upright = upright.convert("RGBA")
-    pixels = ImageOps.fit(upright.convert(mode), (width, height), Image.Resampling.LANCZOS)
-    return np.asarray(pixels, dtype=np.uint8).reshape(image_shape)
+def _tells_nothing(suffix: str) -> bool:
+    return not suffix or suffix[1:].isdigit()

@@ -22,7 +22,11 @@ from raydis.data.dataset import ArrayDataset, digest
 from raydis.data.space import FactorSpace
 from raydis.errors import DataError
 
-DECODER = 1  # raised whenever the same files would become other images
+# What NumPy, zipfile, h5py and SciPy raise on a file that they cannot read.
+UNREADABLE = (
+    *(OSError, EOFError, ValueError, TypeError, RuntimeError, IndexError),
+    *(struct.error, zlib.error, zipfile.BadZipFile),
+)
 
 
 @dataclass(frozen=True)
@@ -37,6 +41,7 @@ class Source:
         blocks: starts a pass over all images, each once: pairs of indices (b,) and uint8 (b, H, W, C).
         mapped: all images in place, memory-mapped, where the file holds them uncompressed.
         slow: decoding costs so much that the result is cached whatever its size.
+        decoder: version of the reader, raised whenever the same files would become other images.
     """
 
     name: str
@@ -46,6 +51,7 @@ class Source:
     blocks: Callable[[], Iterator[tuple[np.ndarray, np.ndarray]]]
     mapped: np.ndarray | None = None
     slow: bool = False
+    decoder: int = 1
 
 
 def load(
@@ -61,7 +67,7 @@ def load(
     """
     length, height, width, channels = source.shape
     if source.mapped is not None and (height, width) == (image_size, image_size):
-        origin = digest(name=source.name, files=source.fingerprint, image_size=image_size, decoder=DECODER)
+        origin = digest(name=source.name, files=source.fingerprint, image_size=image_size, decoder=source.decoder)
         dataset = ArrayDataset(source.name, source.mapped, source.space, fingerprint=origin)
         return dataset.subgrid(levels) if levels else dataset
 
@@ -71,7 +77,9 @@ def load(
             raise DataError(f"{source.name} has no factors, so it has no sub-grid: remove data.levels")
         kept = [level.tolist() for level in space.kept_levels(levels)]
         space, rows = space.subspace(levels), space.rows(levels)
-    fingerprint = digest(name=source.name, files=source.fingerprint, image_size=image_size, decoder=DECODER, kept=kept)
+    fingerprint = digest(
+        name=source.name, files=source.fingerprint, image_size=image_size, decoder=source.decoder, kept=kept
+    )
     shape = (len(rows), image_size, image_size, channels)
 
     def fill(out: np.ndarray) -> None:
@@ -102,23 +110,23 @@ def resize(images: np.ndarray, size: int) -> np.ndarray:
 
 @contextlib.contextmanager
 def reading(name: str, path: Path) -> Iterator[None]:
-    """Turns what decoders raise on a missing, truncated or foreign file into one DataError."""
+    """Turn what decoders raise on a missing, truncated or damaged file into one DataError."""
     try:
         yield
     except FileNotFoundError as error:
         raise DataError(f"{name}: no file {path}: correct data.path or download the official file") from error
-    except (
-        OSError,
-        EOFError,
-        ValueError,
-        TypeError,
-        RuntimeError,
-        struct.error,
-        zlib.error,
-        zipfile.BadZipFile,
-    ) as error:
-        found = " ".join(str(error).split()) or type(error).__name__
-        raise DataError(f"{name}: {path} is truncated or of another format ({found}): download it again") from error
+    except UNREADABLE as error:
+        raise DataError(f"{name}: {path} {problem(error)}") from error
+
+
+def problem(error: BaseException) -> str:
+    """What is wrong with a file, by what its decoder raised; the phrase completes "FILE ..."."""
+    found = " ".join(str(error).split()) or type(error).__name__
+    if isinstance(error, OSError) and error.errno is not None:  # of the system, not of a decoder
+        return f"cannot be read ({error.strerror or found})"
+    if isinstance(error, EOFError) or "truncated" in found.lower():
+        return f"is truncated ({found}): download it again"
+    return f"is damaged ({found}): replace it with a sound copy"
 
 
 def _copy_rows(source: Source, rows: np.ndarray, out: np.ndarray) -> None:

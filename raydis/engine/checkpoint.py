@@ -33,6 +33,7 @@ from raydis.config import RunConfig
 from raydis.configfile import parse
 from raydis.data import FactorDataset
 from raydis.errors import CheckpointError, ConfigError
+from raydis.identity import differences, listed
 from raydis.registry.manifest import (
     CONFIG,
     MANIFEST,
@@ -96,10 +97,10 @@ class Checkpoint:
 
     def check_belongs(self, config: RunConfig, dataset: FactorDataset) -> None:
         """Raises CheckpointError where a run of `config` on `dataset` would not go on from here as it began."""
-        if self.config.model_dump(exclude={"compute"}) != config.model_dump(exclude={"compute"}):
+        if found := differences(self.config.model_dump(mode="json"), config):
             raise CheckpointError(
-                f"checkpoint {self.folder} belongs to another configuration: resume with its config.json, "
-                "or start afresh under another name"
+                f"checkpoint {self.folder} belongs to another configuration: {listed(found)}. "
+                "Resume with its config.json, or start afresh under another name"
             )
         if self.manifest.data_fingerprint != dataset.fingerprint:
             raise CheckpointError(

@@ -12,10 +12,10 @@ import numpy as np
 import torch
 
 from raydis.data import FactorDataset, Loader
-from raydis.methods.contract import Method, UnitMethod
 from raydis.errors import MetricError
+from raydis.methods.contract import Method, UnitMethod
 from raydis.metrics.checks import check_varying
-from raydis.metrics.protocol import PUBLISHED, SEARCH, Protocol, Scores, score, search_subgrid, unscored
+from raydis.metrics.protocol import NUM_DRAWS, PUBLISHED, SEARCH, Protocol, Scores, score, search_subgrid, unscored
 from raydis.metrics.reconstruction import psnr
 from raydis.trainconfig import EvaluationConfig
 
@@ -41,7 +41,7 @@ def encode_images(method: Method, loader: Loader, indices: np.ndarray) -> np.nda
 
 
 def reconstruction_psnr(method: Method, loader: Loader) -> float | None:
-    """Return the mean PSNR, dB, of the method's reconstructions of images spread evenly over the data; None for none."""
+    """Return the mean PSNR, dB, of reconstructions of images spread evenly over the data; None where there are none."""
     count = len(loader.dataset)
     indices = np.linspace(0, count - 1, min(RECONSTRUCTED_IMAGES, count)).astype(np.int64)
     errors: list[np.ndarray] = []
@@ -83,11 +83,13 @@ def evaluate(
     config: EvaluationConfig,
     *,
     protocol: Protocol | None = None,
+    num_draws: int = NUM_DRAWS,
     num_jobs: int = 1,
 ) -> Scores | None:
     """Score a method by the configured protocol, or by the one given; None where the configured one is `none`.
 
     A data set without factors gives Scores of status `no_factors`; the reason of `invalid` ones says what to change.
+    For `num_draws` and `num_jobs` see `score`.
 
     Raises:
         MetricError: factors that cannot be scored; `check_scorable` finds them beforehand.
@@ -112,6 +114,7 @@ def evaluate(
         protocol=protocol,
         estimator=config.estimator,
         seed=config.seed,
+        num_draws=num_draws,
         num_jobs=num_jobs,
         data_fingerprint=dataset.fingerprint,
     )

@@ -31,7 +31,7 @@ def fit(training: Training, *, step: Step | None = None) -> Iterator[Progress]:
     if training.workers.rank == 0 and not training.spent:
         for warning in budget_warnings(training.config):
             log.warning(warning)
-    if not training.method.moves and training.unscored is None:
+    if not training.method.moves and not training.resumed:
         training.unscored = _progress(training, {}, num_steps=0, elapsed_s=0.0, checkpoint_due=True, rung_due=False)
         yield training.unscored
     totals: dict[str, Tensor] = {}

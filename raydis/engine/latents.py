@@ -16,7 +16,7 @@ from raydis.config import RunConfig
 from raydis.data import Loader
 from raydis.data.cache import cache_folder, cached_array
 from raydis.data.dataset import digest
-from raydis.data.loader import images_at_once, spare_bytes, to_device
+from raydis.data.loader import images_at_once, to_device
 from raydis.engine.checkpoint import fetch_checkpoint, open_checkpoint
 from raydis.errors import CheckpointError, ConfigError
 from raydis.models.autoencoders import Autoencoder
@@ -27,16 +27,17 @@ ENCODER = 1  # raised whenever equal weights and images would give other latents
 
 
 class Latents:
-    """Raw latents of a data set as float16: on the GPU where half of its free memory holds them, else in place.
+    """Raw latents of a data set as float16: on the GPU where they fit beside its images, else in place.
 
     Args:
         array: (images, L, h, w) float16, in memory or memory-mapped.
         device: where they are wanted.
+        spare_bytes: largest size that is copied to a GPU; see `Loader.spare_bytes`.
     """
 
-    def __init__(self, array: np.ndarray, device: torch.device) -> None:
+    def __init__(self, array: np.ndarray, device: torch.device, *, spare_bytes: int) -> None:
         self.device = device
-        self._resident = device.type == "cpu" or array.nbytes <= spare_bytes(device)
+        self._resident = device.type == "cpu" or array.nbytes <= spare_bytes
         self.array = torch.from_numpy(array).to(device) if self._resident else torch.from_numpy(array)
 
     def batch(self, loader: Loader, step: int) -> Tensor:
@@ -76,7 +77,9 @@ def open_latents(autoencoder: Autoencoder, loader: Loader, *, cache_dir: Path | 
     name = digest(images=dataset.fingerprint, encoder=_weights_digest(autoencoder), version=ENCODER)
     path = cache_folder(cache_dir) / f"{dataset.name}-{dataset.fingerprint[:16]}-latents-{name[:16]}.npy"
     return Latents(
-        cached_array(path, (len(dataset), autoencoder.latent_dim, side, side), fill, dtype=np.float16), loader.device
+        cached_array(path, (len(dataset), autoencoder.latent_dim, side, side), fill, dtype=np.float16),
+        loader.device,
+        spare_bytes=loader.spare_bytes,
     )
 
 

@@ -5,16 +5,18 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from raydis.engine.checkpoint import write_checkpoint
 from raydis.engine.device import num_threads
-from raydis.engine.diagnose import Anchoring, diagnose_anchors
 from raydis.engine.evaluate import check_scorable, evaluate, reconstruction_psnr, scored_indices
 from raydis.engine.finite import check_finite
 from raydis.engine.fit import fit
+from raydis.engine.information import information_of
 from raydis.engine.state import Progress, Training
-from raydis.methods.dyga_sd import DygaSd
-from raydis.metrics.protocol import SEARCH, Protocol, Scores
+from raydis.methods.contract import FactorTable, UnitMethod
+from raydis.metrics.protocol import NUM_DRAWS, SEARCH, Protocol, Scores
+from raydis.metrics.telling import Information, label_units
 
 
 @dataclass(frozen=True)
@@ -61,9 +63,19 @@ def run_session(training: Training, workdir: Path, *, parent: dict[str, str] | N
         if training.workers.rank == 0:
             scores = _score(training, progress)
             psnr = reconstruction_psnr(training.average, training.loader)
-            anchoring = _anchoring(training)
+            information = _information(training)
+            diagnosis = _diagnosis(training, information)
             training.unscored = None
-            folder = _write(workdir, training, progress, parent, scores=scores, psnr=psnr, anchoring=anchoring)
+            folder = _write(
+                workdir,
+                training,
+                progress,
+                parent,
+                scores=scores,
+                psnr=psnr,
+                information=information,
+                diagnosis=diagnosis,
+            )
         training.workers.wait()
         yield Report(progress, scores, psnr, folder)
 
@@ -78,6 +90,7 @@ def _score(training: Training, progress: Progress, protocol: Protocol | None = N
         evaluation,
         protocol=protocol,
         num_jobs=num_threads(training.config.compute.num_cpus),
+        num_draws=NUM_DRAWS if protocol is None else 1,  # nothing is decided by a rung, so its spread is not paid for
     )
     if scores is not None:
         point = {"images_seen": progress.images_seen, "train_s": progress.train_s}
@@ -93,7 +106,8 @@ def _write(
     *,
     scores: Scores | None = None,
     psnr: float | None = None,
-    anchoring: Anchoring | None = None,
+    information: Information | None = None,
+    diagnosis: dict[str, Any] | None = None,
 ) -> Path:
     """A checkpoint of the averaged method, as `calibrated` has left it, and of what is known of the finished one."""
     dataset = training.dataset
@@ -110,7 +124,8 @@ def _write(
             "scores": scores.to_dict() if scores else None,
             "psnr": psnr,
             "curve": training.curve,
-            "anchoring": anchoring.to_dict() if anchoring else None,
+            "information": information.to_dict() if information else None,
+            "anchoring": diagnosis,
         },
         training=training.state(),
         data_name=dataset.name,
@@ -121,11 +136,21 @@ def _write(
     return folder
 
 
-def _anchoring(training: Training) -> Anchoring | None:
-    """What the anchors do on the images that the `search` protocol looks at; None without anchors or evaluation."""
-    dataset, evaluation = training.dataset, training.config.evaluation
-    if not isinstance(training.average, DygaSd) or not training.average.anchors.fitted or evaluation.protocol == "none":
+def _information(training: Training) -> Information | None:
+    """What the units tell; None without units, factors or evaluation."""
+    method, evaluation = training.average, training.config.evaluation
+    if not isinstance(method, UnitMethod) or evaluation.protocol == "none":
+        return None
+    return information_of(method, training.dataset, training.loader, seed=evaluation.seed)
+
+
+def _diagnosis(training: Training, information: Information | None) -> dict[str, Any] | None:
+    """What the method measures of itself on the images that the `search` protocol looks at; None without evaluation."""
+    method, dataset, evaluation = training.average, training.dataset, training.config.evaluation
+    if not isinstance(method, UnitMethod) or evaluation.protocol == "none":
         return None
     most = evaluation.max_images
-    rows = scored_indices(dataset, protocol=SEARCH, max_images=most)
-    return diagnose_anchors(training.average, dataset, training.loader, rows[:most])
+    rows = scored_indices(dataset, protocol=SEARCH, max_images=most)[:most]
+    table = FactorTable(dataset.space.names, dataset.factors(rows)) if dataset.space else None
+    labels = label_units(information, table.names if table else (), method.num_units)
+    return method.diagnose(training.loader.gather_in_parts(rows), table, labels)

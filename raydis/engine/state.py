@@ -91,6 +91,7 @@ class Training:
             rank=self.workers.rank,
             world_size=self.workers.world_size,
             device=device,
+            num_gpus=config.compute.num_gpus,
         )
         self.num_parts = num_parts(self.loader.local_batch_size, config.compute.max_batch_size)
         torch.manual_seed(seed_of(config.seed))
@@ -111,6 +112,7 @@ class Training:
         self.num_refits = 0
         self.train_s = self.refit_s = 0.0
         self.curve: list[dict[str, Any]] = []  # what each rung scored; a checkpoint keeps it
+        self.resumed = False
         self.unscored: Progress | None = None  # the last report, from the end of the budget until the model is scored
 
     @property
@@ -227,6 +229,7 @@ class Training:
                 moments.setdefault(int(index), {})[moment] = value
             groups = optimizer.state_dict()["param_groups"]
             optimizer.load_state_dict({"state": moments, "param_groups": groups})
+        self.resumed = True
         self.step, self.num_refits = int(values["step"]), int(values["num_refits"])
         self.curve = list(values["curve"])
         self.unscored = Progress(**values["unscored"]) if values["unscored"] else None

@@ -66,7 +66,7 @@ def next_batch(training: Training) -> Batch:
     return Batch(
         images=loader.batch(training.step),
         draws=draw(training),
-        others=loader.second_batch(training.step) if training.method.second_batch else None,
+        others=loader.batch(training.step, second=True) if training.method.second_batch else None,
         latents=None if latents is None else latents.batch(loader, training.step),
     )
 

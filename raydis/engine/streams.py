@@ -29,7 +29,7 @@ class Sample(IntEnum):
 
 
 def seed_of(*parts: int) -> int:
-    """Return one well-mixed 63-bit seed of several integers: a run's seed, a `Stream`, and whatever counts within it."""
+    """Return one well-mixed 63-bit seed of several integers: a run's seed, a `Stream`, and what counts within it."""
     counted = (*parts, len(parts))  # SeedSequence pads with zeros, so (5,) alone would be (5, 0, 0)
     return int(np.random.SeedSequence(counted).generate_state(1, np.uint64)[0] >> np.uint64(1))
 

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 from torch.func import functional_call
 
 from raydis.methods.contract import Batch, Draws, Losses, Method, Move

@@ -52,14 +52,15 @@ class BetaVae(UnitMethod):
 
     def forward(self, batch: Batch, move: str) -> Losses:
         """Return the loss and its two terms, nats an image."""
-        mean, log_variance, logits = self.reconstruct_sampled(batch)
+        mean, log_variance, codes = self.sample_posterior(batch.images, batch.draws["noise"])
+        logits = self.decoder(codes)
         terms = {"reconstruction": bernoulli_loss(logits, batch.images), "kl": gaussian_kl(mean, log_variance)}
         return {"loss": terms["reconstruction"] + self.beta * terms["kl"], **terms}
 
-    def reconstruct_sampled(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
-        """Return mean (B, N) and log variance (B, N) of the posterior, and the logits (B, C, H, W) of a sample of it."""
-        mean, log_variance = (at_least_single(head) for head in self.encoder(batch.images))
-        return mean, log_variance, self.decoder(mean + (0.5 * log_variance).exp() * batch.draws["noise"])
+    def sample_posterior(self, images: Tensor, noise: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return mean, log variance and a sample of the posterior of images (B, C, H, W), with noise; (B, N) each."""
+        mean, log_variance = (at_least_single(head) for head in self.encoder(images))
+        return mean, log_variance, mean + (0.5 * log_variance).exp() * noise
 
     @torch.no_grad()
     def units(self, images: Tensor) -> Tensor:

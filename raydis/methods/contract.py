@@ -12,12 +12,14 @@ from __future__ import annotations
 import abc
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from raydis.diffusion.samplers import Sampler
+from raydis.metrics.telling import UnitLabel
 from raydis.models.autoencoders import Autoencoder
 
 Draws: TypeAlias = dict[str, Tensor]
@@ -35,7 +37,7 @@ class Batch(NamedTuple):
     """
 
     images: Tensor
-    draws: Draws = {}
+    draws: Draws
     others: Tensor | None = None
     latents: Tensor | None = None
 
@@ -166,6 +168,28 @@ class Method(nn.Module, abc.ABC):
         return None
 
 
+class FactorTable(NamedTuple):
+    """What is known of the factors of some images: one name a column of `levels` (M, F), integers."""
+
+    names: Sequence[str]
+    levels: np.ndarray
+
+
+class TokenCloud(NamedTuple):
+    """The tokens of M images, and what the method pulls them to.
+
+    Attributes:
+        raw, pulled: (M, N, D), before and after the pull.
+        components: (M, N), the index of what each token is pulled to; -1 for nothing.
+        anchors: N tensors (K_n, D), what a unit's tokens are pulled to.
+    """
+
+    raw: Tensor
+    pulled: Tensor
+    components: Tensor
+    anchors: Sequence[Tensor]
+
+
 class UnitMethod(Method):
     """A method with latent units: it encodes images to one number a unit, and most draw images from them.
 
@@ -184,7 +208,10 @@ class UnitMethod(Method):
 
     @abc.abstractmethod
     def units(self, images: Tensor) -> Tensor:
-        """Return the units' numbers (B, N) of images (B, C, H, W) in [-1, 1]. Deterministic, and blind to batch mates."""
+        """Return the units' numbers (B, N) of images (B, C, H, W) in [-1, 1].
+
+        They are deterministic, and do not depend on the other images of the batch.
+        """
 
     def lift(self, units: Tensor) -> Tensor:
         """Return the codes (B, N, D) of the units' numbers (B, N): what is scored, and what images are drawn from."""
@@ -215,12 +242,28 @@ class UnitMethod(Method):
         """
 
     def invert(self, codes: Tensor, images: Tensor, num_steps: int) -> Tensor | None:
-        """Return the noise (B, *noise_shape) from which images are drawn under their codes; None where there is none."""
+        """Return the noise (B, *noise_shape) that draws images under their codes (B, N, D); None for none."""
         return None
 
     def facts(self, units: Tensor) -> dict[str, Tensor]:
         """Return what the method states of units (B, N) beside their numbers: tensors (B, N) by name."""
         return {}
+
+    def diagnose(
+        self, parts: Iterable[Tensor], table: FactorTable | None, labels: Sequence[UnitLabel]
+    ) -> dict[str, Any] | None:
+        """Return what a trained method measures of its own working, JSON-able; None where it measures nothing.
+
+        Args:
+            parts: images (b, C, H, W) in [-1, 1].
+            table: the factors of these images, where they are known.
+            labels: what each of the N units tells.
+        """
+        return None
+
+    def token_cloud(self, images: Tensor) -> TokenCloud | None:
+        """Return the tokens of images (M, C, H, W) with what pulls them, to be drawn; None where nothing does."""
+        return None
 
     def unit_counts(self) -> dict[str, list[int]]:
         """Return counts that describe each unit once trained, by name, such as the components of its mixture."""

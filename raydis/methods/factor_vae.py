@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from raydis.methods.beta_vae import BetaVae, bernoulli_loss, gaussian_kl
 from raydis.methods.contract import Batch, Draws, Losses, Move
 from raydis.models.conv_vae import ConvDecoder, ConvEncoder
+from raydis.models.precision import at_least_single
 
 
 class FactorVae(BetaVae):
@@ -69,7 +70,7 @@ class FactorVae(BetaVae):
         return super().moves[0].modules
 
     def draw(self, batch_size: int, generator: torch.Generator) -> Draws:
-        """Return the posterior's noise for both batches, (B, N) each, and the keys (B, N) by which units are shuffled."""
+        """Return the posterior's noise for both batches, (B, N) each, and the keys (B, N) that shuffle the units."""
         device, shape = generator.device, (batch_size, self.num_units)
         others = torch.randn(shape, generator=generator, device=device)
         return super().draw(batch_size, generator) | {
@@ -82,9 +83,10 @@ class FactorVae(BetaVae):
         return self._vae_losses(batch) if move == "vae" else self._discriminator_losses(batch)
 
     def _vae_losses(self, batch: Batch) -> Losses:
-        mean, log_variance, logits = self.reconstruct_sampled(batch)
-        reconstruction, kl = bernoulli_loss(logits, batch.images), gaussian_kl(mean, log_variance)
-        joint, shuffled = self.discriminator(_sampled(mean, log_variance, batch.draws["noise"])).unbind(1)
+        mean, log_variance, codes = self.sample_posterior(batch.images, batch.draws["noise"])
+        reconstruction = bernoulli_loss(self.decoder(codes), batch.images)
+        kl = gaussian_kl(mean, log_variance)
+        joint, shuffled = at_least_single(self.discriminator(codes)).unbind(1)
         total_correlation = (joint - shuffled).mean()
         loss = reconstruction + kl + self.gamma * total_correlation
         return {"loss": loss, "reconstruction": reconstruction, "kl": kl, "total_correlation": total_correlation}
@@ -92,10 +94,10 @@ class FactorVae(BetaVae):
     def _discriminator_losses(self, batch: Batch) -> Losses:
         assert batch.others is not None
         with torch.no_grad():
-            joint = _sampled(*self.encoder(batch.images), batch.draws["noise"])
-            others = _sampled(*self.encoder(batch.others), batch.draws["others_noise"])
+            _, _, joint = self.sample_posterior(batch.images, batch.draws["noise"])
+            _, _, others = self.sample_posterior(batch.others, batch.draws["others_noise"])
             shuffled = shuffle_units(others, batch.draws["shuffle"])
-        logits = self.discriminator(torch.cat([joint, shuffled]))
+        logits = at_least_single(self.discriminator(torch.cat([joint, shuffled])))
         labels = torch.arange(2, device=logits.device).repeat_interleave(len(joint))
         return {"loss": F.cross_entropy(logits, labels)}
 
@@ -103,8 +105,3 @@ class FactorVae(BetaVae):
 def shuffle_units(codes: Tensor, keys: Tensor) -> Tensor:
     """Permute every column of codes (B, N) over the batch on its own, in the order of its keys (B, N)."""
     return codes.gather(0, keys.argsort(dim=0))
-
-
-def _sampled(mean: Tensor, log_variance: Tensor, noise: Tensor) -> Tensor:
-    """A sample of the posterior, (B, N)."""
-    return mean + (0.5 * log_variance).exp() * noise

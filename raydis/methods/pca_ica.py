@@ -78,7 +78,10 @@ class PcaIca(UnitMethod):
         seed = int(torch.randint(2**31, (), generator=generator, device=generator.device))
         pca = PCA(self.num_units, whiten=True, svd_solver="randomized", random_state=seed)
         ica = FastICA(
-            whiten=False, max_iter=self.max_iterations, tol=self.tolerance, random_state=seed, fun="logcosh"
+            whiten=False,  # pyright: ignore[reportArgumentType]  (the stub knows only its texts)
+            max_iter=self.max_iterations,
+            tol=self.tolerance,
+            random_state=seed,
         )
         whitened = pca.fit_transform(pixels)
         with warnings.catch_warnings():

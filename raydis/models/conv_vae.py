@@ -25,9 +25,7 @@ class ConvEncoder(nn.Module):
         hidden_dim: width of the dense layer.
     """
 
-    def __init__(
-        self, image_size: int, image_channels: int, head_dims: Sequence[int], hidden_dim: int = 256
-    ) -> None:
+    def __init__(self, image_size: int, image_channels: int, head_dims: Sequence[int], hidden_dim: int = 256) -> None:
         super().__init__()
         side = image_size // REDUCTION
         self.trunk = nn.Sequential(

@@ -126,7 +126,10 @@ def verify(folder: Path) -> Manifest:
     if unknown := sorted(found - set(manifest.files)):
         raise CheckpointError(f"checkpoint {folder} holds {', '.join(unknown)}, unknown to its manifest: remove it")
     for name, expected in manifest.files.items():
-        entry = file_entry(folder / name)
+        try:
+            entry = file_entry(folder / name)
+        except OSError as error:
+            raise CheckpointError(f"checkpoint {folder}: {name} cannot be read: {error.strerror}") from error
         if entry != expected:
             raise CheckpointError(
                 f"checkpoint {folder}: {name} is damaged: expected sha256 {expected.sha256} ({expected.bytes} bytes), "

@@ -1,10 +1,13 @@
 """Named models in a store: numbered versions that never change, and aliases that move between them.
 
     registry/<name>/versions/<n>/{config.json, weights.safetensors, metrics.json, manifest.json}
+    registry/<name>/numbers.json
     registry/<name>/aliases/<alias>.json
 
-Two conditional writes carry all concurrency. A version's number belongs to whoever creates its config.json; the
-version exists once its manifest.json does. An alias moves only over the state that was read before.
+Two conditional writes carry all concurrency. numbers.json gives each number to one content, which the sha256 of its
+manifest.json names, before anything is uploaded: whoever registers the same content again, at the same time or after
+an interruption, finds its number and completes the version. A version exists once its manifest.json does.
+numbers.json and aliases change only over the state that was read before.
 """
 
 from __future__ import annotations
@@ -12,15 +15,16 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+import shlex
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from itertools import count, islice
 from pathlib import Path
 from typing import Any
 
 from raydis.config import RunConfig
 from raydis.errors import CheckpointError, RegistryError
-from raydis.registry.manifest import CONFIG, MANIFEST, METRICS, Manifest, parse_manifest, verify
+from raydis.registry.manifest import MANIFEST, METRICS, Manifest, parse_manifest, verify
 from raydis.registry.transfer import download_checkpoint
 from raydis.stageconfig import LearnedStage
 from raydis.store import Store, StoreConflict, StoreMissing, open_store
@@ -70,9 +74,10 @@ class Registry:
         self.store = store
 
     def register(self, folder: Path, name: str) -> int:
-        """Adds a checkpoint folder, without its training state, as the next version; returns the version's number.
+        """Add a checkpoint folder, without its training state, as a version; return the version's number.
 
-        Of several at once each gets a number of its own. One that is interrupted leaves a number unused.
+        The same content has the same number, however often and by however many processes it is registered; other
+        content gets the next one. A registration that was interrupted is completed by the next one.
 
         Raises:
             CheckpointError: the folder is not a checkpoint, or does not match its manifest.
@@ -81,19 +86,14 @@ class Registry:
         """
         _check(name, "model name")
         manifest = verify(folder).without_training()
-        config = (folder / CONFIG).read_bytes()
-        first = max(self._claimed(name), default=0) + 1
-        for version in islice(count(first), MAX_TRIES):
-            ref = ModelRef(name, version)
-            try:
-                self.store.write(f"{ref.prefix}/{CONFIG}", config, if_absent=True)
-            except StoreConflict:
-                continue
-            for file in sorted(set(manifest.files) - {CONFIG}):
-                self.store.upload(folder / file, f"{ref.prefix}/{file}")
-            self.store.write(f"{ref.prefix}/{MANIFEST}", manifest.to_json())
-            return version
-        raise RegistryError(f"no free version of {name} in {self.store.uri}: {MAX_TRIES} from {first} on were taken")
+        text = manifest.to_json()
+        version, is_complete = self._number_of(name, hashlib.sha256(text).hexdigest())
+        if not is_complete:
+            prefix = ModelRef(name, version).prefix
+            for file in sorted(manifest.files):
+                self.store.upload(folder / file, f"{prefix}/{file}")
+            self.store.write(f"{prefix}/{MANIFEST}", text)
+        return version
 
     def names(self) -> list[str]:
         """Models with at least one version."""
@@ -198,10 +198,38 @@ class Registry:
                 continue
         raise RegistryError(f"{name}@{alias} in {self.store.uri} moved {MAX_TRIES} times meanwhile: try again")
 
-    def _claimed(self, name: str) -> list[int]:
-        """Numbers that are taken, also by versions that are incomplete."""
-        keys = self.store.list(f"registry/{name}/versions/")
-        return [int(number) for key in keys if (number := key.split("/")[3]).isdecimal()]
+    def _number_of(self, name: str, content: str) -> tuple[int, bool]:
+        """The number that a content has, or is given now, and whether the version is complete."""
+        for _ in range(MAX_TRIES):
+            keys = list(self.store.list(f"registry/{name}/"))
+            complete = {version for key in keys if (version := _version_in(key))}
+            contents, tag = self._contents(name) if _numbers_key(name) in keys else ({}, None)
+            for version in sorted(complete - set(contents)):  # of a raydis that kept no numbers.json: read this once
+                text = self.store.read(f"{ModelRef(name, version).prefix}/{MANIFEST}")
+                contents[version] = hashlib.sha256(text).hexdigest()
+            if known := [version for version, other in contents.items() if other == content]:
+                return min(known), min(known) in complete
+            version = max([*contents, *_numbers_in(keys)], default=0) + 1
+            text = json.dumps(dict(sorted((contents | {version: content}).items())), indent=2)
+            try:
+                self.store.write(_numbers_key(name), f"{text}\n".encode(), if_absent=tag is None, if_match=tag)
+            except StoreConflict:
+                continue
+            return version, False
+        raise RegistryError(f"{_numbers_key(name)} in {self.store.uri} changed {MAX_TRIES} times meanwhile: try again")
+
+    def _contents(self, name: str) -> tuple[dict[int, str], str | None]:
+        """Content by number as numbers.json has it, and the tag of this state; None where the file does not exist."""
+        key = _numbers_key(name)
+        tag = self.store.tag(key)  # before the text, as in `alias`
+        if tag is None:
+            return {}, None
+        try:
+            return {int(number): str(content) for number, content in json.loads(self.store.read(key)).items()}, tag
+        except (ValueError, AttributeError) as error:
+            raise RegistryError(
+                f"{key} in {self.store.uri} cannot be read ({error!r}): delete it; it is made anew from the versions"
+            ) from error
 
     def _nothing_at(self, name: str, wanted: str, version: int | None) -> str:
         """The error of a reference that leads nowhere: what there is instead, and the command that helps."""
@@ -211,14 +239,20 @@ class Registry:
             return f"{missing}; found {found}. Run a sweep first: it registers its best trial"
         listed = f"found version{'s' * (len(versions) > 1)} {', '.join(map(str, versions))}"
         if wanted.isdecimal():
-            interrupted = version in self._claimed(name)
+            begun = set(self._contents(name)[0]) | _numbers_in(self.store.list(f"registry/{name}/"))
+            interrupted = version in begun
             return f"{missing}; {listed}" + ("; the registration of this one was interrupted" if interrupted else "")
-        command = f"python -m raydis models promote {name}@{versions[-1]} --alias {wanted} --storage {self.store.uri}"
-        set_it = f"Run `{command}` to set it"
+        where = f"--storage {shlex.quote(self.store.uri)}"
+        set_it = f"Run `python -m raydis models promote {name}@{versions[-1]} --alias {wanted} {where}` to set it"
         if version is not None:
             return f"{missing}: it points to version {version}, which is gone; {listed}. {set_it}"
         aliases = ", ".join(self.aliases(name))
         return f"{missing}; {listed} {f'with aliases {aliases}' if aliases else f'without alias {wanted}'}. {set_it}"
+
+
+def names_version(checkpoint: str) -> bool:
+    """Whether a checkpoint is given as `name@version` or `name@alias`, and not by the place where it lies."""
+    return "@" in checkpoint and "/" not in checkpoint and not Path(checkpoint).exists()
 
 
 def locate(checkpoint: str, storage: str) -> str:
@@ -227,10 +261,10 @@ def locate(checkpoint: str, storage: str) -> str:
     Raises:
         RegistryError: no such model, version or alias.
     """
-    if "@" not in checkpoint or "://" in checkpoint or Path(checkpoint).exists():
+    if not names_version(checkpoint):
         return checkpoint
     registry = Registry(open_store(storage))
-    return f"{registry.store.uri}/{registry.resolve(checkpoint).prefix}"
+    return str(registry.store.location / registry.resolve(checkpoint).prefix)
 
 
 def locate_first_stage(config: RunConfig, storage: str) -> RunConfig:
@@ -248,6 +282,16 @@ def locate_first_stage(config: RunConfig, storage: str) -> RunConfig:
 
 def _alias_key(name: str, alias: str) -> str:
     return f"registry/{_check(name, 'model name')}/aliases/{_check(alias, 'alias')}.json"
+
+
+def _numbers_key(name: str) -> str:
+    return f"registry/{name}/numbers.json"
+
+
+def _numbers_in(keys: Iterable[str]) -> set[int]:
+    """Numbers of the versions that the keys belong to, complete or not."""
+    parts = [key.split("/") for key in keys]
+    return {int(part[3]) for part in parts if len(part) > 4 and part[2] == "versions" and part[3].isdecimal()}
 
 
 def _version_in(key: str) -> int | None:

@@ -5,7 +5,6 @@ Rows R, columns V, H W C image.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -13,6 +12,8 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from raydis.engine.editor import Editor
+from raydis.metrics.telling import UnitLabel, reading_order
+from raydis.report.output import PICTURE_FORMATS, replace_file
 
 GAP_PX = 3
 INK = (32, 33, 36)
@@ -32,7 +33,7 @@ def draw_grid(
     Args:
         images: R rows of V images.
         row_labels: R texts, left of the rows; a line break gives a second, smaller line.
-        column_labels: V texts above the columns, or none.
+        column_labels: V texts above the columns, of one line or more, or none.
         title: one line above everything.
         cell_px: side of a drawn image.
 
@@ -46,7 +47,8 @@ def draw_grid(
         )
     font, small = ImageFont.load_default(14), ImageFont.load_default(12)
     left = 16 + max((int(small.getlength(line)) for label in row_labels for line in label.split("\n")), default=0)
-    top = 8 + (26 if title else 0) + (20 if column_labels else 0)
+    head = 4 + 16 * max(len(label.split("\n")) for label in column_labels) if column_labels else 0
+    top = 8 + (26 if title else 0) + head
     step = cell_px + GAP_PX
     width = max(left + columns * step + 8, int(font.getlength(title)) + 16)
     sheet = Image.new("RGB", (width, top + rows * step + 8), PAPER)
@@ -54,7 +56,7 @@ def draw_grid(
     pen.text((8, 8), title, INK, font)
     for column, label in enumerate(column_labels):
         x = left + column * step + cell_px / 2
-        pen.text((x, top - 4), label, INK, small, anchor="ms")
+        pen.multiline_text((x, top - 2), label, INK, small, anchor="md", align="center")
     for row, label in enumerate(row_labels):
         pen.multiline_text((left - 8, top + row * step + cell_px / 2), label, INK, small, anchor="rm", align="right")
         for column in range(columns):
@@ -66,19 +68,9 @@ def draw_grid(
 
 
 def save_picture(picture: Image.Image, path: Path) -> None:
-    """Write a PNG under a temporary name, then rename it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    picture.save(temporary, format="PNG", optimize=True)
-    temporary.replace(path)
-
-
-def best_factor(scores: dict | None, names: Sequence[str], unit: int) -> str:
-    """The factor that a unit tells most about by DCI's importances, or nothing where there are none."""
-    importance = (scores or {}).get("importance")
-    if not importance or not any(importance[unit]):
-        return ""
-    return names[int(np.argmax(importance[unit]))]
+    """Write a picture in the format of the path's suffix, see PICTURE_FORMATS; raise OutputError where it fails."""
+    with replace_file(path) as file:
+        picture.save(file, format=PICTURE_FORMATS[path.suffix.lower()], optimize=True, quality=95)
 
 
 def draw_traversal(
@@ -87,18 +79,16 @@ def draw_traversal(
     *,
     num_values: int = 7,
     seed: int = 0,
-    num_steps: int = 20,
+    num_steps: int | None = None,
     sampler: str | None = None,
     keep_details: bool = False,
 ) -> Image.Image:
     """One row a unit, columns along its quantiles over the data, all from one starting noise.
 
-    Rows are in the order of the factors that DCI's importances name for the units, where the checkpoint has scores.
+    Rows have the units' labels and are in the order of `reading_order`.
     """
-    scores, names = editor.metrics.get("scores"), editor.factor_names
-    factors = [best_factor(scores, names, unit) for unit in range(editor.num_units)]
-    rank = {name: place for place, name in enumerate([*names, ""])}
-    order = sorted(range(editor.num_units), key=lambda unit: (rank[factors[unit]], unit))
+    labels = editor.labels
+    order = reading_order(labels, editor.factor_names)
     drawn = editor.traverse(
         image,
         units=order,
@@ -112,7 +102,7 @@ def draw_traversal(
     ranks = np.linspace(2.5, 97.5, num_values)
     return draw_grid(
         drawn,
-        row_labels=[f"unit {unit}\n{factors[unit].replace('_', ' ')}".rstrip() for unit in order],
+        row_labels=[_caption(unit, labels[unit], width=22) for unit in order],
         column_labels=["image", *(f"{rank:.3g} %" for rank in ranks)],
         title="each row moves one unit along its quantiles",
     )
@@ -124,20 +114,26 @@ def draw_swaps(
     targets: np.ndarray,
     *,
     seed: int = 0,
-    num_steps: int = 20,
+    num_steps: int | None = None,
     sampler: str | None = None,
     keep_details: bool = False,
 ) -> Image.Image:
-    """A row a pair: source, target, and the source with one unit of the target, for every unit in turn."""
+    """A row a pair: source, target, and the source with one unit of the target, in the order of `reading_order`."""
+    labels = editor.labels
+    order = reading_order(labels, editor.factor_names)
     options = {"seed": seed, "num_steps": num_steps, "sampler": sampler, "keep_details": keep_details}
     rows = [
-        np.concatenate([[source, target], editor.swap_each(source, target, **options)])
+        np.concatenate([[source, target], editor.swap_each(source, target, **options)[order]])
         for source, target in zip(sources, targets, strict=True)
     ]
     return draw_grid(
         np.stack(rows),
         row_labels=[f"pair {row + 1}" for row in range(len(rows))],
-        column_labels=["source", "target", *(f"unit {unit}" for unit in range(editor.num_units))],
+        column_labels=["source", "target", *(_caption(unit, labels[unit], width=10) for unit in order)],
         title="the source with single units of the target",
         cell_px=64,
     )
+
+
+def _caption(unit: int, label: UnitLabel, *, width: int) -> str:
+    return f"unit {unit}\n{label.lines(width)}".rstrip()

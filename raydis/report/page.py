@@ -6,19 +6,20 @@ import base64
 import html
 import io
 import json
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
-from raydis.data import FactorDataset
+from raydis.data import FactorDataset, Loader
 from raydis.engine.editor import Editor
+from raydis.engine.information import information_of
+from raydis.metrics.standing import with_spread
+from raydis.metrics.telling import Information, UnitLabel, reading_order
 from raydis.report.grids import draw_traversal
-from raydis.report.plots import draw_anchors, draw_curve, draw_importance
-from raydis.store.base import temporary_beside
+from raydis.report.output import replace_file
+from raydis.report.plots import draw_anchors, draw_curve, draw_information
 
 NUM_TOKENS = 1000  # drawn in a panel
 SCORES = {
@@ -29,16 +30,13 @@ SCORES = {
     "mig": "MIG",
 }
 ANCHORING = {
-    "factor": "tells most of",
-    "num_levels": "its values",
     "num_gaussians": "Gaussians",
     "moved_share": "tokens moved",
     "distance_moved": "by",
     "distance_to_anchor": "way to anchor",
     "responsibility": "responsibility",
-    "factor_share": "factor told",
-    "component_share": "Gaussians told",
 }
+OF_FACTOR = {"num_levels": "levels of the factor", "factor_share": "factor told", "component_share": "Gaussians told"}
 STYLE = """
 :root { color-scheme: light dark; --ink: #202124; --paper: #fff; --line: #dadce0; --soft: #5f6368 }
 @media (prefers-color-scheme: dark) { :root { --ink: #e8eaed; --paper: #1b1c1f; --line: #3c4043; --soft: #9aa0a6 } }
@@ -52,7 +50,9 @@ th, td { padding: .2rem .8rem .2rem 0; text-align: left; border-bottom: 1px soli
 """
 
 
-def write_report(editor: Editor, dataset: FactorDataset, path: Path, *, seed: int = 0, num_steps: int = 20) -> None:
+def write_report(
+    editor: Editor, dataset: FactorDataset, path: Path, *, seed: int = 0, num_steps: int | None = None
+) -> None:
     """Write the page of a checkpoint.
 
     Args:
@@ -62,14 +62,13 @@ def write_report(editor: Editor, dataset: FactorDataset, path: Path, *, seed: in
         seed, num_steps: of the traversal.
     """
     page = render_report(editor, dataset, seed=seed, num_steps=num_steps)
-    with temporary_beside(path) as file:
+    with replace_file(path) as file:
         file.write(page.encode())
-        file.flush()
-        os.replace(file.name, path)
 
 
-def render_report(editor: Editor, dataset: FactorDataset, *, seed: int = 0, num_steps: int = 20) -> str:
+def render_report(editor: Editor, dataset: FactorDataset, *, seed: int = 0, num_steps: int | None = None) -> str:
     """The page as HTML; see `write_report`."""
+    editor = _measured(editor, dataset)
     metrics, manifest = editor.metrics, editor.manifest
     rows = np.random.default_rng(seed).permutation(len(dataset))[:NUM_TOKENS]
     sections = [
@@ -77,10 +76,11 @@ def render_report(editor: Editor, dataset: FactorDataset, *, seed: int = 0, num_
         f"<p class=soft>{manifest.images_seen:,} images seen · {manifest.created:%Y-%m-%d %H:%M} UTC · code "
         f"{_text((manifest.code_revision or 'unknown')[:12])}</p>",
         *_scores(metrics),
+        *_units(editor),
         "<h2>Traversal</h2><p>Each row moves one unit along its quantiles over the data; the other units and the "
         "starting noise stay.</p>",
         _picture(_as_png(editor, dataset.images(rows[:1])[0], seed, num_steps), "traversal of every unit"),
-        *_anchors(editor, dataset.images(np.sort(rows)), metrics.get("anchoring")),
+        *_anchors(editor, dataset.images(np.sort(rows))),
         "<h2>Configuration</h2><details><summary>all settings</summary><pre>"
         f"{_text(json.dumps(editor.config.model_dump(mode='json'), indent=1))}</pre></details>",
     ]
@@ -98,56 +98,94 @@ def _scores(metrics: dict[str, Any]) -> list[str]:
     terms = f"{scores['protocol']} protocol, estimator {scores['estimator']}, {scores['num_images']:,} images"
     if scores["status"] != "valid":
         return [f"<h2>Scores</h2><p>{_text(scores['status'])}: {_text(scores['reason'])} ({_text(terms)})</p>"]
-    body = [[label, _number(scores.get(name))] for name, label in SCORES.items()]
-    found = [f"<h2>Scores</h2><p>{_text(terms)}</p>", _table(["metric", "value"], body)]
+    spread = scores.get("spread") or {}
+    body = [[label, _score(scores.get(name), spread.get(name))] for name, label in SCORES.items()]
+    note = f"; ± is the standard deviation over {scores['num_draws']} draws of the metrics" if spread else ""
+    found = [f"<h2>Scores</h2><p>{_text(terms)}{note}</p>", _table(["metric", "value"], body)]
     curve = [point for point in metrics.get("curve") or [] if point["scores"]["protocol"] == "search"]
     if len(curve) > 1:  # the end may have been scored by another protocol, whose numbers do not go on from these
         drawn = {name: SCORES[name] for name in ("dci_disentanglement", "factor_vae", "mig")}
         found += ["<h2>Learning curve</h2>", _picture(draw_curve(curve, drawn), "scores by images seen")]
-    importance = draw_importance(np.array(scores["importance"]), metrics["factor_names"])
-    found += ["<h2>Which unit tells which factor</h2>", _picture(importance, "importance of units for factors")]
     return found
 
 
-def _anchors(editor: Editor, images: np.ndarray, anchoring: dict[str, Any] | None) -> list[str]:
-    if anchoring is None:
+def _measured(editor: Editor, dataset: FactorDataset) -> Editor:
+    """The editor, with what its units tell where the checkpoint does not hold it and the data has factors."""
+    if editor.metrics.get("information") or dataset.space is None:
+        return editor
+    loader = Loader(dataset, batch_size=editor.config.train.batch_size, seed=0, device=editor.device)
+    found = information_of(editor.method, dataset, loader, seed=editor.config.evaluation.seed)
+    known = {"information": found.to_dict() if found else None, "factor_names": list(dataset.space.names)}
+    return Editor(editor.method, editor.config, editor.manifest, editor.metrics | known, image_shape=editor.image_shape)
+
+
+def _units(editor: Editor) -> list[str]:
+    if not editor.metrics.get("information"):
         return []
-    anchors = editor.method.anchors
-    with torch.no_grad():
-        tokens = editor.raw_tokens(images)
-        shifted, components = anchors(tokens), anchors.assign(tokens).component
-    means, alive = anchors.anchor_tokens(), anchors.alive
-    titles = [_title(unit) for unit in anchoring["units"]]
+    information, labels, names = Information(**editor.metrics["information"]), editor.labels, editor.factor_names
+    order = reading_order(labels, names)
+    picture = draw_information(
+        np.array(information.share)[order],
+        np.array(information.extent)[order],
+        names,
+        [f"unit {unit}: {labels[unit]}" for unit in order],
+    )
+    return [
+        "<h2>Which unit tells which factor</h2><p>Per cent of a factor's entropy that the unit's scalar tells; a share "
+        f"up to {100 * max(information.chance):.1f} % can be chance. Mixed: a second factor has at least half of the "
+        "first one's share. Inactive: the spread of the unit's vectors, last column, is less than a tenth of the "
+        "widest unit's, so that it hardly changes a picture, whatever it tells.</p>",
+        _picture(picture, "what units tell of factors"),
+    ]
+
+
+def _anchors(editor: Editor, images: np.ndarray) -> list[str]:
+    anchoring, cloud = editor.metrics.get("anchoring"), editor.token_cloud(images)
+    if anchoring is None or cloud is None:
+        return []
+    labels, units = editor.labels, anchoring["units"]
+    titles = [_title(unit, label) for unit, label in zip(units, labels, strict=True)]
     picture = draw_anchors(
-        tokens.cpu().numpy(),
-        shifted.cpu().numpy(),
-        components.cpu().numpy(),
-        [means[unit, alive[unit]].cpu().numpy() for unit in range(len(means))],
+        cloud.raw.cpu().numpy(),
+        cloud.pulled.cpu().numpy(),
+        cloud.components.cpu().numpy(),
+        [anchors.cpu().numpy() for anchors in cloud.anchors],
         titles,
     )
-    names = {
-        name: label for name, label in ANCHORING.items() if any(unit[name] is not None for unit in anchoring["units"])
-    }
-    body = [[str(unit["unit"]), *(_number(unit[name]) for name in names)] for unit in anchoring["units"]]
+    columns = ANCHORING
+    if any(labels[unit["unit"]].factors for unit in units):
+        columns = {"label": "tells", **ANCHORING, **OF_FACTOR}
+    body = [
+        [str(unit["unit"]), *(_number(cells.get(name)) for name in columns)]
+        for unit, label in zip(units, labels, strict=True)
+        for cells in [{**unit, **_of_factor(unit, label), "label": str(label)}]
+    ]
     return [
         "<h2>Units and their anchors</h2><p>Raw tokens of a unit in their first two principal components, coloured by "
         "the Gaussian they most probably belong to; crosses are the Gaussians' means, and a grey line leads from a "
         "token to where it was pulled.</p>",
         _picture(picture, "tokens and anchors of every unit"),
-        "<p class=soft>Distances are in units of the unit's spread. Factor told: share of the factor's entropy that "
-        "the Gaussian tells; Gaussians told: the same of the Gaussians' entropy. A unit without these numbers has no "
-        "Gaussians, or its tokens no longer vary.</p>",
-        _table(["unit", *names.values()], body),
+        "<p class=soft>Distances are in units of the unit's spread. Factor told: share of the entropy of the unit's "
+        "first factor that the Gaussian tells; Gaussians told: the same of the Gaussians' entropy. A unit without "
+        "these numbers tells no factor, has no Gaussians, or its tokens no longer vary.</p>",
+        _table(["unit", *columns.values()], body),
     ]
 
 
-def _title(unit: dict[str, Any]) -> str:
-    factor = f" · {unit['factor'].replace('_', ' ')}" if unit["factor"] else ""
-    values = f" for {unit['num_levels']} values" if unit["num_levels"] else ""
-    return f"unit {unit['unit']}{factor}\n{unit['num_gaussians']} Gaussians{values}"
+def _of_factor(unit: dict[str, Any], label: UnitLabel) -> dict[str, Any]:
+    """How well the Gaussians tell the label's first factor: nothing where the checkpoint measured another one."""
+    told = label.factors[0][0] if label.factors else None
+    return {name: unit[name] if told and unit["factor"] == told else None for name in OF_FACTOR}
 
 
-def _as_png(editor: Editor, image: np.ndarray, seed: int, num_steps: int) -> bytes:
+def _title(unit: dict[str, Any], label: UnitLabel) -> str:
+    title = label.lines(36)
+    levels = _of_factor(unit, label)["num_levels"]
+    values = f" for {levels} values" if levels else ""
+    return f"unit {unit['unit']}{f': {title}' if title else ''}\n{unit['num_gaussians']} Gaussians{values}"
+
+
+def _as_png(editor: Editor, image: np.ndarray, seed: int, num_steps: int | None) -> bytes:
     buffer = io.BytesIO()
     draw_traversal(editor, image, seed=seed, num_steps=num_steps).save(buffer, format="PNG", optimize=True)
     return buffer.getvalue()
@@ -164,6 +202,10 @@ def _number(value: Any) -> str:
     if value is None:
         return "–"
     return f"{value:.3g}" if isinstance(value, float) else str(value).replace("_", " ")
+
+
+def _score(value: float | None, spread: float | None) -> str:
+    return "–" if value is None else with_spread(value, spread)
 
 
 def _picture(png: bytes, description: str) -> str:

@@ -1,4 +1,4 @@
-"""Plots of a checkpoint: tokens with their anchors, factor-unit importances, learning curve. Each is a PNG as bytes.
+"""Plots of a checkpoint: tokens with their anchors, what units tell, learning curve. Each is a PNG as bytes.
 
 M images, N units, D unit width, F factors.
 """
@@ -59,20 +59,32 @@ def _plane(points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return centre, np.pad(axes, ((0, 0), (0, 2 - axes.shape[1])))
 
 
-def draw_importance(importance: np.ndarray, factor_names: Sequence[str]) -> bytes:
-    """DCI's importances (N, F): which unit tells which factor."""
-    num_units, num_factors = importance.shape
-    figure = Figure(figsize=(1.6 + 0.42 * num_units, 1.2 + 0.34 * num_factors), layout="constrained")
+def draw_information(
+    share: np.ndarray, extent: np.ndarray, factor_names: Sequence[str], captions: Sequence[str]
+) -> bytes:
+    """What each unit tells of each factor, a row a unit.
+
+    Args:
+        share: (N, F), shares of a factor's entropy.
+        extent: (N,), spread of each unit in units of the widest.
+        factor_names: F names.
+        captions: N texts, left of the rows.
+    """
+    num_units, num_factors = share.shape
+    figure = Figure(figsize=(4.2 + 0.62 * (num_factors + 1), 1.1 + 0.3 * num_units), layout="constrained")
     panel = figure.subplots()
-    share = importance.T / max(float(importance.max()), 1e-12)
-    panel.imshow(share, cmap="Blues", vmin=0, vmax=1, aspect="auto")
-    for factor, unit in np.ndindex(num_factors, num_units):
-        if importance[unit, factor] >= 0.1:
-            ink = "white" if share[factor, unit] > 0.6 else "black"
-            panel.text(unit, factor, f"{importance[unit, factor]:.2g}", ha="center", va="center", fontsize=7, color=ink)
-    panel.set_xticks(range(num_units), labels=[str(unit) for unit in range(num_units)], fontsize=8)
-    panel.set_yticks(range(num_factors), labels=[name.replace("_", " ") for name in factor_names], fontsize=8)
-    panel.set_xlabel("unit", fontsize=8)
+    panel.imshow(np.column_stack([share, np.zeros(num_units)]), cmap="Blues", vmin=0, vmax=1, aspect="auto")
+    for unit, factor in np.ndindex(num_units, num_factors):
+        ink = "white" if share[unit, factor] > 0.6 else "black"
+        text = f"{100 * share[unit, factor]:.0f}"
+        panel.text(factor, unit, text, ha="center", va="center", fontsize=7, color=ink)
+    for unit in range(num_units):
+        panel.text(num_factors, unit, f"{extent[unit]:.2f}", ha="center", va="center", fontsize=7)
+    panel.axvline(num_factors - 0.5, color="0.7", linewidth=0.8)
+    names = [*(name.replace("_", "\n") for name in factor_names), "spread"]
+    panel.xaxis.tick_top()
+    panel.set_xticks(range(num_factors + 1), labels=names, fontsize=8)
+    panel.set_yticks(range(num_units), labels=list(captions), fontsize=8)
     return _png(figure)
 
 

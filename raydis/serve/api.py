@@ -109,13 +109,13 @@ async def healthz() -> Health:
 
 @router.get("/v1/model", summary="The model that answers, its units and their ranges")
 async def model(service: Present) -> ModelFacts:
-    return ModelFacts.of(service)
+    return ModelFacts.of(service.model)
 
 
 @router.post("/v1/encode", summary="Image to units", responses=PROBLEMS, openapi_extra=ENCODE_BODY)
 async def encode(image: Annotated[bytes, Depends(uploaded_image)], service: Present) -> Encoding:
     """The body is the image file itself, or a multipart form with the file in `image`."""
-    return Encoding.of(*await service.encode(image))
+    return Encoding.of(service.model, await service.encode(image))
 
 
 @router.post(
@@ -138,8 +138,8 @@ async def edit(form: Annotated[EditForm, Form(media_type=FORM)], request: Reques
         keep_details=form.keep_details,
     )
     if "application/json" in request.headers.get("accept", ""):
-        return JSONResponse(Edit.of(edited, form).model_dump())
-    return Response(edited.png, media_type="image/png", headers={"Raydis-Model": str(edited.model.ref)})
+        return JSONResponse(Edit.of(service.model, edited, form).model_dump())
+    return Response(edited.png, media_type="image/png", headers={"Raydis-Model": str(service.model.ref)})
 
 
 class BodyLimit:

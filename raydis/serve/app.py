@@ -1,18 +1,24 @@
 """The service on Ray Serve: `serve run serve_configs/local.yaml`, import path `raydis.serve.app:build`.
 
 Routes and model live in one deployment: a second hop from an ingress to a model would cost more than encoding does.
-A storage that does not answer, a model that is not there and damaged files are found in `build`, which runs once and
-in a process of its own without torch. Weights that load but do not work are found in a replica's constructor; the
-replicas that it was to replace go on serving.
+
+All replicas of an application serve one version. `build` runs once for a deployed config, in a process of its own. It
+resolves the alias in `args.model`, tries the version out and binds it, so a replica that starts later serves the same
+version even if the alias has moved. Changing the version means deploying the config with another `model`: Serve then
+starts new replicas and stops the old ones once the new ones are ready. Serve does not build an unchanged config again.
+
+A storage that does not answer, a model that is not there and one that cannot be served end in `build`, before Serve
+touches the running replicas. If the constructors of new replicas failed instead, the old ones would serve on, but
+Serve would not replace one that dies.
 """
 
 from __future__ import annotations
 
 import logging
 import os
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+import ray
 from pydantic import Field
 from ray import serve
 from ray.serve import Application
@@ -20,9 +26,9 @@ from ray.serve.config import AutoscalingConfig, BackpressureConfig
 
 from raydis.config import Model
 from raydis.configfile import parse
-from raydis.errors import RaydisError
-from raydis.registry import Registry, default_cache
-from raydis.store import open_store
+from raydis.errors import ConfigError
+from raydis.registry import ModelRef, Registry
+from raydis.store import Location, open_store
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
@@ -30,6 +36,10 @@ if TYPE_CHECKING:
     from raydis.serve.model import ServedModel
 
 logger = logging.getLogger("ray.serve")
+
+# A replica uses a whole core. It reserves half of one, for a change of version needs room for as many new replicas as
+# there are old ones: without that room Serve waits for it, however long, and goes on with the old version.
+ACTOR_OPTIONS = {"num_cpus": 0.5}
 
 
 class ServeArgs(Model):
@@ -39,21 +49,22 @@ class ServeArgs(Model):
         default_factory=lambda: os.environ.get("RAYDIS_STORAGE", "runs"),
         description="Folder or s3://bucket/prefix that holds the registry; default: $RAYDIS_STORAGE, else `runs`.",
     )
-    model: str = Field("quickstart@best", description="What to serve: name@alias or name@version.")
-    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="`auto`: a GPU where the replica has one.")
+    model: str = Field(
+        "quickstart@best",
+        description="What to serve: name@version, or name@alias, which is resolved when the application is built.",
+    )
+    device: Literal["auto", "cpu", "cuda"] = Field(
+        "auto",
+        description="`auto`: a GPU where the replica has one. Answers differ in their last digits between devices: set "
+        "`cpu` or `cuda` where only some nodes have a GPU.",
+    )
     encode_batch_size: int | None = Field(None, ge=1, le=1024, description="Images a batch; null: by device.")
     edit_batch_size: int | None = Field(None, ge=1, le=1024, description="Edits a batch; null: by device.")
 
 
-class UserConfig(Model):
-    """`user_config` of the deployment: changed on running replicas, without a restart."""
-
-    model: str = Field(description="Replaces the model of `args`: name@version, so that all replicas agree.")
-
-
 @serve.deployment(
     name="raydis",
-    ray_actor_options={"num_cpus": 1},
+    ray_actor_options=ACTOR_OPTIONS,
     autoscaling_config=AutoscalingConfig(
         min_replicas=1,
         max_replicas=4,
@@ -69,74 +80,85 @@ class UserConfig(Model):
     health_check_timeout_s=30.0,
     graceful_shutdown_timeout_s=30.0,
     max_constructor_retry_count=3,
-    max_surge_percent=100,  # old replicas stay until new ones are ready: a model that does not start costs none
+    max_surge_percent=100,  # old replicas stay until new ones are ready
 )
 @serve.ingress()
 class Raydis:
     """A replica: one model and its service.
 
     Args:
-        args: of the application, with an absolute storage.
-        version: what `args.model` meant when the application was built: all its replicas serve the same.
+        args: those of the application, with an absolute storage.
+        ref: the version that `args.model` named when the application was built.
     """
 
-    def __init__(self, args: ServeArgs, version: int) -> None:
+    def __init__(self, args: ServeArgs, ref: ModelRef) -> None:
+        from raydis.engine.device import num_threads
         from raydis.serve.service import Service
 
-        self.args = args
-        self.service = Service(self._open(args.model, version), self._open)
-        logger.info("serving %s", self.service.model.ref)
+        self.service = Service(_open(args, ref), num_threads=num_threads(_reserved_cpus()))
+        logger.info("serving %s", ref)
 
     def __serve_build_asgi_app__(self) -> FastAPI:
         from raydis.serve.api import create_app
 
         return create_app(self.service)
 
-    async def reconfigure(self, user_config: dict[str, Any]) -> None:
-        """Takes another model if it works. Raises nothing: Serve would count the replica as lost."""
-        try:
-            reference = parse(UserConfig, user_config, source="user_config").model
-        except RaydisError as error:
-            self.service.reject(str(user_config), str(error))
-        else:
-            await self.service.replace(reference)
-        if rejected := self.service.rejected:
-            logger.error(
-                "serving %s still, %s was rejected: %s", self.service.model.ref, rejected.model, rejected.reason
+    def reconfigure(self, user_config: Any) -> None:
+        """Refuse any model but the one that the replica has opened.
+
+        Serve calls this when a replica starts and when the `user_config` of its deployment changes, and replaces a
+        replica in which it fails. `build` sets the `user_config`.
+
+        Raises:
+            ConfigError: the application was built for another version or, under the same number, another content.
+        """
+        if user_config != (served := self.service.model.identity):
+            raise ConfigError(
+                f"this replica serves {served} and cannot change to {user_config}: set the version as `model` in the "
+                "application's args, as in `args: {model: quickstart@4}`, and remove user_config from the deployment"
             )
-        else:
-            logger.info("serving %s", self.service.model.ref)
 
     async def check_health(self) -> None:
         """Has Serve replace a replica whose model hangs."""
         self.service.check_health()
 
-    def _open(self, reference: str, version: int | None = None) -> ServedModel:
-        from raydis.serve.model import open_model
-
-        return open_model(
-            Registry(open_store(self.args.storage)),
-            reference,
-            version=version,
-            device=self.args.device,
-            encode_batch_size=self.args.encode_batch_size,
-            edit_batch_size=self.args.edit_batch_size,
-        )
-
 
 def build(args: dict[str, Any]) -> Application:
-    """The application of a Serve config, after a check that its model is there and undamaged.
+    """Return the application of a Serve config, after a check that its model can be served.
 
     Args:
         args: see ServeArgs.
 
     Raises:
-        RaydisError: unknown or wrong args, no such model, or one whose files do not match its manifest.
+        RaydisError: unknown or wrong args, no such model, or one that cannot be served.
     """
     wanted = parse(ServeArgs, args, source="args")
-    if "://" not in wanted.storage:
-        wanted = wanted.model_copy(update={"storage": str(Path(wanted.storage).expanduser().resolve())})
-    registry = Registry(open_store(wanted.storage))
-    ref = registry.resolve(wanted.model)
-    registry.fetch(ref, default_cache())
-    return Raydis.bind(wanted, ref.version)
+    wanted = wanted.model_copy(update={"storage": str(Location.parse(wanted.storage))})  # replicas work elsewhere
+    ref = Registry(open_store(wanted.storage)).resolve(wanted.model)
+    # One image a batch on the CPU: this process may lack the GPU that the replicas have.
+    trial = wanted.model_copy(update={"device": "cpu", "encode_batch_size": 1, "edit_batch_size": 1})
+    identity = _open(trial, ref).identity
+    # Serve tells replicas of an older config from newer ones by their options and the config's text, in which an alias
+    # reads the same after it has moved. Its version as an option, as a resource of which none is needed, has Serve
+    # replace them; as the user_config, it is checked by each replica.
+    options = {**ACTOR_OPTIONS, "resources": {identity: 0}}
+    return Raydis.options(ray_actor_options=options, user_config=identity).bind(wanted, ref)
+
+
+def _reserved_cpus() -> float:
+    """CPUs that Serve has reserved for this replica; 1 outside of Ray."""
+    if not ray.is_initialized():
+        return 1.0
+    return ray.get_runtime_context().get_assigned_resources().get("CPU", 1.0)
+
+
+def _open(args: ServeArgs, ref: ModelRef) -> ServedModel:
+    from raydis.serve.model import open_model
+
+    return open_model(
+        Registry(open_store(args.storage)),
+        ref,
+        device=args.device,
+        encode_batch_size=args.encode_batch_size,
+        edit_batch_size=args.edit_batch_size,
+    )

@@ -10,8 +10,8 @@ import io
 import numpy as np
 from PIL import Image
 
-from raydis.data.pictures import DAMAGED, fit_picture
-from raydis.errors import DataError, RaydisError
+from raydis.data.decode import PictureError, TooManyPixels, UnknownPicture, decode_picture
+from raydis.errors import ImageError, ImageTooLarge
 
 FORMATS = ("PNG", "JPEG", "WEBP")
 MEDIA_TYPES = ("image/png", "image/jpeg", "image/webp")
@@ -19,18 +19,8 @@ MAX_BODY_BYTES = 10 * 1024 * 1024
 MAX_PIXELS = 4096 * 4096
 
 
-class ImageError(RaydisError):
-    """The bytes are no image that can be used."""
-
-
-class ImageTooLarge(RaydisError):
-    """The image is one, but has too many pixels to be decoded."""
-
-
 def decode_image(data: bytes, image_shape: tuple[int, int, int], *, max_pixels: int = MAX_PIXELS) -> np.ndarray:
-    """One image as the model takes it, prepared by `fit_picture` as training images are.
-
-    The size is read from the header, and refused, before any pixel is decoded.
+    """One image as the model takes it, prepared by `decode_picture` as training images are.
 
     Args:
         data: a PNG, JPEG or WebP file.
@@ -45,18 +35,13 @@ def decode_image(data: bytes, image_shape: tuple[int, int, int], *, max_pixels: 
         ImageTooLarge: more than `max_pixels`.
     """
     try:
-        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
-            if image.width * image.height > max_pixels:
-                raise _too_large(f"{image.width} x {image.height} pixels", max_pixels)
-            return fit_picture(image, image_shape)
-    except DataError as error:
-        raise ImageError(str(error)) from error
-    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:  # Pillow's own limit came first
-        raise _too_large("far too many pixels", max_pixels) from error
-    except Image.UnidentifiedImageError as error:
+        return decode_picture(data, image_shape, formats=FORMATS, max_pixels=max_pixels)
+    except UnknownPicture as error:
         raise ImageError("the bytes are not a PNG, JPEG or WebP image") from error
-    except DAMAGED as error:
-        raise ImageError(f"the image is damaged or truncated: {error}") from error
+    except TooManyPixels as error:
+        raise ImageTooLarge(f"the image {error}") from error
+    except PictureError as error:
+        raise ImageError(f"the image {error}") from error
 
 
 def encode_png(pixels: np.ndarray) -> bytes:
@@ -64,7 +49,3 @@ def encode_png(pixels: np.ndarray) -> bytes:
     buffer = io.BytesIO()
     Image.fromarray(pixels[:, :, 0] if pixels.shape[2] == 1 else pixels).save(buffer, "PNG")
     return buffer.getvalue()
-
-
-def _too_large(what: str, max_pixels: int) -> ImageTooLarge:
-    return ImageTooLarge(f"the image has {what}, more than the {max_pixels} that are decoded: send a smaller one")

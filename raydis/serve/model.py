@@ -11,6 +11,7 @@ an answer's bytes do not depend on who else asked. The price is that a lone imag
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple, TypeVar
@@ -20,10 +21,9 @@ import torch
 
 from raydis.config import ComputeConfig
 from raydis.engine.device import resolve_device
-from raydis.engine.editor import Editor, check_steps
+from raydis.engine.editor import Editor, Sampling, choose_sampling
 from raydis.errors import CheckpointError
 from raydis.registry import ModelRef, Registry, default_cache
-from raydis.registry.registry import DEFAULT_ALIAS
 
 MAX_STEPS = 200
 
@@ -53,8 +53,7 @@ class Codes:
     """What one image's encoding says, each (N,)."""
 
     units: np.ndarray  # float32
-    components: np.ndarray  # int64; -1 where a unit has no anchors
-    responsibilities: np.ndarray  # float32 in [0, 1]
+    facts: dict[str, np.ndarray]  # what the method states beside the units' numbers, by name
 
 
 class Drawing(NamedTuple):
@@ -62,14 +61,13 @@ class Drawing(NamedTuple):
 
     units: np.ndarray  # (N,)
     seed: int
-    num_steps: int
-    sampler: str | None = None
+    sampling: Sampling
     source: np.ndarray | None = None  # (H, W, C) uint8, the image whose details are kept; None: a seed's noise
 
     @property
-    def batch_key(self) -> tuple[int, str | None, bool]:
+    def batch_key(self) -> tuple[Sampling, bool]:
         """Drawings of equal keys may share a batch."""
-        return self.num_steps, self.sampler, self.source is not None
+        return self.sampling, self.source is not None
 
 
 class ServedModel:
@@ -78,7 +76,6 @@ class ServedModel:
     Args:
         editor: opened on the device that computes.
         ref: its name and version.
-        alias: the alias that named the version, if one did.
         encode_batch_size, edit_batch_size: None takes the device's default.
     """
 
@@ -87,24 +84,27 @@ class ServedModel:
         editor: Editor,
         ref: ModelRef,
         *,
-        alias: str | None = None,
         encode_batch_size: int | None = None,
         edit_batch_size: int | None = None,
     ) -> None:
         self.editor = editor
         self.ref = ref
-        self.alias = alias
         default = default_batch_sizes(editor.device)
         self.batch_sizes = BatchSizes(encode_batch_size or default.encode, edit_batch_size or default.edit)
-        self.max_steps = min(MAX_STEPS, editor.max_steps)
+        self.max_steps = None if editor.max_steps is None else min(MAX_STEPS, editor.max_steps)
+
+    @property
+    def identity(self) -> str:
+        """Return name, version, and a hash of the manifest, which holds the hashes of all files."""
+        return f"{self.ref} {hashlib.sha256(self.editor.manifest.to_json()).hexdigest()[:16]}"
 
     def encode(self, images: Sequence[np.ndarray]) -> list[Codes]:
         """Encode images (H, W, C) uint8, as many as one likes."""
         rows: list[Codes] = []
         for chunk, filled in _filled(images, self.batch_sizes.encode):
             encoded = self.editor.encode(np.stack(filled))
-            columns = zip(encoded.units, encoded.components, encoded.responsibilities, strict=True)
-            rows += [Codes(*row) for row in columns][: len(chunk)]
+            for row, units in enumerate(encoded.units[: len(chunk)]):
+                rows.append(Codes(units, {name: values[row] for name, values in encoded.facts.items()}))
         return rows
 
     def edit_units(
@@ -113,9 +113,9 @@ class ServedModel:
         """One image's scalars (N,) with some set and some shifted. Raises EditError."""
         return self.editor.edit_units(units[None], set_units=set_units, shift_units=shift_units)[0]
 
-    def check_steps(self, num_steps: int) -> None:
-        """Raises EditError where the service or the model's noise schedule allows fewer steps than that."""
-        check_steps(num_steps, self.max_steps)
+    def sampling(self, num_steps: int | None, sampler: str | None, *, keep_details: bool) -> Sampling:
+        """Return how an edit is drawn. Raises EditError where the service or the model does not allow it."""
+        return choose_sampling(self.max_steps, num_steps, sampler, keep_details=keep_details)
 
     def draw(self, drawings: Sequence[Drawing]) -> list[np.ndarray]:
         """Images (H, W, C) uint8 of drawings that have equal batch keys."""
@@ -123,7 +123,7 @@ class ServedModel:
         for chunk, filled in _filled(drawings, self.batch_sizes.edit):
             units = np.stack([drawing.units for drawing in filled])
             seeds = [drawing.seed for drawing in filled]
-            num_steps, sampler, _ = filled[0].batch_key
+            num_steps, sampler = filled[0].sampling
             sources = [drawing.source for drawing in filled if drawing.source is not None]
             details = self.editor.details(np.stack(sources), num_steps=num_steps) if sources else None
             drawn = self.editor.decode(units, seed=seeds, num_steps=num_steps, sampler=sampler, details=details)
@@ -142,39 +142,27 @@ class ServedModel:
         height, width, channels = self.editor.image_shape
         ramp = np.linspace(0, 255, height * width * channels).astype(np.uint8).reshape(height, width, channels)
         codes = self.encode([ramp])[0]
-        if not (np.isfinite(codes.units).all() and np.isfinite(codes.responsibilities).all()):
+        if not all(np.isfinite(values).all() for values in (codes.units, *codes.facts.values())):
             raise CheckpointError(f"{self.ref} cannot be served: its encoding of a test picture is not finite")
-        self.draw([Drawing(codes.units, seed=0, num_steps=1)])
+        num_steps = None if self.max_steps is None else 1
+        self.draw([Drawing(codes.units, seed=0, sampling=self.sampling(num_steps, None, keep_details=False))])
 
 
 def open_model(
     registry: Registry,
-    reference: str,
+    ref: ModelRef,
     *,
-    version: int | None = None,
     device: Literal["auto", "cpu", "cuda"] = "auto",
     encode_batch_size: int | None = None,
     edit_batch_size: int | None = None,
 ) -> ServedModel:
-    """The model that a reference names: fetched, checked against its manifest, opened and tried out.
-
-    Args:
-        reference: `name@alias`, `name@version` or `name`.
-        version: what the reference was found to mean; None looks it up now.
+    """Fetch a version, check it against its manifest, open it and try it out.
 
     Raises:
-        RaydisError: there is no such model, or it cannot be served.
+        RaydisError: there is no such version, or it cannot be served.
     """
-    name, _, wanted = reference.partition("@")
-    ref = registry.resolve(reference if version is None else f"{name}@{version}")
     editor = Editor.open(registry.fetch(ref, default_cache()), device=resolve_device(ComputeConfig(device=device)))
-    model = ServedModel(
-        editor,
-        ref,
-        alias=None if wanted.isdecimal() else wanted or DEFAULT_ALIAS,
-        encode_batch_size=encode_batch_size,
-        edit_batch_size=edit_batch_size,
-    )
+    model = ServedModel(editor, ref, encode_batch_size=encode_batch_size, edit_batch_size=edit_batch_size)
     model.try_out()
     return model
 

@@ -9,9 +9,10 @@ from fastapi import UploadFile
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, Json
 
 from raydis.diffusion.samplers import Sampler
-from raydis.engine.editor import DEFAULT_SAMPLER, DEFAULT_STEPS
+from raydis.engine.editor import DEFAULT_SAMPLER, DEFAULT_STEPS, UnitInfo
+from raydis.metrics.telling import Kind
 from raydis.serve.model import MAX_STEPS, Codes, ServedModel
-from raydis.serve.service import Edited, Service
+from raydis.serve.service import Edited
 
 VALUE_LIMIT = 1e4  # far outside any unit's range, far inside what float32 computes with
 
@@ -35,29 +36,36 @@ class Problem(BaseModel):
 
 
 class Unit(BaseModel):
-    """What is known of one unit over the training data."""
+    """What is known of one unit over the training data. Pictures and reports name units by the same label."""
 
     index: int
     low: float
     median: float
     high: float
-    num_gaussians: int = Field(description="Components of its mixture; 0 without anchors.")
+    kind: Kind = Field(
+        description="factor: it tells one factor; mixed: several; none: it varies, but tells no factor more than "
+        "chance does; inactive: it hardly varies, so that it hardly changes a picture; unknown: it was not measured, "
+        "or the data has no factors."
+    )
+    factors: dict[str, float] = Field(
+        description="What it tells of the factors that its label names: share of a factor's entropy, 0 to 1."
+    )
+    label: str = Field(description="The same in words; empty where unknown.")
+    counts: dict[str, int] = Field(
+        description="What the method counts of it, such as `num_components` of its mixture; empty for most methods."
+    )
 
-
-class Rejected(BaseModel):
-    """A model that did not pass its checks; the one before goes on serving."""
-
-    model: str
-    reason: str
-    at: AwareDatetime
+    @classmethod
+    def of(cls, unit: UnitInfo) -> Self:
+        label = unit.label
+        return cls(**vars(unit) | {"kind": label.kind, "factors": dict(label.factors), "label": str(label)})
 
 
 class ModelFacts(BaseModel):
-    """The model that answers, where it comes from, and one that was refused in its place."""
+    """The model that answers, and where it comes from."""
 
     name: str
-    version: int
-    alias: str | None = Field(description="Alias that named this version when it was opened.")
+    version: int = Field(description="All replicas serve this one until another is deployed, wherever aliases move.")
     data_name: str = Field(description="Data set it was trained on.")
     data_fingerprint: str
     images_seen: int = Field(description="Images seen in training.")
@@ -65,20 +73,19 @@ class ModelFacts(BaseModel):
     created: AwareDatetime
     scores: dict[str, Any] | None = Field(description="Scores with their protocol and estimator; null if not scored.")
     image_shape: tuple[int, int, int] = Field(description="Height, width, channels that every upload is brought to.")
-    latent_shape: tuple[int, int, int] = Field(description="Channels, height, width that the diffusion model works on.")
-    unit_dim: int = Field(description="Width of a unit's token.")
-    max_steps: int = Field(description="Most sampling steps of an edit.")
+    noise_shape: tuple[int, int, int] | None = Field(
+        description="Channels, height and width of the noise that drawing starts from; null where it starts from none."
+    )
+    unit_dim: int = Field(description="Width of the vector that a unit's number becomes.")
+    max_steps: int | None = Field(description="Most sampling steps of an edit; null where drawing takes a single pass.")
     units: list[Unit]
-    rejected: Rejected | None = Field(description="The model that last was to replace this one and could not.")
 
     @classmethod
-    def of(cls, service: Service) -> Self:
-        model, rejected = service.model, service.rejected
+    def of(cls, model: ServedModel) -> Self:
         editor, manifest = model.editor, model.editor.manifest
         return cls(
             name=model.ref.name,
             version=model.ref.version,
-            alias=model.alias,
             data_name=manifest.data_name,
             data_fingerprint=manifest.data_fingerprint,
             images_seen=manifest.images_seen,
@@ -86,11 +93,10 @@ class ModelFacts(BaseModel):
             created=manifest.created,
             scores=editor.metrics.get("scores"),
             image_shape=editor.image_shape,
-            latent_shape=editor.method.latent_shape,
+            noise_shape=editor.method.noise_shape,
             unit_dim=editor.unit_dim,
             max_steps=model.max_steps,
-            units=[Unit(**vars(unit)) for unit in editor.units()],
-            rejected=Rejected(**vars(rejected)) if rejected else None,
+            units=[Unit.of(unit) for unit in editor.units()],
         )
 
 
@@ -98,9 +104,11 @@ class UnitCode(BaseModel):
     """One unit of one image."""
 
     index: int
-    value: float = Field(description="The unit's scalar, which `set` and `shift` of an edit change.")
-    component: int | None = Field(description="Component of the unit's mixture that it belongs to; null without any.")
-    responsibility: float | None = Field(description="Posterior probability of that component, 0 to 1.")
+    value: float = Field(description="The unit's number, which `set` and `shift` of an edit change.")
+    facts: dict[str, float] = Field(
+        description="What the method states beside it. DyGA+SD: `component` of the unit's mixture that it belongs to, "
+        "-1 for none, and its posterior probability `responsibility`."
+    )
 
 
 class Encoding(BaseModel):
@@ -112,8 +120,8 @@ class Encoding(BaseModel):
                 {
                     "model": "quickstart@3",
                     "units": [
-                        {"index": 0, "value": -0.83, "component": 2, "responsibility": 0.998},
-                        {"index": 1, "value": 1.27, "component": 0, "responsibility": 0.751},
+                        {"index": 0, "value": -0.83, "facts": {"component": 2, "responsibility": 0.998}},
+                        {"index": 1, "value": 1.27, "facts": {"component": 0, "responsibility": 0.751}},
                     ],
                 }
             ]
@@ -125,17 +133,15 @@ class Encoding(BaseModel):
 
     @classmethod
     def of(cls, model: ServedModel, codes: Codes) -> Self:
-        rows = zip(codes.units, codes.components, codes.responsibilities, strict=True)
         return cls(
             model=str(model.ref),
             units=[
                 UnitCode(
                     index=index,
                     value=float(value),
-                    component=int(component) if component >= 0 else None,
-                    responsibility=float(responsibility) if component >= 0 else None,
+                    facts={name: values[index].item() for name, values in codes.facts.items()},
                 )
-                for index, (value, component, responsibility) in enumerate(rows)
+                for index, value in enumerate(codes.units)
             ],
         )
 
@@ -156,7 +162,13 @@ class EditForm(BaseModel):
     seed: int = Field(
         0, ge=0, lt=2**63, description="Seed of the starting noise; without influence where details are kept."
     )
-    steps: int = Field(DEFAULT_STEPS, ge=1, le=MAX_STEPS, description="Sampling steps; the time taken grows with them.")
+    steps: int | None = Field(
+        None,
+        ge=1,
+        le=MAX_STEPS,
+        description=f"Sampling steps, by default {DEFAULT_STEPS}; the time taken grows with them. To be left out where "
+        "the model's `max_steps` is null.",
+    )
     sampler: Sampler | None = Field(
         None, description=f"Default: {DEFAULT_SAMPLER}; where details are kept ddim, the only one that can be inverted."
     )
@@ -173,19 +185,19 @@ class Edit(BaseModel):
     model: str = Field(description="Name and version that answered.")
     units: list[float] = Field(description="The units' values after the edit, from which the image was drawn.")
     seed: int
-    steps: int
-    sampler: Sampler = Field(description="The one that drew it.")
+    steps: int | None = Field(description="Those that drew it; null where drawing takes a single pass.")
+    sampler: Sampler | None = Field(description="The one that drew it; null likewise.")
     keep_details: bool
     image: str = Field(description="The PNG file, base64.")
 
     @classmethod
-    def of(cls, edited: Edited, form: EditForm) -> Self:
+    def of(cls, model: ServedModel, edited: Edited, form: EditForm) -> Self:
         return cls(
-            model=str(edited.model.ref),
+            model=str(model.ref),
             units=edited.units.tolist(),
             seed=form.seed,
-            steps=form.steps,
-            sampler=edited.sampler,
+            steps=edited.sampling.num_steps,
+            sampler=edited.sampling.sampler,
             keep_details=form.keep_details,
             image=base64.b64encode(edited.png).decode(),
         )

@@ -2,9 +2,20 @@
 
 from __future__ import annotations
 
-from raydis.errors import StoreError
-from raydis.store.base import Store, StoreConflict, StoreMissing
+from raydis.errors import StoreConflict, StoreError, StoreMissing
+from raydis.store.base import Entry, Store
 from raydis.store.local import LocalStore
-from raydis.store.uri import open_store, split_uri
+from raydis.store.location import Location, split_uri
+from raydis.store.open import open_store
 
-__all__ = ["LocalStore", "Store", "StoreConflict", "StoreError", "StoreMissing", "open_store", "split_uri"]
+__all__ = [
+    "Entry",
+    "LocalStore",
+    "Location",
+    "Store",
+    "StoreConflict",
+    "StoreError",
+    "StoreMissing",
+    "open_store",
+    "split_uri",
+]

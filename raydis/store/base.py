@@ -9,22 +9,28 @@ from __future__ import annotations
 
 import contextlib
 import secrets
+import unicodedata
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO, Protocol
+from typing import TYPE_CHECKING, BinaryIO, Protocol
 
 from raydis.errors import StoreError
+
+if TYPE_CHECKING:
+    from raydis.store.location import Location
 
 RESERVED_PREFIX = ".raydis-"  # parts that begin so are the stores' own files: locks and unfinished writes
 MAX_KEY_BYTES = 1024  # S3's limit
 
 
-class StoreMissing(StoreError):
-    """Nothing is stored under the key."""
+@dataclass(frozen=True)
+class Entry:
+    """One line of a listing: a key, the tag of its present version, and how many bytes are stored there."""
 
-
-class StoreConflict(StoreError):
-    """A conditional write lost: the key exists already, or its tag is no longer the one given."""
+    key: str
+    tag: str
+    size_bytes: int
 
 
 class Store(Protocol):
@@ -35,8 +41,13 @@ class Store(Protocol):
     """
 
     @property
+    def location(self) -> Location:
+        """Where the keys lie; `open_store(location)` opens the same store."""
+        ...
+
+    @property
     def uri(self) -> str:
-        """Where the keys lie; `open_store(uri)` opens the same store."""
+        """The location as it is printed; `open_store(uri)` opens the same store."""
         ...
 
     def read(self, key: str) -> bytes:
@@ -67,6 +78,14 @@ class Store(Protocol):
         """All keys that begin with `prefix` as text, sorted; `a/b` finds `a/b/c` and `a/bc`, `a/b/` only the first."""
         ...
 
+    def entries(self, prefix: str = "") -> Iterator[Entry]:
+        """Keys as `list` finds them, each with the tag that `tag(key)` answers.
+
+        A server's listing holds the tags, so that a folder of many objects costs no request an object. Keys that
+        another program wrote may be ones that `check_key` refuses.
+        """
+        ...
+
     def delete(self, key: str) -> None:
         """Removes the key; nothing happens where it is absent."""
         ...
@@ -75,10 +94,16 @@ class Store(Protocol):
         """Stores a file's bytes under the key without holding them in memory."""
         ...
 
-    def download(self, key: str, path: Path) -> None:
+    def download(self, key: str, path: Path, *, if_match: str | None = None) -> None:
         """Writes the key's bytes to a file without holding them in memory. Raises StoreMissing.
 
         The file appears under its name when it is complete; its folder is made where it is missing.
+
+        Args:
+            if_match: download only the version of this tag.
+
+        Raises:
+            StoreConflict: the key's bytes are no longer those of `if_match`, and no file was written.
         """
         ...
 
@@ -88,16 +113,21 @@ def check_key(key: str) -> str:
 
     Raises:
         StoreError: empty, absolute, longer than MAX_KEY_BYTES, or with a part that is empty, `.`, `..`, reserved, or
-            holds a backslash or a control character: such a key could leave its store or mean two things.
+            holds a backslash or a character that does not print: such a key could leave its store or mean two things.
     """
     parts = key.split("/")
     bad = [part for part in parts if part in ("", ".", "..") or part.startswith(RESERVED_PREFIX)]
-    if bad or any(char < " " or char in "\\\x7f" for char in key) or len(key.encode()) > MAX_KEY_BYTES:
+    if bad or "\\" in key or not is_printable(key) or len(key.encode()) > MAX_KEY_BYTES:
         raise StoreError(
             f"key {key[:80]!r} is not allowed: use a relative path such as registry/quickstart/aliases/best.json, "
             f"without empty parts, '.', '..', backslashes or parts that begin with {RESERVED_PREFIX}"
         )
     return key
+
+
+def is_printable(text: str) -> bool:
+    """Whether a text has neither control characters, nor line breaks, nor bytes that were no text."""
+    return all(unicodedata.category(char) not in ("Cc", "Cs", "Zl", "Zp") for char in text)
 
 
 def check_prefix(prefix: str) -> str:

@@ -11,16 +11,16 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
-from raydis.errors import StoreError
+from raydis.errors import StoreConflict, StoreError, StoreMissing, os_reason
 from raydis.store.base import (
     RESERVED_PREFIX,
-    StoreConflict,
-    StoreMissing,
+    Entry,
     check_condition,
     check_key,
     check_prefix,
     temporary_beside,
 )
+from raydis.store.location import Location
 
 LOCK_NAME = f"{RESERVED_PREFIX}lock"
 COPY_BYTES = 1 << 20
@@ -32,15 +32,22 @@ class LocalStore:
     """A file a key, below one folder that the first write makes. A tag is the sha256 of the bytes.
 
     A write fills a temporary file beside its target and renames it. It holds the folder's lock for the rename, so that
-    a condition is checked and acted upon in one step. Readers take no lock: a rename is atomic.
+    a condition is checked and acted upon in one step, and asks once whether the file system keeps that lock at all.
+    Readers take no lock: a rename is atomic.
     """
 
     def __init__(self, root: str | Path) -> None:
-        self._root = Path(os.path.abspath(Path(root).expanduser()))
+        self._location = Location.local(root)
+        self._root = Path(self._location.path)
+        self._locks_hold = False  # once proved
+
+    @property
+    def location(self) -> Location:
+        return self._location
 
     @property
     def uri(self) -> str:
-        return str(self._root)
+        return str(self._location)
 
     def read(self, key: str) -> bytes:
         with self._errors(f"read {key}"), self._open(key) as file:
@@ -71,7 +78,7 @@ class LocalStore:
         return self._path(key).is_file()
 
     def list(self, prefix: str = "") -> Iterator[str]:
-        folder = self._root / check_prefix(prefix).rpartition("/")[0]
+        folder = self._folder() / check_prefix(prefix).rpartition("/")[0]
         with self._errors(f"list {prefix or 'keys'}"):
             keys = [
                 Path(where, name).relative_to(self._root).as_posix()
@@ -80,6 +87,9 @@ class LocalStore:
                 if not name.startswith(RESERVED_PREFIX)
             ]
         return iter(sorted(key for key in keys if key.startswith(prefix)))
+
+    def entries(self, prefix: str = "") -> Iterator[Entry]:
+        return self._described(self.list(prefix))  # the prefix is checked now, not at the first key
 
     def delete(self, key: str) -> None:
         path = self._path(key)
@@ -96,14 +106,37 @@ class LocalStore:
             with self._lock():
                 os.replace(file.name, target)
 
-    def download(self, key: str, path: Path) -> None:
+    def download(self, key: str, path: Path, *, if_match: str | None = None) -> None:
         with self._errors(f"download {key} to {path}"), self._open(key) as source, temporary_beside(path) as file:
-            shutil.copyfileobj(source, file, COPY_BYTES)
+            # The tag of the bytes that are copied: the key may be replaced while they are.
+            state = hashlib.sha256()
+            while piece := source.read(COPY_BYTES):
+                state.update(piece)
+                file.write(piece)
+            found = state.hexdigest()
+            if if_match is not None and found != if_match:
+                raise StoreConflict(
+                    f"{key} in {self.uri} was not downloaded: expected version {if_match}, found {found}. "
+                    "Look it up again"
+                )
             file.flush()
             os.replace(file.name, path)
 
+    def _described(self, keys: Iterator[str]) -> Iterator[Entry]:
+        for key in keys:
+            path = self._root / key
+            with self._errors(f"read {key}"):
+                tag = _tag(path)
+                if tag is not None:  # not removed since it was listed
+                    yield Entry(key, tag, path.stat().st_size)
+
     def _path(self, key: str) -> Path:
-        return self._root / check_key(key)
+        return self._folder() / check_key(key)
+
+    def _folder(self) -> Path:
+        if self._root.is_file():
+            raise StoreError(f"the store {self.uri} is a file, not a folder: name a folder, or s3://bucket/prefix")
+        return self._root
 
     def _open(self, key: str) -> BinaryIO:
         try:
@@ -116,14 +149,36 @@ class LocalStore:
         try:
             yield
         except OSError as error:
-            raise StoreError(f"cannot {action} in the store {self.uri}: {error.strerror or error}") from error
+            raise StoreError(f"cannot {action} in the store {self.uri}: {os_reason(error)}") from error
 
     @contextlib.contextmanager
     def _lock(self) -> Iterator[None]:
         # flock belongs to the open file: it keeps threads apart as well as processes, and a killed holder frees it.
         with open(self._root / LOCK_NAME, "ab") as file:
-            fcntl.flock(file, fcntl.LOCK_EX)
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX)
+            except OSError as error:
+                raise self._no_locks(error.strerror or str(error)) from error
+            if not self._locks_hold:
+                self._prove_lock()
             yield
+
+    def _prove_lock(self) -> None:
+        """Ask for the lock that is held, once a store: some file systems grant it to all who ask."""
+        with open(self._root / LOCK_NAME, "ab") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                self._locks_hold = True
+                return
+        raise self._no_locks("two holders had the same lock at once")
+
+    def _no_locks(self, found: str) -> StoreError:
+        return StoreError(
+            f"the file system of {self.uri} has no working locks ({found}), so that processes could overwrite each "
+            "other's work. Mount it with locks (NFS 4; NFS 3 with lockd; Lustre with -o flock), use another folder, or "
+            "s3://bucket/prefix"
+        )
 
 
 def _flush(file: BinaryIO) -> None:

@@ -9,16 +9,16 @@ from typing import Annotated
 import typer
 
 import raydis
-from raydis.errors import ConfigError, RaydisError
+from raydis.edge import EXIT_CODE_HELP, run_command
+from raydis.errors import INTERRUPTED, ConfigError, StoreError, SweepError
 
 QUICKSTART = Path("sweeps", "quickstart.yaml")
 WIDTH = 100  # of what is printed where there is no terminal
-INTERRUPTED = 130
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
 
-@app.command()
+@app.command(epilog=EXIT_CODE_HELP)
 def sweep(
     spec: Annotated[Path | None, typer.Argument(help=f"Sweep file; default: {QUICKSTART}.")] = None,
     overrides: Annotated[
@@ -30,7 +30,10 @@ def sweep(
         ),
     ] = None,
     storage: Annotated[
-        str, typer.Option(envvar="RAYDIS_STORAGE", help="Folder or s3://bucket/prefix for sweeps and the registry.")
+        str,
+        typer.Option(
+            envvar="RAYDIS_STORAGE", help="Folder or s3://bucket/prefix, not percent-encoded, for sweeps and registry."
+        ),
     ] = "runs",
     name: Annotated[str | None, typer.Option(help="Name of the sweep; default: the file's, and the time.")] = None,
     num_trials: Annotated[int | None, typer.Option(help="Trials to sample; controls come on top.")] = None,
@@ -43,7 +46,7 @@ def sweep(
 
     from raydis.engine.plan import budget_warnings
     from raydis.sweep.printout import print_plan, print_result
-    from raydis.sweep.run import SweepError, default_name, run_sweep
+    from raydis.sweep.run import default_name, run_sweep
     from raydis.sweep.spec import load_spec
     from raydis.train.cluster import lasting_storage
 
@@ -63,6 +66,8 @@ def sweep(
     storage = lasting_storage(storage)
     result = run_sweep(plan, name=name, storage=storage, console=console)
     print_result(result, plan, storage, console)
+    if result.unwritten is not None:
+        raise StoreError(f"the sweep's tables were not written: {result.unwritten}. Its results stand above")
     if result.interrupted:
         raise typer.Exit(INTERRUPTED)
     if result.unpublished is not None:
@@ -81,12 +86,8 @@ def find_quickstart() -> Path:
 
 
 def main() -> None:
-    """Run the command; a RaydisError becomes one line on standard error and exit code 2."""
-    try:
-        app()
-    except RaydisError as error:
-        print(f"raydis: {error}", file=sys.stderr)
-        sys.exit(2)
+    """Entry point of `python -m raydis.sweep`."""
+    run_command(app)
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from collections.abc import Sequence
 from pathlib import Path
 
 from rich.console import Console
@@ -10,10 +11,12 @@ from rich.table import Table
 from rich.text import Text
 
 from raydis.config import ComputeConfig
-from raydis.metrics.protocol import PUBLISHED, SEARCH, Scores
+from raydis.metrics.protocol import PUBLISHED, SEARCH, ScoreName, Scores
+from raydis.metrics.standing import Objective, describe, with_spread
+from raydis.store import Location
 from raydis.sweep.progress import brief, duration, short
 from raydis.sweep.run import STUDY_FILE, SweepResult
-from raydis.sweep.spec import Choice, Domain, Score, SweepSpec
+from raydis.sweep.spec import Choice, Domain, SweepSpec
 from raydis.sweep.summary import Replicates
 
 DEFAULT_STORAGE = "runs"
@@ -40,8 +43,8 @@ def print_plan(spec: SweepSpec, path: Path, console: Console) -> None:
             "a trial": f"{run.train.num_images} images in {steps} steps of {run.train.batch_size}",
             "resources": _resources(run.compute),
             "in all": f"{spec.total_trials} trials, {spec.total_trials * run.train.num_images} images",
-            "promotion": f"{spec.model_name}@{promotion.alias} by {promotion.rule} of {promotion.protocol} scores "
-            f"(estimator {promotion.estimator})"
+            "promotion": f"{spec.model_name}@{promotion.alias} by {describe(spec.objectives)} "
+            f"({promotion.protocol} protocol, estimator {promotion.estimator})"
             if promotion
             else "none",
         },
@@ -67,14 +70,17 @@ def print_result(result: SweepResult, spec: SweepSpec, storage: str, console: Co
         ended = sum(record.state != "stopped" for record in result.records)
         facts["interrupted"] = f"{ended} of {spec.total_trials} trials ended; nothing was promoted"
     if result.best is not None:
-        facts["best"] = f"trial {result.best.number}, {_scores(result.best.scores)}; * marks the Pareto front"
-        next_commands.append(f"python -m raydis traverse {result.best.checkpoint} -o traversal.png")
+        best = _scores(result.best.scores, spec.objectives)
+        facts["best"] = f"trial {result.best.number}, {best}; * marks the Pareto front"
+        checkpoint = shlex.quote(str(result.best.checkpoint))
+        next_commands.append(f"python -m raydis traverse {checkpoint} -o traversal.png")
     if result.unpublished is not None and result.best is not None:
         facts["unpublished"] = result.unpublished
-        next_commands.insert(0, f"python -m raydis models register {result.best.checkpoint} {spec.model_name}{where}")
+        checkpoint = shlex.quote(str(result.best.checkpoint))
+        next_commands.insert(0, f"python -m raydis models register {checkpoint} {spec.model_name}{where}")
     if result.published is not None:
         promotion = result.published.promotion
-        facts["published"] = _scores(result.published.scores)
+        facts["published"] = _scores(result.published.scores, spec.objectives)
         verdict = "promoted" if promotion.decision.promote else "registered, not promoted"
         facts["registry"] = f"{promotion.ref} {verdict}: {promotion.decision.reason}"
         facts["picture"] = f"{result.folder}/{Path(result.published.picture).name}"
@@ -82,9 +88,10 @@ def print_result(result: SweepResult, spec: SweepSpec, storage: str, console: Co
         if promotion.decision.promote and spec.promotion and f"{spec.model_name}@{spec.promotion.alias}" == SERVED:
             there = "" if storage == DEFAULT_STORAGE else f"RAYDIS_STORAGE={shlex.quote(storage)} "
             next_commands.append(f"{there}serve run serve_configs/local.yaml")
-    local = "" if result.folder.startswith("s3://") else f", {STUDY_FILE}"
+    local = f", {STUDY_FILE}" if Location.parse(result.folder).folder else ""
     facts["folder"] = result.folder
-    facts["files"] = f"trials.csv, trials.parquet, summary.json, spec.json{local}, a folder a trial"
+    if result.unwritten is None:
+        facts["files"] = f"trials.csv, trials.parquet, summary.json, spec.json{local}, a folder a trial"
     facts |= {"next" if row == 0 else " " * row: command for row, command in enumerate(next_commands)}
     _print_facts(console, facts)
 
@@ -107,7 +114,7 @@ def trials_table(result: SweepResult, spec: SweepSpec) -> Table:
     return table
 
 
-def replicates_table(rows: list[Replicates], metrics: list[Score]) -> Table:
+def replicates_table(rows: list[Replicates], metrics: list[ScoreName]) -> Table:
     """A row a control that ran with several seeds: mean and standard deviation of each objective."""
     table = Table(box=None, pad_edge=False, header_style="bold")
     table.add_column("control, mean ± std", no_wrap=True)
@@ -115,10 +122,7 @@ def replicates_table(rows: list[Replicates], metrics: list[Score]) -> Table:
     for metric in metrics:
         table.add_column(short(metric), justify="right", no_wrap=True)
     for row in rows:
-        numbers = [
-            f"{row.mean[metric]:.3f}" + (f" ± {row.std[metric]:.3f}" if metric in row.std else "") if row.mean else ""
-            for metric in metrics
-        ]
+        numbers = [with_spread(row.mean[metric], row.std.get(metric)) if row.mean else "" for metric in metrics]
         table.add_row(row.control, f"{row.num_complete} of {row.num_runs}", *numbers)
     return table
 
@@ -129,13 +133,17 @@ def _print_facts(console: Console, facts: dict[str, str]) -> None:
         console.print(Text(f"{name:{width}}  {fact}"), soft_wrap=True)
 
 
-def _scores(scores: Scores | None) -> str:
+def _scores(scores: Scores | None, objectives: Sequence[Objective]) -> str:
+    """The objectives' metrics, each with the standard deviation of its draws."""
     if scores is None or scores.status != "valid":
         return f"no scores: {scores.reason if scores else 'not evaluated'}"
-    return (
-        f"dci {scores.dci_disentanglement:.3f}, factor_vae {scores.factor_vae:.3f} ({scores.protocol} protocol, "
-        f"estimator {scores.estimator})"
-    )
+    values, spread = scores.values(), scores.spread or {}
+    numbers = [
+        f"{short(goal.metric)} {with_spread(value, spread.get(goal.metric))}"
+        for goal in objectives
+        if (value := values[goal.metric]) is not None
+    ]
+    return f"{', '.join(numbers)} ({scores.protocol} protocol, estimator {scores.estimator})"
 
 
 def _resources(compute: ComputeConfig) -> str:

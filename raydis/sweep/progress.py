@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from optuna.trial import TrialState
 from ray import tune
 from rich.console import Console, Group
 from rich.live import Live
 from rich.table import Table
 from rich.text import Text
+
+from raydis.metrics.standing import Objective, best_of
+from raydis.sweep.searcher import trial_state
 
 LINE_INTERVAL_S = 10.0
 MAX_ROWS = 12
@@ -36,14 +40,19 @@ class SweepState:
     Args:
         num_trials: of the sweep.
         num_images: budget of one trial.
-        objectives: names of the scores to show.
+        objectives: the scores to show, and what makes a trial the best so far.
         clock: seconds, ever rising.
     """
 
     def __init__(
-        self, num_trials: int, num_images: int, objectives: list[str], clock: Callable[[], float] = time.monotonic
+        self,
+        num_trials: int,
+        num_images: int,
+        objectives: Sequence[Objective],
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.num_trials, self.num_images, self.objectives = num_trials, num_images, objectives
+        self.metrics = [goal.metric for goal in objectives]
         self.trials: dict[int, TrialView] = {}
         self._clock = clock
         self._started = clock()
@@ -61,8 +70,9 @@ class SweepState:
         view.images_seen = result.get("images_seen") or view.images_seen
         view.loss = result.get("loss", view.loss)
         if result.get("finished"):
-            view.state = "done" if result.get("status") == "valid" else "failed"
-            view.scores = {name: result[name] for name in self.objectives if result.get(name) is not None}
+            state, _ = trial_state(result, False, self.objectives)
+            view.state = "done" if state is TrialState.COMPLETE else "failed"
+            view.scores = {name: result[name] for name in self.metrics if result.get(name) is not None}
 
     def fail(self, config: dict[str, Any]) -> None:
         """A trial raised an error, or its process died."""
@@ -91,9 +101,10 @@ class SweepState:
         return self.elapsed_s * (1.0 - self.share) / self.share if self.share > 0.01 else None
 
     def best(self) -> TrialView | None:
-        """The trial with the highest mean of the objectives so far."""
-        scored = [view for view in self.trials.values() if view.state == "done" and view.scores]
-        return max(scored, key=lambda view: sum(view.scores.values()), default=None)
+        """Return the best trial so far; controls take part, as they do in the end."""
+        done = {number: view.scores for number, view in sorted(self.trials.items()) if view.state == "done"}
+        number = best_of(done, self.objectives)
+        return None if number is None else self.trials[number]
 
     def line(self) -> str:
         """All of it in one line of at most 100 columns."""
@@ -108,7 +119,7 @@ class SweepState:
     def table(self) -> Table:
         """Running trials, and the last that ended."""
         table = Table(box=None, pad_edge=False, header_style="bold")
-        for heading in ("trial", "images", "loss", *map(short, self.objectives), "settings"):
+        for heading in ("trial", "images", "loss", *map(short, self.metrics), "settings"):
             table.add_column(heading, justify="left" if heading == "settings" else "right", overflow="ellipsis")
         table.columns[-1].no_wrap = True
         running = [view for view in self.trials.values() if view.state == "running"]
@@ -116,7 +127,7 @@ class SweepState:
         for view in sorted([*ended[-max(MAX_ROWS - len(running), 3) :], *running], key=lambda view: view.number):
             images = f"{100 * view.images_seen / self.num_images:.0f} %" if view.state == "running" else view.state
             loss = "" if view.loss is None else f"{view.loss:.4f}"
-            scores = [f"{view.scores[name]:.3f}" if name in view.scores else "" for name in self.objectives]
+            scores = [f"{view.scores[name]:.3f}" if name in view.scores else "" for name in self.metrics]
             table.add_row(str(view.number), images, loss, *scores, describe(view.settings, view.control))
         return table
 

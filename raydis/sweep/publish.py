@@ -1,4 +1,9 @@
-"""The best trial becomes a version: scored by the final protocol, drawn, registered, and promoted if it is better."""
+"""The best trial becomes a version: scored by the final protocol, drawn, registered, and promoted if it is better.
+
+The best of many trials is also the luckiest: its search scores read high by chance. Its published scores are drawn with
+a seed that no trial was scored with, so that the luck of the search's draws does not reach them, even where both
+protocols look at the same images.
+"""
 
 from __future__ import annotations
 
@@ -12,14 +17,14 @@ from pathlib import Path
 import numpy as np
 import ray
 
-from raydis.config import RunConfig
-from raydis.metrics.protocol import Scores
+from raydis.config import EvaluationConfig, RunConfig
+from raydis.metrics.protocol import Scores, derived_seed
 from raydis.registry.manifest import MANIFEST, METRICS, MODEL_FILES, file_entry, verify
 from raydis.registry.promotion import Promotion, promote
 from raydis.registry.registry import Registry
 from raydis.registry.transfer import fetch_checkpoint
 from raydis.store import open_store
-from raydis.sweep.spec import PromotionConfig
+from raydis.sweep.spec import PromotionConfig, SweepSpec
 from raydis.sweep.summary import TrialRecord
 from raydis.train.cluster import fetch_result, worker_resources
 
@@ -35,27 +40,25 @@ class Published:
     picture: str  # the traversal grid's key below the storage
 
 
-def publish(
-    best: TrialRecord, run: RunConfig, config: PromotionConfig, *, model: str, storage: str, folder: str
-) -> Published:
+def publish(best: TrialRecord, spec: SweepSpec, config: PromotionConfig, *, storage: str, folder: str) -> Published:
     """Score, draw, register and promote on the cluster; `folder` is the sweep's key below `storage`.
 
     Raises:
         RaydisError: of scoring, drawing, or the registry.
     """
     assert best.checkpoint is not None  # a complete trial has one
-    resources = worker_resources(run.compute)  # what a trial had: the cluster is known to hold it
+    resources = worker_resources(spec.run.compute)  # what a trial had: the cluster is known to hold it
     task = ray.remote(_publish).options(num_cpus=resources["CPU"], num_gpus=resources.get("GPU", 0), max_retries=1)
-    return fetch_result(task.remote(best.checkpoint, run, config, model, storage, folder))
+    return fetch_result(task.remote(best.checkpoint, spec, config, storage, folder))
 
 
-def _publish(
-    checkpoint: str, run: RunConfig, config: PromotionConfig, model: str, storage: str, folder: str
-) -> Published:
+def _publish(checkpoint: str, spec: SweepSpec, config: PromotionConfig, storage: str, folder: str) -> Published:
     """Runs as a Ray task, so that the driver needs neither torch nor a GPU.
 
-    It reserves no more than a trial and scores on all of its node's cores: the trials have ended.
+    It reserves no more than a trial and scores on all of its node's cores: the trials have ended. Ray may run it again
+    where its process dies: the second run writes the same bytes.
     """
+    run = spec.run
     num_jobs = min(MAX_SCORING_CPUS, len(os.sched_getaffinity(0)))
     with tempfile.TemporaryDirectory(prefix="raydis-") as work:
         source = fetch_checkpoint(checkpoint, Path(work, "fetched"))
@@ -65,7 +68,8 @@ def _publish(
         _draw(final, run, picture)
         store = open_store(storage)
         store.upload(picture, f"{folder}/{picture.name}")
-        promotion = promote(Registry(store), final, model, alias=config.alias, rule=config.rule)
+        registry = Registry(store)
+        promotion = promote(registry, final, spec.model_name, objectives=spec.objectives, alias=config.alias)
     return Published(scores, promotion, f"{folder}/{picture.name}")
 
 
@@ -83,6 +87,12 @@ def with_scores(source: Path, folder: Path, scores: Scores) -> Path:
     return folder
 
 
+def final_evaluation(evaluation: EvaluationConfig, config: PromotionConfig) -> EvaluationConfig:
+    """Return how the winner is scored: as promotion says, by draws that no trial of the search was scored with."""
+    seed = derived_seed(evaluation.seed, "publication")
+    return evaluation.model_copy(update={"protocol": config.protocol, "estimator": config.estimator, "seed": seed})
+
+
 def _score(folder: Path, run: RunConfig, config: PromotionConfig, num_jobs: int) -> Scores:
     from raydis.data import Loader, open_dataset
     from raydis.engine.device import resolve_device
@@ -92,8 +102,9 @@ def _score(folder: Path, run: RunConfig, config: PromotionConfig, num_jobs: int)
     device = resolve_device(run.compute)
     editor = Editor.open(folder, device=device)
     dataset = open_dataset(run.data)
-    loader = Loader(dataset, batch_size=run.train.batch_size, seed=run.seed, rank=0, world_size=1, device=device)
-    wanted = run.evaluation.model_copy(update={"protocol": config.protocol, "estimator": config.estimator})
+    num_gpus = run.compute.num_gpus
+    loader = Loader(dataset, batch_size=run.train.batch_size, seed=run.seed, device=device, num_gpus=num_gpus)
+    wanted = final_evaluation(run.evaluation, config)
     scores = evaluate(editor.method, dataset, loader, wanted, num_jobs=num_jobs)
     assert scores is not None  # the protocol is not `none`
     return scores

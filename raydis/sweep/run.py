@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import re
 import signal
 import threading
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 
 import ray
@@ -19,8 +20,8 @@ from ray.tune.logger import JsonLoggerCallback
 from rich.console import Console
 
 from raydis.config import DataConfig
-from raydis.errors import ConfigError, RaydisError
-from raydis.registry import locate_first_stage
+from raydis.errors import ConfigError, RaydisError, ResourceError, StoreError, SweepError, explain, final_error
+from raydis.registry import locate_first_stage, names_version
 from raydis.store import Store, StoreConflict, open_store
 from raydis.sweep.progress import SweepProgress, SweepState
 from raydis.sweep.publish import Published, publish
@@ -38,20 +39,23 @@ from raydis.sweep.summary import (
 )
 from raydis.sweep.trial import run_trial, trial_name, trial_resources
 from raydis.train.cluster import (
+    Node,
     check_storage,
     choose_device,
+    cluster_grows,
     cluster_nodes,
     fetch_result,
+    free_nodes,
     max_parallel_runs,
     ray_cluster,
 )
 
+log = logging.getLogger(__name__)
+
 STUDY_FILE = "optuna.journal"
 SPEC_FILE = "spec.json"
-
-
-class SweepError(RaydisError):
-    """A sweep ended without a trial that could be ranked."""
+PROBE_FILE = "probe"
+PROBE_BYTES = 1 << 16
 
 
 @dataclass(frozen=True)
@@ -63,9 +67,10 @@ class SweepResult:
         records: of all trials that ran, by number.
         front: numbers of the trials on the Pareto front.
         replicates: of each control that ran with several seeds, mean and standard deviation.
-        best: the trial that the spec's rule prefers.
+        best: the trial of highest standing by the spec's objectives.
         published: what became of it; None without promotion, after an interruption, and where it failed.
         unpublished: why publishing it failed, if it did.
+        unwritten: why the tables could not be written, if they could not.
         interrupted: some trials never ended.
     """
 
@@ -78,6 +83,7 @@ class SweepResult:
     published: Published | None
     interrupted: bool
     unpublished: str | None = None
+    unwritten: str | None = None
 
 
 def default_name(spec: SweepSpec) -> str:
@@ -100,6 +106,7 @@ def run_sweep(spec: SweepSpec, *, name: str, storage: str, console: Console) -> 
         ResourceError: the cluster cannot hold a trial.
         DataError: the data set cannot be opened.
         SweepError: no trial ended with valid scores.
+        StoreError: the storage refused while trials ran; what they had found is printed.
     """
     if not re.fullmatch(NAME, name):
         raise ConfigError(f"sweep name {name[:80]!r} is not allowed: up to 64 letters, digits, '.', '_' and '-'")
@@ -110,25 +117,24 @@ def run_sweep(spec: SweepSpec, *, name: str, storage: str, console: Console) -> 
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # tracebacks of trials are in their error.txt
     logging.getLogger("optuna").setLevel(logging.WARNING)  # it announces every study on standard error
     with ray_cluster():
-        nodes = cluster_nodes()
-        compute = choose_device(spec.run.compute, nodes)
+        nodes, grows = cluster_nodes(), cluster_grows()
+        compute = choose_device(spec.run.compute, nodes, grows=grows)
         check_first_stages(spec)
         run = locate_first_stage(spec.run, storage).model_copy(update={"compute": compute})
         spec = spec.model_copy(update={"run": run})
-        parallel = max_parallel_runs(compute, nodes)
+        parallel = parallel_trials(spec, nodes, grows=grows)
         check_data(spec)
         _claim(store, key, spec)
         check_storage(store, f"{key}/{SPEC_FILE}")
         searcher = StudySearcher(spec, study_name=name, storage=_study_storage(store, key))
         grid = _search(spec, searcher, name=name, store=store, parallel=parallel, console=console)
-        records = read_records(grid, spec, scheme="s3://" if _on_s3(store) else "")
+        records = read_records(grid, spec, store.location)
         interrupted = len(records) < spec.total_trials or any(record.state == "stopped" for record in records)
         front = pareto_front(records, spec.objectives)
-        write_tables(store, key, records, front)
-        best = choose_best(records, spec.promotion.rule if spec.promotion else "mean")
+        best = choose_best(records, spec.objectives)
         result = SweepResult(
             name=name,
-            folder=f"{store.uri}/{key}",
+            folder=str(store.location / key),
             records=records,
             front=front,
             replicates=replicates(records, spec.objectives),
@@ -136,18 +142,41 @@ def run_sweep(spec: SweepSpec, *, name: str, storage: str, console: Console) -> 
             published=None,
             interrupted=interrupted,
         )
-        _write_summary(store, key, result)  # before anything else can fail
+        try:  # before anything else can fail
+            write_tables(store, key, records, front)
+            _write_summary(store, key, result)
+        except StoreError as error:  # shown, for it took hours; nothing can be published into such a storage
+            return replace(result, unwritten=str(error))
         if best is not None and spec.promotion is not None and not interrupted:
             console.print(f"scoring the best trial by the {spec.promotion.protocol} protocol ...", highlight=False)
-            model, uri = spec.model_name, store.uri
             try:
-                published = publish(best, spec.run, spec.promotion, model=model, storage=uri, folder=key)
+                published = publish(best, spec, spec.promotion, storage=store.uri, folder=key)
                 result = replace(result, published=published)
             except (RaydisError, RayError) as error:
-                reason = str(error).strip().rpartition("\n")[2]
-                result = replace(result, unpublished=f"{type(error).__name__}: {reason}")
+                result = replace(result, unpublished=explain(error).line)
             _write_summary(store, key, result)
     return check_result(result)
+
+
+def parallel_trials(spec: SweepSpec, nodes: Sequence[Node], *, grows: bool) -> int:
+    """Return how many trials a cluster may be given at once.
+
+    Trials of one worker wait in Tune's queue, so that all places count, whoever has them now. Workers of one run start
+    together or not at all: runs of several get the places that are free. A cluster with an autoscaler has its nodes yet
+    to come, and it is the spec that says how many trials ask for them.
+
+    Raises:
+        ResourceError: not even one, in a cluster that does not grow.
+    """
+    if grows:
+        log.warning("the cluster grows: trials wait for its nodes; max_concurrent says how many may ask at once")
+        return spec.total_trials
+    places = max_parallel_runs(spec.run.compute, nodes)
+    if spec.run.compute.num_workers == 1:
+        return places
+    with contextlib.suppress(ResourceError):  # full at this moment
+        return min(places, max_parallel_runs(spec.run.compute, free_nodes()))
+    return 1
 
 
 def check_result(result: SweepResult) -> SweepResult:
@@ -176,15 +205,14 @@ def _search(
     spec: SweepSpec, searcher: StudySearcher, *, name: str, store: Store, parallel: int, console: Console
 ) -> tune.ResultGrid:
     """Run the trials; Ctrl-C ends them early and in good order."""
-    objectives = [objective.metric for objective in spec.objectives]
-    state = SweepState(spec.total_trials, spec.run.train.num_images, objectives)
+    state = SweepState(spec.total_trials, spec.run.train.num_images, spec.objectives)
     with SweepProgress(state, console) as progress:
         tuner = tune.Tuner(
             tune.with_resources(run_trial, trial_resources(spec.run)),
             param_space={
                 "run": spec.run.model_dump(mode="json"),
                 "sweep": name,
-                "folder": f"{store.uri}/sweeps/{name}",
+                "folder": str(store.location / "sweeps" / name),
             },
             tune_config=tune.TuneConfig(
                 search_alg=searcher,
@@ -196,7 +224,7 @@ def _search(
             ),
             run_config=tune.RunConfig(
                 name=name,
-                storage_path=f"{store.uri}/sweeps",
+                storage_path=(store.location / "sweeps").pyarrow_uri,
                 failure_config=tune.FailureConfig(max_failures=spec.max_failures),
                 checkpoint_config=tune.CheckpointConfig(num_to_keep=1),
                 callbacks=[progress, JsonLoggerCallback()],
@@ -205,11 +233,32 @@ def _search(
         )
         on_interrupt = signal.getsignal(signal.SIGINT)
         try:
-            return tuner.fit()
-        finally:
-            if threading.current_thread() is threading.main_thread():
-                signal.signal(signal.SIGINT, on_interrupt)  # Tune leaves its own behind, which would swallow a Ctrl-C
-            searcher.close()
+            try:
+                return tuner.fit()
+            finally:
+                if threading.current_thread() is threading.main_thread():
+                    signal.signal(signal.SIGINT, on_interrupt)  # Tune leaves its own, which would swallow a Ctrl-C
+                searcher.close()
+        except Exception as error:
+            console.print(state.table())
+            _check_room(store, f"sweeps/{name}/{PROBE_FILE}", error)
+            raise
+
+
+def _check_room(store: Store, key: str, error: Exception) -> None:
+    """Raise StoreError where a full disk or a failing storage is behind an error of Tune.
+
+    Where the error does not say so, the store does: a file is written to it, for a full disk takes the name of a file
+    and refuses the bytes.
+    """
+    final = final_error(error)
+    try:
+        store.write(key, bytes(PROBE_BYTES))
+        store.delete(key)
+    except StoreError as refused:
+        final = refused
+    if final is not None:
+        raise StoreError(f"the sweep cannot go on: {final}") from error
 
 
 def _name_of(trial: Any) -> str:
@@ -222,7 +271,7 @@ def check_first_stages(spec: SweepSpec) -> None:
     chosen = [{key: value} for key, domain in spec.search.items() for value in domain.ends()]
     for key, value in (item for settings in [*fixed, *chosen] for item in settings.items()):
         checkpoint = value.get("checkpoint") if isinstance(value, dict) else value
-        if key in ("first_stage", "first_stage.checkpoint") and "@" in str(checkpoint) and "://" not in str(checkpoint):
+        if key in ("first_stage", "first_stage.checkpoint") and names_version(str(checkpoint)):
             raise ConfigError(f"{key} of a control or choice names {checkpoint}: give the checkpoint's folder or URI")
 
 
@@ -239,11 +288,8 @@ def _taken(store: Store, key: str) -> ConfigError:
 
 
 def _study_storage(store: Store, key: str) -> Any:
-    return None if _on_s3(store) else journal(Path(store.uri, key, STUDY_FILE))
-
-
-def _on_s3(store: Store) -> bool:
-    return store.uri.startswith("s3://")
+    folder = store.location.folder
+    return journal(folder / key / STUDY_FILE) if folder else None
 
 
 def _write_summary(store: Store, key: str, result: SweepResult) -> None:

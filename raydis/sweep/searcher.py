@@ -10,10 +10,9 @@ ever, and cannot hold a search space that is not picklable. Here each trial ends
 
 from __future__ import annotations
 
-import math
 import pickle
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +24,7 @@ from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState
 from ray.tune.search import Searcher
 
+from raydis.metrics.standing import Objective, missing
 from raydis.sweep.space import as_point, control_settings, suggest_settings
 from raydis.sweep.spec import SweepSpec
 
@@ -47,7 +47,6 @@ class StudySearcher(Searcher):
     def __init__(self, spec: SweepSpec, *, study_name: str, storage: BaseStorage | None = None) -> None:
         super().__init__()  # no metric: Tune then asks for none in every report
         self.spec = spec
-        self._objectives = [objective.metric for objective in spec.objectives]
         self._fixed = control_settings(spec)
         self._trials: dict[str, optuna.Trial] = {}
         study = optuna.create_study(
@@ -80,10 +79,11 @@ class StudySearcher(Searcher):
         trial = self._trials.pop(trial_id, None)
         if trial is None:
             return
-        state, reason = trial_state(result, error, self._objectives)
+        state, reason = trial_state(result, error, self.spec.objectives)
         if reason is not None:
             trial.set_user_attr("reason", reason)
-        values = [result[name] for name in self._objectives] if result and state is TrialState.COMPLETE else None
+        metrics = [goal.metric for goal in self.spec.objectives]
+        values = [result[name] for name in metrics] if result and state is TrialState.COMPLETE else None
         self.study.tell(trial, values, state=state)
 
     def close(self) -> None:
@@ -109,7 +109,9 @@ class StudySearcher(Searcher):
                 self.study.tell(orphan.number, state=TrialState.FAIL)
 
 
-def trial_state(result: Mapping[str, Any] | None, error: bool, objectives: list[str]) -> tuple[TrialState, str | None]:
+def trial_state(
+    result: Mapping[str, Any] | None, error: bool, objectives: Sequence[Objective]
+) -> tuple[TrialState, str | None]:
     """Optuna's state of a trial that ended, and why where it is not COMPLETE.
 
     Args:
@@ -122,10 +124,8 @@ def trial_state(result: Mapping[str, Any] | None, error: bool, objectives: list[
         return TrialState.PRUNED, f"stopped after {result.get('images_seen', 0)} images"
     if result.get("status") != "valid":
         return TrialState.FAIL, str(result.get("reason") or result.get("status"))
-    for name in objectives:
-        value = result.get(name)
-        if not isinstance(value, int | float) or not math.isfinite(value):
-            return TrialState.FAIL, f"{name} is {value}"
+    if reason := missing(result, objectives):
+        return TrialState.FAIL, reason
     return TrialState.COMPLETE, None
 
 

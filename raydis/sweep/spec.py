@@ -20,8 +20,8 @@ from pydantic import Field, model_validator
 from raydis.config import DygaSdConfig, RunConfig
 from raydis.configfile import Tree, apply_overrides, field_paths, parse, read_yaml
 from raydis.errors import ConfigError
+from raydis.metrics.standing import DEFAULT_OBJECTIVES, Objective
 from raydis.presets import expand
-from raydis.registry.promotion import Rule
 from raydis.section import Model
 
 NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
@@ -31,8 +31,6 @@ FIXED_SECTIONS = {
     "compute": "trials differ by their settings, not by their machines",
 }
 MAX_CORNERS = 1024
-
-Score = Literal["dci_disentanglement", "dci_completeness", "dci_informativeness", "factor_vae", "mig"]
 
 
 class IntRange(Model):
@@ -110,13 +108,6 @@ class Choice(Model):
 Domain = Annotated[IntRange | FloatRange | Choice, Field(discriminator="kind")]
 
 
-class Objective(Model):
-    """A score and the direction in which it is better."""
-
-    metric: Score
-    direction: Literal["max", "min"] = "max"
-
-
 class Control(Model):
     """A fixed run to compare with: the base run, with some keys set, once or with several seeds."""
 
@@ -143,10 +134,28 @@ class PromotionConfig(Model):
     """How the best trial becomes a version in the registry."""
 
     name: str | None = Field(default=None, pattern=NAME, description="Model name; null takes the sweep file's name.")
-    alias: str = Field(default="best", pattern=NAME, description="Alias that moves if the new version is better.")
-    rule: Rule = Field(default="mean", description="`mean` of DCI disentanglement and FactorVAE score, or one of them.")
+    alias: str = Field(
+        default="best",
+        pattern=NAME,
+        description="Alias that moves if the new version is better by the objectives, beyond the scores' spread.",
+    )
     protocol: Literal["published", "search"] = Field(default="published", description="Protocol of the final scores.")
     estimator: Literal["reference", "hist", "tree"] = Field(default="reference", description="DCI's classifier in it.")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _no_rule(cls, values: Any) -> Any:
+        """Refuse the key that once chose the best trial beside the objectives, with what to write instead."""
+        if isinstance(values, dict) and "rule" in values:
+            metrics = {"dci": ["dci_disentanglement"], "factor_vae": ["factor_vae"]}.get(
+                values["rule"], ["dci_disentanglement", "factor_vae"]
+            )
+            instead = ", ".join(f"{{metric: {metric}}}" for metric in metrics)
+            raise ValueError(
+                f"rule={values['rule']} no longer exists, because the sweep's objectives alone say which trial is "
+                f"best: remove it and write `objectives: [{instead}]` at the top of the sweep file"
+            )
+        return values
 
 
 class SweepSpec(Model):
@@ -158,7 +167,9 @@ class SweepSpec(Model):
         default={}, description="Dotted key of the run -> the values it may take; empty where controls alone run."
     )
     objectives: tuple[Objective, ...] = Field(
-        default=(Objective(metric="dci_disentanglement"), Objective(metric="factor_vae")), min_length=1
+        default=DEFAULT_OBJECTIVES,
+        min_length=1,
+        description="What the sampler searches for, and what makes a trial the best: see raydis/metrics/standing.py.",
     )
     num_trials: int = Field(default=16, ge=0, description="Sampled trials; controls come on top.")
     max_concurrent: int | None = Field(

@@ -16,12 +16,12 @@ import pyarrow.parquet
 from optuna.trial import TrialState
 from ray.tune import Result, ResultGrid
 
-from raydis.metrics.protocol import Scores
-from raydis.registry.promotion import Rule, ScoredVersion, decide
-from raydis.registry.registry import ModelRef
-from raydis.store import Store
+from raydis.errors import explain
+from raydis.metrics.protocol import SCORE_NAMES, ScoreName, Scores
+from raydis.metrics.standing import Objective, best_of, missing
+from raydis.store import Location, Store
 from raydis.sweep.searcher import trial_state
-from raydis.sweep.spec import Objective, SweepSpec
+from raydis.sweep.spec import SweepSpec
 from raydis.sweep.trial import trial_name
 
 State = Literal["complete", "stopped", "failed"]
@@ -41,7 +41,7 @@ class TrialRecord:
         settings: dotted key of the run -> value.
         state, reason: `complete` trials have valid, finite scores; the others have a reason.
         scores: whatever evaluation there was.
-        images_seen, loss, time_s: of the last report.
+        images_seen, loss, time_s: of the last report; time_s is None where there was none.
         checkpoint: folder or s3:// URI of the last one.
     """
 
@@ -53,7 +53,7 @@ class TrialRecord:
     scores: Scores | None
     images_seen: int
     loss: float | None
-    time_s: float
+    time_s: float | None
     checkpoint: str | None
 
     @property
@@ -64,19 +64,24 @@ class TrialRecord:
         """A score by name."""
         return None if self.scores is None else getattr(self.scores, metric)
 
+    def spread(self, metric: ScoreName) -> float | None:
+        """Return a score's standard deviation over its draws; None where it is unknown."""
+        return self.scores.spread.get(metric) if self.scores and self.scores.spread else None
 
-def read_records(grid: ResultGrid, spec: SweepSpec, *, scheme: str = "") -> list[TrialRecord]:
-    """The trials of a finished Tune run, by number. `scheme` goes before Ray's paths, e.g. `s3://`."""
-    return sorted((_record(result, spec, scheme) for result in grid), key=lambda record: record.number)
+
+def read_records(grid: ResultGrid, spec: SweepSpec, storage: Location) -> list[TrialRecord]:
+    """The trials of a finished Tune run, by number; `storage` is where the sweep keeps them."""
+    return sorted((_record(result, spec, storage) for result in grid), key=lambda record: record.number)
 
 
-def _record(result: Result, spec: SweepSpec, scheme: str) -> TrialRecord:
+def _record(result: Result, spec: SweepSpec, storage: Location) -> TrialRecord:
     config, metrics = result.config or {}, result.metrics or {}
-    objectives = [objective.metric for objective in spec.objectives]
-    state, reason = trial_state(metrics, result.error is not None, objectives)
+    state, reason = trial_state(metrics, result.error is not None, spec.objectives)
     if result.error is not None:
-        reason = str(result.error).strip().rpartition("\n")[2]  # of a worker's traceback, the line that names the error
-    checkpoint = metrics.get("checkpoint_uri") or (result.checkpoint and f"{scheme}{result.checkpoint.path}")
+        reason = explain(result.error).line
+    checkpoint = metrics.get("checkpoint_uri") or (
+        result.checkpoint and str(storage.at_pyarrow_path(result.checkpoint.path))
+    )
     return TrialRecord(
         number=config["number"],
         control=config["control"],
@@ -86,32 +91,38 @@ def _record(result: Result, spec: SweepSpec, scheme: str) -> TrialRecord:
         scores=Scores.from_dict(json.loads(metrics["scores"])) if metrics.get("scores") else None,
         images_seen=metrics.get("images_seen") or 0,
         loss=metrics.get("loss"),
-        time_s=metrics.get("time_total_s") or 0.0,
+        time_s=metrics.get("time_total_s"),
         checkpoint=checkpoint or None,
     )
 
 
 def pareto_front(records: Sequence[TrialRecord], objectives: Sequence[Objective]) -> set[int]:
     """Numbers of the complete trials that no other one dominates."""
-    done = [record for record in records if record.state == "complete"]
-    signs = np.array([1.0 if objective.direction == "max" else -1.0 for objective in objectives])
-    values = np.array([[record.value(objective.metric) for objective in objectives] for record in done], dtype=float)
-    front = set()
-    for record, mine in zip(done, values * signs if done else [], strict=True):
-        dominated = ((values * signs >= mine).all(axis=1) & (values * signs > mine).any(axis=1)).any()
-        if not dominated:
-            front.add(record.number)
-    return front
+    points = {
+        number: np.array([goal.oriented(values[goal.metric]) for goal in objectives])
+        for number, values in _rankable(records, objectives).items()
+    }
+    return {
+        number
+        for number, mine in points.items()
+        if not any((theirs >= mine).all() and (theirs > mine).any() for theirs in points.values())
+    }
 
 
-def choose_best(records: Sequence[TrialRecord], rule: Rule) -> TrialRecord | None:
-    """The complete trial that the registry would promote over all others; the earlier one of equals."""
-    best, chosen = None, None
+def choose_best(records: Sequence[TrialRecord], objectives: Sequence[Objective]) -> TrialRecord | None:
+    """Return the complete trial of highest standing; the earlier one of equals."""
+    number = best_of(_rankable(records, objectives), objectives)
+    return next((record for record in records if record.number == number), None)
+
+
+def _rankable(records: Sequence[TrialRecord], objectives: Sequence[Objective]) -> dict[int, dict[str, float]]:
+    """Metrics of the trials that are complete and have a standing, by number."""
+    found = {}
     for record in records:
-        candidate = ScoredVersion(ModelRef("trial", record.number), record.scores)
-        if record.state == "complete" and decide(candidate, best, rule=rule).promote:
-            best, chosen = candidate, record
-    return chosen
+        values = record.scores.values() if record.scores else {}
+        if record.state == "complete" and not missing(values, objectives):
+            found[record.number] = {name: value for name, value in values.items() if value is not None}
+    return found
 
 
 @dataclass(frozen=True)
@@ -140,8 +151,8 @@ def replicates(records: Sequence[TrialRecord], objectives: Sequence[Objective]) 
             groups.setdefault(name, []).append(record)
     found = []
     for control, runs in groups.items():
-        done = [record for record in runs if record.state == "complete"]
-        values = {goal.metric: [record.value(goal.metric) or 0.0 for record in done] for goal in objectives}
+        done = list(_rankable(runs, objectives).values())
+        values = {goal.metric: [scored[goal.metric] for scored in done] for goal in objectives}
         mean = {name: float(np.mean(column)) for name, column in values.items() if done}
         std = {name: float(np.std(column, ddof=1)) for name, column in values.items() if len(done) > 1}
         found.append(Replicates(control, len(runs), len(done), mean, std))
@@ -160,17 +171,17 @@ def write_tables(store: Store, folder: str, records: Sequence[TrialRecord], fron
 
 def trials_table(records: Sequence[TrialRecord], front: set[int]) -> pa.Table:
     """The records as a table; settings that are no plain numbers or texts, or of mixed types, are JSON."""
-    dci = ("dci_disentanglement", "dci_completeness", "dci_informativeness")
-    scores = (*dci, "factor_vae", "mig", "num_active_units")
+    scores = (*SCORE_NAMES, "num_active_units")
     columns: dict[str, list[Any]] = {
         "number": [record.number for record in records],
         "control": [record.control for record in records],
         "state": [record.state for record in records],
         "on_front": [record.number in front for record in records],
         **{name: [record.value(name) for record in records] for name in scores},
+        **{f"{name}_spread": [record.spread(name) for record in records] for name in SCORE_NAMES},
         "images_seen": [record.images_seen for record in records],
         "loss": [record.loss for record in records],
-        "time_s": [round(record.time_s, 3) for record in records],
+        "time_s": [_rounded(record.time_s) for record in records],
         "reason": [record.reason for record in records],
         "checkpoint": [record.checkpoint for record in records],
     }
@@ -192,11 +203,15 @@ def to_json(records: Sequence[TrialRecord], front: set[int]) -> list[dict[str, A
             "scores": record.scores.to_dict() if record.scores else None,
             "images_seen": record.images_seen,
             "loss": record.loss if record.loss is not None and math.isfinite(record.loss) else None,
-            "time_s": round(record.time_s, 3),
+            "time_s": _rounded(record.time_s),
             "checkpoint": record.checkpoint,
         }
         for record in records
     ]
+
+
+def _rounded(time_s: float | None) -> float | None:
+    return None if time_s is None else round(time_s, 3)
 
 
 def _uniform(values: list[Any]) -> list[Any]:

@@ -15,7 +15,7 @@ from ray import tune
 
 from raydis.config import DataConfig, RunConfig
 from raydis.configfile import parse
-from raydis.errors import RaydisError
+from raydis.errors import ClusterError, RaydisError, StoreError, final_error
 from raydis.sweep.spec import configure
 
 LAUNCHER_SHARE = 0.001  # of the head's own resource, see `trial_resources`
@@ -24,8 +24,9 @@ LAUNCHER_SHARE = 0.001  # of the head's own resource, see `trial_resources`
 def run_trial(config: dict[str, Any]) -> None:
     """Tune's trainable.
 
-    An error of ours is the trial's last report instead of an exception: repeating it would not help, and the process
-    stays for the next trial. Any other error is Tune's, which restarts the trial from its checkpoint.
+    An error of ours, or a full disk, is the trial's last report instead of an exception: repeating it would not help,
+    and the process stays for the next trial. Any other error is Tune's, which restarts the trial from its checkpoint.
+    So is an error of ours that speaks of the cluster or the storage and not of the trial.
 
     Args:
         config: the sweep's constants `run` (base RunConfig), `sweep` (its name), `folder` (its URI), and the
@@ -40,8 +41,12 @@ def run_trial(config: dict[str, Any]) -> None:
             _train_here(run, parent)
         else:
             _train_with_workers(run, parent, config["folder"])
-    except RaydisError as error:
-        tune.report(failure(error))
+    except (ClusterError, StoreError):
+        raise
+    except (RaydisError, OSError) as error:
+        if (final := final_error(error)) is None:
+            raise
+        tune.report(failure(final))
     finally:
         _release_memory()
 

@@ -5,24 +5,31 @@ from __future__ import annotations
 import json
 import shutil
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 from raydis.engine.checkpoint import open_checkpoint
-from raydis.engine.state import Training
 from raydis.engine.session import Report, run_session
+from raydis.engine.state import Training
+from raydis.metrics.protocol import SCORE_NAMES
 
-SCORES = ("dci_disentanglement", "dci_completeness", "dci_informativeness", "factor_vae", "mig")
 
-
-def report_session(library: ModuleType, training: Training, *, parent: dict[str, str] | None) -> None:
+def report_session(
+    library: ModuleType,
+    training: Training,
+    *,
+    parent: dict[str, str] | None,
+    before_checkpoint: Callable[[], None] = lambda: None,
+) -> None:
     """Run a session from the last checkpoint that Ray keeps of it, where there is one, and report it to Ray.
 
     Args:
         library: `ray.train` or `ray.tune`, which is asked and told; each has a Checkpoint class of its own.
         training: a fresh state.
         parent: see `run_session`.
+        before_checkpoint: called before one is handed to Ray, which stores it; what it raises keeps it from that.
 
     Raises:
         RaydisError: of the session; see `run_session`.
@@ -33,6 +40,8 @@ def report_session(library: ModuleType, training: Training, *, parent: dict[str,
     with tempfile.TemporaryDirectory(prefix="raydis-") as workdir:
         for report in run_session(training, Path(workdir), parent=parent):
             folder = report.checkpoint
+            if folder:
+                before_checkpoint()
             library.report(metrics_of(report), checkpoint=library.Checkpoint.from_directory(folder) if folder else None)
             if folder:
                 shutil.rmtree(folder)  # Ray has copied it to the storage
@@ -62,7 +71,7 @@ def metrics_of(report: Report) -> dict[str, Any]:
         "finished": progress.finished,
         "status": scores.status if scores and progress.finished else unscored,
         "reason": scores.reason if scores else None,
-        **{name: getattr(scores, name, None) for name in SCORES},
+        **{name: getattr(scores, name, None) for name in SCORE_NAMES},
         "scores": json.dumps(scores.to_dict()) if scores else None,
         "psnr": report.psnr,
     }
@@ -71,7 +80,7 @@ def metrics_of(report: Report) -> dict[str, Any]:
 def failure(error: Exception) -> dict[str, Any]:
     """The last report of a run that ended with an error of ours: same keys, status `failed`, the error as reason."""
     counts = ("step", "images_seen", "num_images", "num_workers", "num_refits", "num_unanchored_units")
-    numbers = (*counts, "loss", "images_per_s", "train_s", "refit_s", *SCORES, "psnr")
+    numbers = (*counts, "loss", "images_per_s", "train_s", "refit_s", *SCORE_NAMES, "psnr")
     return {
         **dict.fromkeys(numbers),
         "finished": True,

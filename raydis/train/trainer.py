@@ -3,34 +3,39 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
 import logging
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import ray
 from ray import train
-from ray.exceptions import RayActorError
+from ray.exceptions import RayError
 from ray.train import TrainingFailedError
 from ray.train.torch import TorchConfig, TorchTrainer
 from ray.util.queue import Queue
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from raydis.config import RunConfig
-from raydis.engine.checkpoint import migrate_config
 from raydis.engine.plan import budget_warnings
-from raydis.errors import ConfigError, FitError, RaydisError
-from raydis.registry import locate_first_stage
-from raydis.store import Store, StoreConflict, open_store
+from raydis.errors import ClusterError, RaydisError, explain, final_error
+from raydis.store import open_store
+from raydis.store.lease import Lease
+from raydis.train.claim import RUN_FILE, claim, run_name
 from raydis.train.cluster import (
     check_storage,
     choose_device,
     choose_num_workers,
+    cluster_grows,
     cluster_nodes,
+    describe_nodes,
+    describe_workers,
+    free_nodes,
     gpus_per_worker,
+    holds,
     max_parallel_runs,
     ray_cluster,
     set_environment,
@@ -40,9 +45,12 @@ from raydis.train.worker import train_worker
 
 log = logging.getLogger(__name__)
 
-RUN_FILE = "run.json"
+LEASE_FILE = "lease.json"
 MAX_RESTARTS = 3
-MAX_FAILED_STARTS = 10  # of the workers, a minute each: the cluster is full, growing, or yet to miss a node
+MAX_FAILED_STARTS = 10  # of the workers in a row, a minute each: the cluster is full, or yet to miss a node
+MAX_FAILED_STARTS_GROWING = 60  # likewise, where an autoscaler may be fetching nodes with large images
+GROWING_STARTS = 5  # of these in which it is asked for all workers, before a run goes on with fewer
+SETTLE_S = 10  # in which Ray takes back what a worker group has held
 
 
 @dataclass(frozen=True)
@@ -94,18 +102,21 @@ def run(
         on_report: called with each report's metrics while the run goes on.
 
     Raises:
+        ClusterError: the cluster lost the run's workers, or did not start them, too often: the same call goes on.
         ConfigError: another configuration has this name, or `resume` is False and the run exists.
+        LeaseTaken: another process trains this run.
+        LeaseLost: another process has taken the run over, while this one did not move for a minute.
         RegistryError: a first stage's `name@alias` that does not exist.
-        ResourceError: the cluster cannot hold the run.
+        ResourceError: the cluster cannot hold the run, and has no autoscaler that might add nodes.
         RaydisError: what a worker raised.
     """
     for warning in budget_warnings(config):  # a worker says so as well, but into a file of Ray's
         log.warning(warning)
-    config = locate_first_stage(config, storage)
     with ray_cluster():
-        nodes = cluster_nodes()
-        config = config.model_copy(update={"compute": choose_device(config.compute, nodes)})
-        max_parallel_runs(config.compute, nodes)
+        nodes, grows = cluster_nodes(), cluster_grows()
+        config = config.model_copy(update={"compute": choose_device(config.compute, nodes, grows=grows)})
+        if not grows:
+            max_parallel_runs(config.compute, nodes)
         with _forward_reports(on_report) as callbacks:
             return fit_with_ray(config, name=name, storage=storage, resume=resume, callbacks=callbacks)
 
@@ -121,52 +132,87 @@ def fit_with_ray(
 ) -> TrainResult:
     """Train on the connected cluster with the workers that `config.compute` allows; arguments and errors as in `run`.
 
-    A worker, node or controller that dies leads to a restart from the last checkpoint, MAX_RESTARTS times. Each start
-    takes as many workers as the cluster then has places for. Ray's own counts of failures are switched off: they do not
-    know a controller's death, and would repeat our errors. So is its own elasticity: it knows neither which numbers
-    share a batch nor that a GPU's fractions lie on one GPU, and to grow it gives up what came after a checkpoint.
+    A worker, node or controller that dies leads to a restart from the last checkpoint, MAX_RESTARTS times; workers that
+    do not come up are asked for again, MAX_FAILED_STARTS times in a row. Ray's own counts of failures are switched off:
+    they do not know a controller's death, and would repeat our errors. So is its own elasticity: it knows neither which
+    numbers share a batch nor that a GPU's fractions lie on one GPU, and to grow it gives up steps without a checkpoint.
     """
     set_environment()
-    store, name = open_store(storage), name or default_name(config)
-    _claim(store, name, config, resume=resume)
-    check_storage(store, f"train/{name}/{RUN_FILE}")
+    store = open_store(storage)
+    name = name or run_name(store, config)
+    lease = Lease(store, f"train/{name}/{LEASE_FILE}", what=f"run {name}")
+    with lease.held():
+        config = claim(store, name, config, resume=resume)
+        check_storage(store, f"train/{name}/{RUN_FILE}")
+        result = _fit(config, lease, name=name, parent=parent, callbacks=callbacks)
+    assert result.checkpoint is not None  # a session's last report brings one
+    return TrainResult(
+        name=name,
+        folder=str(store.location / f"train/{name}"),
+        checkpoint=str(store.location.at_pyarrow_path(result.checkpoint.path)),
+        metrics=result.metrics or {},
+    )
+
+
+def _fit(
+    config: RunConfig,
+    lease: Lease,
+    *,
+    name: str,
+    parent: dict[str, str] | None,
+    callbacks: Sequence[train.UserCallback],
+) -> train.Result:
+    """Start workers until they come to the end, each time as many as there is a place for."""
     restarts, failed_starts = 0, 0
     while True:
-        num_workers = choose_num_workers(config.compute, config.train.batch_size, cluster_nodes())
-        if num_workers < config.compute.num_workers:
-            log.warning(
-                "run %s: no place for all of its %d workers, it goes on with %d",
-                name,
-                config.compute.num_workers,
-                num_workers,
-            )
-        trainer = _trainer(config, num_workers, name=name, store=store, parent=parent, callbacks=callbacks)
+        lease.check()
+        num_workers = _num_workers(config, name, failed_starts, again=bool(restarts or failed_starts))
+        trainer = _trainer(config, num_workers, name=name, lease=lease, parent=parent, callbacks=callbacks)
         try:
-            result = trainer.fit()
-        except (TrainingFailedError, RayActorError) as error:
+            return trainer.fit()
+        except (TrainingFailedError, RayError) as error:
             if (ours := _raydis_error(error)) is not None:
                 raise ours from None
             if isinstance(error, train.ControllerError):
                 failed_starts += 1
             else:
-                restarts += 1
-            if restarts > MAX_RESTARTS or failed_starts > MAX_FAILED_STARTS:
-                raise FitError(
+                restarts, failed_starts = restarts + 1, 0  # its workers had started
+            patient = failed_starts > MAX_FAILED_STARTS and cluster_grows()
+            most = MAX_FAILED_STARTS_GROWING if patient else MAX_FAILED_STARTS
+            if restarts > MAX_RESTARTS or failed_starts > most:
+                raise ClusterError(
                     f"run {name} failed {restarts + failed_starts} times, last with {_last_line(error)}. The same "
-                    f"command goes on from its last checkpoint in {store.uri}/train/{name}"
+                    f"command goes on from its last checkpoint in {lease.store.location / 'train' / name}"
                 ) from error
             log.warning("run %s starts again: %s", name, _last_line(error))
-            continue
         except SystemExit as stop:  # Ray's answer to Ctrl-C ends the process as if all were well
             raise KeyboardInterrupt from stop
-        assert result.checkpoint is not None  # a session's last report brings one
-        scheme = "s3://" if store.uri.startswith("s3://") else ""
-        return TrainResult(
-            name=name,
-            folder=f"{store.uri}/train/{name}",
-            checkpoint=scheme + result.checkpoint.path,
-            metrics=result.metrics or {},
-        )
+
+
+def _num_workers(config: RunConfig, name: str, failed_starts: int, *, again: bool) -> int:
+    """Number of workers of the next start, and a line about what it waits for where there is no place for all of them.
+
+    What the last workers held comes back within seconds, and an autoscaler's nodes within minutes: both are waited for
+    before a run goes on with fewer.
+    """
+    compute, batch_size = config.compute, config.train.batch_size
+    wanted, free = compute.num_workers, free_nodes()
+    for _ in range(SETTLE_S if again else 0):
+        if holds(compute, wanted, free):
+            break
+        time.sleep(1.0)
+        free = free_nodes()
+    number = choose_num_workers(compute, batch_size, free)
+    grows = not holds(compute, wanted, free) and cluster_grows()
+    if grows and failed_starts < GROWING_STARTS:
+        number = wanted
+    if not holds(compute, number, free):
+        waits_for = "its autoscaler" if grows else "other work on it to end"
+        found, asked = describe_nodes(free), describe_workers(compute, number)
+        log.warning("run %s waits for %s: it needs %s, and the cluster has free %s", name, waits_for, asked, found)
+    elif number < wanted:
+        log.warning("run %s: no place for all of its %d workers, it goes on with %d", name, wanted, number)
+    return number
 
 
 def _trainer(
@@ -174,14 +220,15 @@ def _trainer(
     num_workers: int,
     *,
     name: str,
-    store: Store,
+    lease: Lease,
     parent: dict[str, str] | None,
     callbacks: Sequence[train.UserCallback],
 ) -> TorchTrainer:
     gpus = gpus_per_worker(config.compute)
+    held = {"storage": lease.store.uri, "key": lease.key, "token": lease.token, "what": lease.what}
     return TorchTrainer(
         train_worker,
-        train_loop_config={"config": config.model_dump(mode="json"), "parent": parent},
+        train_loop_config={"config": config.model_dump(mode="json"), "parent": parent, "lease": held},
         # Two ranks on one GPU are an error in NCCL.
         torch_config=TorchConfig(backend="nccl" if gpus >= 1 else "gloo"),
         scaling_config=train.ScalingConfig(
@@ -191,37 +238,12 @@ def _trainer(
         ),
         run_config=train.RunConfig(
             name=name,
-            storage_path=f"{store.uri}/train",
+            storage_path=(lease.store.location / "train").pyarrow_uri,
             failure_config=train.FailureConfig(max_failures=0, controller_failure_limit=0),
             checkpoint_config=train.CheckpointConfig(num_to_keep=1),
             callbacks=list(callbacks),
         ),
     )
-
-
-def default_name(config: RunConfig) -> str:
-    """Data set and a hash of all that decides the result: two configurations never share a run by accident."""
-    text = json.dumps(_identity(config), sort_keys=True)
-    return f"{config.data.name}-{hashlib.sha256(text.encode()).hexdigest()[:12]}"
-
-
-def _identity(config: RunConfig) -> dict[str, Any]:
-    return config.model_dump(mode="json", exclude={"compute"})
-
-
-def _claim(store: Store, name: str, config: RunConfig, *, resume: bool) -> None:
-    """Note a run's configuration in its folder, or compare it with the one that is there."""
-    key, text = f"train/{name}/{RUN_FILE}", json.dumps(_identity(config), indent=2).encode()
-    try:
-        store.write(key, text, if_absent=True)
-    except StoreConflict as error:
-        if not resume:
-            raise ConfigError(f"run {name} exists in {store.uri}/train: resume it, or choose another name") from error
-        if migrate_config(json.loads(store.read(key))) != _identity(config):
-            raise ConfigError(
-                f"run {name} in {store.uri}/train was started with another configuration (its {RUN_FILE}): "
-                "choose another name"
-            ) from error
 
 
 @contextlib.contextmanager
@@ -250,10 +272,10 @@ def _forward_reports(on_report: Callable[[dict[str, Any]], None] | None) -> Iter
 
 
 def _raydis_error(error: BaseException) -> RaydisError | None:
-    """The error of ours that made a worker fail, if it was one."""
+    """The error that made a worker fail, if a restart would meet it again: one of ours, or a disk that is full."""
     failures: dict[int, Exception] = getattr(error, "worker_failures", {})  # by rank
-    return next((cause for _, cause in sorted(failures.items()) if isinstance(cause, RaydisError)), None)
+    return next((final for _, cause in sorted(failures.items()) if (final := final_error(cause))), None)
 
 
 def _last_line(error: BaseException) -> str:
-    return str(error).strip().rpartition("\n")[2][:300]
+    return explain(error).line

@@ -330,7 +330,7 @@ def begin(config: RunConfig, variant: Variant, dataset: ArrayDataset) -> tuple[T
 def scores(run: Training, config: EvaluationConfig) -> Row:
     """What an evaluation finds, and how long it takes."""
     began = time.perf_counter()
-    found = evaluate(run.calibrated(), run.dataset, run.loader, config, num_jobs=NUM_JOBS)
+    found = evaluate(run.calibrated(), run.dataset, run.loader, config, num_draws=1, num_jobs=NUM_JOBS)
     assert found is not None
     return {name: getattr(found, name) for name in SCORES} | {"scored_in_s": round(time.perf_counter() - began, 1)}
 
@@ -350,6 +350,7 @@ def published_scores(run: Training, estimator: Estimator) -> Iterator[Row]:
         data_fingerprint=run.dataset.fingerprint,
         estimator=estimator,
         seed=SEED,
+        num_draws=1,
         num_jobs=NUM_JOBS,
     )
     yield {name: getattr(found, name) for name in SCORES} | {"scored_in_s": round(time.perf_counter() - began, 1)}

@@ -11,10 +11,11 @@ import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import pyarrow.fs
 import pytest
 
 import raydis
-from raydis.store import Store, StoreConflict, StoreError, StoreMissing, open_store
+from raydis.store import Location, Store, StoreConflict, StoreError, StoreMissing, open_store
 
 KEYS_TO_REFUSE = (
     *("", ".", "a/", "a//b", "a/./b", "/etc/passwd", "../outside", "a/../../outside"),
@@ -91,6 +92,18 @@ def test_listing_is_sorted_and_takes_the_prefix_as_text(store: Store) -> None:
     assert list(store.list("a/b/")) == ["a/b/B", "a/b/c"]
     assert list(store.list("a/b")) == ["a/b.json", "a/b/B", "a/b/c", "a/bc"]
     assert list(store.list("nothing/here")) == []
+
+
+def test_entries_list_the_same_keys_with_their_tags_and_sizes(store: Store) -> None:
+    written = {key: store.write(key, key.encode() * 3) for key in ("b", "a/b/c", "a/bc", "a/é #%")}
+    entries = list(store.entries())
+    assert [entry.key for entry in entries] == list(store.list())
+    assert {entry.key: entry.tag for entry in entries} == written
+    assert [entry.size_bytes for entry in entries] == [len(entry.key.encode()) * 3 for entry in entries]
+    assert [entry.key for entry in store.entries("a/b/")] == ["a/b/c"]
+    assert list(store.entries("nothing/here")) == []
+    with pytest.raises(StoreError, match="is not allowed"):
+        store.entries("../")
 
 
 def test_a_store_that_was_never_written_to_is_empty(store: Store) -> None:
@@ -210,6 +223,26 @@ def test_a_download_replaces_an_older_file(store: Store, tmp_path: Path) -> None
     assert (tmp_path / "out").read_bytes() == b"new"
 
 
+def test_a_download_of_one_version_is_that_version_or_a_conflict(store: Store, tmp_path: Path) -> None:
+    old = store.write("key", b"old")
+    store.download("key", tmp_path / "old", if_match=old)
+    assert (tmp_path / "old").read_bytes() == b"old"
+    new = store.write("key", b"new")
+    with pytest.raises(StoreConflict, match="key"):
+        store.download("key", tmp_path / "late", if_match=old)
+    assert [path.name for path in tmp_path.iterdir() if path.is_file()] == ["old"]
+    store.download("key", tmp_path / "late", if_match=new)
+    assert (tmp_path / "late").read_bytes() == b"new"
+    store.delete("key")
+    with pytest.raises(StoreMissing):
+        store.download("key", tmp_path / "gone", if_match=new)
+
+
+def test_an_empty_value_is_downloaded_by_its_version_too(store: Store, tmp_path: Path) -> None:
+    store.download("key", tmp_path / "out", if_match=store.write("key", b""))
+    assert (tmp_path / "out").read_bytes() == b""
+
+
 def test_uploading_a_file_that_is_not_there_says_so(store: Store, tmp_path: Path) -> None:
     with pytest.raises(StoreError, match=r"absent\.bin to key .*No such file"):
         store.upload(tmp_path / "absent.bin", "key")
@@ -221,3 +254,20 @@ def test_a_download_that_cannot_be_written_says_so(store: Store, tmp_path: Path)
     (tmp_path / "file").write_bytes(b"")
     with pytest.raises(StoreError, match=r"cannot download key .*to .*file/below"):
         store.download("key", tmp_path / "file" / "below")
+
+
+@pytest.mark.s3
+@pytest.mark.parametrize(
+    "name", ["my runs#1/50%", "a%20b", "läufe?x=1&y", 'it\'s "x"+y', "日本 😀", "a=b;c,d@e:f~(*)[x]{y}<z>|^`$"]
+)
+def test_boto3_and_pyarrow_find_each_others_files_in_s3(name: str, s3_uri: str) -> None:
+    bucket = Location.parse(s3_uri).bucket
+    store = open_store(f"s3://{bucket}/{name}")
+    store.write("from boto3/a#b", b"one")
+    files, path = pyarrow.fs.FileSystem.from_uri((store.location / "from pyarrow").pyarrow_uri)
+    with files.open_output_stream(f"{path}/c%d") as stream:
+        stream.write(b"two")
+    assert files.open_input_file(f"{bucket}/{name}/from boto3/a#b").read() == b"one"
+    assert open_store(str(store.location.at_pyarrow_path(path))).read("c%d") == b"two"
+    assert list(open_store(store.uri).list()) == ["from boto3/a#b", "from pyarrow/c%d"]
+    assert list(open_store(f"s3://{bucket}").list()) == [f"{name}/from boto3/a#b", f"{name}/from pyarrow/c%d"]

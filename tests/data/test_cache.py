@@ -17,10 +17,14 @@ from raydis.data.cache import (
     fetch,
     fetch_folder,
     fingerprint_files,
+    is_stored,
 )
+from raydis.data.folder import FileKind
 from raydis.errors import DataError
+from raydis.store import LocalStore
 
 SHAPE = (50, 8, 8, 3)
+PNG = FileKind("pictures", lambda name: name.endswith(".png"))
 
 
 def fill(out: np.ndarray) -> None:
@@ -176,11 +180,11 @@ def test_a_folder_in_s3_is_downloaded_with_its_structure_and_completed_after_a_s
     for name in ("a.png", "sub/b.png", "sub/c.png"):
         client.put_object(Bucket=s3_bucket.removeprefix("s3://"), Key=f"faces/{name}", Body=name.encode())
     client.put_object(Bucket=s3_bucket.removeprefix("s3://"), Key="other.png", Body=b"other")
-    folder = fetch_folder(f"{s3_bucket}/faces", tmp_path)
+    folder = fetch_folder(f"{s3_bucket}/faces", tmp_path, PNG)
     found = {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*.png")}
     assert found == {name: name.encode() for name in ("a.png", "sub/b.png", "sub/c.png")}
     (folder / "sub" / "b.png").unlink()
-    assert fetch_folder(f"{s3_bucket}/faces", tmp_path) == folder
+    assert fetch_folder(f"{s3_bucket}/faces", tmp_path, PNG) == folder
     assert (folder / "sub" / "b.png").read_bytes() == b"sub/b.png"
 
 
@@ -188,5 +192,122 @@ def test_a_folder_in_s3_is_downloaded_with_its_structure_and_completed_after_a_s
 def test_nothing_stored_in_s3_is_reported(s3_bucket: str, tmp_path: Path) -> None:
     with pytest.raises(DataError, match=rf"data.path={s3_bucket}/no.h5: nothing is stored there"):
         fetch(f"{s3_bucket}/no.h5", tmp_path)
-    with pytest.raises(DataError, match=rf"data.path={s3_bucket}/no: nothing is stored below it"):
-        fetch_folder(f"{s3_bucket}/no", tmp_path)
+    with pytest.raises(
+        DataError, match=rf"data.path={s3_bucket}/no holds no pictures \(nothing is stored below it\): correct it"
+    ):
+        fetch_folder(f"{s3_bucket}/no", tmp_path, PNG)
+
+
+def keep_changing(monkeypatch: pytest.MonkeyPatch, method: str, key: str, times: int) -> list[bytes]:
+    """Make the store replace a key each time right after its tag was taken; what is written, in order."""
+    written: list[bytes] = []
+    answer = getattr(LocalStore, method)
+
+    def answer_and_replace(store: LocalStore, *arguments: str) -> object:
+        answered = answer(store, *arguments)
+        answered = answered if isinstance(answered, str) else list(answered)
+        if len(written) < times:
+            written.append(b"version %d" % (len(written) + 1))
+            store.write(key, written[-1])
+        return answered
+
+    monkeypatch.setattr(LocalStore, method, answer_and_replace)
+    return written
+
+
+def test_a_file_that_is_replaced_between_its_tag_and_its_bytes_is_looked_up_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    LocalStore(tmp_path / "store").write("set.npz", b"version 0")
+    keep_changing(monkeypatch, "tag", "set.npz", times=2)
+    path = fetch(str(tmp_path / "store" / "set.npz"), tmp_path / "cache")
+    assert path.read_bytes() == b"version 2"
+    for number in (0, 1, 2):  # no tag leads to the bytes of another
+        LocalStore(tmp_path / "store").write("set.npz", b"version %d" % number)
+        again = fetch(str(tmp_path / "store" / "set.npz"), tmp_path / "cache")
+        assert again.read_bytes() == b"version %d" % number
+        assert (again == path) == (number == 2)
+
+
+def test_a_file_that_does_not_stay_is_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    LocalStore(tmp_path / "store").write("set.npz", b"version 0")
+    keep_changing(monkeypatch, "tag", "set.npz", times=100)
+    with pytest.raises(DataError, match=r"set\.npz was replaced 5 times while it was read: start again when it stays"):
+        fetch(str(tmp_path / "store" / "set.npz"), tmp_path / "cache")
+    assert not list((tmp_path / "cache").rglob("set.npz"))
+
+
+def test_a_file_that_is_removed_between_its_tag_and_its_bytes_is_reported(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = LocalStore(tmp_path / "store")
+    tag = store.write("set.npz", b"x")
+    store.delete("set.npz")
+    tags = iter([tag])
+    monkeypatch.setattr(LocalStore, "tag", lambda *_: next(tags, None))
+    with pytest.raises(DataError, match="nothing is stored there"):
+        fetch(str(tmp_path / "store" / "set.npz"), tmp_path / "cache")
+
+
+def test_a_folder_that_is_changed_while_it_is_read_is_listed_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = LocalStore(tmp_path / "store")
+    for key in ("a.png", "b.png"):
+        store.write(key, key.encode())
+    keep_changing(monkeypatch, "entries", "b.png", times=2)
+    folder = fetch_folder(store.uri, tmp_path / "cache", PNG)
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == {"a.png": b"a.png", "b.png": b"version 2"}
+    assert fetch_folder(store.uri, tmp_path / "cache", PNG) == folder
+    monkeypatch.undo()
+    store.write("a.png", b"new")
+    keep_changing(monkeypatch, "entries", "a.png", times=100)
+    with pytest.raises(DataError, match=r"store was changed 5 times while it was read: start again when it stays"):
+        fetch_folder(store.uri, tmp_path / "cache", PNG)
+
+
+@pytest.mark.s3
+def test_only_the_files_of_a_set_are_downloaded_and_no_object_is_looked_up_alone(
+    s3_bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    client, bucket = boto3.client("s3"), s3_bucket.removeprefix("s3://")
+    strays = ("logs//run.txt", "logs//x.png", "a/../b.png", "._a.png", "a/.ipynb_checkpoints/a.png", "model.bin", "a/")
+    names = ("a.png", "sub/b #%.png", "läufe/c.png")
+    for name in (*names, *strays):
+        client.put_object(Bucket=bucket, Key=f"faces/{name}", Body=name.encode())
+    asked: list[str] = []
+    monkeypatch.setattr("raydis.store.s3.S3Store.tag", lambda store, key: pytest.fail(f"{key} was looked up alone"))
+    from raydis.store.s3 import S3Store
+
+    download = S3Store.download
+
+    def downloaded(store: S3Store, key: str, path: Path, *, if_match: str | None = None) -> None:
+        asked.append(key)
+        download(store, key, path, if_match=if_match)
+
+    monkeypatch.setattr(S3Store, "download", downloaded)
+    folder = fetch_folder(f"{s3_bucket}/faces", tmp_path, PNG)
+    found = {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    assert found == {name: name.encode() for name in names}
+    assert sorted(asked) == sorted(names)
+    assert "number of pictures in s3://" in caplog.text
+    assert "skipped: hidden (3), .bin (1), .txt (1), keys that are no paths (1)" in caplog.text
+    assert fetch_folder(f"{s3_bucket}/faces", tmp_path, PNG) == folder
+    assert len(asked) == len(names)
+
+
+@pytest.mark.s3
+def test_a_folder_without_files_of_the_set_tells_what_is_there(s3_bucket: str, tmp_path: Path) -> None:
+    client, bucket = boto3.client("s3"), s3_bucket.removeprefix("s3://")
+    client.put_object(Bucket=bucket, Key="faces/notes.txt", Body=b"x")
+    with pytest.raises(DataError, match=r"/faces holds no pictures \(skipped: \.txt \(1\)\): correct it or upload"):
+        fetch_folder(f"{s3_bucket}/faces", tmp_path, PNG)
+
+
+@pytest.mark.s3
+def test_a_file_is_told_from_a_folder_in_s3(s3_bucket: str) -> None:
+    client, bucket = boto3.client("s3"), s3_bucket.removeprefix("s3://")
+    client.put_object(Bucket=bucket, Key="sets/a.npz", Body=b"x")
+    assert is_stored(f"{s3_bucket}/sets/a.npz")
+    for folder in ("", "/", "/sets", "/sets/", "/none"):
+        assert not is_stored(f"{s3_bucket}{folder}")

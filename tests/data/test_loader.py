@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from raydis.data import ArrayDataset, FactorSpace, Loader, normalise
-from raydis.data.loader import images_at_once
+from raydis.data.loader import images_at_once, share_of_memory
 from raydis.errors import ConfigError, DataError
 
 
@@ -155,6 +155,45 @@ def test_a_copy_on_the_device_is_indexed_there_by_the_same_order() -> None:
         loader = Loader(numbered(13), batch_size=8, seed=2, rank=rank, world_size=2, resident_bytes=10**6)
         for step in range(14):
             assert loader.device_indices(step).tolist() == loader.indices(step).tolist() == numbers(loader.batch(step))
+
+
+GIB = 2**30
+
+
+@pytest.mark.parametrize(
+    ("total", "free", "num_gpus", "share"),
+    [
+        (80, 80, 1.0, 40),
+        (80, 80, 0.0, 40),  # outside of Ray nobody reserves
+        (80, 80, 2.0, 40),  # a worker computes on one
+        (80, 80, 0.25, 10),
+        (80, 20, 0.25, 10),  # three more fill their parts already
+        (80, 20, 1.0, 10),  # somebody whom Ray does not know is there
+        (80, 0, 0.5, 0),
+    ],
+)
+def test_a_workers_data_may_take_half_of_the_part_of_a_gpu_that_it_reserved(
+    total: int, free: int, num_gpus: float, share: int
+) -> None:
+    assert share_of_memory(total * GIB, free * GIB, num_gpus) == share * GIB
+
+
+@pytest.mark.parametrize("packed", [2, 3, 4, 8])
+def test_packed_runs_that_ask_at_the_same_moment_fit_together_and_get_what_later_ones_get(packed: int) -> None:
+    total = 24 * GIB
+    at_once = [share_of_memory(total, total, 1 / packed)] * packed
+    assert sum(at_once) <= total // 2
+    taken = 0
+    for share in at_once:  # one after the other each sees less that is free, and all that the others may still take
+        assert share_of_memory(total, total - taken, 1 / packed) == share
+        taken += 2 * share
+
+
+def test_what_the_images_leave_is_told_and_is_all_of_it_where_they_do_not_fit() -> None:
+    size = 20 * 4 * 4 * 3
+    assert Loader(numbered(20), batch_size=4, seed=0, resident_bytes=size + 5).spare_bytes == 5
+    assert Loader(numbered(20), batch_size=4, seed=0, resident_bytes=size - 1).spare_bytes == size - 1
+    assert Loader(numbered(20), batch_size=4, seed=0).spare_bytes == 0
 
 
 @pytest.mark.gpu

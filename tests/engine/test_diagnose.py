@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import pytest
 import torch
@@ -12,6 +14,7 @@ from raydis.config import RunConfig
 from raydis.data import Loader, open_dataset
 from raydis.engine.diagnose import Anchoring, UnitAnchoring, diagnose_anchors
 from raydis.methods.dyga_sd import DygaSd
+from raydis.metrics.telling import UnitLabel
 from raydis.presets import expand
 
 
@@ -35,7 +38,15 @@ class Told(torch.nn.Module):
         return units[..., None] * torch.linspace(0.5, 1.5, 8)
 
 
-def diagnosis(*, collapsed: int | None = None, **anchors: object) -> Anchoring:
+LABELS = (
+    UnitLabel("factor", (("floor_hue", 1.0),)),
+    UnitLabel("mixed", (("scale", 1.0), ("shape", 0.6))),
+    UnitLabel("none"),
+    UnitLabel("inactive"),
+)
+
+
+def diagnosis(*, collapsed: int | None = None, labels: Sequence[UnitLabel] = LABELS, **anchors: object) -> Anchoring:
     """Of anchors fitted to what `Told` tells, whose unit `collapsed` has become constant since."""
     tree = expand({"preset": "tiny", "method": {"anchors": {"max_gaussians": 8, **anchors}}})
     config = RunConfig.model_validate(tree)
@@ -57,7 +68,7 @@ def diagnosis(*, collapsed: int | None = None, **anchors: object) -> Anchoring:
     told.position = 0
     if collapsed is not None:
         told.collapsed[collapsed] = True
-    return diagnose_anchors(method, dataset, Loader(dataset, batch_size=8, seed=0), rows)
+    return diagnose_anchors(method, dataset, Loader(dataset, batch_size=8, seed=0), rows, labels)
 
 
 def test_anchors_on_the_levels_of_a_factor_hold_all_of_it() -> None:
@@ -68,8 +79,8 @@ def test_anchors_on_the_levels_of_a_factor_hold_all_of_it() -> None:
     assert (scale.factor, scale.num_levels, scale.num_gaussians) == ("scale", 2, 2)
     assert hue.distance_to_anchor == pytest.approx(0.0, abs=1e-4)  # every token lies on its anchor,
     assert hue.moved_share == 0.0  # so none has anywhere to go
-    assert noise.factor_share is not None
-    assert noise.factor_share < 0.1
+    # No factor is sought for Gaussians whose unit tells none.
+    assert (noise.factor, noise.num_levels, noise.factor_share, noise.component_share) == (None, None, None, None)
     assert constant == UnitAnchoring(3, num_gaussians=0, spread=0.0, collapsed=True)
 
 
@@ -103,3 +114,12 @@ def test_a_unit_that_collapsed_after_the_fit_has_no_numbers_and_no_part_in_the_m
     assert (sound.num_anchored_units, sound.num_collapsed_units) == (3, 0)
     for name, mean in found.means.items():
         assert mean == pytest.approx(np.mean([getattr(sound.units[i], name) for i in (0, 1)])), name
+
+
+def test_gaussians_are_asked_for_the_units_factor_and_not_for_the_one_they_tell_most_of() -> None:
+    swapped = (UnitLabel("factor", (("scale", 0.9),)), UnitLabel("unknown"), *LABELS[2:])
+    hue, scale, *_ = diagnosis(labels=swapped).units
+    assert (hue.factor, hue.num_levels) == ("scale", 2)
+    assert hue.factor_share == pytest.approx(0.0, abs=1e-6)  # its Gaussians tell the floor hue alone
+    assert scale.factor is None
+    assert scale.moved_share is not None

@@ -14,7 +14,9 @@ from raydis.data import FactorDataset
 from raydis.diffusion.samplers import SAMPLERS
 from raydis.engine.checkpoint import open_checkpoint, write_checkpoint
 from raydis.engine.editor import EditError, Editor, Encoded
-from raydis.errors import CheckpointError
+from raydis.errors import CheckpointError, RegistryError
+from raydis.registry import Registry
+from raydis.store import LocalStore
 
 UNITS, DIM, SIZE = 4, 8, 16  # of the tiny preset
 STEPS = 3
@@ -35,6 +37,12 @@ def algebra(checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> Editor:
 
 
 # ---- encode
+
+
+def test_a_read_only_image_such_as_pillow_gives_is_encoded(editor: Editor, images: np.ndarray) -> None:
+    read_only = images.copy()
+    read_only.flags.writeable = False
+    assert (editor.encode(read_only).units == editor.encode(images).units).all()
 
 
 def test_encoding_gives_scalars_codes_and_the_anchor_of_each_unit(editor: Editor, images: np.ndarray) -> None:
@@ -357,3 +365,19 @@ def test_a_damaged_checkpoint_is_not_opened(checkpoint: Path, tmp_path: Path) ->
     (folder / "metrics.json").write_text(json.dumps(tree | {"loss": 0.0}))
     with pytest.raises(CheckpointError, match=r"metrics\.json is damaged"):
         Editor.open(folder)
+
+
+def test_a_registered_model_is_opened_by_its_name(
+    checkpoint: Path, images: np.ndarray, editor: Editor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RAYDIS_CACHE", str(tmp_path / "cache"))
+    registry = Registry(LocalStore(tmp_path / "runs"))
+    registry.set_alias("mine", "best", registry.register(checkpoint, "mine"))
+    expected = editor.encode(images).units
+    for name in ("mine@best", "mine@1"):
+        opened = Editor.open(name, storage=str(tmp_path / "runs"))
+        assert (opened.encode(images).units == expected).all()
+    monkeypatch.chdir(tmp_path)  # `runs` of the working directory is where commands keep their results
+    assert (Editor.open("mine@best").encode(images).units == expected).all()
+    with pytest.raises(RegistryError, match="no model mine@nightly"):
+        Editor.open("mine@nightly")

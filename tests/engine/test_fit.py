@@ -207,10 +207,14 @@ def test_resuming_with_another_configuration_is_refused_but_may_change_where_it_
     folder = whole.checkpoints[192]
     assert folder is not None
     other = start(tiny(**PLAN, seed=1), unlabelled)
-    with pytest.raises(CheckpointError, match=r"belongs to another configuration: resume with its config\.json"):
+    with pytest.raises(
+        CheckpointError, match=r"another configuration: seed was 0, is 1\. Resume with its config\.json"
+    ):
         other.resume(open_checkpoint(folder))
     less_exact = start(tiny(**{**PLAN, "train": {**PLAN["train"], "precision": "bf16"}}), unlabelled)
-    with pytest.raises(CheckpointError, match="belongs to another configuration"):
+    with pytest.raises(
+        CheckpointError, match=r'another configuration: train\.precision was "fp32", is "bf16"\. Resume'
+    ):
         less_exact.resume(open_checkpoint(folder))
     elsewhere = start(tiny(**PLAN, compute={"num_workers": 4, "num_cpus": 2}), unlabelled)
     elsewhere.resume(open_checkpoint(folder))

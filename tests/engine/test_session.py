@@ -20,6 +20,7 @@ from raydis.engine.fit import Progress, Training
 from raydis.engine.group import Workers
 from raydis.engine.session import run_session
 from raydis.errors import MetricError
+from raydis.metrics.telling import label_units
 
 CPU = torch.device("cpu")
 
@@ -88,6 +89,8 @@ def test_rungs_are_scored_by_the_search_protocol_and_a_resumed_run_keeps_them(
         *((64, True), (96, True), (160, False), (160, False)),  # 40 lies within the second step
     ]
     assert [report.scores and report.scores.protocol for report in reports] == ["search", "search", None, "published"]
+    spreads = [report.scores.spread for report in reports if report.scores is not None]
+    assert [spread is None for spread in spreads] == [True, True, False]  # nothing is decided by a rung
     half, last = (open_checkpoint(tmp_path / f"checkpoint-{seen:012d}") for seen in (96, 160))
     assert half.metrics["scores"] is None  # of the finished model alone
     assert last.metrics["curve"][:2] == half.metrics["curve"]
@@ -143,17 +146,21 @@ def test_a_run_whose_scoring_fails_keeps_its_training_and_is_scored_without_anot
     assert list(run_session(once_more, tmp_path)) == []
 
 
-def test_a_finished_checkpoint_tells_what_its_anchors_do(
+def test_a_finished_checkpoint_tells_what_its_units_and_its_anchors_do(
     tiny: Callable[..., RunConfig], dataset: FactorDataset, tmp_path: Path
 ) -> None:
     config = tiny(train={"num_images": 160, "checkpoint_images": 96, "report_images": 96})
     for report in run_session(Training(config, dataset, device=CPU), tmp_path):
         assert report.checkpoint is not None
-        anchoring = open_checkpoint(report.checkpoint).metrics["anchoring"]
-        assert (anchoring is None) == (not report.progress.finished)
+        metrics = open_checkpoint(report.checkpoint).metrics
+        information, anchoring = metrics["information"], metrics["anchoring"]
+        assert (anchoring is None) == (information is None) == (not report.progress.finished)
     assert anchoring["num_anchored_units"] == 4
     assert len(anchoring["units"]) == 4
     assert anchoring["means"]["distance_moved"] > 0
+    assert np.shape(information["share"]) == (4, 6)
+    for unit, label in zip(anchoring["units"], label_units(information, metrics["factor_names"], 4), strict=True):
+        assert unit["factor"] == (label.factors[0][0] if label.factors else None)
 
 
 def test_a_run_need_not_score_itself(tiny: Callable[..., RunConfig], dataset: FactorDataset, tmp_path: Path) -> None:
@@ -161,7 +168,8 @@ def test_a_run_need_not_score_itself(tiny: Callable[..., RunConfig], dataset: Fa
     *_, report = run_session(Training(config, dataset, device=CPU), tmp_path)
     assert (report.progress.finished, report.scores) == (True, None)
     assert report.checkpoint is not None
-    assert open_checkpoint(report.checkpoint).metrics["scores"] is None
+    metrics = open_checkpoint(report.checkpoint).metrics
+    assert metrics["scores"] is metrics["information"] is None
 
 
 def untrainable(config: RunConfig, dataset: FactorDataset, rank: int) -> Any:

@@ -147,7 +147,7 @@ def test_two_workers_equal_one_with_twice_their_batch(pair: tuple[Tensors, Tenso
     assert bool(alone["method.anchors.fitted"])
     for name, tensor in alone.items():
         assert torch.equal(first[name], second[name]), name
-        assert tensor.dtype != torch.float32, name
+        assert tensor.dtype != torch.float32 or name.endswith(".step"), name  # AdamW's counts
         largest = float(tensor.double().abs().nan_to_num(posinf=0.0).max())
         torch.testing.assert_close(
             first[name], tensor, rtol=0, atol=ROUNDING * max(largest, 1.0), msg=lambda text, name=name: name + text

@@ -13,7 +13,17 @@ from raydis.metrics.dci import dci
 from raydis.metrics.factor_vae import factor_vae
 from raydis.metrics.importance import Estimator
 from raydis.metrics.mig import mig
-from raydis.metrics.protocol import PUBLISHED, SEARCH, Scores, comparable, score, search_subgrid, unscored
+from raydis.metrics.protocol import (
+    PUBLISHED,
+    SCORE_NAMES,
+    SEARCH,
+    Scores,
+    comparable,
+    derived_seed,
+    score,
+    search_subgrid,
+    unscored,
+)
 
 SIZES = (4, 3, 2)
 QUICK = replace(
@@ -26,8 +36,18 @@ QUICK = replace(
 )
 
 
-def run(codes: np.ndarray, factors: np.ndarray, *, estimator: Estimator = "tree", seed: int = 0) -> Scores:
-    return score(codes, factors, protocol=QUICK, estimator=estimator, seed=seed, data_fingerprint="grid-a")
+def run(
+    codes: np.ndarray, factors: np.ndarray, *, estimator: Estimator = "tree", seed: int = 0, num_draws: int = 3
+) -> Scores:
+    return score(
+        codes,
+        factors,
+        protocol=QUICK,
+        estimator=estimator,
+        seed=seed,
+        num_draws=num_draws,
+        data_fingerprint="grid-a",
+    )
 
 
 def test_the_published_sizes_are_those_of_disentanglement_lib() -> None:
@@ -70,6 +90,65 @@ def test_scores_hold_what_each_metric_gives_from_its_own_fresh_generator(synthet
     assert scores.mig == mig(codes, factors, rng=np.random.default_rng(3)).score
     assert scores.importance is not None
     np.testing.assert_allclose(scores.importance, fits.importance, atol=1e-9)
+
+
+def test_the_numbers_are_those_of_the_configured_seed_however_many_draws_give_the_spread(synthetic: Callable) -> None:
+    table = synthetic("noisy", SIZES)
+    single, several = run(*table, seed=5, num_draws=1), run(*table, seed=5, num_draws=4)
+    assert (single.num_draws, single.spread) == (1, None)
+    assert several.num_draws == 4
+    assert several.values() == single.values()
+    assert several.importance == single.importance
+    assert replace(several, num_draws=1, spread=None) == single
+    assert comparable(single, several)
+
+
+def test_the_spread_is_the_standard_deviation_over_the_seeds_of_the_draws(synthetic: Callable) -> None:
+    table = synthetic("rotated", SIZES)
+    seeds = [5, derived_seed(5, "draw 2"), derived_seed(5, "draw 3")]
+    draws = [run(*table, seed=seed, num_draws=1).values() for seed in seeds]
+    expected = {name: np.std([values[name] for values in draws], ddof=1) for name in SCORE_NAMES}
+    assert run(*table, seed=5).spread == pytest.approx(expected)
+    assert min(expected[name] for name in ("factor_vae", "dci_disentanglement", "mig")) > 0
+
+
+def test_draws_do_not_move_what_they_cannot(synthetic: Callable) -> None:
+    codes, factors = synthetic("perfect", SIZES)
+    spread = run(codes[:, :3], factors).spread
+    assert spread is not None
+    assert spread["factor_vae"] == spread["dci_informativeness"] == 0.0
+
+
+def test_a_draw_that_prunes_all_units_leaves_the_spread_unknown(synthetic: Callable) -> None:
+    codes, factors = synthetic("noisy", SIZES)
+    codes = codes[:, :2] - codes[:, :2].mean(axis=0)
+    seeds = [0, derived_seed(0, "draw 2"), derived_seed(0, "draw 3")]
+    rows = [np.random.default_rng(seed).integers(len(codes), size=QUICK.factor_vae_num_variance) for seed in seeds]
+    first, *others = (codes[drawn].std(axis=0, ddof=1).max() for drawn in rows)
+    assert first > min(others)  # or no threshold prunes another draw and leaves the first
+    scaled = codes * QUICK.prune_threshold / ((first + min(others)) / 2)
+    scores = run(scaled, factors)
+    assert (scores.status, scores.num_draws, scores.spread) == ("valid", 3, None)
+    assert scores.factor_vae is not None
+
+
+def test_no_draw_is_refused(synthetic: Callable) -> None:
+    with pytest.raises(MetricError, match="num_draws=0 must be at least 1"):
+        run(*synthetic("noisy", SIZES), num_draws=0)
+
+
+def test_streams_of_a_seed_have_seeds_of_their_own() -> None:
+    found = {derived_seed(seed, name) for seed in range(100) for name in ("publication", "draw 2", "draw 3")}
+    assert len(found) == 300
+    assert not found & set(range(100))
+    assert derived_seed(3, "publication") == derived_seed(3, "publication")
+
+
+def test_scores_from_before_spreads_were_kept_still_load_with_an_unknown_one(synthetic: Callable) -> None:
+    values = run(*synthetic("noisy", SIZES)).to_dict()
+    del values["spread"], values["num_draws"]
+    scores = Scores.from_dict(values)
+    assert (scores.num_draws, scores.spread) == (1, None)
 
 
 def test_units_that_are_vectors_score_as_their_first_component(synthetic: Callable) -> None:

@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -29,16 +30,16 @@ def filled(registry: Registry, make_checkpoint: Make) -> Registry:
 
 
 def test_versions_count_up_from_one_for_each_name(registry: Registry, make_checkpoint: Make) -> None:
-    folder = make_checkpoint()
-    assert [registry.register(folder, name) for name in ("a", "a", "b", "a")] == [1, 2, 1, 3]
+    folders = [make_checkpoint(f"c{number}", weights=b"%d" % number) for number in range(4)]
+    names = ("a", "a", "b", "a")
+    assert [registry.register(folder, name) for folder, name in zip(folders, names, strict=True)] == [1, 2, 1, 3]
     assert registry.versions("a") == [1, 2, 3]
     assert registry.names() == ["a", "b"]
 
 
 def test_versions_are_in_the_order_of_numbers_not_of_text(registry: Registry, make_checkpoint: Make) -> None:
-    folder = make_checkpoint()
-    for _ in range(11):
-        registry.register(folder, "a")
+    for number in range(11):
+        registry.register(make_checkpoint(f"c{number}", weights=b"%d" % number), "a")
     assert registry.versions("a") == list(range(1, 12))
 
 
@@ -46,7 +47,8 @@ def test_the_layout_is_the_documented_one_without_training_state(filled: Registr
     filled.set_alias("quickstart", "best", 1)
     files = ("config.json", "manifest.json", "metrics.json", "weights.safetensors")
     expected = [f"registry/quickstart/versions/{version}/{file}" for version in (1, 2) for file in files]
-    assert list(filled.store.list()) == ["registry/quickstart/aliases/best.json", *expected]
+    alias, numbers = "registry/quickstart/aliases/best.json", "registry/quickstart/numbers.json"
+    assert list(filled.store.list()) == [alias, numbers, *expected]
 
 
 def test_an_empty_store_has_no_models(registry: Registry) -> None:
@@ -61,21 +63,100 @@ def test_a_damaged_folder_is_not_registered(registry: Registry, make_checkpoint:
     assert list(registry.store.list()) == []
 
 
-def test_an_interrupted_registration_is_no_version_and_its_number_stays_unused(
-    filled: Registry, make_checkpoint: Make, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("breaks_at", ["config.json", "metrics.json", "weights.safetensors", "manifest.json"])
+def test_an_interrupted_registration_is_no_version_until_the_next_one_completes_it(
+    breaks_at: str, filled: Registry, make_checkpoint: Make, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    def breaks(path: Path, key: str) -> None:
-        raise StoreError("the network is gone")
+    upload, write = filled.store.upload, filled.store.write
 
-    folder = make_checkpoint()
-    monkeypatch.setattr(filled.store, "upload", breaks)
+    def breaking_upload(path: Path, key: str) -> None:
+        if key.endswith(breaks_at):
+            raise StoreError("the network is gone")
+        upload(path, key)
+
+    def breaking_write(key: str, data: bytes, **condition: Any) -> str:
+        if key.endswith(breaks_at):
+            raise StoreError("the network is gone")
+        return write(key, data, **condition)
+
+    folder = make_checkpoint(weights=b"third")
+    monkeypatch.setattr(filled.store, "upload", breaking_upload)
+    monkeypatch.setattr(filled.store, "write", breaking_write)
     with pytest.raises(StoreError, match=r"the network is gone"):
         filled.register(folder, "quickstart")
     monkeypatch.undo()
     assert filled.versions("quickstart") == [1, 2]
     with pytest.raises(RegistryError, match=r"found versions 1, 2; the registration of this one was interrupted"):
         filled.resolve("quickstart@3")
-    assert filled.register(folder, "quickstart") == 4
+    assert filled.register(make_checkpoint("other", weights=b"fourth"), "quickstart") == 4
+    assert filled.register(folder, "quickstart") == 3
+    assert filled.versions("quickstart") == [1, 2, 3, 4]
+    fetched = filled.fetch(ModelRef("quickstart", 3), tmp_path / "cache")
+    assert (fetched / "weights.safetensors").read_bytes() == b"third"
+
+
+def test_the_same_content_keeps_its_number_and_is_uploaded_once(
+    filled: Registry, make_checkpoint: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "c1"
+    monkeypatch.setattr(filled.store, "upload", None)  # what is there is not sent again
+    assert filled.register(folder, "quickstart") == 1
+    (folder / "training.safetensors").unlink()  # nor does it matter whether a training could go on from it
+    (folder / "training.json").unlink()
+    (folder / "manifest.json").write_bytes(filled.store.read("registry/quickstart/versions/1/manifest.json"))
+    assert filled.register(folder, "quickstart") == 1
+    assert filled.versions("quickstart") == [1, 2]
+    monkeypatch.undo()
+    assert filled.register(folder, "another") == 1  # a number belongs to a name
+
+
+def test_a_number_is_never_given_to_other_content_even_if_its_version_was_deleted(
+    filled: Registry, make_checkpoint: Make, tmp_path: Path
+) -> None:
+    for key in list(filled.store.list("registry/quickstart/versions/2/")):
+        filled.store.delete(key)
+    assert filled.register(make_checkpoint("third", weights=b"3"), "quickstart") == 3
+    assert filled.register(tmp_path / "c2", "quickstart") == 2
+
+
+def test_a_registry_from_before_numbers_were_kept_goes_on(
+    filled: Registry, make_checkpoint: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    filled.store.delete("registry/quickstart/numbers.json")
+    filled.store.write("registry/quickstart/versions/3/config.json", b"{}")  # interrupted: whose it was is lost
+    assert filled.register(tmp_path / "c2", "quickstart") == 2
+    assert filled.register(make_checkpoint("fourth", weights=b"4"), "quickstart") == 4
+    read: list[str] = []
+    monkeypatch.setattr(filled.store, "read", lambda key, read_it=filled.store.read: read.append(key) or read_it(key))
+    assert filled.register(tmp_path / "c1", "quickstart") == 1
+    assert read == ["registry/quickstart/numbers.json"]  # the old manifests were read once
+
+
+def test_registering_asks_the_store_as_often_with_many_versions_as_with_few(
+    registry: Registry, make_checkpoint: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: list[str] = []
+
+    def count(name: str) -> None:
+        method = getattr(registry.store, name)
+        monkeypatch.setattr(registry.store, name, lambda *given, **named: calls.append(name) or method(*given, **named))
+
+    for name in ("read", "write", "tag", "exists", "list", "upload"):
+        count(name)
+    asked = []
+    for number in range(12):
+        calls.clear()
+        registry.register(make_checkpoint(f"c{number}", weights=b"%d" % number), "m")
+        asked.append(sorted(calls))
+    assert asked[1:] == [asked[1]] * 11
+    assert asked[1] == ["list", "read", "tag", "upload", "upload", "upload", "write", "write"]
+
+
+@pytest.mark.parametrize("text", [b"", b"[]", b'{"one": "x"}', b"3"])
+def test_a_file_of_numbers_that_is_none_is_named(filled: Registry, tmp_path: Path, text: bytes) -> None:
+    filled.store.write("registry/quickstart/numbers.json", text)
+    with pytest.raises(RegistryError, match=r"quickstart/numbers\.json in .* cannot be read .*: delete it; it is made"):
+        filled.register(tmp_path / "c1", "quickstart")
 
 
 def test_references_resolve_by_number_by_alias_and_by_the_default_alias(filled: Registry) -> None:
@@ -188,7 +269,7 @@ def test_a_name_leads_to_its_versions_folder_and_a_place_to_itself(filled: Regis
         assert Path(locate(name, storage)) == tmp_path / f"store/registry/quickstart/versions/{version}"
     folder = tmp_path / "runs@home"
     folder.mkdir()
-    for place in (str(folder), "runs/train/x", "s3://bucket/a@b"):
+    for place in (str(folder), "runs/train/x", "runs/a@b", "s3://bucket/a@b"):
         assert locate(place, storage) == place
     with pytest.raises(RegistryError, match="no model other@best"):
         locate("other@best", storage)

@@ -1,17 +1,35 @@
 from __future__ import annotations
 
+import errno
 import json
+import mmap
+import os
+import subprocess
+import sys
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
-from raydis.errors import CheckpointError
+from raydis.errors import CheckpointError, StoreError
 from raydis.registry.transfer import default_cache, download_checkpoint, fetch_checkpoint
 from raydis.store import LocalStore
 
 Make = Callable[..., Path]
+CHECKOUT = Path(__file__).resolve().parents[2]
+FETCH_AND_LOAD = """
+import sys, time
+from pathlib import Path
+from raydis.registry.transfer import download_checkpoint
+from raydis.store import open_store
+for _ in range(20):
+    folder = download_checkpoint(open_store(sys.argv[1]), "runs/1", Path(sys.argv[2]))
+    for name in ("config.json", "metrics.json", "weights.safetensors", "manifest.json"):
+        time.sleep(0.01)
+        assert (folder / name).read_bytes() or name == "config.json", name
+"""
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -57,14 +75,110 @@ def test_another_checkpoint_under_the_same_prefix_gets_another_folder(
     assert (second / "weights.safetensors").read_bytes() == b"other"
 
 
-def test_a_cached_copy_that_was_damaged_is_fetched_again(
-    make_checkpoint: Make, store: LocalStore, tmp_path: Path
+def damage(folder: Path) -> None:
+    """Truncate one file, as a cleaner or a full disk does."""
+    (folder / "metrics.json").write_bytes(b"")
+
+
+def test_a_copy_that_was_damaged_is_left_alone_and_another_one_is_fetched(
+    make_checkpoint: Make, store: LocalStore, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     folder = make_checkpoint()
     upload(folder, store, "runs/1")
-    cached = download_checkpoint(store, "runs/1", tmp_path / "cache")
-    (cached / "weights.safetensors").write_bytes(b"")
+    first = download_checkpoint(store, "runs/1", tmp_path / "cache")
+    damage(first)
+    damaged = contents(first)
+    second = download_checkpoint(store, "runs/1", tmp_path / "cache")
+    assert second.name == f"{first.name}-2"
+    assert contents(second) == contents(folder)
+    assert contents(first) == damaged
+    assert download_checkpoint(store, "runs/1", tmp_path / "cache") == second
+    assert f"{first}: metrics.json is damaged" in caplog.text
+    assert "Another copy takes its place; remove this one when nothing uses it" in caplog.text
+    damage(second)
+    assert download_checkpoint(store, "runs/1", tmp_path / "cache").name == f"{first.name}-3"
+
+
+@pytest.mark.parametrize("stranger", ["notes.txt", "manifest.json"])
+def test_what_a_user_put_into_a_copy_is_not_removed(
+    make_checkpoint: Make, store: LocalStore, tmp_path: Path, stranger: str
+) -> None:
+    folder = make_checkpoint()
+    upload(folder, store, "runs/1")
+    first = download_checkpoint(store, "runs/1", tmp_path / "cache")
+    (first / stranger).write_bytes(b"mine")
     assert contents(download_checkpoint(store, "runs/1", tmp_path / "cache")) == contents(folder)
+    assert (first / stranger).read_bytes() == b"mine"
+
+
+def test_a_reader_that_maps_a_copy_is_not_disturbed_when_it_is_found_damaged(
+    make_checkpoint: Make, store: LocalStore, tmp_path: Path
+) -> None:
+    weights = bytes(range(256)) * 256
+    upload(make_checkpoint(weights=weights), store, "runs/1")
+    first = download_checkpoint(store, "runs/1", tmp_path / "cache")
+    with (
+        (first / "weights.safetensors").open("rb") as file,
+        mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as view,
+    ):
+        damage(first)
+        second = download_checkpoint(store, "runs/1", tmp_path / "cache")
+        assert second != first
+        assert view[:] == weights
+        assert (first / "config.json").read_bytes() == b"{}"  # what it has yet to open is there as well
+        assert os.stat(first / "weights.safetensors").st_ino == os.fstat(file.fileno()).st_ino
+
+
+def test_processes_that_fetch_a_damaged_copy_at_once_never_lose_the_folder_they_were_given(
+    make_checkpoint: Make, store: LocalStore, tmp_path: Path
+) -> None:
+    upload(make_checkpoint(weights=bytes(1 << 20)), store, "runs/1")
+    cache = tmp_path / "cache"
+    first = download_checkpoint(store, "runs/1", cache)
+    path = os.pathsep.join([str(CHECKOUT), os.environ.get("PYTHONPATH", "")])
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-c", FETCH_AND_LOAD, store.uri, str(cache)], env={**os.environ, "PYTHONPATH": path}
+        )
+        for _ in range(4)
+    ]
+    while any(process.poll() is None for process in processes):
+        for copy in list(cache.iterdir()) if len(os.listdir(cache)) < 6 else []:
+            if ".tmp-" not in copy.name:
+                (copy / "notes.txt").write_bytes(b"")  # verification calls it damaged; its files are sound
+        time.sleep(0.05)
+    assert [process.returncode for process in processes] == [0] * 4
+    assert first.exists()
+    assert not [copy for copy in cache.iterdir() if ".tmp-" in copy.name]
+
+
+def test_a_copy_that_cannot_be_read_is_passed_over(make_checkpoint: Make, store: LocalStore, tmp_path: Path) -> None:
+    folder = make_checkpoint()
+    upload(folder, store, "runs/1")
+    first = download_checkpoint(store, "runs/1", tmp_path / "cache")
+    (first / "weights.safetensors").unlink()
+    (first / "weights.safetensors").mkdir()
+    assert contents(download_checkpoint(store, "runs/1", tmp_path / "cache")) == contents(folder)
+
+
+def test_a_cache_that_cannot_be_written_to_says_so(make_checkpoint: Make, store: LocalStore, tmp_path: Path) -> None:
+    upload(make_checkpoint(), store, "runs/1")
+    (tmp_path / "cache").write_bytes(b"a file")
+    with pytest.raises(StoreError, match=r"cannot download runs/1/\S+ to .*cache"):
+        download_checkpoint(store, "runs/1", tmp_path / "cache")
+
+
+def test_a_full_disk_at_the_last_file_of_a_copy_says_so_and_leaves_nothing(
+    make_checkpoint: Make, store: LocalStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(_: Path, __: bytes) -> int:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    upload(make_checkpoint(), store, "runs/1")
+    monkeypatch.setattr(Path, "write_bytes", full)
+    with pytest.raises(StoreError, match=r"cannot keep .*runs/1 in .*cache \(No space left on device\): make room"):
+        download_checkpoint(store, "runs/1", tmp_path / "cache")
+    assert list((tmp_path / "cache").iterdir()) == []
 
 
 def test_a_damaged_object_is_refused_and_not_cached(make_checkpoint: Make, store: LocalStore, tmp_path: Path) -> None:
@@ -73,7 +187,7 @@ def test_a_damaged_object_is_refused_and_not_cached(make_checkpoint: Make, store
     with pytest.raises(CheckpointError, match=r"cannot fetch .*runs/1: .*weights\.safetensors is damaged"):
         download_checkpoint(store, "runs/1", tmp_path / "cache")
     store.delete("runs/1/weights.safetensors")
-    with pytest.raises(CheckpointError, match=r"runs/1 lacks weights\.safetensors, which its manifest lists"):
+    with pytest.raises(CheckpointError, match=r"runs/1: it lacks weights\.safetensors, which its manifest lists"):
         download_checkpoint(store, "runs/1", tmp_path / "cache")
     assert list((tmp_path / "cache").iterdir()) == []
 

@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from raydis.metrics.telling import UnitLabel, label_units
 from raydis.report import grids
-from raydis.report.grids import GAP_PX, PAPER, best_factor, draw_grid, draw_swaps, draw_traversal, save_picture
+from raydis.report.grids import GAP_PX, PAPER, draw_grid, draw_swaps, draw_traversal, save_picture
 
 RED, GREEN, BLUE = (255, 0, 0), (0, 255, 0), (0, 0, 255)
 
@@ -82,8 +83,8 @@ class StubEditor:
     num_units = 4
     factor_names = ("hue", "scale", "floor_shape")
 
-    def __init__(self, importance: list[list[float]] | None) -> None:
-        self.metrics = {"scores": importance and {"importance": importance}}
+    def __init__(self, labels: tuple[UnitLabel, ...] | None) -> None:
+        self.labels = labels or label_units(None, self.factor_names, self.num_units)
 
     def traverse(self, image: np.ndarray, *, units: list[int], num_values: int, **options: object) -> np.ndarray:
         cells = 10 + np.array(units, np.uint8)
@@ -106,18 +107,23 @@ def drawn(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
     return last
 
 
-IMPORTANCE = [
-    [0.1, 0.0, 0.9],  # unit 0 tells of floor_shape
-    [0.0, 0.0, 0.0],  # unit 1 of nothing
-    [0.7, 0.2, 0.1],  # unit 2 of hue
-    [0.6, 0.1, 0.3],  # unit 3 of hue
-]
+LABELS = (
+    UnitLabel("factor", (("floor_shape", 0.9),)),
+    UnitLabel("inactive"),
+    UnitLabel("mixed", (("hue", 0.7), ("scale", 0.4))),
+    UnitLabel("factor", (("hue", 0.6),)),
+)
 
 
 def test_a_traversals_rows_are_sorted_by_factor_and_start_with_the_image(drawn: SimpleNamespace) -> None:
-    sheet = draw_traversal(StubEditor(IMPORTANCE), np.full((4, 4, 1), 5, np.uint8), num_values=3)  # type: ignore[arg-type]
-    assert drawn.greys.tolist() == [[5, 12, 12, 12], [5, 13, 13, 13], [5, 10, 10, 10], [5, 11, 11, 11]]
-    assert drawn.labels["row_labels"] == ["unit 2\nhue", "unit 3\nhue", "unit 0\nfloor shape", "unit 1"]
+    sheet = draw_traversal(StubEditor(LABELS), np.full((4, 4, 1), 5, np.uint8), num_values=3)  # type: ignore[arg-type]
+    assert drawn.greys.tolist() == [[5, 13, 13, 13], [5, 10, 10, 10], [5, 12, 12, 12], [5, 11, 11, 11]]
+    assert drawn.labels["row_labels"] == [
+        "unit 3\nhue 60 %",
+        "unit 0\nfloor shape 90 %",
+        "unit 2\nmixed: hue 70 %,\nscale 40 %",
+        "unit 1\ninactive",
+    ]
     assert drawn.labels["column_labels"] == ["image", "2.5 %", "50 %", "97.5 %"]
     assert sheet.height == 8 + 26 + 20 + 4 * (80 + GAP_PX) + 8
 
@@ -128,15 +134,19 @@ def test_without_scores_a_traversals_rows_are_in_the_order_of_units(drawn: Simpl
     assert drawn.labels["row_labels"] == ["unit 0", "unit 1", "unit 2", "unit 3"]
 
 
-def test_a_unit_is_named_after_its_most_important_factor_or_not_at_all() -> None:
-    names = ("hue", "scale", "shape")
-    assert [best_factor({"importance": IMPORTANCE}, names, unit) for unit in range(4)] == ["shape", "", "hue", "hue"]
-    assert best_factor(None, names, 0) == best_factor({"importance": None}, names, 0) == ""
-
-
 def test_a_swap_grid_has_source_target_and_every_unit(drawn: SimpleNamespace) -> None:
     sources, targets = (np.full((2, 4, 4, 1), grey, np.uint8) for grey in (100, 200))
     sheet = draw_swaps(StubEditor(None), sources, targets)  # type: ignore[arg-type]
     assert drawn.greys.tolist() == [[100, 200, 110, 111, 112, 113]] * 2
     assert drawn.labels["column_labels"] == ["source", "target", "unit 0", "unit 1", "unit 2", "unit 3"]
     assert sheet.height == 8 + 26 + 20 + 2 * (64 + GAP_PX) + 8
+
+
+def test_a_swap_grids_columns_have_the_labels_and_the_order_of_a_traversals_rows(drawn: SimpleNamespace) -> None:
+    source, target = (np.full((1, 4, 4, 1), grey, np.uint8) for grey in (100, 200))
+    sheet = draw_swaps(StubEditor(LABELS), source, target)  # type: ignore[arg-type]
+    assert drawn.greys.tolist() == [[100, 200, 113, 110, 112, 111]]
+    columns = drawn.labels["column_labels"]
+    assert [column.split("\n")[0] for column in columns[2:]] == ["unit 3", "unit 0", "unit 2", "unit 1"]
+    assert columns[4] == "unit 2\nmixed: hue\n70 %,\nscale 40 %"
+    assert sheet.height == 8 + 26 + (4 + 4 * 16) + 1 * (64 + GAP_PX) + 8  # room for four lines

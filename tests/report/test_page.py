@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import copy
 import io
 import re
 from html.parser import HTMLParser
@@ -15,6 +16,7 @@ from PIL import Image
 
 from raydis.config import RunConfig
 from raydis.data import FactorDataset, open_dataset
+from raydis.data.dataset import ArrayDataset
 from raydis.engine.editor import Editor
 from raydis.engine.fit import Training
 from raydis.engine.session import run_session
@@ -74,8 +76,10 @@ def test_a_page_stands_alone_and_shows_scores_curve_units_and_anchors(
     text = " ".join(page.texts)
     for words in ("shapes3d_procedural, seed 0", "search protocol, estimator tree", "MIG", "Units and their anchors"):
         assert words in text
-    assert f"{editor.metrics['scores']['factor_vae']:.3g}" in page.texts
-    assert len(page.sources) == 4  # curve, importances, traversal, anchors
+    scores = editor.metrics["scores"]
+    assert f"{scores['factor_vae']:.3f} ± {scores['spread']['factor_vae']:.3f}" in page.texts
+    assert "± is the standard deviation over 3 draws of the metrics" in text
+    assert len(page.sources) == 4  # curve, information, traversal, anchors
     for source in page.sources:
         head, _, data = source.partition(",")
         assert head == "data:image/png;base64"  # nothing is fetched from elsewhere
@@ -86,7 +90,42 @@ def test_a_run_without_scores_and_anchors_has_a_page_that_says_so(editor: Editor
     bare = Editor(editor.method, editor.config, editor.manifest, {}, image_shape=editor.image_shape)
     page = Reader(render_report(bare, dataset, num_steps=2))
     assert "This checkpoint was not scored." in page.texts
+    assert len(page.sources) == 2  # what the units tell is measured anew, as the data set is at hand
+
+
+def test_a_page_of_an_older_checkpoint_measures_what_its_units_tell_and_contradicts_itself_nowhere(
+    editor: Editor, dataset: FactorDataset
+) -> None:
+    """Older checkpoints hold a factor a unit by another definition, which is no longer shown."""
+    metrics = copy.deepcopy(editor.metrics)
+    del metrics["information"]
+    assert dataset.space is not None
+    wrong = {"factor": "orientation", "num_levels": 77, "factor_share": 0.125, "component_share": 0.25}
+    metrics["anchoring"]["units"] = [unit | wrong for unit in metrics["anchoring"]["units"]]
+    older = Editor(editor.method, editor.config, editor.manifest, metrics, image_shape=editor.image_shape)
+    assert {label.kind for label in older.labels} == {"unknown"}
+    page = render_report(older, dataset, num_steps=2)
+    for unit, label in enumerate(editor.labels):
+        (row,) = re.findall(rf"<tr><td>{unit}</td>(.*?)</tr>", page)
+        assert row.startswith(f"<td>{label}</td>")
+        assert ("<td>77</td>" in row) == bool(label.factors and label.factors[0][0] == "orientation")
+
+
+def test_without_factors_a_page_names_no_unit(editor: Editor, dataset: FactorDataset) -> None:
+    unlabelled = ArrayDataset(dataset.name, dataset.images(np.arange(len(dataset))), None, fingerprint="f")
+    bare = Editor(editor.method, editor.config, editor.manifest, {}, image_shape=editor.image_shape)
+    page = Reader(render_report(bare, unlabelled, num_steps=2))
     assert len(page.sources) == 1
+    assert not any("tells" in text for text in page.texts)
+
+
+def test_scores_from_before_spreads_were_kept_are_shown_without(editor: Editor, dataset: FactorDataset) -> None:
+    scores = {name: value for name, value in editor.metrics["scores"].items() if name not in ("spread", "num_draws")}
+    metrics = editor.metrics | {"scores": scores}
+    old = Editor(editor.method, editor.config, editor.manifest, metrics, image_shape=editor.image_shape)
+    page = render_report(old, dataset, num_steps=2)
+    assert f"{scores['factor_vae']:.3f}" in Reader(page).texts
+    assert "±" not in page
 
 
 def test_scores_that_are_invalid_are_named_with_their_reason_as_plain_text(

@@ -76,7 +76,7 @@ def editor(checkpoint: Path) -> Editor:
 
 @pytest.fixture
 def served(editor: Editor) -> ServedModel:
-    return ServedModel(editor, ModelRef("tiny", 1), alias="best", encode_batch_size=4, edit_batch_size=4)
+    return ServedModel(editor, ModelRef("tiny", 1), encode_batch_size=4, edit_batch_size=4)
 
 
 @pytest.fixture

@@ -8,9 +8,10 @@ import pytest
 import torch
 
 from raydis.engine.editor import EditError, Editor
-from raydis.errors import CheckpointError, RegistryError
-from raydis.registry import Registry
+from raydis.errors import CheckpointError
+from raydis.registry import ModelRef, Registry
 from raydis.serve.model import Drawing, ServedModel, default_batch_sizes, open_model
+from raydis.store import open_store
 
 
 def test_an_encoding_has_the_same_bytes_alone_and_among_any_others(served: ServedModel, pictures: np.ndarray) -> None:
@@ -74,21 +75,25 @@ def test_steps_out_of_range_are_refused_with_the_range(served: ServedModel, step
         served.check_steps(steps)
 
 
-def test_an_alias_is_opened_as_the_version_it_names(registry: Registry) -> None:
-    for reference, alias in (("tiny", "best"), ("tiny@best", "best"), ("tiny@1", None)):
-        model = open_model(registry, reference)
-        assert (str(model.ref), model.alias) == ("tiny@1", alias)
+def test_an_unknown_version_is_refused(registry: Registry) -> None:
+    with pytest.raises(CheckpointError, match=r"no checkpoint in .*/registry/tiny/versions/2: there is no manifest"):
+        open_model(registry, ModelRef("tiny", 2))
 
 
-def test_a_version_found_earlier_is_opened_even_if_the_alias_moved_since(registry: Registry, checkpoint: Path) -> None:
-    registry.set_alias("tiny", "best", registry.register(checkpoint, "tiny"))
-    assert str(open_model(registry, "tiny@best", version=1).ref) == "tiny@1"
-    assert str(open_model(registry, "tiny@best").ref) == "tiny@2"
-
-
-def test_an_unknown_model_is_refused(registry: Registry) -> None:
-    with pytest.raises(RegistryError, match="no model absent@best"):
-        open_model(registry, "absent@best")
+def test_the_identity_of_a_model_changes_with_its_content_and_with_its_number(
+    registry: Registry, checkpoint: Path, write_tiny: Callable[..., Path], tmp_path: Path
+) -> None:
+    first = open_model(registry, ModelRef("tiny", 1)).identity
+    assert first.startswith("tiny@1 ")
+    assert open_model(registry, ModelRef("tiny", 1)).identity == first
+    registry.register(write_tiny(tmp_path / "second", seed=2), "again")
+    registry.register(checkpoint, "again")
+    assert open_model(registry, ModelRef("again", 2)).identity == first.replace("tiny@1", "again@2")
+    elsewhere = Registry(open_store(str(tmp_path / "others")))
+    elsewhere.register(write_tiny(tmp_path / "other", seed=1), "tiny")
+    other = open_model(elsewhere, ModelRef("tiny", 1)).identity
+    assert other.startswith("tiny@1 ")
+    assert other != first
 
 
 def test_weights_that_are_not_finite_are_refused_by_name(
@@ -99,4 +104,4 @@ def test_weights_that_are_not_finite_are_refused_by_name(
 
     registry.register(write_tiny(tmp_path / "spoilt", spoil=spoil), "tiny")
     with pytest.raises(CheckpointError, match=r"tiny@2 cannot be served: .*convolutions\.0\.weight are not finite"):
-        open_model(registry, "tiny@2")
+        open_model(registry, ModelRef("tiny", 2))

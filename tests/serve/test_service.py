@@ -3,13 +3,11 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Callable
-from pathlib import Path
 
 import numpy as np
 import pytest
 
 from raydis.engine.editor import EditError
-from raydis.errors import CheckpointError
 from raydis.serve.model import ServedModel
 from raydis.serve.service import Service
 
@@ -33,11 +31,11 @@ def test_concurrent_requests_get_the_bytes_they_get_alone(
         )
 
     async def together() -> list[bytes]:
-        service = Service(served, lambda _: served)
+        service = Service(served)
         return [edited.png for edited in await asyncio.gather(*(edit(service, i) for i in range(9)))]
 
     async def alone() -> list[bytes]:
-        service = Service(served, lambda _: served)
+        service = Service(served)
         return [(await edit(service, i)).png for i in range(9)]
 
     assert asyncio.run(together()) == asyncio.run(alone())
@@ -47,8 +45,8 @@ def test_an_edit_draws_what_the_editor_draws_from_the_same_units(
     served: ServedModel, pictures: np.ndarray, file_of: FileOf
 ) -> None:
     async def scenario() -> tuple[np.ndarray, np.ndarray]:
-        service = Service(served, lambda _: served)
-        _, codes = await service.encode(file_of(pictures[0]))
+        service = Service(served)
+        codes = await service.encode(file_of(pictures[0]))
         edited = await service.edit(
             file_of(pictures[0]), set_units={1: 2.0}, shift_units={2: -0.25}, seed=7, num_steps=4
         )
@@ -65,45 +63,11 @@ def test_an_edit_of_an_unknown_unit_names_the_units_there_are(
     served: ServedModel, pictures: np.ndarray, file_of: FileOf
 ) -> None:
     async def scenario() -> None:
-        service = Service(served, lambda _: served)
+        service = Service(served)
         await service.edit(file_of(pictures[0]), set_units={4: 0.0}, shift_units={}, seed=0, num_steps=2)
 
     with pytest.raises(EditError, match="no unit 4: this model has units 0 to 3"):
         asyncio.run(scenario())
-
-
-def test_a_working_model_replaces_the_present_one_and_clears_an_earlier_rejection(
-    served: ServedModel, editor: object
-) -> None:
-    other = ServedModel(served.editor, served.ref)
-
-    async def scenario() -> Service:
-        service = Service(served, lambda _: other)
-        service.reject("tiny@9", "no such version")
-        await service.replace("tiny@2")
-        return service
-
-    service = asyncio.run(scenario())
-    assert service.model is other
-    assert service.rejected is None
-
-
-@pytest.mark.parametrize("error", [CheckpointError("damaged"), RuntimeError("size mismatch"), KeyError("weight")])
-def test_a_model_that_cannot_be_opened_is_remembered_and_the_present_one_stays(
-    served: ServedModel, error: Exception
-) -> None:
-    def fail(reference: str) -> ServedModel:
-        raise error
-
-    async def scenario() -> Service:
-        service = Service(served, fail)
-        await service.replace("tiny@2")
-        return service
-
-    service = asyncio.run(scenario())
-    assert service.model is served
-    assert service.rejected is not None
-    assert (service.rejected.model, service.rejected.reason) == ("tiny@2", str(error))
 
 
 def test_a_batch_that_hangs_makes_the_service_unhealthy(
@@ -114,7 +78,7 @@ def test_a_batch_that_hangs_makes_the_service_unhealthy(
     monkeypatch.setattr("raydis.serve.service.STALLED_S", 0.02)
 
     async def scenario() -> None:
-        service = Service(served, lambda _: served)
+        service = Service(served)
         service.check_health()
         request = asyncio.create_task(service.encode(file_of(pictures[0])))
         await asyncio.sleep(0.2)
@@ -126,20 +90,3 @@ def test_a_batch_that_hangs_makes_the_service_unhealthy(
 
     with pytest.raises(RuntimeError, match="a batch has been computing for"):
         asyncio.run(scenario())
-
-
-def test_a_request_keeps_the_model_it_began_with(
-    served: ServedModel, write_tiny: Callable[..., Path], tmp_path: Path, pictures: np.ndarray, file_of: FileOf
-) -> None:
-    other = ServedModel(served.editor, served.ref)
-
-    async def scenario() -> ServedModel:
-        service = Service(served, lambda _: other)
-        running = asyncio.create_task(
-            service.edit(file_of(pictures[0]), set_units={}, shift_units={}, seed=0, num_steps=20)
-        )
-        await asyncio.sleep(0)
-        await service.replace("tiny@2")
-        return (await running).model
-
-    assert asyncio.run(scenario()) is served

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 import signal
 import subprocess
@@ -78,3 +79,36 @@ def test_files_get_the_permissions_of_the_umask(store: LocalStore) -> None:
     finally:
         os.umask(before)
     assert (Path(store.uri) / "key").stat().st_mode & 0o777 == 0o640
+
+
+@pytest.mark.parametrize("code", [errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS])
+def test_a_file_system_without_locks_is_refused_with_advice(
+    code: int, store: LocalStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_locks(*_: object) -> None:
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr(fcntl, "flock", no_locks)
+    expected = rf"^the file system of {store.uri} has no working locks \({os.strerror(code)}\), .* s3://bucket/prefix$"
+    with pytest.raises(StoreError, match=expected):
+        store.write("key", b"x", if_absent=True)
+    assert os.listdir(store.uri) == [LOCK_NAME]
+    assert list(store.list()) == []
+
+
+def test_a_file_system_that_grants_one_lock_twice_is_refused(
+    store: LocalStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fcntl, "flock", lambda *_: None)
+    with pytest.raises(StoreError, match=r"no working locks \(two holders had the same lock at once\)"):
+        store.write("key", b"x", if_absent=True)
+    assert list(store.list()) == []
+
+
+def test_the_lock_is_tried_out_once_a_store(store: LocalStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[int] = []
+    flock = fcntl.flock
+    monkeypatch.setattr(fcntl, "flock", lambda file, how: asked.append(how) or flock(file, how))
+    for number in range(3):
+        store.write(f"{number}", b"x", if_absent=True)
+    assert asked == [fcntl.LOCK_EX, fcntl.LOCK_EX | fcntl.LOCK_NB, fcntl.LOCK_EX, fcntl.LOCK_EX]

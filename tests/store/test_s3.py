@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -14,6 +15,7 @@ import pytest
 
 from raydis.store import StoreConflict, StoreError, StoreMissing
 from raydis.store.s3 import S3Store
+from tests.fake_s3 import FakeS3, Obedience, serving
 
 
 @dataclass(frozen=True)
@@ -59,7 +61,7 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Script]:
             self.end_headers()
             self.wfile.write(body)
 
-        do_GET = do_PUT = do_HEAD = do_POST = answer
+        do_GET = do_PUT = do_HEAD = do_POST = do_DELETE = answer
 
         def log_message(self, *_: Any) -> None:
             pass
@@ -72,6 +74,7 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Script]:
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "test")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "test")
     monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+    monkeypatch.setattr("raydis.store.s3._proved", set())  # a port may come again
     yield script
     script.closing.set()
     http.shutdown()
@@ -144,23 +147,25 @@ def test_an_unknown_profile_is_told_when_the_store_is_opened(server: Script, mon
 
 
 def test_a_bucket_name_that_cannot_be_is_one_clear_line(server: Script) -> None:
-    with pytest.raises(StoreError, match=r"cannot read key in s3://my bucket: .*Invalid bucket name") as caught:
-        S3Store("my bucket").read("key")
-    assert "\n" not in str(caught.value)
+    with pytest.raises(StoreError, match=r"^'my bucket' is no bucket name: use letters, digits, .*environment.*$"):
+        S3Store("my bucket")
 
 
 @pytest.mark.parametrize(("status", "code"), [(412, "PreconditionFailed"), (409, "ConditionalRequestConflict")])
 def test_both_answers_to_a_lost_condition_are_conflicts(server: Script, status: int, code: str) -> None:
-    server.answers = [Answer(status, code)]
+    proof = [Answer(200), Answer(412), Answer(412), Answer(200), Answer(204)]
+    server.answers = [*proof, Answer(status, code)]
     with pytest.raises(StoreConflict, match=f"somebody else wrote it first .{code}"):
         S3Store("bucket").write("key", b"", if_absent=True)
 
 
 def test_conditions_and_checksums_are_sent_as_other_servers_accept_them(server: Script) -> None:
+    proof = [Answer(200), Answer(412), Answer(412), Answer(200), Answer(204)]
+    server.answers = [*proof, Answer(200)]
     store = S3Store("bucket", "a")
     tag = store.write("key", b"value", if_absent=True)
     store.write("key", b"value", if_match=tag)
-    (method, path, first), (_, _, second) = server.requests
+    (method, path, first), (_, _, second) = [row for row in server.requests if row[1] == "/bucket/a/key"]
     assert (method, path) == ("PUT", "/bucket/a/key")
     assert first["if-none-match"] == "*"
     assert second["if-match"] == "tag"
@@ -178,3 +183,156 @@ def test_a_download_that_is_cut_each_time_leaves_no_file(server: Script, tmp_pat
     with pytest.raises(StoreError, match=r"cannot download key in s3://bucket: "):
         S3Store("bucket").download("key", tmp_path / "out")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_version_is_asked_for_in_the_request_that_reads_it(server: Script, tmp_path: Path) -> None:
+    server.answers = [Answer(200, body=b"value")]
+    S3Store("bucket", "a").download("key", tmp_path / "out", if_match="tag")
+    ((method, path, headers),) = server.requests
+    assert (method, path, headers["if-match"]) == ("GET", "/bucket/a/key", "tag")
+    assert (tmp_path / "out").read_bytes() == b"value"
+
+
+def test_a_server_that_ignores_the_condition_does_not_pass_another_version_off(server: Script, tmp_path: Path) -> None:
+    server.answers = [Answer(200, body=b"newer")]  # its ETag is "tag"
+    with pytest.raises(StoreConflict, match=r"key in s3://bucket was not downloaded: expected version old, found tag"):
+        S3Store("bucket").download("key", tmp_path / "out", if_match="old")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_cut_download_of_a_version_goes_on_where_it_stopped(server: Script, tmp_path: Path) -> None:
+    server.answers = [
+        Answer(200, body=b"half", cut_bytes=6),
+        Answer(206, body=b"and ", cut_bytes=2),
+        Answer(206, body=b"so"),
+    ]
+    S3Store("bucket").download("key", tmp_path / "out", if_match="tag")
+    assert (tmp_path / "out").read_bytes() == b"halfand so"
+    assert [headers.get("range") for _, _, headers in server.requests] == [None, "bytes=4-", "bytes=8-"]
+    assert {headers["if-match"] for _, _, headers in server.requests} == {"tag"}
+
+
+def test_a_server_that_ignores_the_range_is_read_from_the_start(server: Script, tmp_path: Path) -> None:
+    server.answers = [Answer(200, body=b"half", cut_bytes=4), Answer(200, body=b"halfrest")]
+    S3Store("bucket").download("key", tmp_path / "out", if_match="tag")
+    assert (tmp_path / "out").read_bytes() == b"halfrest"
+
+
+def test_a_version_whose_download_is_cut_each_time_leaves_no_file(server: Script, tmp_path: Path) -> None:
+    server.answers = [Answer(206, body=b"half", cut_bytes=4)]
+    with pytest.raises(StoreError, match=r"cannot download key in s3://bucket: "):
+        S3Store("bucket", num_attempts=2).download("key", tmp_path / "out", if_match="tag")
+    assert len(server.requests) == 2
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_tags_come_from_the_listing_without_a_request_an_object(server: Script) -> None:
+    line = "<Contents><Key>a/{}</Key><Size>{}</Size>{}</Contents>"
+    tags = [f"<ETag>&quot;tag{number}&quot;</ETag>" for number in range(3)]
+    lines = "".join(line.format(f"k{number}", number, tag) for number, tag in enumerate(tags))
+    server.answers = [Answer(200, body=f"<ListBucketResult>{lines}</ListBucketResult>".encode())]
+    found = [(entry.key, entry.tag, entry.size_bytes) for entry in S3Store("bucket", "a").entries()]
+    assert found == [("k0", "tag0", 0), ("k1", "tag1", 1), ("k2", "tag2", 2)]
+    assert len(server.requests) == 1
+
+
+def test_a_listing_without_tags_has_them_asked_for(server: Script) -> None:
+    listing = b"<ListBucketResult><Contents><Key>logs//run.txt</Key><Size>4</Size></Contents></ListBucketResult>"
+    server.answers = [Answer(200, body=listing), Answer(200)]
+    (entry,) = S3Store("bucket").entries()
+    assert (entry.key, entry.tag) == ("logs//run.txt", "tag")
+    assert [method for method, _, _ in server.requests] == ["GET", "HEAD"]
+
+
+@pytest.mark.parametrize(
+    ("if_none_match", "if_match", "found"),
+    [
+        ("ignores", "ignores", "it overwrote an object in spite of If-None-Match"),
+        ("obeys", "ignores", "it overwrote an object in spite of an If-Match that names another"),
+        ("obeys", "always refuses", "it refused an If-Match that names the very object"),
+        ("answers 501", "answers 501", "it answered 501 to If-None-Match"),
+        ("obeys", "answers 501", "it answered 501 to If-Match"),
+    ],
+)
+def test_a_server_without_conditional_writes_is_refused_before_anything_is_claimed(
+    if_none_match: Obedience, if_match: Obedience, found: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with serving(FakeS3(if_none_match, if_match), monkeypatch) as server:
+        store = S3Store("bucket", "a")
+        tag = store.write("there", b"old")  # without a condition it works as ever
+        conditions: tuple[dict[str, Any], ...] = ({"if_absent": True}, {"if_match": tag})
+        for condition in conditions:
+            with pytest.raises(
+                StoreError, match=rf"^{server.url} does not implement conditional writes: {found}\. .*"
+            ) as caught:
+                store.write("registry/key", b"new", **condition)
+            assert "Use a server that implements conditional writes (AWS S3, Ceph RGW 18)" in str(caught.value)
+            assert "\n" not in str(caught.value)
+        assert server.objects == {"bucket/a/there": b"old"}
+
+
+def test_of_many_claims_at_once_none_succeeds_where_the_server_ignores_conditions(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    with serving(FakeS3("ignores", "ignores"), monkeypatch) as server:
+
+        def claim(number: int) -> str:
+            with pytest.raises(StoreError, match="does not implement conditional writes"):
+                S3Store("bucket").write("claim", str(number).encode(), if_absent=True)
+            return "refused"
+
+        with ThreadPoolExecutor(6) as pool:
+            assert list(pool.map(claim, range(6))) == ["refused"] * 6
+        assert server.objects == {}
+
+
+def test_conditions_are_tried_out_once_a_process_and_leave_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    with serving(FakeS3(), monkeypatch) as server:
+        with ThreadPoolExecutor(8) as pool:
+            list(pool.map(lambda number: S3Store("bucket").write(f"{number}", b"", if_absent=True), range(8)))
+        assert server.objects.keys() == {f"bucket/{number}" for number in range(8)}
+        probing = [request for request in server.requests if ".raydis-probe-" in request]
+        assert [request.split()[0] for request in probing] == ["PUT", "PUT", "PUT", "PUT", "DELETE"]
+        assert len({request.split()[1] for request in probing}) == 1
+        S3Store("another").write("key", b"", if_absent=True)  # a bucket may lie on another server
+        assert len([request for request in server.requests if ".raydis-probe-" in request]) == 10
+
+
+def test_who_only_reads_or_writes_without_a_condition_never_probes(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    with serving(FakeS3("ignores", "ignores"), monkeypatch) as server:
+        store = S3Store("bucket", "a")
+        store.write("key", b"value")
+        store.read("key")
+        store.tag("key")
+        store.exists("other")
+        assert list(store.list()) == ["key"]
+        store.download("key", tmp_path / "file")
+        store.upload(tmp_path / "file", "copy")
+        store.delete("copy")
+        assert not [request for request in server.requests if "probe" in request]
+
+
+def test_without_permission_to_delete_the_probe_stays_hidden_and_is_told_of(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    with serving(FakeS3(may_delete=False), monkeypatch) as server:
+        store = S3Store("bucket", "a")
+        store.write("runs/one/key", b"value", if_absent=True)
+        (left,) = [name for name in server.objects if "probe" in name]
+        assert left.startswith("bucket/a/runs/one/.raydis-probe-")  # where the key is: policies allow by prefix
+        assert list(store.list()) == ["runs/one/key"]
+    (message,) = caplog.messages
+    assert message.startswith(f"cannot delete {left.removeprefix('bucket/a/')} in s3://bucket/a: permission denied")
+    assert message.endswith("It is empty and stays; raydis does not list it")
+
+
+def test_a_probe_that_could_not_be_made_proves_nothing_and_is_made_again(server: Script) -> None:
+    proof = [Answer(200), Answer(412), Answer(412), Answer(200), Answer(204)]
+    server.answers = [Answer(403, "AccessDenied"), *proof, Answer(200)]
+    store = S3Store("bucket")
+    with pytest.raises(StoreError, match=r"permission denied \(AccessDenied\)"):
+        store.write("key", b"value", if_absent=True)
+    assert store.write("key", b"value", if_absent=True) == "tag"
+    assert len(server.requests) == 1 + 5 + 1

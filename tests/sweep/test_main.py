@@ -9,8 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from raydis.errors import ConfigError
+from raydis.errors import STORAGE, SWEEP_FAILED, ConfigError
+from raydis.sweep import run
 from raydis.sweep.__main__ import find_quickstart, main
+from raydis.sweep.summary import TrialRecord
 
 SPEC = """
 name: smoke
@@ -48,7 +50,8 @@ def test_a_dry_run_shows_the_plan_and_writes_nothing(
     assert "trials      8 by tpe, seed 5 + controls dyga_off; at most 3 at once" in lines
     assert "a trial     1000 images in 32 steps of 32" in lines
     assert "in all      9 trials, 9000 images" in lines
-    assert "promotion   smoke@best by mean of published scores (estimator reference)" in lines
+    decided = "mean of dci_disentanglement and factor_vae (published protocol, estimator reference)"
+    assert f"promotion   smoke@best by {decided}" in lines
     assert "  train.learning_rate  float from 0.0001 to 0.01, log" in lines
     assert "  method.anchors.mode  one of off, constant" in lines
     assert list(tmp_path.iterdir()) == [smoke]
@@ -94,6 +97,33 @@ def test_a_name_that_is_taken_is_refused(
     (tmp_path / "runs/sweeps/mine/spec.json").write_text("{}")
     assert call(monkeypatch, str(smoke), "--name", "mine", "--storage", str(tmp_path / "runs")) == 2
     assert "sweeps/mine exists in " in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("missing", "code", "words"),
+    [
+        ({"unwritten": "the disk is full"}, STORAGE, "the sweep's tables were not written: the disk is full."),
+        ({"unpublished": "the disk is full"}, SWEEP_FAILED, "the best trial was not published: the disk is full."),
+        ({"interrupted": True}, 130, ""),
+        ({}, 0, ""),
+    ],
+)
+def test_whatever_could_not_be_kept_the_results_are_shown_first(
+    smoke: Path,
+    missing: dict,
+    code: int,
+    words: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    best = TrialRecord(0, None, {}, "complete", None, None, 32, 0.5, 1.0, "/runs/c")
+    result = run.SweepResult("s", "/runs/sweeps/s", [best], {0}, [], best, None, **{"interrupted": False, **missing})
+    monkeypatch.setattr(run, "run_sweep", lambda *_, **__: result)
+    assert call(monkeypatch, str(smoke)) == code
+    printed = capsys.readouterr()
+    assert "python -m raydis traverse /runs/c" in printed.out
+    assert words in printed.err
+    assert printed.err.count("\n") == bool(words)
 
 
 def test_without_a_file_the_quickstart_of_the_working_directory_is_taken(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import io
+import shlex
 from typing import Any
 
 import pytest
@@ -25,8 +26,9 @@ SEARCHED = {"method.num_units": {"kind": "int", "low": 4, "high": 8}}
 
 def scores(dci: float, factor_vae: float, protocol: Protocol = SEARCH) -> Scores:
     empty = unscored("invalid", "-", protocol=protocol, num_images=324, data_fingerprint="shapes").to_dict()
-    valid = {"status": "valid", "reason": None, "dci_disentanglement": dci, "factor_vae": factor_vae}
-    return Scores.from_dict(empty | valid)
+    valid = {"status": "valid", "reason": None, "dci_disentanglement": dci, "factor_vae": factor_vae, "mig": 0.125}
+    spread = {"dci_disentanglement": 0.0123, "factor_vae": 0.004, "mig": 0.002}
+    return Scores.from_dict(empty | valid | {"num_draws": 3, "spread": spread})
 
 
 def spec_of(**over: Any) -> SweepSpec:
@@ -62,16 +64,45 @@ def printed(result: SweepResult, spec: SweepSpec, storage: str = "runs") -> str:
 
 def test_a_promoted_quickstart_can_be_looked_at_and_served(result: SweepResult) -> None:
     text = printed(result, spec_of())
-    assert "best       trial 0, dci 0.300, factor_vae 0.500 (search protocol" in text
-    assert "published  dci 0.400, factor_vae 0.600 (published protocol" in text
+    assert "best       trial 0, dci 0.300 ± 0.012, fvae 0.500 ± 0.004 (search protocol" in text
+    assert "published  dci 0.400 ± 0.012, fvae 0.600 ± 0.004 (published protocol" in text
     assert "\nnext       python -m raydis traverse quickstart@1 -o traversal.png\n" in text
     assert "\n           serve run serve_configs/local.yaml\n" in text
+
+
+def test_the_scores_shown_are_those_that_decide(result: SweepResult) -> None:
+    text = printed(result, spec_of(objectives=[{"metric": "mig", "direction": "min"}]))
+    assert "best       trial 0, mig 0.125 ± 0.002 (search protocol" in text
+    assert "published  mig 0.125 ± 0.002 (published protocol" in text
+
+
+def test_scores_of_one_draw_are_shown_without_a_spread(result: SweepResult) -> None:
+    assert result.best is not None
+    assert result.best.scores is not None
+    single = dataclasses.replace(result.best.scores, num_draws=1, spread=None)
+    best = dataclasses.replace(result.best, scores=single, time_s=None)
+    text = printed(dataclasses.replace(result, records=[best], best=best), spec_of())
+    assert "best       trial 0, dci 0.300, fvae 0.500 (search protocol" in text
 
 
 def test_another_storage_is_named_in_every_command(result: SweepResult) -> None:
     text = printed(result, spec_of(), storage="s3://lab/team")
     assert "python -m raydis traverse quickstart@1 --storage s3://lab/team -o traversal.png" in text
     assert "RAYDIS_STORAGE=s3://lab/team serve run serve_configs/local.yaml" in text
+
+
+def test_places_with_spaces_and_quotes_are_printed_as_a_shell_reads_them(result: SweepResult) -> None:
+    assert result.best is not None
+    storage = "s3://lab/it's #1"
+    best = dataclasses.replace(result.best, checkpoint=f"{storage}/sweeps/s/trial-0000/checkpoint")
+    alone = dataclasses.replace(result, folder=f"{storage}/sweeps/s", best=best, published=None)
+    text = printed(alone, spec_of(), storage=storage)
+    (command,) = [line.removeprefix("next") for line in text.splitlines() if line.startswith("next ")]
+    assert shlex.split(command)[3:5] == ["traverse", best.checkpoint]
+    assert "optuna.journal" not in text  # a study is a local file
+    text = printed(dataclasses.replace(alone, unpublished="StoreError: x"), spec_of(), storage=storage)
+    (command,) = [line.removeprefix("next") for line in text.splitlines() if line.startswith("next ")]
+    assert shlex.split(command)[3:] == ["models", "register", best.checkpoint, "quickstart", "--storage", storage]
 
 
 def test_a_model_that_the_shipped_service_does_not_serve_is_not_said_to_be_served(result: SweepResult) -> None:

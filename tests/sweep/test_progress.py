@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
+from raydis.metrics.standing import DEFAULT_OBJECTIVES, Objective
 from raydis.sweep.progress import SweepProgress, SweepState, brief, describe, duration
 
 
@@ -26,7 +27,7 @@ def config(number: int, control: str | None = None) -> dict[str, Any]:
 
 
 def state_with(clock: Clock) -> SweepState:
-    return SweepState(4, 1000, ["dci_disentanglement", "factor_vae"], clock)
+    return SweepState(4, 1000, DEFAULT_OBJECTIVES, clock)
 
 
 def scored(dci: float, factor_vae: float) -> dict[str, Any]:
@@ -69,11 +70,19 @@ def test_invalid_scores_count_as_a_failed_trial_and_are_never_the_best() -> None
     assert state.best() is None
 
 
+def test_a_line_names_the_lowest_where_low_is_better_and_none_that_failed() -> None:
+    state = SweepState(4, 1000, [Objective(metric="mig", direction="min")], Clock())
+    for number, value in enumerate((0.4, 0.2, 0.1, None, float("nan"))):
+        state.update(config(number), {"finished": True, "status": "valid", "images_seen": 1000, "mig": value})
+    state.fail(config(2))
+    assert state.line().endswith(", best 1: mig 0.20")
+    assert (state.count("done"), state.count("failed")) == (2, 3)  # as the summary will count them
+
+
 def test_a_line_fits_a_hundred_columns_in_a_long_sweep() -> None:
     clock = Clock()
-    state = SweepState(
-        1000, 10, ["dci_disentanglement", "factor_vae", "dci_completeness", "dci_informativeness"], clock
-    )
+    more = [Objective(metric="dci_completeness"), Objective(metric="dci_informativeness")]
+    state = SweepState(1000, 10, [*DEFAULT_OBJECTIVES, *more], clock)
     for number in range(999):
         state.update(config(number), scored(0.5, 0.7) | {"dci_completeness": 0.5, "dci_informativeness": 0.25})
     state.fail(config(5))

@@ -125,7 +125,17 @@ def test_an_override_reaches_into_a_domain_of_the_space(tmp_path: Path) -> None:
             {"controls": [{"name": "a", "set": {"method.num_units": 1}}]},
             r"control a: method\.num_units=1: method\.num_units: found 1, must be at least 2",
         ),
-        ({"promotion": {"rule": "median"}}, r"promotion\.rule: "),
+        (
+            {"promotion": {"rule": "mean"}},
+            r"rule=mean no longer exists.*objectives: \[\{metric: dci_disentanglement\}, \{metric: factor_vae\}\]`",
+        ),
+        (
+            {"promotion": {"alias": "canary", "rule": "dci"}},
+            r"promotion: rule=dci no longer .*remove it and write `objectives: \[\{metric: dci_disentanglement\}\]`",
+        ),
+        ({"promotion": {"rule": "factor_vae"}}, r"write `objectives: \[\{metric: factor_vae\}\]`"),
+        ({"promotion": {"rules": "mean"}}, r"promotion\.rules: unknown key"),
+        ({"objectives": [{"metric": "mean"}]}, r"objectives\.0\.metric: "),
     ],
 )
 def test_a_wrong_spec_is_refused_with_what_to_do(over: dict[str, Any], message: str) -> None:

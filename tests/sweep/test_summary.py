@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -13,9 +14,11 @@ import pytest
 
 from raydis.configfile import parse
 from raydis.metrics.protocol import SEARCH, Scores, unscored
+from raydis.metrics.standing import Objective
 from raydis.presets import expand
-from raydis.store import LocalStore
-from raydis.sweep.spec import Objective, SweepSpec
+from raydis.store import LocalStore, Location
+from raydis.sweep.progress import SweepState
+from raydis.sweep.spec import SweepSpec
 from raydis.sweep.summary import (
     TrialRecord,
     choose_best,
@@ -85,18 +88,55 @@ def test_the_front_follows_the_direction_of_each_objective() -> None:
     assert pareto_front([record(0, 0.5, 0.5), record(1, 0.4, 0.6), record(2, 0.3, 0.2)], goals) == {1, 2}
 
 
-def test_the_best_trial_is_the_one_that_the_rule_prefers() -> None:
+DCI, FVAE = ({"metric": "dci_disentanglement"}, {"metric": "factor_vae"})
+
+
+@pytest.mark.parametrize(
+    ("objectives", "best"),
+    [
+        ([DCI, FVAE], 0),
+        ([DCI], 1),
+        ([FVAE], 2),
+        ([DCI | {"direction": "min"}], 2),
+        ([FVAE | {"direction": "min"}], 1),
+        ([DCI, FVAE | {"direction": "min"}], 1),
+        ([DCI | {"direction": "min"}, FVAE], 2),
+    ],
+)
+def test_the_live_line_and_the_summary_name_the_same_best_trial_and_it_is_on_the_front(
+    objectives: list[dict[str, Any]], best: int
+) -> None:
+    goals = [Objective.model_validate(goal) for goal in objectives]
     records = [record(0, 0.5, 0.6), record(1, 0.6, 0.4), record(2, 0.1, 0.95), record(3, 0.5, 0.6)]
-    chosen = {rule: choose_best(records, rule) for rule in ("mean", "dci", "factor_vae")}
-    assert {rule: best and best.number for rule, best in chosen.items()} == {"mean": 0, "dci": 1, "factor_vae": 2}
+    chosen = choose_best(records, goals)
+    assert chosen is not None
+    assert chosen.number == best
+    assert best in pareto_front(records, goals)
+    state = SweepState(4, 512, goals)
+    for row in reversed(records):  # whichever ends first
+        scored = {"dci_disentanglement": row.value("dci_disentanglement"), "factor_vae": row.value("factor_vae")}
+        config = {"number": row.number, "control": None, "settings": row.settings}
+        state.update(config, {"finished": True, "status": "valid", "images_seen": 512, "loss": 0.1, **scored})
+    live = state.best()
+    assert live is not None
+    assert live.number == best
 
 
 def test_only_complete_trials_can_be_the_best() -> None:
     records = [record(0, 0.9, 0.9, state="failed"), record(1, 0.9, 0.9, state="stopped"), record(2, 0.1, 0.1)]
-    best = choose_best(records, "mean")
+    best = choose_best(records, BOTH)
     assert best is not None
     assert best.number == 2
-    assert choose_best(records[:2], "mean") is None
+    assert choose_best(records[:2], BOTH) is None
+
+
+def test_a_trial_without_an_objectives_metric_is_no_zero_but_left_out() -> None:
+    goals = [Objective(metric="mig", direction="min")]  # these records have no MIG, which as 0 would be the best
+    runs = [record(0, 0.5, 0.5, control="on/1"), record(1, 0.6, 0.6, control="on/2")]
+    assert choose_best(runs, goals) is None
+    assert pareto_front(runs, goals) == set()
+    [row] = replicates(runs, goals)
+    assert (row.num_runs, row.num_complete, row.mean) == (2, 0, {})
 
 
 def test_records_are_read_from_what_trials_reported_last() -> None:
@@ -113,18 +153,20 @@ def test_records_are_read_from_what_trials_reported_last() -> None:
 
     results = [
         result(2, {"finished": False, "images_seen": 100}, error=crash),
-        result(0, done, checkpoint="bucket/a"),
+        result(0, done, checkpoint="bucket/my runs#1/50%20"),  # Ray reports raw keys
         result(1, done | {"checkpoint_uri": "s3://bucket/train/b"}),
         result(3, done | {"status": "invalid", "reason": "codes are constant", "scores": None}),
         result(4, {"finished": False, "images_seen": 64}),
+        result(5, None, error=crash),
     ]
-    records = read_records(results, spec, scheme="s3://")  # type: ignore[arg-type]  # all that is read of a ResultGrid
-    assert [row.state for row in records] == ["complete", "complete", "failed", "failed", "stopped"]
-    assert [row.checkpoint for row in records[:3]] == ["s3://bucket/a", "s3://bucket/train/b", None]
-    reasons = [None, None, "ValueError: boom", "codes are constant", "stopped after 64 images"]
+    storage = Location.parse("s3://bucket")
+    records = read_records(results, spec, storage)  # type: ignore[arg-type]  # all that is read of a ResultGrid
+    assert [row.state for row in records] == ["complete", "complete", "failed", "failed", "stopped", "failed"]
+    assert [row.checkpoint for row in records[:3]] == ["s3://bucket/my runs#1/50%20", "s3://bucket/train/b", None]
+    reasons = [None, None, "ValueError: boom", "codes are constant", "stopped after 64 images", "ValueError: boom"]
     assert [row.reason for row in records] == reasons
     assert records[0].scores == scores(0.4, 0.6)
-    assert records[0].time_s == 9.0
+    assert [row.time_s for row in records] == [9.0, 9.0, None, 9.0, None, None]
 
 
 def test_tables_hold_a_row_a_trial_and_a_column_a_setting(tmp_path: Path) -> None:
@@ -133,12 +175,16 @@ def test_tables_hold_a_row_a_trial_and_a_column_a_setting(tmp_path: Path) -> Non
         record(1, 0.6, 0.7, settings={"method.num_units": 5, "method.unet.multipliers": [1, 2], "x.mixed": "a"}),
         record(2, scores=None, state="failed", reason="FitError: the loss became nan, at 1", settings={"x.mixed": 3}),
     ]
+    assert records[1].scores is not None
+    spread = {"factor_vae": 0.02, "mig": 0.01}
+    records[1] = replace(records[1], scores=replace(records[1].scores, num_draws=3, spread=spread))
     write_tables(LocalStore(tmp_path), "sweeps/s", records, {1})
     table = pyarrow.parquet.read_table(tmp_path / "sweeps/s/trials.parquet").to_pylist()
     assert [row["method.num_units"] for row in table] == [4, 5, None]
     assert [row["method.unet.multipliers"] for row in table] == [None, "[1, 2]", None]
     assert [row["x.mixed"] for row in table] == [None, '"a"', "3"]
     assert [row["factor_vae"] for row in table] == [0.5, 0.7, None]
+    assert [row["factor_vae_spread"] for row in table] == [None, 0.02, None]
     assert [row["on_front"] for row in table] == [False, True, False]
     rows = list(csv.DictReader((tmp_path / "sweeps/s/trials.csv").read_text().splitlines()))
     assert rows[2]["reason"] == "FitError: the loss became nan, at 1"

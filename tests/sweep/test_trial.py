@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import getpass
+import os
 from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
@@ -16,7 +18,9 @@ from raydis.config import RunConfig
 from raydis.engine.checkpoint import open_checkpoint
 from raydis.engine.device import use_threads
 from raydis.engine.fit import Training
+from raydis.errors import ClusterError, StoreError
 from raydis.presets import expand
+from raydis.store.lease import LeaseTaken
 from raydis.sweep.trial import run_trial
 
 PLAN = {"num_images": 96, "report_images": 32, "checkpoint_images": 64}
@@ -102,3 +106,40 @@ def test_data_that_cannot_be_scored_end_a_trial_before_its_first_step(told: list
     ((metrics, kept),) = told
     assert (metrics["status"], metrics["images_seen"], kept) == ("failed", None, None)
     assert metrics["reason"].startswith("MetricError: 1 of 6 factors vary in these 4 rows")
+
+
+@pytest.mark.parametrize("error", [ClusterError("lost"), StoreError("no answer"), LeaseTaken("elsewhere")])
+def test_what_a_trial_cannot_help_is_left_to_tune_which_starts_it_again(
+    told: list, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    def fail(*args: Any, **kwargs: Any) -> None:
+        raise error
+
+    monkeypatch.setattr("ray.tune.integration.ray_train.TuneReportCallback", object)
+    monkeypatch.setattr("raydis.train.trainer.fit_with_ray", fail)
+    with pytest.raises(type(error), match=str(error)):
+        run_trial(trial(compute={"num_workers": 2}))
+    assert told == []
+    monkeypatch.setattr("raydis.train.report.report_session", fail)
+    with pytest.raises(type(error), match=str(error)):
+        run_trial(trial())
+    assert told == []
+
+
+def test_a_full_disk_ends_a_trial_once_and_any_other_system_error_is_tunes_to_repeat(
+    told: list, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(number: int) -> Any:
+        def report_session(*_: Any, **__: Any) -> None:
+            raise OSError(number, os.strerror(number), "/a")
+
+        return report_session
+
+    monkeypatch.setattr("raydis.train.report.report_session", refuse(errno.ENOSPC))
+    run_trial(trial())
+    [(metrics, checkpoint)] = told
+    assert (metrics["status"], checkpoint) == ("failed", None)
+    assert metrics["reason"].startswith("StoreError: cannot use /a: No space left on device: make room")
+    monkeypatch.setattr("raydis.train.report.report_session", refuse(errno.ECONNRESET))
+    with pytest.raises(ConnectionResetError):
+        run_trial(trial())

@@ -159,7 +159,7 @@ def test_a_sweep_that_the_cluster_at_ray_address_cannot_hold_is_refused_at_once(
         text=True,
         timeout=JOB_S,
     )
-    assert refused.returncode == 2, refused.stdout + refused.stderr
+    assert refused.returncode == 12, refused.stdout + refused.stderr
     assert "1 CPUs and 1 GPUs, but the cluster has nodes with 2 CPUs and 0 GPUs" in refused.stderr
     assert len(refused.stderr.splitlines()) == 1
     assert not (tmp_path / "runs").exists()

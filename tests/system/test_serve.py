@@ -15,6 +15,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -61,10 +62,16 @@ class Running:
         applications = self.dashboard.get("/api/serve/applications/").json()["applications"]
         return applications["raydis"]["deployments"]["raydis"]
 
-    def deploy(self, user_config: dict[str, str]) -> None:
-        """What `serve deploy` does with the config and another `user_config`."""
-        self.config["applications"][0]["deployments"][0]["user_config"] = user_config
+    def deploy(self, model: str, *, min_replicas: int = 1) -> None:
+        """What `serve deploy` does with the config, another `model` and another `min_replicas`."""
+        [application] = self.config["applications"]
+        application["args"]["model"] = model
+        application["deployments"][0]["autoscaling_config"]["min_replicas"] = min_replicas
         self.dashboard.put("/api/serve/applications/", json=self.config).raise_for_status()
+
+    def replicas(self) -> set[int]:
+        """Process ids."""
+        return {pid for pid, command in processes_with(self.mark).items() if "ServeReplica:raydis" in command}
 
 
 @pytest.fixture(scope="module")
@@ -148,40 +155,83 @@ def test_autoscaling_and_back_pressure_are_on(service: Running) -> None:
     assert config["backpressure_config"] == {"status_code": 503, "retry_after_s": 1.0}
 
 
-def test_a_version_replaces_the_model_without_a_restart_unless_it_fails_its_checks(
-    service: Running, tmp_path: Path
-) -> None:
-    before = {replica["replica_id"] for replica in service.state()["replicas"]}
-    drawn = edit(service, 0)
+def test_all_replicas_serve_one_version_whatever_is_refused_dies_or_moves(service: Running, tmp_path: Path) -> None:
+    def register(name: str, seed: int, **options: float) -> int:
+        return service.registry.register(write_tiny(tmp_path / name, seed=seed, **options), "quickstart")
 
-    version = service.registry.register(write_tiny(tmp_path / "bad", seed=2), "quickstart")
-    service.registry.store.write(f"registry/quickstart/versions/{version}/weights.safetensors", b"damaged")
-    service.deploy({"model": f"quickstart@{version}"})
-    wait_until(lambda: facts(service)["rejected"], 30)
-    assert "weights.safetensors is damaged" in facts(service)["rejected"]["reason"]
-    assert facts(service)["version"] == 1
-    assert edit(service, 0) == drawn
+    service.deploy("quickstart@best", min_replicas=2)
+    wait_until(lambda: len(service.replicas()) == 2 and service.status() == "RUNNING", START_S)
 
-    version = service.registry.register(write_tiny(tmp_path / "good", seed=3), "quickstart")
-    service.deploy({"model": f"quickstart@{version}"})
-    wait_until(lambda: facts(service)["version"] == version, 30)
-    assert facts(service)["rejected"] is None
-    assert edit(service, 0) != drawn
-    assert {replica["replica_id"] for replica in service.state()["replicas"]} >= before
-
-
-def test_a_new_model_that_does_not_start_leaves_the_old_one_serving(service: Running, tmp_path: Path) -> None:
-    before = facts(service)["version"]
-    version = service.registry.register(write_tiny(tmp_path / "nan", seed=4, fill=float("nan")), "quickstart")
-    service.config["applications"][0]["args"]["model"] = f"quickstart@{version}"
-    service.dashboard.put("/api/serve/applications/", json=service.config).raise_for_status()
+    broken = register("broken", 2, fill=float("nan"))
+    service.deploy(f"quickstart@{broken}", min_replicas=2)
     wait_until(lambda: service.status() == "DEPLOY_FAILED", START_S)
-    assert facts(service)["version"] == before
-    assert edit(service, 0)
+    second = register("second", 3)
+    service.registry.set_alias("quickstart", "best", second)
+    assert versions_served(service) == {1}
+    killed = min(service.replicas())
+    os.kill(killed, signal.SIGKILL)
+    wait_until(lambda: len(service.replicas() - {killed}) == 2, START_S)  # the new one starts after the alias has moved
+    assert versions_served(service, 20) == {1}
+
+    old = service.replicas()
+    with Load(service) as load:  # the config as it was: only its alias has moved
+        service.deploy("quickstart@best", min_replicas=2)
+        wait_until(lambda: service.status() == "RUNNING" and not service.replicas() & old, START_S)
+    assert load.answers == {1, second}
+    assert versions_served(service) == {second}
+
+    third = register("third", 4)
+    service.registry.set_alias("quickstart", "best", third)
+    service.deploy("quickstart@best", min_replicas=2)  # Serve has built this config already
+    assert versions_served(service, 5) == {second}
+    with Load(service) as load:
+        service.deploy(f"quickstart@{third}", min_replicas=2)
+        wait_until(lambda: service.status() == "RUNNING" and versions_served(service) == {third}, START_S)
+    assert load.answers == {second, third}
 
 
-def facts(service: Running) -> dict[str, Any]:
-    return service.http.get("/v1/model").raise_for_status().json()
+class Load:
+    """Clients that ask for edits, one after the other, while the block runs.
+
+    Attributes:
+        answers: the versions that drew them, and whatever else came back.
+    """
+
+    def __init__(self, service: Running, clients: int = 3) -> None:
+        self.answers: set[int | str] = set()
+        self._url = str(service.http.base_url)
+        self._ended = threading.Event()
+        self._clients = [threading.Thread(target=self._ask) for _ in range(clients)]
+
+    def __enter__(self) -> Load:
+        for client in self._clients:
+            client.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._ended.set()
+        for client in self._clients:
+            client.join()
+
+    def _ask(self) -> None:
+        with httpx.Client(base_url=self._url, timeout=60) as http:
+            while not self._ended.is_set():
+                try:
+                    response = http.post("/v1/edit", files={"image": picture(0)}, data={"steps": "2"})
+                    model = response.headers.get("raydis-model", "")
+                    self.answers.add(int(model.partition("@")[2]) if response.status_code == 200 else response.text)
+                except httpx.HTTPError as error:
+                    self.answers.add(repr(error))
+
+
+def versions_served(service: Running, seconds: float = 0) -> set[int]:
+    """Versions that answer over a time, each request with a connection of its own."""
+    end = time.monotonic() + seconds
+    url = service.http.base_url.join("/v1/model")
+    found = {httpx.get(url, timeout=60).raise_for_status().json()["version"] for _ in range(20)}
+    while time.monotonic() < end:
+        found.add(httpx.get(url, timeout=60).raise_for_status().json()["version"])
+    return found
 
 
 def edit(service: Running, seed: int, *, unit: int = 0, value: float = 0.5, steps: int = 4) -> bytes:

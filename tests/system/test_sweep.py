@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import subprocess
 import sys
 import tempfile
@@ -21,6 +22,7 @@ from werkzeug.serving import make_server
 
 from raydis.registry import Registry
 from raydis.registry.manifest import verify
+from raydis.registry.transfer import fetch_checkpoint
 from raydis.store import LocalStore, open_store
 
 CHECKOUT = Path(__file__).resolve().parents[2]
@@ -36,6 +38,7 @@ num_trials: 1
 max_failures: 0
 promotion: {estimator: tree}
 """
+STORAGE = "s3://lab/my runs#1/50%20"  # raw to boto3 and to people; an encoded URI to Ray
 CONTROLS = """
 controls:
   - {name: dyga_off, set: {method.anchors.mode: off}}
@@ -117,7 +120,7 @@ def s3_endpoint() -> Iterator[str]:
 
 
 @pytest.mark.s3
-def test_a_sweep_of_two_worker_trials_keeps_everything_in_s3(
+def test_a_sweep_of_two_worker_trials_keeps_everything_below_one_prefix_of_s3(
     tmp_path: Path, ray_folder: Path, s3_endpoint: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     access = {
@@ -129,15 +132,25 @@ def test_a_sweep_of_two_worker_trials_keeps_everything_in_s3(
     for name, value in access.items():
         monkeypatch.setenv(name, value)
     (tmp_path / "smoke.yaml").write_text(SPEC)
-    arguments = ("smoke.yaml", "--name", "remote", "--storage", "s3://lab/team", "--set", "run.compute.num_workers=2")
+    arguments = ("smoke.yaml", "--name", "remote", "--storage", STORAGE, "--set", "run.compute.num_workers=2")
     enough = {"RAY_OVERRIDE_RESOURCES": '{"CPU": 4}'}
     done = sweep(*arguments, cwd=tmp_path, ray_folder=ray_folder, **access, **enough)
     assert done.returncode == 0, done.stdout + done.stderr
     assert not done.stderr
     assert not (tmp_path / "runs").exists()
-    store = open_store("s3://lab/team")
+    assert all(key.startswith("my runs#1/50%20/") for key in open_store("s3://lab").list())
+    store = open_store(STORAGE)
     keys = set(store.list("sweeps/remote/"))
     assert {f"sweeps/remote/{name}" for name in ("spec.json", "summary.json", "trials.csv", "traversal.png")} <= keys
     best = json.loads(store.read("sweeps/remote/summary.json"))["trials"][0]
-    assert best["checkpoint"].startswith("s3://lab/team/sweeps/remote/train/trial-0000/")
+    assert best["checkpoint"].startswith(f"{STORAGE}/sweeps/remote/train/trial-0000/")
+    assert verify(fetch_checkpoint(best["checkpoint"], tmp_path / "cache")).parent.trial == "trial-0000"  # type: ignore[union-attr]
     assert Registry(store).resolve("smoke@best").version == 1
+    assert not [key for key in keys if "probe" in key]
+
+    (printed,) = [line for line in done.stdout.splitlines() if line.startswith("next ")]
+    command = shlex.split(printed.removeprefix("next"))
+    assert command[:3] == ["python", "-m", "raydis"]
+    environment = {**os.environ, "PYTHONPATH": str(CHECKOUT), "RAYDIS_CACHE": str(tmp_path / "cache")}
+    subprocess.run([sys.executable, *command[1:]], cwd=tmp_path, env=environment, check=True, timeout=TIMEOUT_S)
+    assert (tmp_path / "traversal.png").read_bytes().startswith(b"\x89PNG")

@@ -14,6 +14,7 @@ import pytest
 from PIL import Image
 
 CHECKOUT = Path(__file__).resolve().parents[2]
+STORAGE = "läufe [x]* #1/50%20?a=b&'c'\""
 TIMEOUT_S = 600  # for a machine that is busy with other things; a quiet one takes half a minute
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(TIMEOUT_S)]
 
@@ -33,14 +34,16 @@ def test_a_folder_of_pictures_at_a_relative_path_becomes_a_version(tmp_path: Pat
                 command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=TIMEOUT_S
             )
 
-        data = ("--set", "data.name=image_folder", "--set", "data.path=pictures")
-        trained = raydis("train", "--preset", "tiny", "--set", "train.num_images=256", "--name", "mine", *data)
+        data = ("--set", "data.name=image_folder", "--set", "data.path=pictures", "--storage", STORAGE)
+        trained = raydis("train", "--preset", "tiny", "--set", "train.num_images=256", "--name", "mine #1%20", *data)
         assert trained.returncode == 0, trained.stderr
         assert "256 of 256 images  loss 0." in trained.stderr
-        label, checkpoint = trained.stdout.splitlines()[0].split()
+        label, _, checkpoint = trained.stdout.splitlines()[0].partition("  ")
         assert label == "checkpoint"
+        assert checkpoint.startswith(f"{tmp_path / STORAGE}/train/mine #1%20/checkpoint_")
+        assert {path.name for path in tmp_path.iterdir()} == {"pictures", Path(STORAGE).parts[0]}
         assert json.loads(trained.stdout.splitlines()[1])["status"] == "no_factors"
-        registered = raydis("models", "register", checkpoint, "mine")
+        registered = raydis("models", "register", checkpoint, "mine", "--storage", STORAGE)
         assert registered.stdout == "registered mine@1\n", registered.stderr
-        again = raydis("train", "--preset", "tiny", "--set", "train.num_images=256", "--name", "mine", *data)
+        again = raydis("train", "--preset", "tiny", "--set", "train.num_images=256", "--name", "mine #1%20", *data)
         assert again.stdout.splitlines()[0] == trained.stdout.splitlines()[0]  # there was nothing left to do

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import signal
+import time
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +17,19 @@ from raydis.config import ComputeConfig
 from raydis.errors import DataError, ResourceError
 from raydis.store import LocalStore
 from raydis.train.cluster import (
+    check_socket_paths,
     check_storage,
     choose_device,
     choose_num_workers,
+    cluster_grows,
+    cluster_nodes,
     fetch_result,
+    free_nodes,
+    has_autoscaler,
+    holds,
     lasting_storage,
     max_parallel_runs,
+    ray_cluster,
     set_environment,
     worker_resources,
 )
@@ -105,6 +116,69 @@ def test_a_graph_is_refused_where_no_node_has_a_gpu() -> None:
         choose_device(compute, [{"CPU": 4}])
 
 
+def test_what_a_worker_reserves_is_written_down_where_it_has_a_gpu() -> None:
+    """A worker's share of a GPU's memory follows from it."""
+    nodes = [{"CPU": 8.0, "GPU": 1.0}]
+    assert choose_device(ComputeConfig(), nodes).num_gpus == 1
+    assert choose_device(ComputeConfig(device="cuda"), nodes).num_gpus == 1
+    assert choose_device(ComputeConfig(num_gpus=0.25), nodes).num_gpus == 0.25
+    assert choose_device(ComputeConfig(device="cpu"), nodes).num_gpus == 0
+
+
+def test_a_cluster_that_grows_may_bring_the_gpu_that_a_run_asks_for(caplog: pytest.LogCaptureFixture) -> None:
+    assert choose_device(ComputeConfig(compile="graph"), [], grows=True).device == "cuda"
+    assert choose_device(ComputeConfig(num_gpus=1), [], grows=True).device == "cuda"
+    assert not caplog.records
+    assert choose_device(ComputeConfig(), [{"CPU": 4}], grows=True).device == "cpu"
+    assert "no node has a GPU now: the run computes on CPUs. Set compute.device=cuda to wait for" in caplog.text
+
+
+BY_HAND = "node_" + 56 * "a"
+
+
+@pytest.mark.parametrize(
+    ("types", "grows"),
+    [
+        ([], False),
+        ([BY_HAND], False),  # `ray start --head` by hand, and ray.init
+        ([BY_HAND, "", "node_" + 56 * "0"], False),
+        (["ray.head.default"], True),  # the first autoscaler's report, at zero workers
+        ([BY_HAND, "headgroup"], True),  # the nodes of the second tell
+        (["node_group"], True),  # a name that somebody chose
+    ],
+)
+def test_a_cluster_grows_where_its_nodes_have_types(types: list[str], grows: bool) -> None:
+    assert has_autoscaler(types) is grows
+
+
+def test_places_are_counted_on_each_node() -> None:
+    compute = ComputeConfig(num_cpus=2)
+    assert holds(compute, 2, [{"CPU": 3}, {"CPU": 2}])
+    assert not holds(compute, 3, [{"CPU": 3}, {"CPU": 3}])
+    assert holds(compute, 0, [])
+
+
+@pytest.mark.ray
+@pytest.mark.usefixtures("cluster")
+@pytest.mark.filterwarnings("ignore")  # Ray's own
+def test_what_others_have_reserved_is_not_free_and_a_cluster_of_ones_own_does_not_grow() -> None:
+    def free_cpus() -> float:
+        return sum(node.get("CPU", 0) for node in free_nodes())
+
+    def comes_to(cpus: float) -> bool:
+        return any(free_cpus() == cpus or time.sleep(0.1) for _ in range(100))
+
+    total = sum(node["CPU"] for node in cluster_nodes())
+    assert comes_to(total)
+    group = ray.util.placement_group([{"CPU": 1}] * 3)
+    assert group.wait(60)
+    assert comes_to(total - 3)
+    assert sum(node["CPU"] for node in cluster_nodes()) == total
+    ray.util.remove_placement_group(group)
+    assert comes_to(total)
+    assert not cluster_grows()
+
+
 def test_device_cpu_reserves_no_gpu() -> None:
     assert worker_resources(ComputeConfig(device="cpu", num_gpus=1)) == {"CPU": 1}
     assert max_parallel_runs(ComputeConfig(device="cpu", num_gpus=1), [{"CPU": 2.0}]) == 2
@@ -163,3 +237,97 @@ def test_a_jobs_relative_storage_lies_below_home_because_its_folder_is_deleted()
     assert lasting_storage("runs") == str(Path.home() / "runs")
     assert lasting_storage("/data/runs") == "/data/runs"
     assert lasting_storage("s3://bucket/runs") == "s3://bucket/runs"
+
+
+# ---- a local Ray that does not start
+
+
+@pytest.mark.usefixtures("clean_environment")
+@pytest.mark.parametrize("variable", ["RAY_TMPDIR", "TMPDIR"])
+def test_a_temporary_folder_too_long_for_sockets_is_told_before_ray_starts(
+    monkeypatch: pytest.MonkeyPatch, variable: str
+) -> None:
+    monkeypatch.setattr("ray.init", lambda *_, **__: pytest.fail("Ray was started"))
+    monkeypatch.setenv(variable, "/tmp/" + "x" * 100)
+    told = rf"{variable}=/tmp/x+ is too long for Ray's sockets: it has 105 bytes, at most \d+ fit\. Set RAY_TMPDIR"
+    with pytest.raises(ResourceError, match=told), ray_cluster():
+        pass
+
+
+@pytest.mark.usefixtures("clean_environment")
+def test_the_longest_temporary_folder_that_is_allowed_is_the_longest_that_ray_takes(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from ray._private.utils import validate_socket_filepath
+
+    def socket(folder: str) -> str:
+        return f"{folder}/ray/session_{datetime.now():%Y-%m-%d_%H-%M-%S_%f}_{os.getpid()}/sockets/plasma_store"
+
+    longest = next(size for size in range(107, 0, -1) if len(socket("x" * size)) <= 107)
+    validate_socket_filepath(socket("x" * longest))
+    with pytest.raises(OSError, match="cannot exceed 107"):
+        validate_socket_filepath(socket("x" * (longest + 1)))
+    monkeypatch.setenv("RAY_TMPDIR", "x" * longest)
+    check_socket_paths()
+    monkeypatch.setenv("RAY_TMPDIR", "é" * (longest // 2 + 1))
+    with pytest.raises(ResourceError, match=f"at most {longest} fit"):
+        check_socket_paths()
+
+
+@pytest.mark.usefixtures("clean_environment")
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (Exception("The current node timed out during startup."), "The current node timed out during startup"),
+        (OSError(errno.ENOSPC, "No space left on device", "/tmp/ray"), "cannot use /tmp/ray: No space left on device"),
+        (ConnectionError("the GCS does not answer"), "the GCS does not answer"),
+    ],
+)
+def test_a_ray_that_does_not_start_is_one_line(monkeypatch: pytest.MonkeyPatch, error: Exception, words: str) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise error
+
+    monkeypatch.setenv("RAY_TMPDIR", "/tmp/r")
+    monkeypatch.setattr("ray.init", refuse)
+    with pytest.raises(ResourceError, match="Ray did not start on this machine: ") as caught, ray_cluster():
+        pass
+    assert words in str(caught.value)
+    assert "/tmp/r/ray/session_latest/logs" in str(caught.value)
+    assert caught.value.__cause__ is error
+
+
+@pytest.mark.usefixtures("clean_environment")
+def test_a_caller_who_handles_sigterm_keeps_it_when_ray_takes_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    def take(*_: object, **__: object) -> None:
+        signal.signal(signal.SIGTERM, lambda *_: None)
+
+    def mine(number: int, frame: object) -> None: ...
+
+    monkeypatch.setattr("ray.init", take)
+    monkeypatch.setenv("RAY_TMPDIR", "/tmp/r")
+    before = signal.signal(signal.SIGTERM, mine)
+    try:
+        with ray_cluster():
+            assert signal.getsignal(signal.SIGTERM) is mine
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+@pytest.mark.usefixtures("clean_environment")
+def test_a_signal_that_comes_while_ray_starts_is_the_callers_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    def stopped(*_: object, **__: object) -> None:
+        raise SystemExit(15)  # what Ray's own handler does
+
+    def mine(number: int, frame: object) -> None:
+        raise KeyboardInterrupt(number)
+
+    monkeypatch.setattr("ray.init", stopped)
+    monkeypatch.setenv("RAY_TMPDIR", "/tmp/r")
+    before = signal.signal(signal.SIGTERM, mine)
+    try:
+        with pytest.raises(KeyboardInterrupt) as caught, ray_cluster():
+            pass
+        assert caught.value.args == (signal.SIGTERM,)
+        assert signal.getsignal(signal.SIGTERM) is mine
+    finally:
+        signal.signal(signal.SIGTERM, before)

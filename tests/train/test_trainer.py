@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import json
 import os
 import signal
@@ -11,6 +13,7 @@ from typing import Any
 
 import pytest
 import torch
+from pyarrow.fs import FileSystem
 from ray import train
 
 from raydis.config import RunConfig
@@ -18,12 +21,14 @@ from raydis.data import open_dataset
 from raydis.engine.checkpoint import Checkpoint, open_checkpoint
 from raydis.engine.fit import Training
 from raydis.engine.session import run_session
-from raydis.errors import ConfigError, DataError, FitError, ResourceError
+from raydis.errors import ClusterError, ConfigError, DataError, ResourceError, StoreError
 from raydis.metrics.protocol import Scores
 from raydis.presets import expand
 from raydis.registry import Registry
 from raydis.store import LocalStore
-from raydis.train.trainer import default_name, fit_with_ray, run
+from raydis.store.lease import Lease, LeaseLost, LeaseTaken
+from raydis.train.trainer import fit_with_ray, run
+from tests.fake_s3 import FakeS3, serving
 
 TIMEOUT_S = 1200  # for a machine that is busy with other things
 LONG = {"num_images": 2048, "report_images": 128, "checkpoint_images": 512}
@@ -124,17 +129,24 @@ def test_a_run_that_the_cluster_cannot_hold_is_refused_at_once(tiny_run: Any, tm
 
 
 class Trainers:
-    """Stands in for Ray: each start takes a node list and an outcome from a script, and notes its number of workers."""
+    """Stands in for Ray: each start takes free CPUs and an outcome from a script, and notes its number of workers."""
 
-    def __init__(self, monkeypatch: pytest.MonkeyPatch, *script: tuple[int, Exception | None]) -> None:
-        self.script, self.started = list(script), list[int]()
+    def __init__(
+        self, monkeypatch: pytest.MonkeyPatch, *script: tuple[int, Exception | None], grows: bool = False
+    ) -> None:
+        self.script, self.started, self.slept = list(script), list[int](), 0.0
         monkeypatch.setattr("raydis.train.trainer.check_storage", lambda store, key: None)
-        monkeypatch.setattr("raydis.train.trainer.cluster_nodes", lambda: [{"CPU": 1}] * self.script[0][0])
+        monkeypatch.setattr("raydis.train.trainer.free_nodes", lambda: [{"CPU": 1.0}] * self.script[0][0])
+        monkeypatch.setattr("raydis.train.trainer.cluster_grows", lambda: grows)
+        monkeypatch.setattr("raydis.train.trainer.time.sleep", self.sleep)
         monkeypatch.setattr("raydis.train.trainer._trainer", self.trainer)
 
     def trainer(self, config: Any, num_workers: int, **_: Any) -> Trainers:
         self.started.append(num_workers)
         return self
+
+    def sleep(self, seconds: float) -> None:
+        self.slept += seconds
 
     def fit(self) -> Any:
         _, error = self.script.pop(0)
@@ -160,29 +172,181 @@ def test_a_run_shrinks_to_the_nodes_that_are_left_and_grows_again_at_its_next_re
 
 
 @pytest.mark.parametrize(("error", "starts"), [(LOST, 4), (STUCK, 11)])
-def test_a_run_that_keeps_failing_says_how_to_go_on(
+def test_a_run_that_keeps_failing_is_the_clusters_fault_and_says_how_to_go_on(
     monkeypatch: pytest.MonkeyPatch, tiny_run: Any, tmp_path: Path, error: Exception, starts: int
 ) -> None:
     trainers = Trainers(monkeypatch, *[(1, error)] * 20)
-    with pytest.raises(FitError, match=rf"run mine failed {starts} times, .* goes on from its last checkpoint in"):
+    with pytest.raises(ClusterError, match=rf"run mine failed {starts} times, .* goes on from its last checkpoint in"):
         fit_with_ray(tiny_run(), name="mine", storage=str(tmp_path))
     assert trainers.started == [1] * starts
 
 
-def test_a_runs_name_is_a_hash_of_all_that_decides_its_result(tiny_run: Any) -> None:
-    name = default_name(tiny_run())
-    assert name.startswith("shapes3d_procedural-")
-    assert default_name(tiny_run(compute={"num_workers": 2})) == name
-    assert default_name(tiny_run(seed=1)) != name
-    assert default_name(tiny_run(train={"learning_rate": 2e-3})) != name
+def test_failed_starts_count_anew_once_workers_have_started(
+    monkeypatch: pytest.MonkeyPatch, tiny_run: Any, tmp_path: Path
+) -> None:
+    trainers = Trainers(monkeypatch, *[(1, STUCK)] * 9, (1, LOST), *[(1, STUCK)] * 9, (1, None))
+    fit_with_ray(tiny_run(), name="mine", storage=str(tmp_path))
+    assert len(trainers.started) == 20
 
 
-def test_a_name_belongs_to_one_configuration(tiny_run: Any, tmp_path: Path) -> None:
-    LocalStore(tmp_path).write("train/mine/run.json", b'{"seed": 1}')
-    with pytest.raises(ConfigError, match=r"run mine in .* was started with another configuration"):
+def test_a_full_disk_ends_a_run_at_its_first_start(
+    monkeypatch: pytest.MonkeyPatch, tiny_run: Any, tmp_path: Path
+) -> None:
+    full = train.WorkerGroupError("it failed", {0: OSError(errno.ENOSPC, "No space left on device", "/a")})
+    trainers = Trainers(monkeypatch, *[(1, full)] * 20)
+    with pytest.raises(StoreError, match="cannot use /a: No space left on device: make room"):
         fit_with_ray(tiny_run(), name="mine", storage=str(tmp_path))
-    with pytest.raises(ConfigError, match=r"run mine exists in .*: resume it, or choose another name"):
-        fit_with_ray(tiny_run(), name="mine", storage=str(tmp_path), resume=False)
+    assert trainers.started == [1]
+
+
+@pytest.mark.parametrize("name", ["my runs#1/50%", "a%20b", "läufe?x=1", "[x]*"])
+def test_ray_is_given_the_very_prefix_that_the_run_was_claimed_under(
+    name: str, monkeypatch: pytest.MonkeyPatch, tiny_run: Any, tmp_path: Path
+) -> None:
+    """Ray reads a storage path as pyarrow does, and reports paths without a scheme."""
+    asked: list[str] = []
+
+    class Trainer:
+        def __init__(self, *_: Any, run_config: train.RunConfig, **__: Any) -> None:
+            assert run_config.storage_path
+            _, path = FileSystem.from_uri(run_config.storage_path)
+            asked.append(path)
+
+        def fit(self) -> Any:
+            return SimpleNamespace(checkpoint=SimpleNamespace(path=f"{asked[-1]}/mine/checkpoint_1"), metrics={})
+
+    monkeypatch.setattr("raydis.train.trainer.TorchTrainer", Trainer)
+    monkeypatch.setattr("raydis.train.trainer.free_nodes", lambda: [{"CPU": 1.0}])
+    monkeypatch.setattr("raydis.train.trainer.check_storage", lambda store, key: None)
+    with serving(FakeS3(), monkeypatch) as server:
+        result = fit_with_ray(tiny_run(), name="mine", storage=f"s3://bucket/{name}")
+        assert {key.rpartition("/")[0] for key in server.objects} == {f"bucket/{name}/train/mine"}
+    assert asked == [f"bucket/{name}/train"]
+    assert result.folder == f"s3://bucket/{name}/train/mine"
+    assert result.checkpoint == f"s3://bucket/{name}/train/mine/checkpoint_1"
+
+    result = fit_with_ray(tiny_run(), name="mine", storage=str(tmp_path / name))
+    assert asked[1:] == [f"{tmp_path}/{name}/train"]
+    assert result.checkpoint == f"{tmp_path}/{name}/train/mine/checkpoint_1"
+
+
+def test_a_server_without_conditional_writes_is_refused_before_ray_starts(
+    monkeypatch: pytest.MonkeyPatch, tiny_run: Any
+) -> None:
+    trainers = Trainers(monkeypatch)
+    with serving(FakeS3("ignores", "ignores"), monkeypatch) as server:
+        with pytest.raises(StoreError, match="does not implement conditional writes"):
+            fit_with_ray(tiny_run(), name="mine", storage="s3://bucket/runs")
+        assert server.objects == {}
+    assert trainers.started == []
+
+
+def test_a_run_on_a_busy_cluster_says_what_it_waits_for(
+    monkeypatch: pytest.MonkeyPatch, tiny_run: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    trainers = Trainers(monkeypatch, (1, STUCK), (0, STUCK), (2, None))
+    fit_with_ray(tiny_run(compute={"num_workers": 2}), name="mine", storage=str(tmp_path))
+    assert trainers.started == [2, 2, 2]
+    said = "run mine waits for other work on it to end: it needs 2 worker(s) of 1 CPUs and 0 GPUs, and the cluster has"
+    assert [said in record.message for record in caplog.records] == [True, False, True, False]
+    assert f"{said} free no nodes" in caplog.text
+
+
+def test_what_a_lost_group_held_is_waited_for_before_a_run_shrinks(
+    monkeypatch: pytest.MonkeyPatch, tiny_run: Any, tmp_path: Path
+) -> None:
+    """Ray takes back a placement group some time after the run has failed."""
+    trainers = Trainers(monkeypatch, (4, LOST), (4, None))
+    monkeypatch.setattr(
+        "raydis.train.trainer.free_nodes",
+        lambda: [{"CPU": 1.0}] * (1 if len(trainers.started) == 1 and trainers.slept < 3 else 4),
+    )
+    fit_with_ray(tiny_run(compute={"num_workers": 4, "min_workers": 1}), name="mine", storage=str(tmp_path))
+    assert trainers.started == [4, 4]
+    assert trainers.slept == 3.0
+
+
+@pytest.mark.parametrize("min_workers", [None, 1])
+def test_a_cluster_at_zero_that_grows_is_asked_for_all_workers(
+    monkeypatch: pytest.MonkeyPatch,
+    tiny_run: Any,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+    min_workers: int | None,
+) -> None:
+    trainers = Trainers(monkeypatch, (0, STUCK), (0, STUCK), (1, STUCK), (4, None), grows=True)
+    compute = {"num_workers": 4, "min_workers": min_workers}
+    fit_with_ray(tiny_run(compute=compute), name="mine", storage=str(tmp_path))
+    assert trainers.started == [4, 4, 4, 4]
+    assert "run mine waits for its autoscaler: it needs 4 worker(s)" in caplog.text
+
+
+def test_a_cluster_that_cannot_grow_further_gets_a_smaller_run_which_may_grow_later(
+    monkeypatch: pytest.MonkeyPatch, tiny_run: Any, tmp_path: Path
+) -> None:
+    trainers = Trainers(monkeypatch, *[(2, STUCK)] * 5, (2, LOST), (4, None), grows=True)
+    fit_with_ray(tiny_run(compute={"num_workers": 4, "min_workers": 1}), name="mine", storage=str(tmp_path))
+    assert trainers.started == [4, 4, 4, 4, 4, 2, 4]
+
+
+def test_an_autoscaler_has_an_hour_to_bring_what_others_bring_in_ten_minutes(
+    monkeypatch: pytest.MonkeyPatch, tiny_run: Any, tmp_path: Path
+) -> None:
+    trainers = Trainers(monkeypatch, *[(0, STUCK)] * 99, grows=True)
+    with pytest.raises(ClusterError, match="run mine failed 61 times"):
+        fit_with_ray(tiny_run(), name="mine", storage=str(tmp_path))
+    assert len(trainers.started) == 61
+
+
+# ---- one process trains a run
+
+
+def test_a_run_that_another_process_trains_is_refused_with_its_holder_and_left_as_it_is(
+    monkeypatch: pytest.MonkeyPatch, tiny_run: Any, tmp_path: Path
+) -> None:
+    trainers = Trainers(monkeypatch, (1, None))
+    monkeypatch.setattr("raydis.store.lease.BEAT_S", 0.1)
+    monkeypatch.setattr("raydis.store.lease.POLL_S", 0.1)
+    store = LocalStore(tmp_path)
+    with Lease(store, "train/mine/lease.json", what="run mine").held() as first:
+        with pytest.raises(
+            LeaseTaken, match=rf"^run mine in {store.uri} goes on elsewhere: held by process {os.getpid()} "
+        ):
+            fit_with_ray(tiny_run(), name="mine", storage=str(tmp_path))
+        first.check()
+    assert trainers.started == []
+    assert not store.exists("train/mine/run.json")
+    fit_with_ray(tiny_run(), name="mine", storage=str(tmp_path))
+    assert trainers.started == [1]
+
+
+@pytest.mark.parametrize("outcome", [None, LOST, KeyboardInterrupt(), SystemExit(0)])
+def test_a_run_gives_its_lease_back_however_it_ends(
+    monkeypatch: pytest.MonkeyPatch, tiny_run: Any, tmp_path: Path, outcome: Any
+) -> None:
+    Trainers(monkeypatch, *[(1, outcome)] * 4)
+    with contextlib.suppress(ClusterError, KeyboardInterrupt):
+        fit_with_ray(tiny_run(), name="mine", storage=str(tmp_path))
+    assert LocalStore(tmp_path).read("train/mine/lease.json") == b"{}"
+
+
+def test_a_run_that_was_taken_over_does_not_start_again(
+    monkeypatch: pytest.MonkeyPatch, tiny_run: Any, tmp_path: Path
+) -> None:
+    trainers = Trainers(monkeypatch, (1, LOST), (1, None))
+    store = LocalStore(tmp_path)
+    fit = trainers.fit
+
+    def sleep_through_a_takeover() -> Any:
+        record = json.loads(store.read("train/mine/lease.json"))
+        store.write("train/mine/lease.json", json.dumps({**record, "token": "theirs", "host": "b"}).encode())
+        return fit()
+
+    monkeypatch.setattr(trainers, "fit", sleep_through_a_takeover)
+    with pytest.raises(LeaseLost, match=r"was taken over while .*: held by process \d+ on b since"):
+        fit_with_ray(tiny_run(), name="mine", storage=str(tmp_path))
+    assert trainers.started == [1]
+    assert json.loads(store.read("train/mine/lease.json"))["token"] == "theirs"
 
 
 def test_a_run_that_older_code_began_with_the_removed_anchor_mode_goes_on(

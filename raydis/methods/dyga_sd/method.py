@@ -8,6 +8,7 @@ paper is a setting, not another class.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -15,7 +16,9 @@ from torch import Tensor, nn
 from raydis.config import AnchorConfig
 from raydis.diffusion.objective import Objective, add_noise
 from raydis.diffusion.samplers import PredictSample, Sampler, ddim_invert, sample
-from raydis.methods.contract import Batch, Draws, Losses, Move, UnitMethod
+from raydis.methods.contract import Batch, Draws, FactorTable, Losses, Move, TokenCloud, UnitMethod
+from raydis.methods.dyga_sd.anchoring import diagnose_anchors
+from raydis.metrics.telling import UnitLabel
 from raydis.models.anchors import Anchors
 from raydis.models.autoencoders import Autoencoder, FirstStage
 from raydis.models.encoder import Encoder
@@ -146,7 +149,7 @@ class DygaSd(UnitMethod):
     def decode(
         self, codes: Tensor, noise: Tensor | None = None, num_steps: int | None = None, sampler: Sampler | None = None
     ) -> Tensor:
-        """Return the images (B, C, H, W) in [-1, 1] that sampling draws from noise (B, L, h, w) under codes (B, N, D)."""
+        """Return the images (B, C, H, W) in [-1, 1] that are sampled from noise (B, L, h, w) under codes (B, N, D)."""
         assert noise is not None
         assert num_steps is not None
         assert sampler is not None
@@ -176,3 +179,26 @@ class DygaSd(UnitMethod):
     def unit_counts(self) -> dict[str, list[int]]:
         """Return the number of components of every unit's mixture; 0 where it has none."""
         return {"num_components": self.anchors.alive.sum(-1).tolist()}
+
+    def diagnose(
+        self, parts: Iterable[Tensor], table: FactorTable | None, labels: Sequence[UnitLabel]
+    ) -> dict[str, Any] | None:
+        """Return what the anchors do, see `Anchoring`; None before the first fit."""
+        if not self.anchors.fitted:
+            return None
+        tokens = (self.encoder.tokens(self.units(images)) for images in parts)
+        return diagnose_anchors(self.anchors, tokens, table, labels).to_dict()
+
+    @torch.no_grad()
+    def token_cloud(self, images: Tensor) -> TokenCloud | None:
+        """Return the tokens of images with the means that they are pulled to; None before the first fit."""
+        if not self.anchors.fitted:
+            return None
+        raw = self.encoder.tokens(self.units(images))
+        means, alive = self.anchors.anchor_tokens(), self.anchors.alive
+        return TokenCloud(
+            raw=raw,
+            pulled=self.anchors(raw),
+            components=self.anchors.assign(raw).component,
+            anchors=[means[unit, alive[unit]] for unit in range(self.num_units)],
+        )

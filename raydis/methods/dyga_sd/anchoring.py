@@ -1,10 +1,11 @@
-"""Whether Dynamic Gaussian Anchoring acts: how far tokens move, and what a unit's Gaussians have to do with a factor.
+"""Whether Dynamic Gaussian Anchoring acts: how far tokens move, and how well a unit's Gaussians tell its factor.
 
 M images, N units, D unit width, K components, F factors.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -12,11 +13,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from raydis.data import FactorDataset, Loader
-from raydis.data.loader import images_at_once
-from raydis.methods.dyga_sd import DygaSd
-from raydis.metrics.checks import varying_factors
+from raydis.methods.contract import FactorTable
 from raydis.metrics.mig import mutual_information
+from raydis.metrics.telling import UnitLabel
+from raydis.models.anchors import Anchors
 from raydis.models.mixture import COLLAPSED, NORMALISATION_EPS
 
 STILL = 1e-4  # of a unit's spread: a token that moves less has not moved
@@ -37,7 +37,7 @@ class UnitAnchoring:
         distance_moved: root-mean-square length of the shift.
         distance_to_anchor: root-mean-square distance of raw tokens to their anchors; 1 would be that to the mean.
         responsibility: mean posterior probability of the chosen component.
-        factor: the factor that the components tell most of, by name; None without factors.
+        factor: the first factor that the unit tells by its label, by name; None where it tells none.
         num_levels: levels of that factor on these images.
         factor_share: mutual information of component and factor over the factor's entropy; 1: a Gaussian has one level.
         component_share: the same over the components' entropy; 1: a level has one Gaussian.
@@ -80,34 +80,36 @@ class Anchoring:
 
 
 @torch.no_grad()
-def raw_tokens(method: DygaSd, loader: Loader, indices: np.ndarray) -> Tensor:
-    """Tokens (M, N, D) as the encoder gives them, before any shift, on the method's device."""
-    return torch.cat([method.encoder.tokens(method.units(images)) for images in loader.gather_in_parts(indices)])
+def diagnose_anchors(
+    anchors: Anchors, tokens: Iterable[Tensor], table: FactorTable | None, labels: Sequence[UnitLabel]
+) -> Anchoring:
+    """Measure anchors on raw tokens (b, N, D), which come in parts: densities take K times their memory.
 
-
-def diagnose_anchors(method: DygaSd, dataset: FactorDataset, loader: Loader, indices: np.ndarray) -> Anchoring:
-    """Measure the anchors of a method in eval mode on the images at `indices` (M,)."""
-    tokens = raw_tokens(method, loader, indices)
-    with torch.no_grad():  # in parts: densities take K times the memory of the tokens
-        parts = tokens.split(images_at_once(dataset.image_shape[0]))
-        shifted = torch.cat([method.anchors(part) for part in parts])
-        assignments = [method.anchors.assign(part) for part in parts]
-        component = torch.cat([assignment.component for assignment in assignments])
-        responsibility = torch.cat([assignment.responsibility for assignment in assignments])
-        anchors = method.anchors.nearest(component)
-    spread = _root_mean_square(tokens - tokens.mean(0))  # (N,)
-    extent = (tokens.amax((0, 2)) - tokens.amin((0, 2))).double() + NORMALISATION_EPS
+    Args:
+        table: factors of the same images; None where there are none.
+        labels: what each of the N units tells.
+    """
+    columns: dict[str, list[Tensor]] = {"raw": [], "shifted": [], "component": [], "responsibility": []}
+    for part in tokens:
+        assignment = anchors.assign(part)
+        columns["raw"].append(part)
+        columns["shifted"].append(anchors(part))
+        columns["component"].append(assignment.component)
+        columns["responsibility"].append(assignment.responsibility)
+    raw, shifted, component, responsibility = (torch.cat(column) for column in columns.values())
+    spread = _root_mean_square(raw - raw.mean(0))  # (N,)
+    extent = (raw.amax((0, 2)) - raw.amin((0, 2))).double() + NORMALISATION_EPS
     collapsed = (spread / extent).square() <= COLLAPSED
-    columns = {  # of collapsed units these are quotients by next to nothing, which nobody reads
-        "moved_share": ((shifted - tokens).norm(dim=-1) > STILL * spread).double().mean(0),
-        "distance_moved": _root_mean_square(shifted - tokens) / spread,
-        "distance_to_anchor": _root_mean_square(tokens - anchors) / spread,
+    measured = {  # of collapsed units these are quotients by next to nothing, which nobody reads
+        "moved_share": ((shifted - raw).norm(dim=-1) > STILL * spread).double().mean(0),
+        "distance_moved": _root_mean_square(shifted - raw) / spread,
+        "distance_to_anchor": _root_mean_square(raw - anchors.nearest(component)) / spread,
         "responsibility": responsibility.double().mean(0),
     }
-    component = component.cpu().numpy()
-    counts = method.anchors.alive.sum(-1).tolist()
+    chosen = component.cpu().numpy()
+    counts = anchors.alive.sum(-1).tolist()
     units = []
-    for unit, active in enumerate(method.anchors.active.tolist()):
+    for unit, active in enumerate(anchors.active.tolist()):
         facts: dict[str, Any] = {
             "unit": unit,
             "num_gaussians": counts[unit],
@@ -115,13 +117,13 @@ def diagnose_anchors(method: DygaSd, dataset: FactorDataset, loader: Loader, ind
             "collapsed": bool(collapsed[unit]),
         }
         if active and not facts["collapsed"]:
-            facts |= {name: float(column[unit]) for name, column in columns.items()}
-            facts |= _told_factor(component[:, unit], dataset, indices)
+            facts |= {name: float(column[unit]) for name, column in measured.items()}
+            facts |= _told_factor(chosen[:, unit], labels[unit], table)
         units.append(UnitAnchoring(**facts))
     anchored = [unit for unit in units if unit.moved_share is not None]
-    names = ("num_gaussians", *columns, "num_levels", "factor_share", "component_share")
+    names = ("num_gaussians", *measured, "num_levels", "factor_share", "component_share")
     return Anchoring(
-        num_images=len(indices),
+        num_images=len(raw),
         num_anchored_units=len(anchored),
         num_collapsed_units=sum(unit.collapsed and unit.num_gaussians > 0 for unit in units),
         means={name: _mean([getattr(unit, name) for unit in anchored]) for name in names},
@@ -129,24 +131,20 @@ def diagnose_anchors(method: DygaSd, dataset: FactorDataset, loader: Loader, ind
     )
 
 
-def _told_factor(component: np.ndarray, dataset: FactorDataset, indices: np.ndarray) -> dict[str, Any]:
-    """The factor with the largest share of its entropy in the components (M,), as fields of `UnitAnchoring`."""
-    if dataset.space is None:
+def _told_factor(component: np.ndarray, label: UnitLabel, table: FactorTable | None) -> dict[str, Any]:
+    """How well the components (M,) of a unit tell the factor that the unit tells, as fields of `UnitAnchoring`."""
+    if table is None or not label.factors:
         return {}
-    factors = dataset.factors(indices)
-    entropy_of_component = _information(component, component)
-    best: dict[str, Any] = {}
-    for column in varying_factors(factors):
-        level = factors[:, column]
-        information, entropy = _information(component, level), _information(level, level)
-        if not best or information / entropy > best["factor_share"]:
-            best = {
-                "factor": dataset.space.names[column],
-                "num_levels": len(np.unique(level)),
-                "factor_share": information / entropy,
-                "component_share": information / entropy_of_component if entropy_of_component else 0.0,
-            }
-    return best
+    factor, _ = label.factors[0]
+    levels = table.levels[:, table.names.index(factor)]
+    information = _information(component, levels)
+    entropy, entropy_of_component = _information(levels, levels), _information(component, component)
+    return {
+        "factor": factor,
+        "num_levels": len(np.unique(levels)),
+        "factor_share": information / entropy if entropy else 0.0,
+        "component_share": information / entropy_of_component if entropy_of_component else 0.0,
+    }
 
 
 def _information(a: np.ndarray, b: np.ndarray) -> float:

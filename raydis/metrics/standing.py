@@ -1,0 +1,95 @@
+"""What "best" means: the one definition that progress, summary, promotion and printed results read.
+
+An objective is a metric and the direction in which it is better. The objectives of a sweep alone decide a trial's
+standing, and a model version's: the mean of the metrics, each turned so that higher is better. All metrics lie in
+[0, 1], so v becomes 1 - v where lower is better. The trial of highest standing is always on the Pareto front.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal, TypeVar
+
+from raydis.metrics.protocol import ScoreName
+from raydis.section import Model
+
+K = TypeVar("K")
+
+
+class Objective(Model):
+    """A score and the direction in which it is better."""
+
+    metric: ScoreName
+    direction: Literal["max", "min"] = "max"
+
+    def oriented(self, value: float) -> float:
+        """Turn a value in [0, 1] so that higher is better."""
+        return value if self.direction == "max" else 1.0 - value
+
+
+DEFAULT_OBJECTIVES = (Objective(metric="dci_disentanglement"), Objective(metric="factor_vae"))
+
+
+def standing(values: Mapping[str, Any], objectives: Sequence[Objective]) -> float | None:
+    """Return the number that ranks trials and versions, in [0, 1]; higher is better.
+
+    Args:
+        values: metrics by name.
+        objectives: what counts, at least one.
+
+    Returns:
+        The mean of the oriented metrics; None where one of them has no finite value (`missing` says which).
+    """
+    if missing(values, objectives):
+        return None
+    return sum(goal.oriented(values[goal.metric]) for goal in objectives) / len(objectives)
+
+
+def best_of(candidates: Mapping[K, Mapping[str, Any]], objectives: Sequence[Objective]) -> K | None:
+    """Return the candidate of highest standing, the first of equals; None where none has a standing.
+
+    Args:
+        candidates: the metrics of each by name.
+        objectives: what counts, at least one.
+    """
+    standings = {key: standing(values, objectives) for key, values in candidates.items()}
+    known = {key: value for key, value in standings.items() if value is not None}
+    return max(known, key=lambda key: known[key], default=None)
+
+
+def standing_spread(spread: Mapping[str, float] | None, objectives: Sequence[Objective]) -> float | None:
+    """Return an upper bound of a standing's standard deviation; None where that of a metric is unknown.
+
+    It is the mean of the metrics' own. Metrics of the same draw may move together (DCI's three always do), and the
+    standard deviation of a mean is largest, and equal to this, where they do so fully.
+
+    Args:
+        spread: standard deviation of each metric by name; None where none is known.
+        objectives: what counts, at least one.
+    """
+    if missing(spread or {}, objectives):
+        return None
+    assert spread
+    return sum(spread[goal.metric] for goal in objectives) / len(objectives)
+
+
+def missing(values: Mapping[str, Any], objectives: Sequence[Objective]) -> str:
+    """Return the first metric without a finite value as `NAME is VALUE`; empty where all have one."""
+    for goal in objectives:
+        value = values.get(goal.metric)
+        if not isinstance(value, int | float) or not math.isfinite(value):
+            return f"{goal.metric} is {value}"
+    return ""
+
+
+def describe(objectives: Sequence[Objective]) -> str:
+    """Name the standing in words, e.g. `mean of dci_disentanglement and 1 - mig`."""
+    names = [goal.metric if goal.direction == "max" else f"1 - {goal.metric}" for goal in objectives]
+    *most, last = names
+    return f"mean of {', '.join(most)} and {last}" if most else last
+
+
+def with_spread(value: float, spread: float | None) -> str:
+    """Write a number as `0.555 ± 0.012`, or `0.555` where its standard deviation is unknown."""
+    return f"{value:.3f}" if spread is None else f"{value:.3f} ± {spread:.3f}"

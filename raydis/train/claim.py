@@ -1,0 +1,97 @@
+"""Which run a command means: its name, and the values that the run was started with."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import logging
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from raydis.config import RunConfig
+from raydis.engine.checkpoint import migrate_config
+from raydis.errors import ConfigError, RegistryError
+from raydis.identity import differences, listed, settings
+from raydis.registry import locate_first_stage
+from raydis.stageconfig import LearnedStage
+from raydis.store import Store, StoreConflict
+
+log = logging.getLogger(__name__)
+
+RUN_FILE = "run.json"
+STAGE = "first_stage.checkpoint"
+
+
+def default_name(config: RunConfig) -> str:
+    """Return the data set and a hash of what was set: two configurations never share a run by accident.
+
+    Defaults are no part of it, so that the name outlives a version that adds a field.
+    """
+    text = json.dumps(settings(config), sort_keys=True)
+    return f"{config.data.name}-{hashlib.sha256(text.encode()).hexdigest()[:12]}"
+
+
+def run_name(store: Store, config: RunConfig) -> str:
+    """Return the default name, or that of an unnamed run of this very configuration that an earlier raydis started.
+
+    Those versions made the name from all values, defaults too, which cannot be repeated once there are more.
+    """
+    name, prefix = default_name(config), f"train/{config.data.name}-"
+    if store.exists(_key(name)):
+        return name
+    for key in store.list(prefix):
+        if re.fullmatch(rf"{re.escape(prefix)}[0-9a-f]{{12}}/{RUN_FILE}", key):
+            recorded = migrate_config(json.loads(store.read(key)))
+            if "resolved" not in recorded and not differences(recorded, locate_first_stage(config, store.uri)):
+                return key.split("/")[1]
+    return name
+
+
+def claim(store: Store, name: str, config: RunConfig, *, resume: bool) -> RunConfig:
+    """Note a run's configuration in its folder, or compare it with the one that is there.
+
+    Returns:
+        the configuration to train. A `name@alias` in it is the version that it named when the run was first started.
+
+    Raises:
+        ConfigError: the run was started with other values, which are named; or it exists and `resume` is False.
+        RegistryError: a first stage's `name@alias` that does not exist.
+    """
+    key = _key(name)
+    if not store.exists(key):
+        located = locate_first_stage(config, store.uri)
+        resolved = located.model_dump(mode="json", exclude={"compute"})
+        record = json.dumps({"set": settings(config), "resolved": resolved}, indent=2).encode()
+        with contextlib.suppress(StoreConflict):
+            store.write(key, record, if_absent=True)
+            return located
+    if not resume:
+        raise ConfigError(f"run {name} exists in {store.uri}/train: resume it, or choose another name")
+    recorded = json.loads(store.read(key))
+    resolved = migrate_config(recorded.get("resolved", recorded))  # an earlier raydis wrote nothing else
+    located = _as_recorded(config, recorded, name, store.uri)
+    if found := differences(resolved, located):
+        raise ConfigError(
+            f"run {name} in {store.uri}/train was started with another configuration (its {RUN_FILE}): "
+            f"{listed(found)}. Set what it was to go on, or choose another name"
+        )
+    return located
+
+
+def _as_recorded(config: RunConfig, recorded: Mapping[str, Any], name: str, storage: str) -> RunConfig:
+    """The configuration with its first stage where the run has it from, if the command still says the same of it."""
+    stage, asked = config.first_stage, settings(config).get(STAGE)
+    if not isinstance(stage, LearnedStage) or asked != recorded.get("set", {}).get(STAGE):
+        return locate_first_stage(config, storage)
+    source = recorded["resolved"]["first_stage"]["checkpoint"]
+    kept = config.model_copy(update={"first_stage": stage.model_copy(update={"checkpoint": source})})
+    with contextlib.suppress(RegistryError):  # the alias may be gone by now
+        if locate_first_stage(config, storage) != kept:
+            log.warning("run %s goes on with %s=%s, which %s named when it began", name, STAGE, source, asked)
+    return kept
+
+
+def _key(name: str) -> str:
+    return f"train/{name}/{RUN_FILE}"

@@ -1,0 +1,113 @@
+"""Whoever names what a unit tells says the same: pictures, report and service, of one checkpoint."""
+
+from __future__ import annotations
+
+import html
+import re
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from raydis.config import RunConfig
+from raydis.data import open_dataset
+from raydis.engine.checkpoint import open_checkpoint
+from raydis.engine.editor import Editor
+from raydis.engine.fit import Training
+from raydis.engine.session import run_session
+from raydis.metrics.telling import UnitLabel
+from raydis.presets import expand
+from raydis.registry import ModelRef
+from raydis.report import grids, page
+from raydis.report.grids import draw_grid, draw_swaps, draw_traversal
+from raydis.report.page import render_report
+from raydis.report.plots import draw_anchors, draw_information
+from raydis.serve.model import ServedModel
+from raydis.serve.schemas import ModelFacts
+
+EVERY_KIND = {
+    "share": ((0.9, 0, 0, 0.5, 0, 0), (0.3, 0, 0.7, 0, 0, 0), (0, 0.9, 0, 0, 0, 0), (0, 0, 0, 0, 0.005, 0)),
+    "chance": (0.01,) * 6,
+    "extent": (0.5, 1.0, 0.05, 0.5),
+}
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Editor:
+    """A tiny run as its session leaves it."""
+    config = RunConfig.model_validate(expand({"preset": "tiny", "train": {"num_images": 192}}))
+    training = Training(config, open_dataset(config.data), device=torch.device("cpu"))
+    *_, last = run_session(training, tmp_path_factory.mktemp("run"))
+    assert last.checkpoint is not None
+    assert open_checkpoint(last.checkpoint).metrics["information"] is not None
+    return Editor.open(last.checkpoint)
+
+
+def words(text: str) -> str:
+    """A label from a picture, whose lines are broken."""
+    return text.replace("\n", " ").strip()
+
+
+@pytest.mark.parametrize("information", [None, EVERY_KIND], ids=["as measured", "of every kind"])
+def test_pictures_report_and_service_say_the_same_of_each_unit(
+    finished: Editor, information: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    metrics = finished.metrics | ({"information": information} if information else {})
+    editor = Editor(finished.method, finished.config, finished.manifest, metrics, image_shape=finished.image_shape)
+    drawn = SimpleNamespace(rows=[], columns=[], matrix=[], panels=[])
+
+    def grid(images: np.ndarray, **labels: Any) -> Any:
+        drawn.rows, drawn.columns = labels["row_labels"], labels["column_labels"]
+        return draw_grid(images, **labels)
+
+    def matrix(*arguments: Any) -> bytes:
+        drawn.matrix = arguments[-1]
+        return draw_information(*arguments)
+
+    def panels(*arguments: Any) -> bytes:
+        drawn.panels = arguments[-1]
+        return draw_anchors(*arguments)
+
+    monkeypatch.setattr(grids, "draw_grid", grid)
+    monkeypatch.setattr(page, "draw_information", matrix)
+    monkeypatch.setattr(page, "draw_anchors", panels)
+    dataset = open_dataset(editor.config.data)
+    images = dataset.images(np.array([0, 5]))
+
+    served = ServedModel(editor, ModelRef("tiny", 1))
+    told = {unit.index: unit for unit in ModelFacts.of(served).units}
+    said = {index: unit.label for index, unit in told.items()}
+    assert all(str(UnitLabel(unit.kind, tuple(unit.factors.items()))) == unit.label != "" for unit in told.values())
+
+    draw_traversal(editor, images[0], num_steps=1)
+    by_traversal = [re.fullmatch(r"unit (\d+) (.*)", words(row)) for row in drawn.rows]
+    assert {int(found[1]): found[2] for found in by_traversal if found} == said
+
+    draw_swaps(editor, images[:1], images[1:], num_steps=1)
+    by_swap = [re.fullmatch(r"unit (\d+) (.*)", words(column)) for column in drawn.columns[2:]]
+    assert {int(found[1]): found[2] for found in by_swap if found} == said
+
+    text = render_report(editor, dataset, num_steps=1)
+    assert [words(row) for row in drawn.rows] == [found[0] for found in by_traversal if found]  # the page's own picture
+    in_matrix = [re.fullmatch(r"unit (\d+): (.*)", words(row)) for row in drawn.matrix]
+    assert {int(found[1]): found[2] for found in in_matrix if found} == said
+    in_panels = [re.fullmatch(r"unit (\d+): (.*) \d+ Gaussians.*", words(title)) for title in drawn.panels]
+    assert {int(found[1]): found[2] for found in in_panels if found} == said
+    for unit, label in said.items():
+        (row,) = re.findall(rf"<tr><td>{unit}</td><td>(.*?)</td>", text)
+        assert html.unescape(row) == label
+    order = [int(found[1]) for found in by_traversal if found]
+    assert order == [int(found[1]) for found in by_swap if found] == [int(found[1]) for found in in_matrix if found]
+
+
+def test_every_kind_has_its_place(finished: Editor) -> None:
+    metrics = finished.metrics | {"information": EVERY_KIND}
+    editor = Editor(finished.method, finished.config, finished.manifest, metrics, image_shape=finished.image_shape)
+    assert list(map(str, editor.labels)) == [
+        "mixed: floor hue 90 %, scale 50 %",
+        "object hue 70 %",
+        "inactive",
+        "no factor",
+    ]

@@ -1,0 +1,64 @@
+"""What units tell, measured on methods whose units are known: they read levels off the pixels that hold them."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from raydis.data import Loader
+from raydis.data.dataset import ArrayDataset
+from raydis.data.space import FactorSpace
+from raydis.engine import information
+from raydis.engine.information import information_of
+from raydis.metrics.telling import label_units
+
+SPACE = FactorSpace(("hue", "scale"), (5, 4))
+
+
+def dataset_of(space: FactorSpace | None) -> ArrayDataset:
+    """Pixel 0 holds the hue, pixel 1 the scale; for the rest see `Reading`."""
+    images = np.zeros((len(SPACE), 8, 8, 3), np.uint8)
+    images[:, 0, :2, 0] = SPACE.factors(np.arange(len(SPACE))) * 50
+    return ArrayDataset("read", images, space, fingerprint="f")
+
+
+class Reading:
+    """Units: the scale, nothing, the hue on a folded curve, the scale with vectors a hundredth as long."""
+
+    def __init__(self) -> None:
+        self.seen = 0
+
+    def units(self, images: Tensor) -> Tensor:
+        self.seen += len(images)
+        hue, scale = images[:, 0, 0, 0], images[:, 0, 0, 1]
+        return torch.stack([scale, torch.zeros(len(images)), hue, scale], dim=1)
+
+    def lift(self, units: Tensor) -> Tensor:
+        curve = torch.stack([units, (units + 0.2).abs()], dim=-1)  # (B, N, 2)
+        return curve * torch.tensor([1.0, 1.0, 1.0, 0.01])[:, None]
+
+
+def told(space: FactorSpace | None = SPACE) -> Any:
+    method, dataset = Reading(), dataset_of(space)
+    found = information_of(method, dataset, Loader(dataset, batch_size=4, seed=0), seed=0)  # type: ignore[arg-type]
+    return SimpleNamespace(found=found, seen=method.seen)
+
+
+def test_units_are_measured_by_the_scalars_that_an_edit_sets_and_the_vectors_that_a_decoder_gets() -> None:
+    labels = label_units(told().found, SPACE.names, 4)
+    assert [str(label) for label in labels] == ["scale 100 %", "inactive", "hue 100 %", "inactive"]
+
+
+def test_each_image_is_looked_at_once_and_no_more_than_the_bound(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert told().seen == len(SPACE)
+    monkeypatch.setattr(information, "MAX_IMAGES", 7)
+    assert told().seen == 7
+
+
+def test_without_factors_there_is_nothing_to_tell() -> None:
+    assert vars(told(None)) == {"found": None, "seen": 0}

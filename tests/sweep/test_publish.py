@@ -1,0 +1,128 @@
+"""The best trial's way into the registry, without Ray: the task's own function, called here."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from raydis.configfile import parse
+from raydis.data import open_dataset
+from raydis.engine.fit import Training
+from raydis.engine.session import run_session
+from raydis.metrics import protocol
+from raydis.presets import expand
+from raydis.registry import Registry
+from raydis.store import LocalStore
+from raydis.sweep.publish import Published, _publish, final_evaluation
+from raydis.sweep.spec import PromotionConfig, SweepSpec
+
+SEARCH = {"method.num_units": {"kind": "int", "low": 4, "high": 6}}
+PROMOTION = PromotionConfig(estimator="tree")
+Drawn = list[tuple[int, ...]]
+
+
+@pytest.fixture(scope="module")
+def spec() -> SweepSpec:
+    """A sweep whose search looks at every image, as the published protocol does."""
+    run = expand({"preset": "tiny", "train": {"num_images": 64}, "evaluation": {"max_images": 324, "rungs": [32]}})
+    return parse(SweepSpec, {"name": "smoke", "run": run, "search": SEARCH}, source="test")
+
+
+@contextlib.contextmanager
+def watched_draws() -> Iterator[Drawn]:
+    """The first numbers of every generator that FactorVAE and DCI are given, in their order."""
+    found: Drawn = []
+
+    def watched(metric: Callable[..., Any]) -> Callable[..., Any]:
+        def watch(*arguments: Any, rng: np.random.Generator, **more: Any) -> Any:
+            found.append(tuple(copy.deepcopy(rng).integers(2**62, size=4).tolist()))
+            return metric(*arguments, rng=rng, **more)
+
+        return watch
+
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("factor_vae", "dci"):
+            patch.setattr(protocol, name, watched(getattr(protocol, name)))
+        yield found
+
+
+@dataclass(frozen=True)
+class Trial:
+    """A trial that was trained and scored: its checkpoint, and what its metrics drew."""
+
+    checkpoint: Path
+    draws: set[tuple[int, ...]]
+
+    @property
+    def scores(self) -> dict[str, Any]:
+        return json.loads((self.checkpoint / "metrics.json").read_text())["scores"]
+
+
+@pytest.fixture(scope="module")
+def trial(spec: SweepSpec, tmp_path_factory: pytest.TempPathFactory) -> Trial:
+    torch.manual_seed(0)
+    training = Training(spec.run, open_dataset(spec.run.data), device=torch.device("cpu"))
+    with watched_draws() as drawn:
+        *_, last = run_session(training, tmp_path_factory.mktemp("trial"), parent={"sweep": "s", "trial": "trial-0000"})
+    assert last.checkpoint is not None
+    return Trial(last.checkpoint, set(drawn))
+
+
+@pytest.fixture
+def publish(spec: SweepSpec, trial: Trial, tmp_path: Path) -> Callable[[], Published]:
+    """Publishes the trial into an empty store."""
+    return lambda: _publish(str(trial.checkpoint), spec, PROMOTION, str(tmp_path / "store"), "sweeps/smoke")
+
+
+def test_the_winner_is_scored_on_draws_that_the_search_never_used(
+    publish: Callable[[], Published], trial: Trial
+) -> None:
+    with watched_draws() as drawn:
+        scores = publish().scores
+    assert len(trial.draws) == len(set(drawn)) == 3  # three seeds each; FactorVAE and DCI share them, as does the rung
+    assert not trial.draws & set(drawn)
+    assert trial.scores["num_images"] == scores.num_images == 324  # the images are the same: draws alone are not
+    assert scores.spread is not None
+
+
+@pytest.mark.parametrize("changes", [{}, {"protocol": "search"}, {"estimator": "hist"}])
+def test_the_published_seed_is_of_a_stream_of_its_own_whatever_the_protocol(
+    spec: SweepSpec, changes: dict[str, Any]
+) -> None:
+    promotion = PROMOTION.model_copy(update=changes)
+    seeds = []
+    for seed in range(20):
+        wanted = final_evaluation(spec.run.evaluation.model_copy(update={"seed": seed}), promotion)
+        assert (wanted.protocol, wanted.estimator) == (promotion.protocol, promotion.estimator)
+        seeds.append(wanted.seed)
+    assert len(set(seeds)) == 20
+    assert min(seeds) >= 20  # of no sweep that counts its seeds up either
+
+
+def test_a_publication_that_is_repeated_writes_the_same_bytes(publish: Callable[[], Published], tmp_path: Path) -> None:
+    first, again = publish(), publish()
+    assert first.scores == again.scores
+    store = LocalStore(tmp_path / "store")
+    versions = [first.promotion.ref, again.promotion.ref]
+    manifests = [store.read(f"{ref.prefix}/manifest.json") for ref in versions]
+    assert manifests[0] == manifests[1]  # it holds the sha256 of every other file
+    assert Registry(store).resolve("smoke@best") == first.promotion.ref
+
+
+def test_the_version_keeps_the_scores_that_the_trial_was_chosen_by(
+    publish: Callable[[], Published], trial: Trial, tmp_path: Path
+) -> None:
+    published = publish()
+    metrics = Registry(LocalStore(tmp_path / "store")).metrics(published.promotion.ref)
+    assert metrics["scores"] == published.scores.to_dict()
+    assert metrics["search_scores"] == trial.scores
+    assert published.promotion.decision.reason.startswith("smoke@1 (mean of dci_disentanglement and factor_vae 0.")

@@ -1,0 +1,37 @@
+"""What a session hands to Ray, and when not."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+
+from raydis.config import RunConfig
+from raydis.data import open_dataset
+from raydis.engine.fit import Training
+from raydis.presets import expand
+from raydis.store.lease import LeaseLost
+from raydis.train.report import report_session
+
+
+def test_no_checkpoint_is_handed_over_once_the_run_is_somebody_elses() -> None:
+    plan = {"num_images": 128, "report_images": 32, "checkpoint_images": 64}
+    config = RunConfig.model_validate(expand({"preset": "tiny", "train": plan}))
+    training = Training(config, open_dataset(config.data), device=torch.device("cpu"))
+    told: list[tuple[int, Path | None]] = []
+    library: Any = SimpleNamespace(
+        get_checkpoint=lambda: None,
+        Checkpoint=SimpleNamespace(from_directory=Path),
+        report=lambda metrics, checkpoint: told.append((metrics["images_seen"], checkpoint)),
+    )
+
+    def still_ours() -> None:
+        if training.images_seen > 64:
+            raise LeaseLost("taken over")
+
+    with pytest.raises(LeaseLost, match="taken over"):
+        report_session(library, training, parent=None, before_checkpoint=still_ours)
+    assert [(seen, checkpoint is not None) for seen, checkpoint in told] == [(32, False), (64, True), (96, False)]
