@@ -7,6 +7,7 @@ and a replica's log use the same words. This file knows libraries by their names
 from __future__ import annotations
 
 import errno
+import os
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -180,9 +181,9 @@ _RAY_ADVICE = {
 
 def os_reason(error: OSError) -> str:
     """What the system answered and what helps, such as `No space left on device: make room there, or ...`."""
-    found = error.strerror or str(error) or type(error).__name__
-    advice = _ADVICE.get(error.errno or 0)
-    return f"{found}: {advice}" if advice else found
+    if advice := _ADVICE.get(error.errno or 0):
+        return f"{os.strerror(error.errno or 0)}: {advice}"  # a library's own words, as pyarrow's, may be long
+    return error.strerror or str(error) or type(error).__name__
 
 
 def final_error(error: BaseException) -> RaydisError | None:

@@ -99,6 +99,11 @@ def test_what_the_system_refused_is_told_with_the_path_and_what_helps(number: in
     )
 
 
+def test_a_librarys_words_for_a_full_disk_are_the_systems() -> None:
+    pyarrow = OSError(errno.ENOSPC, "Error writing bytes to file. Detail: [errno 28] No space left on device")
+    assert explain(pyarrow).line.startswith("a file operation failed: No space left on device: make room there")
+
+
 def test_of_a_rename_the_new_name_is_told(tmp_path: Path) -> None:
     with pytest.raises(OSError, match="File name too long") as caught:
         os.replace(__file__, tmp_path / ("x" * 300))
@@ -166,7 +171,7 @@ def test_errors_are_known_without_importing_the_libraries_that_raise_them() -> N
         if isinstance(node, ast.Import)
         for name in node.names
     }
-    assert imported == {"errno"}
+    assert imported == {"errno", "os"}
 
 
 def test_only_what_a_repetition_would_meet_again_is_final() -> None:

@@ -16,12 +16,10 @@ over the images, which leave bins and levels as they are and break their relatio
 The images must be distinct: a permutation of repeated draws takes the copies of an image for independent ones, and
 noise then passes.
 
-Information has no scale, but what a decoder does with a unit has one. A unit whose vectors hardly vary beside those of
-other units does not change a picture, even where they follow a factor exactly. It is inactive if the spread of its
-vectors is less than a tenth of the widest unit's: the bound of 0.01 on the variance by which Burda et al. (arXiv
-1509.00519) call a unit of a VAE active, in units of the widest one since no prior sets a scale here. On the `small`
-preset the units below it (0.04 to 0.06 of the widest) change a pixel by 0.3 to 0.6 of 255 grey levels when they are
-exchanged between images, and those above it (0.34 to 1) by 6 to 70.
+Information has no scale: a unit may follow a factor and yet be one that the decoder has learnt to ignore. A unit is
+inactive if pictures stay what they are when it is exchanged between images: if pixels change by less than one of 255
+grey levels, root mean square. The spread of a unit's vectors is no substitute: on six runs of the `small` preset,
+units whose exchange changed pixels by less than 0.6 grey levels had up to a quarter of the widest unit's spread.
 """
 
 from __future__ import annotations
@@ -39,7 +37,7 @@ from raydis.errors import MetricError
 MAX_IMAGES = 10_000
 NUM_BINS = 20
 NUM_PERMUTATIONS = 100  # noise exceeds the largest of them for one factor in a hundred
-INACTIVE_EXTENT = 0.1
+LEAST_EFFECT = 1.0  # grey levels of 255
 # With less than half of the first factor's share the second has less than a third of what the unit tells of the two.
 MIXED_SHARE = 0.5
 
@@ -53,12 +51,12 @@ class Information:
     Attributes:
         share: N rows of F shares of a factor's entropy, in [0, 1]; 0 for a factor that does not vary.
         chance: F shares that a unit must exceed.
-        extent: N spreads of a unit's vectors, divided by the widest unit's.
+        effect: N root-mean-square changes of a picture, grey levels of 255, when the unit is exchanged between images.
     """
 
     share: tuple[tuple[float, ...], ...]
     chance: tuple[float, ...]
-    extent: tuple[float, ...]
+    effect: tuple[float, ...]
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain dicts and lists."""
@@ -70,8 +68,8 @@ class UnitLabel:
     """What one unit tells. `str` gives the words for people, without any for "unknown".
 
     Attributes:
-        kind: "factor": one; "mixed": several; "none": it varies, but tells no factor more than chance does;
-            "inactive": it hardly varies; "unknown": nobody has measured it, or the data has no factors.
+        kind: "factor": one; "mixed": several; "none": it changes pictures, but tells no factor more than chance does;
+            "inactive": it changes no picture; "unknown": nobody has measured it, or the data has no factors.
         factors: those factors with their shares, the largest first; empty unless there are any.
     """
 
@@ -99,32 +97,31 @@ class UnitLabel:
 
 
 def measure_information(
-    scalars: ArrayLike, factors: ArrayLike, *, codes: ArrayLike, rng: np.random.Generator
+    scalars: ArrayLike, factors: ArrayLike, *, effects: ArrayLike, rng: np.random.Generator
 ) -> Information | None:
     """Measure what units tell.
 
     Args:
-        scalars: (M, N), what sets each unit apart between images: its scalar, or its vector's first component.
+        scalars: (M, N), the scalar of each unit, or its vector's first principal component.
         factors: (M, F), integers; each row an image of its own.
-        codes: (M, N) or (M, N, D), what a decoder is given for the units.
+        effects: (N,), as in `Information`.
         rng: chooses MAX_IMAGES images where there are more, and permutes.
 
     Returns:
-        The information; None where scalars or codes are not finite.
+        The information; None where scalars or effects are not finite.
 
     Raises:
         MetricError: tables whose numbers of images or units differ.
     """
-    scalars, factors, codes = np.asarray(scalars, np.float64), np.asarray(factors), np.asarray(codes, np.float64)
-    if scalars.ndim != 2 or factors.ndim != 2 or codes.shape[:2] != scalars.shape or len(factors) != len(scalars):
+    scalars, factors, effects = np.asarray(scalars, np.float64), np.asarray(factors), np.asarray(effects, np.float64)
+    if scalars.ndim != 2 or factors.ndim != 2 or len(factors) != len(scalars) or effects.shape != scalars.shape[1:]:
         raise MetricError(
-            f"scalars {scalars.shape}, codes {codes.shape} and factors {factors.shape} must be of the same images, "
-            "and scalars and codes of the same units"
+            f"scalars {scalars.shape} and factors {factors.shape} must be of the same images, and scalars and effects "
+            f"{effects.shape} of the same units"
         )
-    if not (np.isfinite(scalars).all() and np.isfinite(codes).all()):
+    if not (np.isfinite(scalars).all() and np.isfinite(effects).all()):
         return None
     rows = rng.permutation(len(scalars))[:MAX_IMAGES]
-    extent = _spreads(codes[rows])
     bins = np.stack([_bin(column) for column in scalars[rows].T])  # (N, M)
     share, chance = np.zeros((len(bins), factors.shape[1])), np.zeros(factors.shape[1])
     for factor in range(factors.shape[1]):
@@ -139,7 +136,7 @@ def measure_information(
     return Information(
         share=tuple(map(tuple, share.tolist())),
         chance=tuple(chance.tolist()),
-        extent=tuple((extent / max(float(extent.max()), np.finfo(np.float64).tiny)).tolist()),
+        effect=tuple(effects.tolist()),
     )
 
 
@@ -157,8 +154,8 @@ def label_units(
         return (UnitLabel("unknown"),) * num_units
     if not isinstance(information, Information):
         information = Information(**information)
-    rows = zip(information.share, information.extent, strict=True)
-    return tuple(_label(share, extent, information.chance, factor_names) for share, extent in rows)
+    rows = zip(information.share, information.effect, strict=True)
+    return tuple(_label(share, effect, information.chance, factor_names) for share, effect in rows)
 
 
 def reading_order(labels: Sequence[UnitLabel], factor_names: Sequence[str]) -> list[int]:
@@ -173,19 +170,13 @@ def reading_order(labels: Sequence[UnitLabel], factor_names: Sequence[str]) -> l
     return sorted(range(len(labels)), key=place)
 
 
-def _label(share: Sequence[float], extent: float, chance: Sequence[float], factor_names: Sequence[str]) -> UnitLabel:
-    if extent < INACTIVE_EXTENT:
+def _label(share: Sequence[float], effect: float, chance: Sequence[float], factor_names: Sequence[str]) -> UnitLabel:
+    if effect < LEAST_EFFECT:
         return UnitLabel("inactive")
     told = [(name, own) for name, own, least in zip(factor_names, share, chance, strict=True) if own > least]
     told.sort(key=lambda pair: -pair[1])
     main = tuple(pair for pair in told if pair[1] >= MIXED_SHARE * told[0][1])
     return UnitLabel("mixed" if len(main) > 1 else "factor" if main else "none", main)
-
-
-def _spreads(codes: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Root-mean-square distance of the units' vectors (M, N) or (M, N, D) to their means, (N,)."""
-    squares = np.square(codes - codes.mean(axis=0))
-    return np.sqrt(squares.reshape(*codes.shape[:2], -1).sum(axis=2).mean(axis=0))
 
 
 def _bin(scalar: NDArray[np.float64]) -> NDArray[np.int64]:

@@ -102,7 +102,7 @@ def draw_traversal(
     ranks = np.linspace(2.5, 97.5, num_values)
     return draw_grid(
         drawn,
-        row_labels=[_caption(unit, labels[unit], width=22) for unit in order],
+        row_labels=[_caption(unit, labels[unit], width=26) for unit in order],
         column_labels=["image", *(f"{rank:.3g} %" for rank in ranks)],
         title="each row moves one unit along its quantiles",
     )

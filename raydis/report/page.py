@@ -126,15 +126,15 @@ def _units(editor: Editor) -> list[str]:
     order = reading_order(labels, names)
     picture = draw_information(
         np.array(information.share)[order],
-        np.array(information.extent)[order],
+        np.array(information.effect)[order],
         names,
         [f"unit {unit}: {labels[unit]}" for unit in order],
     )
     return [
         "<h2>Which unit tells which factor</h2><p>Per cent of a factor's entropy that the unit's scalar tells; a share "
         f"up to {100 * max(information.chance):.1f} % can be chance. Mixed: a second factor has at least half of the "
-        "first one's share. Inactive: the spread of the unit's vectors, last column, is less than a tenth of the "
-        "widest unit's, so that it hardly changes a picture, whatever it tells.</p>",
+        "first one's share. Inactive: whatever it tells, exchanging the unit between images changes the pictures drawn "
+        "from them by less than one of 255 grey levels, root mean square over the pixels (last column).</p>",
         _picture(picture, "what units tell of factors"),
     ]
 
@@ -153,7 +153,7 @@ def _anchors(editor: Editor, images: np.ndarray) -> list[str]:
         titles,
     )
     columns = ANCHORING
-    if any(labels[unit["unit"]].factors for unit in units):
+    if any(map(str, labels)):
         columns = {"label": "tells", **ANCHORING, **OF_FACTOR}
     body = [
         [str(unit["unit"]), *(_number(cells.get(name)) for name in columns)]

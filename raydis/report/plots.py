@@ -60,13 +60,13 @@ def _plane(points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def draw_information(
-    share: np.ndarray, extent: np.ndarray, factor_names: Sequence[str], captions: Sequence[str]
+    share: np.ndarray, effect: np.ndarray, factor_names: Sequence[str], captions: Sequence[str]
 ) -> bytes:
     """What each unit tells of each factor, a row a unit.
 
     Args:
         share: (N, F), shares of a factor's entropy.
-        extent: (N,), spread of each unit in units of the widest.
+        effect: (N,), change of a picture when the unit is exchanged, grey levels.
         factor_names: F names.
         captions: N texts, left of the rows.
     """
@@ -79,9 +79,9 @@ def draw_information(
         text = f"{100 * share[unit, factor]:.0f}"
         panel.text(factor, unit, text, ha="center", va="center", fontsize=7, color=ink)
     for unit in range(num_units):
-        panel.text(num_factors, unit, f"{extent[unit]:.2f}", ha="center", va="center", fontsize=7)
+        panel.text(num_factors, unit, f"{effect[unit]:.1f}", ha="center", va="center", fontsize=7)
     panel.axvline(num_factors - 0.5, color="0.7", linewidth=0.8)
-    names = [*(name.replace("_", "\n") for name in factor_names), "spread"]
+    names = [*(name.replace("_", "\n") for name in factor_names), "change,\ngrey levels"]
     panel.xaxis.tick_top()
     panel.set_xticks(range(num_factors + 1), labels=names, fontsize=8)
     panel.set_yticks(range(num_units), labels=list(captions), fontsize=8)

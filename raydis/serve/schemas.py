@@ -43,9 +43,9 @@ class Unit(BaseModel):
     median: float
     high: float
     kind: Kind = Field(
-        description="factor: it tells one factor; mixed: several; none: it varies, but tells no factor more than "
-        "chance does; inactive: it hardly varies, so that it hardly changes a picture; unknown: it was not measured, "
-        "or the data has no factors."
+        description="factor: it tells one factor; mixed: several; none: it changes pictures, but tells no factor more "
+        "than chance does; inactive: exchanging it between images changes no picture; unknown: it was not measured, or "
+        "the data has no factors."
     )
     factors: dict[str, float] = Field(
         description="What it tells of the factors that its label names: share of a factor's entropy, 0 to 1."

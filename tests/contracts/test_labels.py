@@ -30,7 +30,7 @@ from raydis.serve.schemas import ModelFacts
 EVERY_KIND = {
     "share": ((0.9, 0, 0, 0.5, 0, 0), (0.3, 0, 0.7, 0, 0, 0), (0, 0.9, 0, 0, 0, 0), (0, 0, 0, 0, 0.005, 0)),
     "chance": (0.01,) * 6,
-    "extent": (0.5, 1.0, 0.05, 0.5),
+    "effect": (5.0, 10.0, 0.5, 5.0),
 }
 
 

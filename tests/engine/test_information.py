@@ -14,7 +14,7 @@ from raydis.data import Loader
 from raydis.data.dataset import ArrayDataset
 from raydis.data.space import FactorSpace
 from raydis.engine import information
-from raydis.engine.information import information_of
+from raydis.engine.information import effects_of, information_of
 from raydis.metrics.telling import label_units
 
 SPACE = FactorSpace(("hue", "scale"), (5, 4))
@@ -28,10 +28,12 @@ def dataset_of(space: FactorSpace | None) -> ArrayDataset:
 
 
 class Reading:
-    """Units: the scale, nothing, the hue on a folded curve, the scale with vectors a hundredth as long."""
+    """Units: the scale, nothing, the hue on a folded curve, and the scale again where the decoder does not look."""
+
+    latent_shape = (1, 2, 2)
 
     def __init__(self) -> None:
-        self.seen = 0
+        self.seen = self.drawn = 0
 
     def units(self, images: Tensor) -> Tensor:
         self.seen += len(images)
@@ -39,8 +41,13 @@ class Reading:
         return torch.stack([scale, torch.zeros(len(images)), hue, scale], dim=1)
 
     def lift(self, units: Tensor) -> Tensor:
-        curve = torch.stack([units, (units + 0.2).abs()], dim=-1)  # (B, N, 2)
-        return curve * torch.tensor([1.0, 1.0, 1.0, 0.01])[:, None]
+        return torch.stack([units, (units + 0.2).abs()], dim=-1)  # (B, N, 2)
+
+    def decode(self, codes: Tensor, noise: Tensor, num_steps: int, sampler: str) -> Tensor:
+        assert len(codes) == len(noise)
+        self.drawn += len(codes)
+        pixels = (codes[:, :3].sum((1, 2)) + noise.sum((1, 2, 3))) / 10  # the noise is the same on both sides of a pair
+        return pixels[:, None, None, None].expand(-1, 3, 8, 8)
 
 
 def told(space: FactorSpace | None = SPACE) -> Any:
@@ -49,7 +56,7 @@ def told(space: FactorSpace | None = SPACE) -> Any:
     return SimpleNamespace(found=found, seen=method.seen)
 
 
-def test_units_are_measured_by_the_scalars_that_an_edit_sets_and_the_vectors_that_a_decoder_gets() -> None:
+def test_units_are_measured_by_the_scalars_that_an_edit_sets_and_by_what_the_decoder_makes_of_them() -> None:
     labels = label_units(told().found, SPACE.names, 4)
     assert [str(label) for label in labels] == ["scale 100 %", "inactive", "hue 100 %", "inactive"]
 
@@ -62,3 +69,14 @@ def test_each_image_is_looked_at_once_and_no_more_than_the_bound(monkeypatch: py
 
 def test_without_factors_there_is_nothing_to_tell() -> None:
     assert vars(told(None)) == {"found": None, "seen": 0}
+
+
+@pytest.mark.parametrize("at_once", [1, 7, 1000])
+def test_an_effect_is_the_change_of_pixels_when_one_unit_is_exchanged(at_once: int) -> None:
+    units = torch.tensor([[0.0, 0.0, 0.0, 0.0], [1.0, 0.0, 0.0, 0.0], [9.0, 9.0, 9.0, 9.0]])
+    others = torch.tensor([[1.0, 0.0, 0.5, 7.0], [1.0, 0.0, 0.5, 7.0]])  # the third image has no partner
+    method = Reading()
+    found = effects_of(method, units, others, seed=3, at_once=at_once)  # type: ignore[arg-type]
+    # A unit that goes from 0 to x >= 0 moves its two numbers by x each, and pixels by 127.5 * 2 x / 10.
+    np.testing.assert_allclose(found, [25.5 / np.sqrt(2), 0.0, 12.75, 0.0], atol=1e-4)
+    assert method.drawn == 2 * (4 + 1)

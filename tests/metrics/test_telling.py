@@ -34,8 +34,13 @@ HUE, SIZE, SHAPE, SIDE = (standard(column.astype(float)) for column in FACTORS.T
 
 def labels_of(*units: np.ndarray, factors: np.ndarray = FACTORS, seed: int = 0) -> tuple[UnitLabel, ...]:
     scalars = np.stack(units, axis=1)
-    found = measure_information(scalars, factors, codes=scalars, rng=np.random.default_rng(seed))
+    found = measure_information(scalars, factors, effects=drawn(scalars), rng=np.random.default_rng(seed))
     return label_units(found, NAMES, len(units))
+
+
+def drawn(scalars: np.ndarray) -> np.ndarray:
+    """Effects of units on pictures that they are the pixels of, of ten grey levels a unit."""
+    return 10.0 * np.sqrt(2.0) * scalars.std(axis=0)
 
 
 def told(label: UnitLabel) -> tuple[str, ...]:
@@ -58,7 +63,7 @@ def test_permuted_units_take_their_labels_along() -> None:
 def test_a_monotone_curve_changes_no_share(bend: Callable) -> None:
     unit = HUE + 0.3 * noise(1)
     straight, bent = (
-        measure_information(u[:, None], FACTORS, codes=u[:, None], rng=np.random.default_rng(0))
+        measure_information(u[:, None], FACTORS, effects=[10.0], rng=np.random.default_rng(0))
         for u in (unit, bend(unit))
     )
     assert straight is not None
@@ -70,7 +75,7 @@ def test_an_outlier_changes_no_label() -> None:
     unit = HUE + 0.1 * noise(1)
     unit[7] = 1e6
     scalars = np.stack([unit, SIZE], axis=1)
-    found = measure_information(scalars, FACTORS, codes=scalars.clip(-3, 3), rng=np.random.default_rng(0))
+    found = measure_information(scalars, FACTORS, effects=[10.0, 10.0], rng=np.random.default_rng(0))
     assert told(label_units(found, NAMES, 2)[0]) == ("factor", "hue")
 
 
@@ -100,17 +105,11 @@ def test_a_constant_unit_is_inactive_and_one_that_is_constant_but_for_rounding_t
     assert constant == rounded == UnitLabel("inactive")
 
 
-@pytest.mark.parametrize(("extent", "kind"), [(0.09, "inactive"), (0.11, "factor")])
-def test_a_unit_whose_vectors_hardly_vary_is_inactive_whatever_it_tells(extent: float, kind: str) -> None:
-    assert labels_of(extent * HUE, SIZE)[0].kind == kind
-
-
-def test_the_extent_of_a_unit_is_that_of_its_vectors_and_not_of_its_scalar() -> None:
-    codes = np.stack([HUE[:, None] * [3.0, 4.0], SIZE[:, None] * [0.0, 0.1]], axis=1)  # (M, 2, 2)
-    found = measure_information(np.stack([HUE, 100 * SIZE], axis=1), FACTORS, codes=codes, rng=np.random.default_rng(0))
-    assert found is not None
-    assert found.extent == pytest.approx((1.0, 0.02))
-    assert [label.kind for label in label_units(found, NAMES, 2)] == ["factor", "inactive"]
+@pytest.mark.parametrize(("effect", "kind"), [(0.0, "inactive"), (0.99, "inactive"), (1.0, "factor"), (80.0, "factor")])
+def test_a_unit_that_changes_no_picture_is_inactive_whatever_it_tells(effect: float, kind: str) -> None:
+    scalars = np.stack([HUE, 1e-3 * SIZE], axis=1)  # what a unit's scalar spans says nothing of its effect
+    found = measure_information(scalars, FACTORS, effects=[effect, 50.0], rng=np.random.default_rng(0))
+    assert [label.kind for label in label_units(found, NAMES, 2)] == [kind, "factor"]
 
 
 def test_units_that_all_collapsed_are_all_inactive() -> None:
@@ -126,7 +125,7 @@ def test_a_unit_of_noise_varies_and_tells_no_factor(seed: int) -> None:
 def test_noise_gets_no_factor_by_few_images_and_many_levels() -> None:
     factors = np.random.default_rng(3).integers(30, size=(120, 4))
     units = np.random.default_rng(4).normal(size=(120, 5))
-    found = measure_information(units, factors, codes=units, rng=np.random.default_rng(0))
+    found = measure_information(units, factors, effects=drawn(units), rng=np.random.default_rng(0))
     assert [label.kind for label in label_units(found, NAMES, 5)] == ["none"] * 5
 
 
@@ -189,20 +188,20 @@ def test_what_is_not_finite_is_not_measured(bad: float) -> None:
     units = np.stack([HUE, SIZE], axis=1)
     broken = units.copy()
     broken[3, 1] = bad
-    for scalars, codes in ((broken, units), (units, broken)):
-        assert measure_information(scalars, FACTORS, codes=codes, rng=np.random.default_rng(0)) is None
+    for scalars, effects in ((broken, [1.0, 1.0]), (units, [1.0, bad])):
+        assert measure_information(scalars, FACTORS, effects=effects, rng=np.random.default_rng(0)) is None
 
 
 def test_tables_that_do_not_fit_are_refused() -> None:
     units = np.stack([HUE, SIZE], axis=1)
-    for scalars, codes in ((units[1:], units[1:]), (units, units[:, :1]), (HUE, HUE)):
+    for scalars, effects in ((units[1:], [1.0, 1.0]), (units, [1.0]), (HUE, [1.0])):
         with pytest.raises(MetricError, match="must be of the same images"):
-            measure_information(scalars, FACTORS, codes=codes, rng=np.random.default_rng(0))
+            measure_information(scalars, FACTORS, effects=effects, rng=np.random.default_rng(0))
 
 
 def test_information_survives_json() -> None:
     units = np.stack([HUE, SIZE + noise(2)], axis=1)
-    found = measure_information(units, FACTORS, codes=units, rng=np.random.default_rng(0))
+    found = measure_information(units, FACTORS, effects=drawn(units), rng=np.random.default_rng(0))
     assert found is not None
     assert label_units(json.loads(json.dumps(found.to_dict())), NAMES, 2) == label_units(found, NAMES, 2)
 
@@ -211,8 +210,8 @@ def test_what_was_not_measured_is_unknown() -> None:
     assert label_units(None, NAMES, 3) == (UnitLabel("unknown"),) * 3
 
 
-def of(*share: float, extent: float = 1.0) -> UnitLabel:
-    found = Information(share=(share,), chance=(0.02,) * len(share), extent=(extent,))
+def of(*share: float, effect: float = 10.0) -> UnitLabel:
+    found = Information(share=(share,), chance=(0.02,) * len(share), effect=(effect,))
     return label_units(found, NAMES, 1)[0]
 
 
@@ -223,7 +222,7 @@ def of(*share: float, extent: float = 1.0) -> UnitLabel:
         (of(0.8, 0.4, 0.0, 0.41), "mixed: hue 80 %, side 41 %, size 40 %"),
         (of(0.02, 0.02, 0.0, 0.0), "no factor"),
         (of(0.03, 0.0, 0.0, 0.0), "hue 3 %"),
-        (of(0.9, 0.0, 0.0, 0.0, extent=0.05), "inactive"),
+        (of(0.9, 0.0, 0.0, 0.0, effect=0.5), "inactive"),
         (UnitLabel("unknown"), ""),
         (UnitLabel("factor", (("floor_hue", 0.501),)), "floor hue 50 %"),
     ],

@@ -74,7 +74,7 @@ def test_sigterm_ends_a_running_command_with_143_and_no_stack(
 @pytest.mark.parametrize("command", [["raydis.sweep", "long.yaml"], TRAIN], ids=["sweep", "train"])
 def test_a_ray_that_cannot_start_is_one_line_and_12(command: list[str], tmp_path: Path) -> None:
     (tmp_path / "long.yaml").write_text(SPEC)
-    for folder, words in ((tmp_path / "long.yaml", "Not a directory"), (Path("/tmp", "x" * 100), "too long")):
+    for folder, words in ((Path("/dev/null"), "Not a directory"), (Path("/tmp", "x" * 100), "too long")):
         process = start(*command, cwd=tmp_path, ray_folder=folder)
         _, err = process.communicate(timeout=TIMEOUT_S)
         assert process.returncode == 12, err
