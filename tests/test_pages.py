@@ -164,7 +164,7 @@ def test_the_program_understands_every_command(command: str) -> None:
         ("pytest -q -m fast", "fast"),
         ("pytest -q tests/absent", "assert False"),
         ("serve run serve_configs/absent.yaml", "absent.yaml"),
-        ("ray start --haed", "No such option '?--haed"),
+        ("ray start --haed", "No such option:? '?--haed"),
         ("ray job submit -- python -m raydis.sweep --dryrun", "No such option: --dryrun"),
         ("curl -F image=@a.png -F sampel=1 http://127.0.0.1:8000/v1/edit", "sampel"),
         ("curl http://127.0.0.1:8000/v1/absent", "/v1/absent"),

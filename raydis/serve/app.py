@@ -112,7 +112,8 @@ class Raydis:
         Raises:
             ConfigError: the application was built for another version or, under the same number, another content.
         """
-        if user_config != (served := self.service.model.identity):
+        served = {"model": self.service.model.identity}
+        if user_config != served:
             raise ConfigError(
                 f"this replica serves {served} and cannot change to {user_config}: set the version as `model` in the "
                 "application's args, as in `args: {model: quickstart@4}`, and remove user_config from the deployment"
@@ -142,7 +143,7 @@ def build(args: dict[str, Any]) -> Application:
     # reads the same after it has moved. Its version as an option, as a resource of which none is needed, has Serve
     # replace them; as the user_config, it is checked by each replica.
     options = {**ACTOR_OPTIONS, "resources": {identity: 0}}
-    return Raydis.options(ray_actor_options=options, user_config=identity).bind(wanted, ref)
+    return Raydis.options(ray_actor_options=options, user_config={"model": identity}).bind(wanted, ref)
 
 
 def _reserved_cpus() -> float:

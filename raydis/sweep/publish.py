@@ -8,9 +8,10 @@ protocols look at the same images.
 from __future__ import annotations
 
 import json
-import os
+import math
 import shutil
 import tempfile
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,7 +27,7 @@ from raydis.registry.transfer import fetch_checkpoint
 from raydis.store import open_store
 from raydis.sweep.spec import PromotionConfig, SweepSpec
 from raydis.sweep.summary import TrialRecord
-from raydis.train.cluster import fetch_result, worker_resources
+from raydis.train.cluster import Node, fetch_result, free_nodes, worker_resources
 
 MAX_SCORING_CPUS = 8  # DCI fits one classifier a factor; no data set has more factors
 
@@ -47,19 +48,34 @@ def publish(best: TrialRecord, spec: SweepSpec, config: PromotionConfig, *, stor
         RaydisError: of scoring, drawing, or the registry.
     """
     assert best.checkpoint is not None  # a complete trial has one
-    resources = worker_resources(spec.run.compute)  # what a trial had: the cluster is known to hold it
-    task = ray.remote(_publish).options(num_cpus=resources["CPU"], num_gpus=resources.get("GPU", 0), max_retries=1)
-    return fetch_result(task.remote(best.checkpoint, spec, config, storage, folder))
+    num_cpus, num_gpus = scoring_resources(worker_resources(spec.run.compute), free_nodes())
+    task = ray.remote(_publish).options(num_cpus=num_cpus, num_gpus=num_gpus, max_retries=1)
+    return fetch_result(task.remote(best.checkpoint, spec, config, storage, folder, num_cpus))
 
 
-def _publish(checkpoint: str, spec: SweepSpec, config: PromotionConfig, storage: str, folder: str) -> Published:
-    """Runs as a Ray task, so that the driver needs neither torch nor a GPU.
+def scoring_resources(trial: Mapping[str, float], free: Sequence[Node]) -> tuple[float, float]:
+    """Return the CPUs and GPUs that scoring reserves: a trial's, and more CPUs where one node has them free by now.
 
-    It reserves no more than a trial and scores on all of its node's cores: the trials have ended. Ray may run it again
-    where its process dies: the second run writes the same bytes.
+    Args:
+        trial: what a trial reserved, so that the cluster is known to hold it.
+        free: what each node has free.
     """
-    run = spec.run
-    num_jobs = min(MAX_SCORING_CPUS, len(os.sched_getaffinity(0)))
+    num_cpus, num_gpus = trial["CPU"], trial.get("GPU", 0.0)
+    most = max((node.get("CPU", 0.0) for node in free if node.get("GPU", 0.0) >= num_gpus), default=0.0)
+    return max(num_cpus, float(min(math.floor(most), MAX_SCORING_CPUS))), num_gpus
+
+
+def _publish(
+    checkpoint: str, spec: SweepSpec, config: PromotionConfig, storage: str, folder: str, num_cpus: float
+) -> Published:
+    """Runs as a Ray task that has reserved `num_cpus`, so that the driver needs neither torch nor a GPU.
+
+    Ray may run it again where its process dies: the second run writes the same bytes.
+    """
+    from raydis.engine.device import num_threads, use_threads
+
+    run, num_jobs = spec.run, num_threads(num_cpus)
+    use_threads(num_jobs)
     with tempfile.TemporaryDirectory(prefix="raydis-") as work:
         source = fetch_checkpoint(checkpoint, Path(work, "fetched"))
         scores = _score(source, run, config, num_jobs)

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -20,14 +19,11 @@ from raydis.engine.fit import Training, fit
 from raydis.engine.group import Workers
 from raydis.methods.contract import Draws
 from raydis.presets import expand
+from tests.double import ROUNDING, double_precision
 
 CPU = torch.device("cpu")
 LOCAL_BATCH_SIZE = 16
 Tensors = dict[str, Tensor]
-# How far rounding may take five steps in float64 apart. A gradient is a sum of some 1e4 terms below 1, each rounded by
-# 1e-16, so it is known to 1e-14 or better. Adam divides it by no less than 1e-8 and multiplies it by the learning rate
-# of 1e-3: 1e-9 a step. A mistake in sharing out a batch changes a step by a part of its length, 1e-3.
-ROUNDING = 1e-8
 
 # No draws of a worker's own, one Gaussian a unit, for which of several optima EM finds can hang on rounding, and refits
 # after the second and the fourth of five steps.
@@ -56,21 +52,6 @@ def config_of(**sections: Any) -> RunConfig:
 
 def start(config: RunConfig, **place: int) -> Training:
     return Training(config, open_dataset(config.data), device=CPU, workers=Workers(**place))
-
-
-@contextmanager
-def double_precision() -> Iterator[None]:
-    """Compute in float64 whatever is built within.
-
-    In float32 the rounding of a sum depends on the processor's kernels, and five steps of Adam amplify it: a step has
-    the length of the learning rate even where the gradient is hardly more than rounding. No tolerance in float32 holds
-    on every processor and still sees a mistake.
-    """
-    torch.set_default_dtype(torch.float64)
-    try:
-        yield
-    finally:
-        torch.set_default_dtype(torch.float32)
 
 
 def train(config: RunConfig, **place: int) -> Tensors:

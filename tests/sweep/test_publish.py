@@ -22,7 +22,7 @@ from raydis.metrics import protocol
 from raydis.presets import expand
 from raydis.registry import Registry
 from raydis.store import LocalStore
-from raydis.sweep.publish import Published, _publish, final_evaluation
+from raydis.sweep.publish import Published, _publish, final_evaluation, scoring_resources
 from raydis.sweep.spec import PromotionConfig, SweepSpec
 
 SEARCH = {"method.num_units": {"kind": "int", "low": 4, "high": 6}}
@@ -80,7 +80,7 @@ def trial(spec: SweepSpec, tmp_path_factory: pytest.TempPathFactory) -> Trial:
 @pytest.fixture
 def publish(spec: SweepSpec, trial: Trial, tmp_path: Path) -> Callable[[], Published]:
     """Publishes the trial into an empty store."""
-    return lambda: _publish(str(trial.checkpoint), spec, PROMOTION, str(tmp_path / "store"), "sweeps/smoke")
+    return lambda: _publish(str(trial.checkpoint), spec, PROMOTION, str(tmp_path / "store"), "sweeps/smoke", 1.0)
 
 
 def test_the_winner_is_scored_on_draws_that_the_search_never_used(
@@ -126,3 +126,21 @@ def test_the_version_keeps_the_scores_that_the_trial_was_chosen_by(
     assert metrics["scores"] == published.scores.to_dict()
     assert metrics["search_scores"] == trial.scores
     assert published.promotion.decision.reason.startswith("smoke@1 (mean of dci_disentanglement and factor_vae 0.")
+
+
+@pytest.mark.parametrize(
+    ("trial", "free", "expected"),
+    [
+        ({"CPU": 1.0}, [{"CPU": 2.0}], (2.0, 0.0)),
+        ({"CPU": 1.0}, [{"CPU": 3.5}, {"CPU": 1.0}], (3.0, 0.0)),
+        ({"CPU": 1.0}, [{"CPU": 64.0}], (8.0, 0.0)),  # no data set has more factors
+        ({"CPU": 16.0}, [{"CPU": 64.0}], (16.0, 0.0)),
+        ({"CPU": 4.0}, [{"CPU": 1.0}], (4.0, 0.0)),  # others work there: Ray waits for what a trial had
+        ({"CPU": 0.5}, [], (0.5, 0.0)),
+        ({"CPU": 1.0, "GPU": 0.5}, [{"CPU": 32.0}, {"CPU": 6.0, "GPU": 1.0}], (6.0, 0.5)),
+    ],
+)
+def test_scoring_reserves_what_a_trial_had_and_the_cpus_that_one_node_has_free(
+    trial: dict[str, float], free: list[dict[str, float]], expected: tuple[float, float]
+) -> None:
+    assert scoring_resources(trial, free) == expected

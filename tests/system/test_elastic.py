@@ -18,6 +18,7 @@ from raydis.engine.checkpoint import open_checkpoint
 from raydis.engine.fit import Training
 from raydis.engine.session import run_session
 from raydis.presets import expand
+from tests.double import ROUNDING, double_precision
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 TIMEOUT_S = 1200  # for a machine that is busy with other things
@@ -51,7 +52,8 @@ def run_and_lose_a_node(folder: str) -> None:
     cluster = Cluster(initialize_head=True, head_node_args={"include_dashboard": False})
     try:
         other = cluster.add_node(num_cpus=1)
-        ray.init(cluster.address, log_to_driver=False)
+        hook = "tests.double.compute_in_double"
+        ray.init(cluster.address, log_to_driver=False, runtime_env={"worker_process_setup_hook": hook})
         reports = []
 
         def lose_it_once(report: dict[str, object]) -> None:
@@ -96,10 +98,11 @@ def test_a_run_that_loses_a_node_goes_on_with_fewer_workers_from_its_last_checkp
     assert seen[lost][1] in (640, 1152)  # the report after a checkpoint, the last that was kept or the one before
 
     config = RunConfig.model_validate(expand(TREE))
-    alone = Training(config, open_dataset(config.data), device=torch.device("cpu"))
-    *_, last = run_session(alone, tmp_path)
+    with double_precision():
+        alone = Training(config, open_dataset(config.data), device=torch.device("cpu"))
+        *_, last = run_session(alone, tmp_path)
     assert last.checkpoint is not None
     weights = open_checkpoint(Path(found["checkpoint"])).weights()
     for name, weight in open_checkpoint(last.checkpoint).weights().items():
         if name.startswith(("encoder.", "unet.")):
-            torch.testing.assert_close(weights[name], weight, atol=2e-3, rtol=1e-2)
+            torch.testing.assert_close(weights[name], weight, atol=ROUNDING, rtol=0)

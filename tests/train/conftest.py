@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 import shutil
 import tempfile
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,8 +15,9 @@ import ray
 from raydis.config import RunConfig
 from raydis.configfile import merge, parse
 from raydis.presets import expand
-from raydis.train.cluster import ray_cluster
+from raydis.train.cluster import set_environment
 
+CHECKOUT = Path(__file__).resolve().parents[2]
 NUM_CPUS = 4  # logical: waiting processes may outnumber the cores
 
 
@@ -22,7 +25,7 @@ NUM_CPUS = 4  # logical: waiting processes may outnumber the cores
 def cluster() -> Iterator[str]:
     """Ray on this machine; gives a text that stands in the environment of each of its processes, and of no other.
 
-    Its sockets need a short path, and no address of the user's may lead elsewhere.
+    Its sockets need a short path, and no address of the user's may lead elsewhere. Its workers compute in float64.
     """
     folder = tempfile.mkdtemp(prefix="rt-", dir="/tmp")
     with pytest.MonkeyPatch.context() as patch:
@@ -32,9 +35,18 @@ def cluster() -> Iterator[str]:
         patch.setenv("RAY_OVERRIDE_RESOURCES", f'{{"CPU": {NUM_CPUS}}}')
         patch.setenv("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.1")
         patch.setenv("OMP_NUM_THREADS", "1")
+        patch.setenv("PYTHONPATH", str(CHECKOUT))
+        set_environment()
         assert not ray.is_initialized()
-        with ray_cluster():
-            yield folder
+        ray.init(
+            "local",
+            include_dashboard=False,
+            log_to_driver=False,
+            logging_level=logging.ERROR,
+            runtime_env={"worker_process_setup_hook": "tests.double.compute_in_double"},
+        )
+        yield folder
+        ray.shutdown()
     shutil.rmtree(folder, ignore_errors=True)
 
 

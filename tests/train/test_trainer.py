@@ -28,6 +28,7 @@ from raydis.registry import Registry
 from raydis.store import LocalStore
 from raydis.store.lease import Lease, LeaseLost, LeaseTaken
 from raydis.train.trainer import fit_with_ray, run
+from tests.double import ROUNDING, double_precision
 from tests.fake_s3 import FakeS3, serving
 
 TIMEOUT_S = 1200  # for a machine that is busy with other things
@@ -38,8 +39,9 @@ SMOOTH = {"unet": {"skip_dropout_rate": 0.0}, "anchors": {"num_gaussians": 1, "n
 
 def train_without_ray(config: Any, folder: Path) -> Checkpoint:
     folder.mkdir()
-    training = Training(config, open_dataset(config.data), device=torch.device("cpu"))
-    *_, last = run_session(training, folder)
+    with double_precision():
+        training = Training(config, open_dataset(config.data), device=torch.device("cpu"))
+        *_, last = run_session(training, folder)
     assert last.checkpoint is not None
     return open_checkpoint(last.checkpoint)
 
@@ -76,7 +78,7 @@ def test_two_workers_train_what_one_process_would(tiny_run: Any, tmp_path: Path)
     assert (trained.config.compute.num_workers, trained.config.compute.device) == (2, "cpu")  # decided by the cluster
     alone, weights = train_without_ray(tiny_run(method=SMOOTH), tmp_path / "alone"), trained.weights()
     for name, weight in alone.weights().items():
-        torch.testing.assert_close(weights[name], weight, atol=2e-3, rtol=1e-2)
+        torch.testing.assert_close(weights[name], weight, atol=ROUNDING * max(1.0, float(weight.abs().max())), rtol=0)
 
 
 @pytest.mark.ray
