@@ -56,8 +56,8 @@ def train(
 ) -> None:
     """Train one configuration under Ray Train; the same command after an interruption goes on where it stopped."""
     from raydis.config import RunConfig
-    from raydis.configfile import apply_overrides, parse, read_yaml
-    from raydis.presets import expand
+    from raydis.config.files import apply_overrides, parse, read_yaml
+    from raydis.config.presets import expand
 
     tree = read_yaml(config) if config else {}
     if preset is not None:

@@ -20,12 +20,12 @@ from PIL import Image
 
 from raydis.cli import _pick_images, main
 from raydis.config import DataConfig, PixelStage, RunConfig
+from raydis.config.presets import expand
 from raydis.data import open_dataset
 from raydis.engine.editor import Editor
 from raydis.engine.fit import Training
 from raydis.engine.session import run_session
 from raydis.errors import CHECKPOINT, DATA, OUTPUT, REGISTRY, RESOURCES, STORAGE, USAGE
-from raydis.presets import expand
 from raydis.registry.manifest import verify
 from raydis.report.grids import draw_swaps, draw_traversal
 from raydis.train import trainer

@@ -24,7 +24,7 @@ def test_a_config_survives_json() -> None:
 def test_a_method_without_a_family_is_dyga_sd() -> None:
     config = RunConfig.model_validate({"method": {"num_units": 7}})
     assert isinstance(config.method, DygaSdConfig)
-    assert (config.method.family, config.method.num_units) == ("dyga_sd", 7)
+    assert (config.method.kind, config.method.num_units) == ("dyga_sd", 7)
     assert RunConfig.model_validate(config.model_dump()) == config
 
 
@@ -89,27 +89,27 @@ def test_the_first_stage_sets_the_size_of_the_latent(stage: dict[str, Any], size
             r"image_size=64 cannot be divided by 128: change first_stage\.stem_stride or give first_stage\.multipliers",
         ),
         (
-            {"method": {"family": "vq"}},
+            {"method": {"kind": "vq"}},
             r"family=vq is a first stage .*set first_stage\.kind=pixel instead of patch_pca",
         ),
         (
-            {"method": {"family": "kl"}, "first_stage": {"kind": "pixel"}},
+            {"method": {"kind": "kl"}, "first_stage": {"kind": "pixel"}},
             r"family=kl has no units to score: set evaluation\.protocol=none instead of search",
         ),
         (
-            {"method": {"family": "vq", "stem_stride": 3}, "first_stage": {"kind": "pixel"}},
+            {"method": {"kind": "vq", "stem_stride": 3}, "first_stage": {"kind": "pixel"}},
             r"image_size=64 cannot be divided by 12: change method\.stem_stride or give method\.multipliers",
         ),
         (
             {
                 "data": {"image_size": 8},
-                "method": {"family": "vq", "perceptual_weights": "x"},
+                "method": {"kind": "vq", "perceptual_weights": "x"},
                 "first_stage": {"kind": "pixel"},
                 "evaluation": {"protocol": "none"},
             },
             r"four times, which data\.image_size=8 does not bear: remove method\.perceptual_weights",
         ),
-        ({"method": {"family": "vae"}}, r"'vae' found using 'family' does not match .*'dyga_sd', 'vq', 'kl'"),
+        ({"method": {"kind": "vae"}}, r"'vae' found using 'family' does not match .*'dyga_sd', 'vq', 'kl'"),
         ({"method": {"unet": {"skip_dropout_rate": 1.0}}}, "less than 1"),
     ],
 )
@@ -123,9 +123,9 @@ def test_covariances_of_one_gibibyte_are_the_most() -> None:
     assert isinstance(RunConfig.model_validate({"method": method}).method, DygaSdConfig)
 
 
-@pytest.mark.parametrize("family", ["vq", "kl"])
+@pytest.mark.parametrize("kind", ["vq", "kl"])
 def test_a_first_stage_has_no_blocks_to_compile(family: str) -> None:
-    tree = {"first_stage": {"kind": "pixel"}, "method": {"family": family}, "evaluation": {"protocol": "none"}}
+    tree = {"first_stage": {"kind": "pixel"}, "method": {"kind": family}, "evaluation": {"protocol": "none"}}
     for mode in ("blocks", "full"):
         with pytest.raises(ValidationError, match=rf"compile={mode} compiles .*family={family} has no U-Net: set"):
             RunConfig.model_validate({**tree, "compute": {"compile": mode}})
@@ -151,7 +151,7 @@ def test_rungs_that_cannot_be_scored_are_refused(evaluation: dict, message: str)
 def test_a_discriminator_that_cannot_play_is_refused(method: dict, message: str) -> None:
     tree = {
         "first_stage": {"kind": "pixel"},
-        "method": {"family": "vq", "discriminator_weight": 0.5, **method},
+        "method": {"kind": "vq", "discriminator_weight": 0.5, **method},
         "train": {"num_images": 100},
         "evaluation": {"protocol": "none"},
     }

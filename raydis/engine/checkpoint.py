@@ -30,10 +30,10 @@ from torch import Tensor
 
 import raydis
 from raydis.config import RunConfig
-from raydis.configfile import parse
+from raydis.config.files import parse
+from raydis.config.identity import differences, listed
 from raydis.data import FactorDataset
 from raydis.errors import CheckpointError, ConfigError
-from raydis.identity import differences, listed
 from raydis.registry.manifest import (
     CONFIG,
     MANIFEST,
@@ -180,11 +180,17 @@ def open_checkpoint(folder: Path) -> Checkpoint:
 def migrate_config(config: dict[str, Any]) -> dict[str, Any]:
     """Replace in a tree that older code stored what `RunConfig` no longer knows; change the tree in place, return it.
 
+    `method.family` is called `method.kind` now.
+
     `anchors.mode: relative` becomes `constant`. It shifted a token by shift_rate exp(-distance) of the way to its
     anchor, with a factor of median 0.995 on trained models: a typical shift is longer than before by 0.5 % of itself.
     """
     method = config.get("method")
-    anchors = method.get("anchors") if isinstance(method, dict) else None
+    if not isinstance(method, dict):
+        return config
+    if "family" in method:
+        method["kind"] = method.pop("family")
+    anchors = method.get("anchors")
     if isinstance(anchors, dict) and anchors.get("mode") == "relative":
         anchors["mode"] = "constant"
     return config

@@ -11,13 +11,13 @@ from itertools import product
 import numpy as np
 import torch
 
+from raydis.config.train import EvaluationConfig
 from raydis.data import FactorDataset, Loader
 from raydis.errors import MetricError
 from raydis.methods.contract import Method, UnitMethod
 from raydis.metrics.checks import check_varying
 from raydis.metrics.protocol import NUM_DRAWS, PUBLISHED, SEARCH, Protocol, Scores, score, search_subgrid, unscored
 from raydis.metrics.reconstruction import psnr
-from raydis.trainconfig import EvaluationConfig
 
 RECONSTRUCTED_IMAGES = 1024
 # Codes become constant where too large steps kill all ReLUs of the encoder's head, and infinite where weights do.

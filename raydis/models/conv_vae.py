@@ -9,6 +9,7 @@ the encoder with its two heads has 310,228 parameters, the decoder 382,339. Othe
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 from torch import Tensor, nn
 
@@ -67,3 +68,10 @@ class ConvDecoder(nn.Module):
     def forward(self, latents: Tensor) -> Tensor:
         """Turn (B, input_dim) into logits of pixels, (B, C, H, W)."""
         return self.layers(latents)
+
+
+def dense_network(input_dim: int, hidden_dims: Sequence[int], output_dim: int) -> nn.Sequential:
+    """Return dense layers with leaky ReLUs (slope 0.2) between them: FactorVAE's discriminator."""
+    dims = (input_dim, *hidden_dims)
+    layers = [part for pair in pairwise(dims) for part in (nn.Linear(*pair), nn.LeakyReLU(0.2))]
+    return nn.Sequential(*layers, nn.Linear(dims[-1], output_dim))

@@ -17,12 +17,12 @@ from typing import Annotated, Any, Literal, Self
 import numpy as np
 from pydantic import Field, model_validator
 
-from raydis.config import DygaSdConfig, RunConfig
-from raydis.configfile import Tree, apply_overrides, field_paths, parse, read_yaml
+from raydis.config import RunConfig
+from raydis.config.files import Tree, apply_overrides, field_paths, parse, read_yaml
+from raydis.config.presets import expand
+from raydis.config.section import Model
 from raydis.errors import ConfigError
 from raydis.metrics.standing import DEFAULT_OBJECTIVES, Objective
-from raydis.presets import expand
-from raydis.section import Model
 
 NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
 FIXED_SECTIONS = {
@@ -200,9 +200,9 @@ class SweepSpec(Model):
                 "run.data.name=image_folder has no factors, so no score can rank the trials: "
                 "train one run with `python -m raydis train`"
             )
-        if not isinstance(self.run.method, DygaSdConfig):
+        if not self.run.method.scored:
             raise ValueError(
-                f"run.method.family={self.run.method.family} is a first stage without scores to rank trials by: "
+                f"run.method.kind={self.run.method.kind} is a first stage without scores to rank trials by: "
                 "train one run with `python -m raydis train`"
             )
         if self.run.evaluation.protocol == "none":

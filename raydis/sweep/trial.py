@@ -14,7 +14,7 @@ from typing import Any
 from ray import tune
 
 from raydis.config import DataConfig, RunConfig
-from raydis.configfile import parse
+from raydis.config.files import parse
 from raydis.errors import ClusterError, RaydisError, StoreError, final_error
 from raydis.sweep.spec import configure
 

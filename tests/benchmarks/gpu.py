@@ -36,6 +36,7 @@ import torch
 from torch import Tensor
 
 from raydis.config import EvaluationConfig, RunConfig
+from raydis.config.presets import expand
 from raydis.data import Loader
 from raydis.data.dataset import ArrayDataset
 from raydis.data.shapes3d import render_shapes3d
@@ -46,7 +47,6 @@ from raydis.engine.fit import Progress, Training, fit
 from raydis.metrics.importance import Estimator
 from raydis.metrics.protocol import PUBLISHED, score, vote
 from raydis.metrics.representation import per_unit_pca
-from raydis.presets import expand
 from tests.benchmarks.loader import PerSample
 from tests.benchmarks.packing import pack
 from tests.benchmarks.train_step import (

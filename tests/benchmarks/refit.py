@@ -19,9 +19,9 @@ from collections.abc import Callable
 import torch
 
 from raydis.config import RunConfig
+from raydis.config.presets import expand
 from raydis.engine.fit import Training
 from raydis.methods.dyga_sd import DygaSd
-from raydis.presets import expand
 from tests.benchmarks.train_step import make_dataset
 
 ROUNDS = 3

@@ -25,6 +25,7 @@ import torch
 from torch import Tensor
 
 from raydis.config import RunConfig
+from raydis.config.presets import expand
 from raydis.data import FactorDataset, open_dataset
 from raydis.data.loader import normalise
 from raydis.diffusion.samplers import SAMPLERS, sample
@@ -33,7 +34,6 @@ from raydis.engine.checkpoint import fetch_checkpoint
 from raydis.engine.editor import Editor
 from raydis.engine.fit import Training, fit
 from raydis.methods.dyga_sd import DygaSd
-from raydis.presets import expand
 from raydis.registry import default_cache
 
 SEED = 0

@@ -11,11 +11,11 @@ import torch
 
 from raydis.build import build_method
 from raydis.config import RunConfig
+from raydis.config.presets import expand
 from raydis.data import FactorDataset, open_dataset
 from raydis.data.dataset import ArrayDataset
 from raydis.engine.checkpoint import write_checkpoint
 from raydis.engine.editor import Editor
-from raydis.presets import expand
 
 
 class Unlabelled(ArrayDataset):

@@ -7,15 +7,15 @@ from collections.abc import Sequence
 import numpy as np
 import pytest
 import torch
+from raydis.engine.diagnose import Anchoring, UnitAnchoring, diagnose_anchors
 from torch import Tensor
 
 from raydis.build import build_method
 from raydis.config import RunConfig
+from raydis.config.presets import expand
 from raydis.data import Loader, open_dataset
-from raydis.engine.diagnose import Anchoring, UnitAnchoring, diagnose_anchors
 from raydis.methods.dyga_sd import DygaSd
 from raydis.metrics.telling import UnitLabel
-from raydis.presets import expand
 
 
 class Told(torch.nn.Module):

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from raydis.config import RunConfig
+from raydis.config.presets import expand
 from raydis.data import FactorDataset, open_dataset
 from raydis.engine.checkpoint import open_checkpoint
 from raydis.engine.finite import check_finite, not_finite
@@ -18,7 +19,6 @@ from raydis.engine.fit import Training
 from raydis.engine.group import Workers
 from raydis.engine.session import run_session
 from raydis.errors import FitError
-from raydis.presets import expand
 
 CPU = torch.device("cpu")
 Tiny = Callable[..., RunConfig]

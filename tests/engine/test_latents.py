@@ -39,7 +39,7 @@ def stage_run(tiny: Tiny, kind: str, **over: Any) -> RunConfig:
     """A run that trains a tiny first stage."""
     sections: dict[str, Any] = {
         "first_stage": {"kind": "pixel"},
-        "method": {"family": kind, **SIZES, **CODES[kind]},
+        "method": {"kind": kind, **SIZES, **CODES[kind]},
         "train": {"num_images": 320, "report_images": 160, "checkpoint_images": 160, "learning_rate": 3e-3},
         "evaluation": {"protocol": "none"},
     }
@@ -106,7 +106,7 @@ def test_an_interrupted_first_stage_goes_on_as_if_nothing_had_happened(
     tiny: Tiny, dataset: FactorDataset, tmp_path: Path, kind: str
 ) -> None:
     critic = {"discriminator_weight": 0.1, "discriminator_channels": [8], "discriminator_start_images": 200}
-    config = stage_run(tiny, kind, method={"family": kind, **SIZES, **CODES[kind], **critic})
+    config = stage_run(tiny, kind, method={"kind": kind, **SIZES, **CODES[kind], **critic})
     half, _, whole = run(config, dataset, tmp_path / "whole")
     training = Training(config, dataset, device=CPU)
     torch.manual_seed(12345)
@@ -123,9 +123,7 @@ def test_an_interrupted_first_stage_goes_on_as_if_nothing_had_happened(
 
 def test_an_editor_refuses_a_first_stage(trained: dict[str, Report]) -> None:
     assert trained["vq"].checkpoint is not None
-    with pytest.raises(
-        CheckpointError, match=r"is a first stage \(method.family=vq\), which has no units: open that of"
-    ):
+    with pytest.raises(CheckpointError, match=r"is a first stage \(method.kind=vq\), which has no units: open that of"):
         Editor.open(trained["vq"].checkpoint)
 
 
@@ -255,7 +253,7 @@ def test_a_diffusion_run_needs_its_first_stages_checkpoint_only_once(
         ("vq", {"latent_dim": 4}, r"has latent_dim=3: set first_stage\.latent_dim=3 instead of 4"),
         ("vq", {"stem_stride": 1, "multipliers": [1, 2, 2]}, r"has stem_stride=2: set first_stage\.stem_stride=2"),
         ("vq", {"multipliers": [2, 2]}, r"has multipliers=\[1, 2\]: set first_stage\.multipliers=\[1, 2\]"),
-        ("kl", {}, r"was trained as method\.family=vq, but first_stage\.kind=kl: set first_stage\.kind=vq"),
+        ("kl", {}, r"was trained as method\.kind=vq, but first_stage\.kind=kl: set first_stage\.kind=vq"),
     ],
 )
 def test_another_network_than_the_checkpoints_is_refused(
@@ -297,7 +295,7 @@ def test_a_checkpoint_that_is_not_there_or_is_no_first_stage_is_refused(
     ):
         next(fit(Training(nothing, dataset, device=CPU)))
     diffusion = behind(tiny, trained["vq"], stage={"checkpoint": str(checkpoint)})
-    with pytest.raises(ConfigError, match=r"method\.family=dyga_sd, but first_stage\.kind=vq: name another"):
+    with pytest.raises(ConfigError, match=r"method\.kind=dyga_sd, but first_stage\.kind=vq: name another"):
         next(fit(Training(diffusion, dataset, device=CPU)))
 
 

@@ -14,11 +14,11 @@ from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import allreduce_
 from torch.nn.parallel import DistributedDataParallel
 
 from raydis.config import RunConfig
+from raydis.config.presets import expand
 from raydis.data import Loader, open_dataset
 from raydis.engine.fit import Training, fit
 from raydis.engine.group import Workers
 from raydis.methods.contract import Draws
-from raydis.presets import expand
 from tests.double import ROUNDING, double_precision
 
 CPU = torch.device("cpu")

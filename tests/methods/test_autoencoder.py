@@ -22,7 +22,7 @@ def make(family: str = "vq", **options: object) -> AutoencoderMethod:
     tree = {
         "data": {"image_size": 16},
         "first_stage": {"kind": "pixel"},
-        "method": {"family": family, **SIZES, **codes, **options},
+        "method": {"kind": family, **SIZES, **codes, **options},
         "train": {"num_images": 1000},
         "evaluation": {"protocol": "none"},
     }
@@ -48,7 +48,7 @@ def gradients(module: nn.Module) -> list[Tensor]:
     return [torch.zeros_like(weight) if weight.grad is None else weight.grad.clone() for weight in module.parameters()]
 
 
-@pytest.mark.parametrize("family", ["vq", "kl"])
+@pytest.mark.parametrize("kind", ["vq", "kl"])
 def test_the_loss_is_the_absolute_error_and_the_weighted_loss_of_the_latents(family: str) -> None:
     weight = {"vq": {"codebook_weight": 0.5}, "kl": {"kl_weight": 0.5}}[family]
     method = make(family, **weight)
@@ -70,7 +70,7 @@ def test_the_published_weight_of_the_divergence_counts_sums_over_an_image() -> N
     torch.testing.assert_close(method(images(), draws), published)
 
 
-@pytest.mark.parametrize("family", ["vq", "kl"])
+@pytest.mark.parametrize("kind", ["vq", "kl"])
 def test_overfitting_a_few_images_lowers_the_loss_and_raises_the_psnr(family: str) -> None:
     method = make(family)
     method.start(images())

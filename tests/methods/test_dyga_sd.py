@@ -10,10 +10,10 @@ from torch import Tensor, nn
 
 from raydis.build import build_method
 from raydis.config import RunConfig
+from raydis.config.presets import expand
 from raydis.diffusion.samplers import SAMPLERS, Sampler
 from raydis.methods.contract import Draws
 from raydis.methods.dyga_sd import DygaSd
-from raydis.presets import expand
 
 SIZE, UNITS, DIM = 16, 4, 8  # of the tiny preset
 

@@ -13,9 +13,9 @@ from PIL import Image
 
 from raydis.build import build_method
 from raydis.config import RunConfig
+from raydis.config.presets import expand
 from raydis.engine.checkpoint import write_checkpoint
 from raydis.engine.editor import Editor
-from raydis.presets import expand
 from raydis.registry import ModelRef, Registry
 from raydis.serve.model import ServedModel
 from raydis.store import open_store

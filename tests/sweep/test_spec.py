@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 
 from raydis.config import RunConfig
-from raydis.configfile import parse
+from raydis.config.files import parse
+from raydis.config.presets import expand
 from raydis.errors import ConfigError
-from raydis.presets import expand
 from raydis.sweep.spec import MAX_CORNERS, SweepSpec, configure, corners, load_spec, value_at
 
 UNITS = {"method.num_units": {"kind": "int", "low": 4, "high": 6}}

@@ -15,11 +15,11 @@ import torch
 from ray import tune
 
 from raydis.config import RunConfig
+from raydis.config.presets import expand
 from raydis.engine.checkpoint import open_checkpoint
 from raydis.engine.device import use_threads
 from raydis.engine.fit import Training
 from raydis.errors import ClusterError, StoreError
-from raydis.presets import expand
 from raydis.store.lease import LeaseTaken
 from raydis.sweep.trial import run_trial
 

@@ -10,9 +10,9 @@ import pytest
 import torch
 
 from raydis.config import RunConfig
+from raydis.config.presets import expand
 from raydis.data import open_dataset
 from raydis.engine.fit import Training
-from raydis.presets import expand
 from raydis.store.lease import LeaseLost
 from raydis.train.report import report_session
 

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from raydis.config import AnchorConfig
+from raydis.config.dyga_sd import AnchorConfig
 from raydis.diffusion.objective import Objective, add_noise
 from raydis.diffusion.samplers import PredictSample, Sampler, ddim_invert, sample
 from raydis.methods.contract import Batch, Draws, FactorTable, Losses, Move, TokenCloud, UnitMethod

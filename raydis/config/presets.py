@@ -11,7 +11,7 @@ from __future__ import annotations
 import copy
 from typing import Any
 
-from raydis.configfile import merge
+from raydis.config.files import merge
 from raydis.errors import ConfigError
 
 Tree = dict[str, Any]
@@ -19,7 +19,7 @@ Tree = dict[str, Any]
 REFERENCE: Tree = {
     "data": {"name": "shapes3d_procedural", "image_size": 64},
     "first_stage": {"kind": "patch_pca", "patch_size": 4, "latent_dim": 12},
-    "method": {"family": "dyga_sd"},
+    "method": {"kind": "dyga_sd"},
     "train": {"precision": "bf16"},  # the release trains in fp32
     # EncDiff's published curve on 3D Shapes (FactorVAE / DCI by images): 0.48 M 0.77/0.53, 0.96 M 0.97/0.73,
     # 1.92 M 1.00/0.93, 3.36 M 1.00/0.95. Half of what there is to know is known after a tenth of the budget.
@@ -34,7 +34,7 @@ SMALL: Tree = {
     },
     "first_stage": {"kind": "patch_pca", "patch_size": 8, "latent_dim": 24},
     "method": {
-        "family": "dyga_sd",
+        "kind": "dyga_sd",
         "num_units": 12,
         "unit_dim": 16,
         "encoder": {
@@ -79,7 +79,7 @@ TINY: Tree = {
     },
     "first_stage": {"kind": "patch_pca", "patch_size": 4, "latent_dim": 6},
     "method": {
-        "family": "dyga_sd",
+        "kind": "dyga_sd",
         "num_units": 4,
         "unit_dim": 8,
         "encoder": {
@@ -115,7 +115,7 @@ TINY: Tree = {
 VQ: Tree = {
     "data": REFERENCE["data"],
     "first_stage": {"kind": "pixel"},
-    "method": {"family": "vq"},
+    "method": {"kind": "vq"},
     "train": {
         "batch_size": 256,
         "learning_rate": 4.5e-4,
@@ -131,7 +131,7 @@ VQ_SMALL: Tree = {
     "data": SMALL["data"],
     "first_stage": {"kind": "pixel"},
     "method": {
-        "family": "vq",
+        "kind": "vq",
         "stem_stride": 4,
         "model_dim": 32,
         "multipliers": [1, 2],
@@ -158,16 +158,16 @@ PRESETS: dict[str, Tree] = {
     "small": SMALL,
     "tiny": TINY,
     "vq": VQ,
-    "kl": {**VQ, "method": {"family": "kl"}},
+    "kl": {**VQ, "method": {"kind": "kl"}},
     "vq_small": VQ_SMALL,
-    "kl_small": {**VQ_SMALL, "method": {**VQ_SMALL["method"], "family": "kl", "latent_dim": 8}},
+    "kl_small": {**VQ_SMALL, "method": {**VQ_SMALL["method"], "kind": "kl", "latent_dim": 8}},
 }
 
 
 def expand(tree: Tree) -> Tree:
     """Replace a `preset: NAME` entry by that preset, overridden by the other entries of `tree`.
 
-    A section that chooses another variant (another data.name, first_stage.kind or method.family) starts from that
+    A section that chooses another variant (another data.name, first_stage.kind or method.kind) starts from that
     variant's defaults instead of mixing two.
 
     Raises:
@@ -180,7 +180,7 @@ def expand(tree: Tree) -> Tree:
         raise ConfigError(f"unknown preset {name!r}: use one of {', '.join(PRESETS)}")
     base = copy.deepcopy(PRESETS[name])
     over = {key: value for key, value in tree.items() if key != "preset"}
-    for section, variant in (("data", "name"), ("first_stage", "kind"), ("method", "family")):
+    for section, variant in (("data", "name"), ("first_stage", "kind"), ("method", "kind")):
         wanted = over.get(section)
         chosen = wanted.get(variant) if isinstance(wanted, dict) else None
         if chosen is not None and chosen != base[section].get(variant):
