@@ -313,7 +313,7 @@ def test_report_writes_a_page(run: Run, checkpoint: Path, tmp_path: Path) -> Non
 def test_an_output_that_cannot_be_written_is_told_before_the_checkpoint_is_opened(
     run: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, verb: str
 ) -> None:
-    monkeypatch.setattr("raydis.cli._open_editor", lambda *_: pytest.fail("the checkpoint was opened"))
+    monkeypatch.setattr("raydis.engine.editor.Editor.open", lambda *_, **__: pytest.fail("the checkpoint was opened"))
     monkeypatch.chdir(tmp_path)
     (tmp_path / "a.png").mkdir()
     (tmp_path / "file").write_text("")

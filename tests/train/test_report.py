@@ -12,8 +12,8 @@ import torch
 from raydis.config import RunConfig
 from raydis.data import open_dataset
 from raydis.engine.fit import Training
+from raydis.errors import LeaseLost
 from raydis.presets import expand
-from raydis.store.lease import LeaseLost
 from raydis.train.report import report_session
 
 
