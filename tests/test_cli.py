@@ -178,6 +178,7 @@ def test_a_gpu_that_the_cluster_lacks_is_told_with_what_it_has(
 ) -> None:
     monkeypatch.setattr(trainer, "ray_cluster", contextlib.nullcontext)
     monkeypatch.setattr(trainer, "cluster_nodes", lambda: [{"CPU": 2.0}])
+    monkeypatch.setattr(trainer, "cluster_grows", lambda: False)
     outcome = run("train", "--preset", "tiny", "--set", "compute.device=cuda", "--storage", tmp_path)
     refused(
         outcome,
