@@ -62,6 +62,18 @@ class DataError(RaydisError):
     exit_code = DATA
 
 
+class PictureError(DataError):
+    """A picture cannot be decoded. The message completes "the picture ..."."""
+
+
+class UnknownPicture(PictureError):
+    """The bytes are of none of the formats that were asked for."""
+
+
+class TooManyPixels(PictureError):
+    """The picture is one, but too large to be decoded."""
+
+
 class ImageError(RaydisError):
     """The bytes are no image that can be used."""
 
@@ -110,6 +122,14 @@ class StoreMissing(StoreError):
 
 class StoreConflict(StoreError):
     """A conditional write lost: the key exists already, or its tag is no longer the one given."""
+
+
+class LeaseTaken(StoreError):
+    """Somebody else holds the lease, and renews it."""
+
+
+class LeaseLost(StoreError):
+    """The lease was taken over, because its holder did not renew it in time."""
 
 
 class RegistryError(RaydisError):

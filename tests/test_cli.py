@@ -23,8 +23,8 @@ from raydis.config import DataConfig, PixelStage, RunConfig
 from raydis.config.presets import expand
 from raydis.data import open_dataset
 from raydis.engine.editor import Editor
-from raydis.engine.fit import Training
 from raydis.engine.session import run_session
+from raydis.engine.state import Training
 from raydis.errors import CHECKPOINT, DATA, OUTPUT, REGISTRY, RESOURCES, STORAGE, USAGE
 from raydis.registry.manifest import verify
 from raydis.report.grids import draw_swaps, draw_traversal
@@ -178,6 +178,7 @@ def test_a_gpu_that_the_cluster_lacks_is_told_with_what_it_has(
 ) -> None:
     monkeypatch.setattr(trainer, "ray_cluster", contextlib.nullcontext)
     monkeypatch.setattr(trainer, "cluster_nodes", lambda: [{"CPU": 2.0}])
+    monkeypatch.setattr(trainer, "cluster_grows", lambda: False)
     outcome = run("train", "--preset", "tiny", "--set", "compute.device=cuda", "--storage", tmp_path)
     refused(
         outcome,
@@ -313,7 +314,7 @@ def test_report_writes_a_page(run: Run, checkpoint: Path, tmp_path: Path) -> Non
 def test_an_output_that_cannot_be_written_is_told_before_the_checkpoint_is_opened(
     run: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, verb: str
 ) -> None:
-    monkeypatch.setattr("raydis.cli._open_editor", lambda *_: pytest.fail("the checkpoint was opened"))
+    monkeypatch.setattr("raydis.engine.editor.Editor.open", lambda *_, **__: pytest.fail("the checkpoint was opened"))
     monkeypatch.chdir(tmp_path)
     (tmp_path / "a.png").mkdir()
     (tmp_path / "file").write_text("")

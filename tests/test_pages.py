@@ -32,8 +32,8 @@ from raydis.config import RunConfig
 from raydis.config.files import apply_overrides, parse
 from raydis.config.presets import expand
 from raydis.data import open_dataset
-from raydis.engine.fit import Training
 from raydis.engine.session import run_session
+from raydis.engine.state import Training
 from raydis.errors import ConfigError
 from raydis.registry import Registry
 from raydis.serve.api import router

@@ -16,7 +16,7 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from raydis.data.metadata import JPEG_SIGNATURE, PNG_SIGNATURE, orientation, without_metadata
-from raydis.errors import DataError
+from raydis.errors import PictureError, TooManyPixels, UnknownPicture
 
 BACKGROUND = (128, 128, 128)  # behind transparent pixels: the middle of the range, which is 0 for a model
 MAX_PIXELS = 64_000_000  # of one picture; larger ones are refused before they are decoded
@@ -43,18 +43,6 @@ _TURNED = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-
-
-class PictureError(DataError):
-    """A picture cannot be decoded. The message completes "the picture ..."."""
-
-
-class UnknownPicture(PictureError):
-    """The bytes are of none of the formats that were asked for."""
-
-
-class TooManyPixels(PictureError):
-    """The picture is one, but too large to be decoded."""
 
 
 def decode_picture(

@@ -12,11 +12,11 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 
 from raydis.data.cache import fingerprint_files
-from raydis.data.decode import FORMATS, SUFFIXES, PictureError, UnknownPicture, begins_as_picture, decode_picture
+from raydis.data.decode import FORMATS, SUFFIXES, begins_as_picture, decode_picture
 from raydis.data.folder import FileKind, counted, find_files, name_all, report_skipped, shown
 from raydis.data.signature import signature
 from raydis.data.source import Source
-from raydis.errors import DataError
+from raydis.errors import DataError, PictureError, UnknownPicture
 
 DECODER = 2  # raised whenever the same files would become other images; 2: transparent pictures lie over grey
 MAX_FILE_BYTES = 1 << 30

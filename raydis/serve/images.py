@@ -10,8 +10,8 @@ import io
 import numpy as np
 from PIL import Image
 
-from raydis.data.decode import PictureError, TooManyPixels, UnknownPicture, decode_picture
-from raydis.errors import ImageError, ImageTooLarge
+from raydis.data.decode import decode_picture
+from raydis.errors import ImageError, ImageTooLarge, PictureError, TooManyPixels, UnknownPicture
 
 FORMATS = ("PNG", "JPEG", "WEBP")
 MEDIA_TYPES = ("image/png", "image/jpeg", "image/webp")

@@ -20,7 +20,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from raydis.errors import StoreConflict, StoreError, StoreMissing
+from raydis.errors import LeaseLost, LeaseTaken, StoreConflict, StoreError, StoreMissing
 from raydis.store.base import Store
 
 log = logging.getLogger(__name__)
@@ -30,14 +30,6 @@ STALE_S = 60.0  # without a renewal, after which a holder counts as gone: longer
 POLL_S = 1.0
 
 Record = dict[str, Any]
-
-
-class LeaseTaken(StoreError):
-    """Somebody else holds the lease, and renews it."""
-
-
-class LeaseLost(StoreError):
-    """The lease was taken over, because its holder did not renew it in time."""
 
 
 class Lease:

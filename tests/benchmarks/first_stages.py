@@ -27,8 +27,8 @@ from raydis.config import RunConfig
 from raydis.config.files import merge
 from raydis.config.presets import expand
 from raydis.data import FactorDataset, open_dataset
-from raydis.engine.fit import Training
 from raydis.engine.session import Report, run_session
+from raydis.engine.state import Training
 from raydis.methods.dyga_sd import DygaSd
 from raydis.metrics.reconstruction import psnr
 

@@ -43,7 +43,8 @@ from raydis.data.shapes3d import render_shapes3d
 from raydis.engine.accelerate import WARMUP_CALLS, Captured, CudaGraph
 from raydis.engine.breakdown import describe, measure_ceilings, seconds, take_apart
 from raydis.engine.evaluate import encode_images, evaluate
-from raydis.engine.fit import Progress, Training, fit
+from raydis.engine.fit import fit
+from raydis.engine.state import Progress, Training
 from raydis.metrics.importance import Estimator
 from raydis.metrics.protocol import PUBLISHED, score, vote
 from raydis.metrics.representation import per_unit_pca

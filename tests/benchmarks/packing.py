@@ -26,7 +26,7 @@ from torch import nn
 from torch.func import functional_call, grad, stack_module_state, vmap
 
 from raydis.engine.breakdown import seconds
-from raydis.engine.fit import Training
+from raydis.engine.state import Training
 from tests.benchmarks.train_step import make_config, make_dataset
 
 SEED = 0

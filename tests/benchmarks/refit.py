@@ -20,7 +20,7 @@ import torch
 
 from raydis.config import RunConfig
 from raydis.config.presets import expand
-from raydis.engine.fit import Training
+from raydis.engine.state import Training
 from raydis.methods.dyga_sd import DygaSd
 from tests.benchmarks.train_step import make_dataset
 

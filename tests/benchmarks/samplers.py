@@ -32,7 +32,8 @@ from raydis.diffusion.samplers import SAMPLERS, sample
 from raydis.diffusion.schedule import alpha_bars
 from raydis.engine.checkpoint import fetch_checkpoint
 from raydis.engine.editor import Editor
-from raydis.engine.fit import Training, fit
+from raydis.engine.fit import fit
+from raydis.engine.state import Training
 from raydis.methods.dyga_sd import DygaSd
 from raydis.registry import default_cache
 

@@ -21,7 +21,7 @@ import numpy as np
 import torch
 
 from raydis.engine.device import use_threads
-from raydis.engine.fit import Training
+from raydis.engine.state import Training
 from raydis.metrics.dci import dci
 from raydis.metrics.importance import Estimator
 from tests.benchmarks.train_step import make_config, make_dataset

@@ -37,7 +37,8 @@ from raydis.config.presets import expand
 from raydis.data.dataset import ArrayDataset
 from raydis.diffusion.schedule import alpha_bars
 from raydis.engine.breakdown import seconds
-from raydis.engine.fit import Training, fit
+from raydis.engine.fit import fit
+from raydis.engine.state import Training
 from tests.benchmarks.plain import PlainUNet, copy_unet, plain_encoder
 
 SEED = 0

@@ -16,8 +16,8 @@ from raydis.config.presets import expand
 from raydis.data import open_dataset
 from raydis.engine.checkpoint import open_checkpoint
 from raydis.engine.editor import Editor
-from raydis.engine.fit import Training
 from raydis.engine.session import run_session
+from raydis.engine.state import Training
 from raydis.metrics.telling import UnitLabel
 from raydis.registry import ModelRef
 from raydis.report import grids, page

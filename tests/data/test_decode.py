@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from raydis.data.decode import BACKGROUND, FORMATS, PictureError, TooManyPixels, UnknownPicture, decode_picture
+from raydis.data.decode import BACKGROUND, FORMATS, decode_picture
+from raydis.errors import PictureError, TooManyPixels, UnknownPicture
 
 SHAPE = (16, 16, 3)
 PIXELS = np.random.default_rng(0).integers(0, 256, (16, 16, 3), np.uint8)

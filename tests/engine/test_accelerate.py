@@ -13,8 +13,9 @@ from raydis.config import ComputeConfig, RunConfig
 from raydis.data import FactorDataset
 from raydis.engine.accelerate import WARMUP_CALLS, Captured, compile_blocks, naming_compiler_errors, resolve_mode
 from raydis.engine.checkpoint import open_checkpoint
-from raydis.engine.fit import Training, fit
+from raydis.engine.fit import fit
 from raydis.engine.session import run_session
+from raydis.engine.state import Training
 from raydis.errors import FitError, ResourceError
 from raydis.models.blocks import ResBlock, TokenTransformer
 

@@ -11,7 +11,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from raydis.config import RunConfig
 from raydis.data import FactorDataset
 from raydis.engine.breakdown import PHASES, Breakdown, Ceilings, OpCounter, Phase, describe, take_apart
-from raydis.engine.fit import Training
+from raydis.engine.state import Training
 
 
 def counted(call: Callable[[], object]) -> tuple[int, int]:

@@ -16,7 +16,8 @@ import torch
 from safetensors.torch import load_file
 
 import raydis
-from raydis.config import AnchorConfig, DygaSdConfig, RunConfig
+from raydis.config import RunConfig
+from raydis.config.dyga_sd import AnchorConfig, DygaSdConfig
 from raydis.data import open_dataset
 from raydis.engine.checkpoint import TrainingState, code_revision, open_checkpoint, write_checkpoint
 from raydis.errors import CheckpointError

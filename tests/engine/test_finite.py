@@ -15,9 +15,9 @@ from raydis.config.presets import expand
 from raydis.data import FactorDataset, open_dataset
 from raydis.engine.checkpoint import open_checkpoint
 from raydis.engine.finite import check_finite, not_finite
-from raydis.engine.fit import Training
 from raydis.engine.group import Workers
 from raydis.engine.session import run_session
+from raydis.engine.state import Training
 from raydis.errors import FitError
 
 CPU = torch.device("cpu")

@@ -16,10 +16,11 @@ from raydis.data import FactorDataset, Loader
 from raydis.data.dataset import ArrayDataset
 from raydis.engine.checkpoint import open_checkpoint
 from raydis.engine.evaluate import encode_images
-from raydis.engine.fit import Progress, Training, fit
+from raydis.engine.fit import fit
 from raydis.engine.group import Workers
 from raydis.engine.plan import learning_rate, seed_of
 from raydis.engine.session import run_session
+from raydis.engine.state import Progress, Training
 from raydis.errors import CheckpointError, ConfigError, FitError
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -14,9 +14,10 @@ from raydis.data import FactorDataset, Loader, open_dataset
 from raydis.data.dataset import ArrayDataset
 from raydis.engine.checkpoint import open_checkpoint
 from raydis.engine.editor import Editor
-from raydis.engine.fit import Training, fit
+from raydis.engine.fit import fit
 from raydis.engine.latents import open_latents
 from raydis.engine.session import Report, run_session
+from raydis.engine.state import Training
 from raydis.errors import CheckpointError, ConfigError
 from raydis.methods.autoencoder import AutoencoderMethod
 from raydis.methods.contract import Draws

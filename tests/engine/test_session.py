@@ -16,9 +16,9 @@ from raydis.data.space import FactorSpace
 from raydis.engine.checkpoint import open_checkpoint
 from raydis.engine.editor import Editor
 from raydis.engine.evaluate import evaluate
-from raydis.engine.fit import Progress, Training
 from raydis.engine.group import Workers
 from raydis.engine.session import run_session
+from raydis.engine.state import Progress, Training
 from raydis.errors import MetricError
 from raydis.metrics.telling import label_units
 

@@ -16,8 +16,9 @@ from torch.nn.parallel import DistributedDataParallel
 from raydis.config import RunConfig
 from raydis.config.presets import expand
 from raydis.data import Loader, open_dataset
-from raydis.engine.fit import Training, fit
+from raydis.engine.fit import fit
 from raydis.engine.group import Workers
+from raydis.engine.state import Training
 from raydis.methods.contract import Draws
 from tests.double import ROUNDING, double_precision
 

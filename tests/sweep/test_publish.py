@@ -17,8 +17,8 @@ import torch
 from raydis.config.files import parse
 from raydis.config.presets import expand
 from raydis.data import open_dataset
-from raydis.engine.fit import Training
 from raydis.engine.session import run_session
+from raydis.engine.state import Training
 from raydis.metrics import protocol
 from raydis.registry import Registry
 from raydis.store import LocalStore

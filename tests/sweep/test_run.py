@@ -136,6 +136,7 @@ def sweep(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
     def sweep(grid: Grid) -> SweepResult:
         monkeypatch.setattr(run, "ray_cluster", contextlib.nullcontext)
         monkeypatch.setattr(run, "cluster_nodes", lambda: [{"CPU": 2.0}])
+        monkeypatch.setattr(run, "cluster_grows", lambda: False)
         monkeypatch.setattr(run, "check_data", lambda spec: None)
         monkeypatch.setattr(run, "check_storage", lambda store, key: None)
         monkeypatch.setattr(run.tune, "Tuner", grid)

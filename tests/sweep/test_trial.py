@@ -18,9 +18,8 @@ from raydis.config import RunConfig
 from raydis.config.presets import expand
 from raydis.engine.checkpoint import open_checkpoint
 from raydis.engine.device import use_threads
-from raydis.engine.fit import Training
-from raydis.errors import ClusterError, StoreError
-from raydis.store.lease import LeaseTaken
+from raydis.engine.state import Training
+from raydis.errors import ClusterError, LeaseTaken, StoreError
 from raydis.sweep.trial import run_trial
 
 PLAN = {"num_images": 96, "report_images": 32, "checkpoint_images": 64}

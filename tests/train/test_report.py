@@ -12,8 +12,8 @@ import torch
 from raydis.config import RunConfig
 from raydis.config.presets import expand
 from raydis.data import open_dataset
-from raydis.engine.fit import Training
-from raydis.store.lease import LeaseLost
+from raydis.engine.state import Training
+from raydis.errors import LeaseLost
 from raydis.train.report import report_session
 
 
