@@ -105,7 +105,8 @@ def _profile(config: Any) -> str:
 
 def _print_report(row: dict[str, Any]) -> None:
     if not row["finished"]:  # the last report scores what the one before it has trained
-        typer.echo(f"{row['images_seen']} of {row['num_images']} images  loss {row['loss']:.4f}", err=True)
+        loss = "" if row["loss"] is None else f"  loss {row['loss']:.4f}"
+        typer.echo(f"{row['images_seen']} of {row['num_images']} images{loss}", err=True)
 
 
 def _pick_images(editor: Any, images: list[Path], count: int) -> Any:

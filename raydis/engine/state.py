@@ -58,9 +58,9 @@ class Progress:
     finished: bool
 
     @property
-    def loss(self) -> float:
-        """The loss of the first move; NaN for a method without moves."""
-        return self.losses.get("loss", float("nan"))
+    def loss(self) -> float | None:
+        """The loss of the first move; None for a method without moves."""
+        return self.losses.get("loss")
 
 
 class Training:
