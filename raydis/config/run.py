@@ -64,6 +64,7 @@ class RunConfig(Model):
                 )
             case VqStage() | KlStage() as stage:
                 stage.check_image_size(self.data.image_size, "first_stage")
+        self.method.check(self)
         if not self.method.uses_first_stage and not isinstance(self.first_stage, PatchPcaStage | PixelStage):
             raise ValueError(
                 f"method.kind={self.method.kind} sees the pixels themselves: remove "
@@ -79,7 +80,6 @@ class RunConfig(Model):
                 f"method.kind={self.method.kind} has no units to score: set evaluation.protocol=none instead of "
                 f"{self.evaluation.protocol}"
             )
-        self.method.check(self)
         if self.train.batch_size % self.compute.num_workers:
             raise ValueError(
                 f"train.batch_size={self.train.batch_size} must be a multiple of "
