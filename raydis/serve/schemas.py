@@ -105,7 +105,7 @@ class UnitCode(BaseModel):
 
     index: int
     value: float = Field(description="The unit's number, which `set` and `shift` of an edit change.")
-    facts: dict[str, float] = Field(
+    facts: dict[str, int | float] = Field(
         description="What the method states beside it. DyGA+SD: `component` of the unit's mixture that it belongs to, "
         "-1 for none, and its posterior probability `responsibility`."
     )

@@ -36,7 +36,7 @@ def write_tiny() -> Callable[..., Path]:
         images = torch.rand(200, 3, 16, 16) * 2 - 1
         units = method.eval().units(images)
         method.first_stage.fit(images)
-        method.set_unit_quantiles(units)
+        method.calibrate([images])
         method.anchors.fit(
             method.encoder.tokens(units).detach(),
             num_gaussians=2,
