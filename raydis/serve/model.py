@@ -21,7 +21,8 @@ import torch
 
 from raydis.config import ComputeConfig
 from raydis.engine.device import resolve_device
-from raydis.engine.editor import Editor, Sampling, choose_sampling
+from raydis.engine.editor import Editor
+from raydis.engine.sampling import Sampling, choose_sampling
 from raydis.errors import CheckpointError
 from raydis.registry import ModelRef, Registry, default_cache
 

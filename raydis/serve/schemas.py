@@ -9,7 +9,8 @@ from fastapi import UploadFile
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, Json
 
 from raydis.diffusion.samplers import Sampler
-from raydis.engine.editor import DEFAULT_SAMPLER, DEFAULT_STEPS, UnitInfo
+from raydis.engine.editor import UnitInfo
+from raydis.engine.sampling import DEFAULT_SAMPLER, DEFAULT_STEPS
 from raydis.metrics.telling import Kind
 from raydis.serve.model import MAX_STEPS, Codes, ServedModel
 from raydis.serve.service import Edited
@@ -106,8 +107,8 @@ class UnitCode(BaseModel):
     index: int
     value: float = Field(description="The unit's number, which `set` and `shift` of an edit change.")
     facts: dict[str, int | float] = Field(
-        description="What the method states beside it. DyGA+SD: `component` of the unit's mixture that it belongs to, "
-        "-1 for none, and its posterior probability `responsibility`."
+        description="What the method states beside it, by name, such as the `component` of the unit's mixture that it "
+        "belongs to, -1 for none, and the posterior probability of that, `responsibility`. Empty for most methods."
     )
 
 

@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 
 from raydis.engine.device import use_threads
-from raydis.engine.editor import Sampling
+from raydis.engine.sampling import Sampling
 from raydis.serve.batcher import Batcher
 from raydis.serve.images import decode_image, encode_png
 from raydis.serve.model import Codes, Drawing, ServedModel
