@@ -65,6 +65,14 @@ class Workers:
             for tensor, mean in zip(alike, flat.split([tensor.numel() for tensor in alike]), strict=True):
                 tensor.copy_(mean.view_as(tensor))
 
+    def gather(self, tensor: Tensor) -> Tensor:
+        """Return the equal shares of all workers in order, (world_size * B, ...) of B rows each; without gradients."""
+        if self.world_size == 1:
+            return tensor
+        shares = [torch.empty_like(tensor) for _ in range(self.world_size)]
+        torch.distributed.all_gather(shares, tensor.detach())
+        return torch.cat(shares)
+
     def mean(self, value: Tensor) -> float:
         """Return the mean of a scalar that each worker has."""
         total = value.clone()

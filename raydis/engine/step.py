@@ -93,10 +93,14 @@ def make_moves(training: Training, batch: Batch, mark: Mark = lambda phase: None
 
 
 def backward(training: Training, move: Move, batch: Batch, mark: Mark = lambda phase: None) -> Losses:
-    """Add up the gradients of a move over the equal parts of this worker's batch; return the mean losses."""
-    num_parts = 1 if move.couples else training.num_parts
+    """Add up the gradients of a move over the equal parts of this worker's batch; return the mean losses.
+
+    A move that couples the images of a batch sees those of all workers at once.
+    """
+    parts = [gather(training, batch)] if move.couples else batch.split(training.num_parts)
+    num_parts = len(parts)
     totals: Losses = {}
-    for part in batch.split(num_parts):
+    for part in parts:
         losses = {name: loss / num_parts for name, loss in forward(training, move, part).items()}
         mark("forward")
         losses["loss"].backward()
@@ -104,6 +108,11 @@ def backward(training: Training, move: Move, batch: Batch, mark: Mark = lambda p
         for name, loss in losses.items():
             totals[name] = totals[name] + loss.detach() if name in totals else loss.detach()
     return totals
+
+
+def gather(training: Training, batch: Batch) -> Batch:
+    """Return the whole batch, of which every worker holds a share."""
+    return Batch.of({name: training.workers.gather(tensor) for name, tensor in batch.tensors().items()})
 
 
 def forward(training: Training, move: Move, part: Batch) -> Losses:
