@@ -67,7 +67,8 @@ class PcaIca(UnitMethod):
         """Fit both maps to images in [-1, 1].
 
         Raises:
-            FitError: fewer images or pixels than units, or FastICA does not converge.
+            FitError: fewer images or pixels than units, images that vary in fewer directions, or no convergence of
+                FastICA.
         """
         pixels = torch.cat([images.flatten(1).cpu() for images in parts]).numpy()  # (M, P)
         if min(pixels.shape) < self.num_units:
@@ -84,6 +85,14 @@ class PcaIca(UnitMethod):
             random_state=seed,
         )
         whitened = pca.fit_transform(pixels)
+        deviations = torch.from_numpy(pca.explained_variance_).sqrt()  # (N,), falling
+        # Rounding alone gives the others a deviation, which whitening would make as large as that of the first.
+        varying = int((deviations > 10 * torch.finfo(deviations.dtype).eps * deviations[0]).sum())
+        if varying < self.num_units:
+            raise FitError(
+                f"{len(pixels)} images vary in {varying} directions, fewer than num_units={self.num_units}: lower "
+                "method.num_units, or take more or other images"
+            )
         with warnings.catch_warnings():
             warnings.simplefilter("error", ConvergenceWarning)
             try:
@@ -93,7 +102,6 @@ class PcaIca(UnitMethod):
                     f"FastICA did not converge within {self.max_iterations} iterations: raise method.max_iterations or "
                     "method.tolerance, or lower method.num_units"
                 ) from error
-        deviations = torch.from_numpy(pca.explained_variance_).sqrt()  # (N,)
         axes = torch.from_numpy(pca.components_)  # (N, P), orthonormal
         rotation = torch.from_numpy(ica.components_)  # (N, N), orthogonal
         self.mean.copy_(torch.from_numpy(pca.mean_))
