@@ -208,7 +208,7 @@ def _unknown_key(path: tuple[Any, ...], model: type[BaseModel], tree: Tree) -> s
 
 
 def _fits(section: type[BaseModel], node: Any) -> bool:
-    """Whether the node's tags (`kind`, `family`: fields with a single allowed value) are this section's."""
+    """Whether the node's tags (`kind`: a field with a single allowed value) are this section's."""
     tags = {
         name: get_args(field.annotation)
         for name, field in section.model_fields.items()
