@@ -15,6 +15,7 @@ from collections.abc import Sequence
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.func import functional_call
 
 from raydis.methods.beta_vae import BetaVae, bernoulli_loss, gaussian_kl
 from raydis.methods.contract import Batch, Draws, Losses, Move
@@ -86,7 +87,8 @@ class FactorVae(BetaVae):
         mean, log_variance, codes = self.sample_posterior(batch.images, batch.draws["noise"])
         reconstruction = bernoulli_loss(self.decoder(codes), batch.images)
         kl = gaussian_kl(mean, log_variance)
-        joint, shuffled = at_least_single(self.discriminator(codes)).unbind(1)
+        constant = {name: weight.detach() for name, weight in self.discriminator.named_parameters()}
+        joint, shuffled = at_least_single(functional_call(self.discriminator, constant, (codes,))).unbind(1)
         total_correlation = (joint - shuffled).mean()
         loss = reconstruction + kl + self.gamma * total_correlation
         return {"loss": loss, "reconstruction": reconstruction, "kl": kl, "total_correlation": total_correlation}
