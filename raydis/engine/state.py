@@ -17,8 +17,9 @@ from torch import Tensor
 from raydis.build import build_method
 from raydis.config import RunConfig
 from raydis.data import FactorDataset, Loader
+from raydis.data.loader import images_at_once
 from raydis.engine.accelerate import resolve_mode
-from raydis.engine.checkpoint import Checkpoint, TrainingState
+from raydis.engine.checkpoint import Checkpoint, TrainingState, migrate_training
 from raydis.engine.group import Workers
 from raydis.engine.latents import Latents, fill_first_stage, open_latents
 from raydis.engine.plan import num_parts
@@ -28,6 +29,7 @@ from raydis.methods.contract import Method, Move
 log = logging.getLogger(__name__)
 
 CALIBRATION_IMAGES = 4096
+START_PARTS = 8  # of `images_at_once`: 4096 images up to 64 px, fewer of larger ones, which one float tensor holds
 
 
 @dataclass(frozen=True)
@@ -96,7 +98,8 @@ class Training:
         self.num_parts = num_parts(self.loader.local_batch_size, config.compute.max_batch_size)
         torch.manual_seed(seed_of(config.seed))
         self.method = build_method(config, dataset.image_shape[2]).to(device)
-        num_started = min(self.method.start_images, len(dataset))
+        wanted = self.method.start_images or START_PARTS * images_at_once(dataset.image_shape[0])
+        num_started = min(wanted, len(dataset))
         if self.workers.rank == 0:
             generator = torch.Generator(device).manual_seed(seed_of(config.seed, Stream.START))
             self.method.start(self.loader.gather_in_parts(self.sample(num_started, Sample.START)), generator)
@@ -216,7 +219,8 @@ class Training:
     def resume(self, checkpoint: Checkpoint) -> None:
         """Continue from a checkpoint of the same configuration and data. Raises CheckpointError for another."""
         checkpoint.check_belongs(self.config, self.dataset)
-        tensors, values = (kept := checkpoint.training()).tensors, kept.values
+        kept = migrate_training(checkpoint.training(), [move.name for move in self.method.moves])
+        tensors, values = kept.tensors, kept.values
         self.average.load_state_dict(checkpoint.weights())
         self.method.load_state_dict(_below("method.", tensors))
         for move in self.method.moves:

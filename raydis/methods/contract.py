@@ -93,13 +93,13 @@ class Method(nn.Module, abc.ABC):
     """A trainable method. Everything that changes its results is in its state dict.
 
     Attributes:
-        start_images: images that `start` is given.
+        start_images: images that `start` is given; None for as many as one float tensor may hold, see `Training`.
         refit_images: images between two calls of `refit`; None where there is nothing to refit.
         refit_samples: images that `refit` is given.
         second_batch: whether a step takes a second, independent batch; see `Batch.others`.
     """
 
-    start_images: int = 4096
+    start_images: int | None = None
     refit_images: int | None = None
     refit_samples: int = 0
     second_batch: bool = False
