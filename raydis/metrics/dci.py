@@ -21,7 +21,6 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from sklearn.utils.parallel import Parallel, delayed
 
 from raydis.errors import MetricError
 from raydis.metrics.checks import Status, check_table, constant_factors, invalid_reason, varying_factors
@@ -129,6 +128,8 @@ def _fit_factors(
 
     if num_jobs == 1:
         return [fit_factor(*arguments(j), seed=int(seed)) for j, seed in enumerate(seeds)]
+    from sklearn.utils.parallel import Parallel, delayed
+
     longest_first = np.argsort([-len(np.unique(column)) for column in factors.T], kind="stable")
     # max_nbytes=None: pickle the few megabytes instead of mapping files, since /dev/shm is small in containers.
     parallel = Parallel(n_jobs=num_jobs, backend="loky", max_nbytes=None)

@@ -16,13 +16,10 @@ pure noise, and a perfect representation scores 0.2 to 0.7.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
-import sklearn
 from numpy.typing import NDArray
-from sklearn.ensemble import GradientBoostingClassifier, HistGradientBoostingClassifier
-from sklearn.tree import DecisionTreeClassifier
 from threadpoolctl import threadpool_limits
 
 from raydis.errors import MetricError
@@ -64,16 +61,18 @@ def fit_factor(
     # computed, and processes do not fight over cores.
     with threadpool_limits(limits=1):
         model = _classifier(estimator, seed).fit(codes, levels)
-        if isinstance(model, HistGradientBoostingClassifier):
+        if estimator == "hist":
             importance = _total_gain(model, codes.shape[1])
         else:
             importance = np.asarray(model.feature_importances_)
         return FactorFit(importance, float(model.score(*test)))
 
 
-def _classifier(
-    estimator: Estimator, seed: int
-) -> GradientBoostingClassifier | HistGradientBoostingClassifier | DecisionTreeClassifier:
+def _classifier(estimator: Estimator, seed: int) -> Any:
+    # A command that fits nothing must not wait for the seconds that these take to import.
+    from sklearn.ensemble import GradientBoostingClassifier, HistGradientBoostingClassifier
+    from sklearn.tree import DecisionTreeClassifier
+
     match estimator:
         case "reference":
             return GradientBoostingClassifier(random_state=seed)
@@ -93,13 +92,15 @@ def _classifier(
             raise MetricError(f"unknown DCI estimator {estimator!r}: use 'reference', 'hist' or 'tree'")
 
 
-def _total_gain(model: HistGradientBoostingClassifier, num_codes: int) -> NDArray[np.float64]:
-    """Gain of all splits of all trees by code, (N,) with sum 1; scikit-learn offers no public importances here."""
+def _total_gain(model: Any, num_codes: int) -> NDArray[np.float64]:
+    """Gain of all splits of histogram boosting by code, (N,) with sum 1; it offers no public importances."""
     try:
         nodes = np.concatenate([tree.nodes for stage in model._predictors for tree in stage])
         splits = nodes[nodes["is_leaf"] == 0]
         gain = np.bincount(splits["feature_idx"], weights=splits["gain"], minlength=num_codes)
     except (AttributeError, ValueError) as error:
+        import sklearn
+
         raise MetricError(
             f"scikit-learn {sklearn.__version__} does not keep split gains where 1.9 does ({error}): "
             "use estimator='reference' or 'tree', or install scikit-learn 1.9"

@@ -45,10 +45,8 @@ def sweep(
     from rich.console import Console
 
     from raydis.engine.plan import budget_warnings
-    from raydis.sweep.printout import print_plan, print_result
-    from raydis.sweep.run import default_name, run_sweep
+    from raydis.sweep.plan import print_plan
     from raydis.sweep.spec import load_spec
-    from raydis.train.cluster import lasting_storage
 
     flags = {"num_trials": num_trials, "max_concurrent": max_concurrent, "seed": seed}
     path = spec or find_quickstart()
@@ -61,6 +59,10 @@ def sweep(
     if dry_run:
         print_plan(plan, path, console)
         return
+    from raydis.sweep.printout import print_result
+    from raydis.sweep.run import default_name, run_sweep
+    from raydis.train.cluster import lasting_storage
+
     name = name or default_name(plan)
     console.print(f"sweep {name}: {plan.total_trials} trials of {path}", highlight=False, soft_wrap=True)
     storage = lasting_storage(storage)

@@ -1,4 +1,4 @@
-"""What `python -m raydis.sweep` prints before and after: the plan, and the result with the next command to type."""
+"""What `python -m raydis.sweep` prints at its end: the result, and the next command to type."""
 
 from __future__ import annotations
 
@@ -8,52 +8,17 @@ from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
-from rich.text import Text
 
-from raydis.config import ComputeConfig
-from raydis.metrics.protocol import PUBLISHED, SEARCH, ScoreName, Scores
-from raydis.metrics.standing import Objective, describe, with_spread
+from raydis.metrics.protocol import ScoreName, Scores
+from raydis.metrics.standing import Objective, with_spread
 from raydis.store import Location
-from raydis.sweep.progress import brief, duration, short
 from raydis.sweep.run import STUDY_FILE, SweepResult
-from raydis.sweep.spec import Choice, Domain, SweepSpec
+from raydis.sweep.spec import SweepSpec
 from raydis.sweep.summary import Replicates
+from raydis.sweep.words import brief, duration, print_facts, short
 
 DEFAULT_STORAGE = "runs"
 SERVED = "quickstart@best"  # what serve_configs/local.yaml serves
-
-
-def print_plan(spec: SweepSpec, path: Path, console: Console) -> None:
-    """What a sweep would do, without starting anything."""
-    run, promotion = spec.run, spec.promotion
-    estimator = run.evaluation.estimator or (PUBLISHED if run.evaluation.protocol == "published" else SEARCH).estimator
-    names = [f"{control.name}{f' x {n} seeds' if (n := len(control.seeds)) else ''}" for control in spec.controls]
-    trials = [f"{spec.num_trials} by {spec.sampler}, seed {spec.seed}"] if spec.num_trials else []
-    trials += [f"controls {', '.join(names)}"] if names else []
-    steps = -(-run.train.num_images // run.train.batch_size)
-    at_once = f"at most {spec.max_concurrent}" if spec.max_concurrent else "as many as the cluster holds"
-    _print_facts(
-        console,
-        {
-            "sweep": f"{spec.name} ({path})",
-            "trials": f"{' + '.join(trials)}; {at_once} at once",
-            "objectives": ", ".join(f"{goal.direction} {goal.metric}" for goal in spec.objectives)
-            + f" ({run.evaluation.protocol} protocol, estimator {estimator})",
-            "data": f"{run.data.name}, {run.data.image_size} px",
-            "a trial": f"{run.train.num_images} images in {steps} steps of {run.train.batch_size}",
-            "resources": _resources(run.compute),
-            "in all": f"{spec.total_trials} trials, {spec.total_trials * run.train.num_images} images",
-            "promotion": f"{spec.model_name}@{promotion.alias} by {describe(spec.objectives)} "
-            f"({promotion.protocol} protocol, estimator {promotion.estimator})"
-            if promotion
-            else "none",
-        },
-    )
-    if spec.search:
-        console.print("search")
-        width = max(map(len, spec.search))
-        for key, domain in spec.search.items():
-            console.print(f"  {key:{width}}  {_range(domain)}", highlight=False, soft_wrap=True)
 
 
 def print_result(result: SweepResult, spec: SweepSpec, storage: str, console: Console) -> None:
@@ -93,7 +58,7 @@ def print_result(result: SweepResult, spec: SweepSpec, storage: str, console: Co
     if result.unwritten is None:
         facts["files"] = f"trials.csv, trials.parquet, summary.json, spec.json{local}, a folder a trial"
     facts |= {"next" if row == 0 else " " * row: command for row, command in enumerate(next_commands)}
-    _print_facts(console, facts)
+    print_facts(console, facts)
 
 
 def trials_table(result: SweepResult, spec: SweepSpec) -> Table:
@@ -127,12 +92,6 @@ def replicates_table(rows: list[Replicates], metrics: list[ScoreName]) -> Table:
     return table
 
 
-def _print_facts(console: Console, facts: dict[str, str]) -> None:
-    width = max(map(len, facts))
-    for name, fact in facts.items():
-        console.print(Text(f"{name:{width}}  {fact}"), soft_wrap=True)
-
-
 def _scores(scores: Scores | None, objectives: Sequence[Objective]) -> str:
     """The objectives' metrics, each with the standard deviation of its draws."""
     if scores is None or scores.status != "valid":
@@ -144,16 +103,3 @@ def _scores(scores: Scores | None, objectives: Sequence[Objective]) -> str:
         if (value := values[goal.metric]) is not None
     ]
     return f"{', '.join(numbers)} ({scores.protocol} protocol, estimator {scores.estimator})"
-
-
-def _resources(compute: ComputeConfig) -> str:
-    gpus = f", {compute.num_gpus:g} GPUs" if compute.num_gpus else ""
-    workers = "1 worker" if compute.num_workers == 1 else f"{compute.num_workers} workers"
-    return f"{workers} a trial, each {compute.num_cpus:g} CPUs{gpus}, device {compute.device}"
-
-
-def _range(domain: Domain) -> str:
-    if isinstance(domain, Choice):
-        return f"one of {', '.join(map(brief, domain.values))}"
-    step = f", step {domain.step}" if domain.kind == "int" and domain.step != 1 else ""
-    return f"{domain.kind} from {brief(domain.low)} to {brief(domain.high)}{step}{', log' if domain.log else ''}"

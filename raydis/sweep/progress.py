@@ -16,6 +16,7 @@ from rich.text import Text
 
 from raydis.metrics.standing import Objective, best_of
 from raydis.sweep.searcher import trial_state
+from raydis.sweep.words import describe, duration, short
 
 LINE_INTERVAL_S = 10.0
 MAX_ROWS = 12
@@ -171,32 +172,3 @@ class SweepProgress(tune.Callback):
         if self._live is None and self.state.elapsed_s - self._last_line_s >= LINE_INTERVAL_S:
             self._last_line_s = self.state.elapsed_s
             self._console.print(self.state.line(), highlight=False, soft_wrap=True)
-
-
-def describe(settings: dict[str, Any], control: str | None = None) -> str:
-    """Settings in short: the last part of each key, three digits; a control by its name."""
-    if control is not None:
-        return f"control {control}"
-    return " ".join(f"{key.rpartition('.')[2]}={brief(value)}" for key, value in settings.items())
-
-
-def brief(value: Any) -> str:
-    """A setting in a few characters."""
-    return f"{value:.3g}" if isinstance(value, float) else str(value)
-
-
-def short(metric: str) -> str:
-    """A score's name for a narrow column."""
-    return {"dci_disentanglement": "dci", "factor_vae": "fvae"}.get(metric, metric.removeprefix("dci_"))
-
-
-def duration(seconds: float | None) -> str:
-    """`45 s`, `3 min 20 s`, `2 h 05 min`."""
-    if seconds is None:
-        return "?"
-    whole = round(seconds)
-    if whole < 60:
-        return f"{whole} s"
-    if whole < 3600:
-        return f"{whole // 60} min {whole % 60:02d} s"
-    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"

@@ -8,7 +8,6 @@ from scipy.stats import entropy
 from sklearn.ensemble import GradientBoostingClassifier
 
 from raydis.errors import MetricError
-from raydis.metrics import dci as dci_module
 from raydis.metrics.dci import (
     DciResult,
     completeness,
@@ -225,7 +224,7 @@ def test_processes_give_the_very_numbers_of_one_process(synthetic: Callable, est
 
 
 def test_one_job_starts_no_pool(synthetic: Callable, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delattr(dci_module, "Parallel")
+    monkeypatch.delattr("sklearn.utils.parallel.Parallel")
     assert run(*synthetic("perfect", SIZES, repeats=REPEATS)).status == "valid"
 
 

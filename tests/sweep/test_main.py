@@ -14,6 +14,8 @@ from raydis.sweep import run
 from raydis.sweep.__main__ import find_quickstart, main
 from raydis.sweep.summary import TrialRecord
 
+CHECKOUT = Path(__file__).resolve().parents[2]
+
 SPEC = """
 name: smoke
 run: {preset: tiny}
@@ -38,6 +40,22 @@ def call(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
     with pytest.raises(SystemExit) as ended:
         main()
     return int(ended.value.code or 0)
+
+
+@pytest.mark.parametrize(
+    "arguments", [("-m", "raydis.sweep", "--dry-run"), ("-m", "raydis", "models", "list", "--storage", "absent")]
+)
+def test_what_starts_nothing_imports_neither_ray_nor_torch_nor_scikit_learn(arguments: tuple[str, ...]) -> None:
+    """Each takes seconds to import, which nobody should wait for who wants to see a plan or a list."""
+    script = (
+        f"import runpy, sys; sys.argv = {['raydis', *arguments[2:]]!r}\n"
+        f"try: runpy.run_module({arguments[1]!r}, run_name='__main__')\n"
+        "except SystemExit as end: assert not end.code, end.code\n"
+        "print('imported', *sorted({'ray', 'torch', 'sklearn'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", script], cwd=CHECKOUT, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-1] == "imported"
 
 
 def test_a_dry_run_shows_the_plan_and_writes_nothing(

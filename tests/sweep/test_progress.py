@@ -11,7 +11,8 @@ import pytest
 from rich.console import Console
 
 from raydis.metrics.standing import DEFAULT_OBJECTIVES, Objective
-from raydis.sweep.progress import SweepProgress, SweepState, brief, describe, duration
+from raydis.sweep.progress import SweepProgress, SweepState
+from raydis.sweep.words import brief, describe, duration
 
 
 class Clock:
