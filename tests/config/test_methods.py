@@ -91,7 +91,7 @@ def test_values_at_their_bounds_are_allowed(kind: str, key: str, value: Any) -> 
 def test_the_defaults_are_the_published_ones() -> None:
     """disentanglement_lib: 10 units, layers of 256; six layers of 1000 in the discriminator."""
     beta_vae, factor_vae = run_of("beta_vae").method, run_of("factor_vae").method
-    assert (beta_vae.num_units, getattr(beta_vae, "hidden_dim", None)) == (10, 256)
+    assert (getattr(beta_vae, "num_units", None), getattr(beta_vae, "hidden_dim", None)) == (10, 256)
     assert getattr(factor_vae, "discriminator_dims", None) == (1000,) * 6
     assert getattr(factor_vae, "discriminator_rate_scale", None) == 1.0
 
@@ -138,10 +138,13 @@ def test_a_default_search_space_names_keys_of_its_own_method_and_valid_domains(k
 
 
 @pytest.mark.parametrize("kind", SCORED)
-def test_a_sweep_searches_a_default_space(kind: str) -> None:
+def test_a_sweep_without_a_search_of_its_own_searches_the_default_space(kind: str) -> None:
     run = run_of(kind)
-    spec = SweepSpec.model_validate({"name": "x", "run": run, "search": run.method.default_search_space()})
+    spec = SweepSpec.model_validate({"name": "x", "run": run})
     assert set(spec.search) == set(run.method.default_search_space())
+    assert SweepSpec.model_validate_json(spec.model_dump_json()) == spec
+    controls = [{"name": "as_it_is"}]
+    assert SweepSpec.model_validate({"name": "x", "run": run, "num_trials": 0, "controls": controls}).search == {}
 
 
 @pytest.mark.parametrize("kind", STAGES)
