@@ -45,7 +45,11 @@ Storage = Annotated[
 def train(
     config: Annotated[Path | None, typer.Argument(help="YAML of one run; without it the preset alone.")] = None,
     preset: Annotated[
-        str | None, typer.Option(help="small, reference, tiny, or of a first stage vq, kl, vq_small, kl_small.")
+        str | None,
+        typer.Option(
+            help="small, reference, tiny; of other methods beta_vae_small, factor_vae_small, pca_ica_small; of a first "
+            "stage vq, kl, vq_small, kl_small."
+        ),
     ] = None,
     overrides: Overrides = None,
     storage: Storage = "runs",
