@@ -432,7 +432,8 @@ def test_what_a_method_cannot_do_is_refused_in_plain_words(kind: str, open_edito
             editor.edit(images, num_steps=editor.max_steps + 1)
         return
     units = editor.encode(images).units
-    for name, option in (("steps", {"num_steps": 5}), ("sampler", {"sampler": "ddim"})):
+    options: dict[str, dict[str, Any]] = {"steps": {"num_steps": 5}, "sampler": {"sampler": "ddim"}}
+    for name, option in options.items():
         with pytest.raises(EditError, match=f"draws in a single pass, without noise: leave {name} out"):
             editor.edit(images, **option)
         with pytest.raises(EditError, match=f"leave {name} out"):
