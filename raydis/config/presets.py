@@ -155,8 +155,8 @@ VQ_SMALL: Tree = {
 }
 
 # disentanglement_lib takes 300,000 steps at a rate of 1e-4, with which a thousand steps learn hardly more than the mean
-# image. The rate was chosen by reconstruction: beta-VAE (beta = 1) after 5,000 images in batches of 64 is at 7.9 dB with
-# 1e-4, 8.4 with 5e-4, 9.0 with 1e-3, and batches of 32 take more steps.
+# image. It was chosen by reconstruction: beta-VAE (beta = 1) after 5,000 images in batches of 64 is at 7.9 dB with
+# 1e-4, 8.4 with 5e-4 and 9.0 with 1e-3, and batches of 32 take more steps.
 BETA_VAE_SMALL: Tree = {
     "data": SMALL["data"],
     "first_stage": {"kind": "pixel"},
