@@ -185,7 +185,9 @@ PRESETS: dict[str, Tree] = {
         **BETA_VAE_SMALL,
         "method": {"kind": "factor_vae", "gamma": 10.0, "discriminator_dims": [256, 256, 256]},
     },
-    "pca_ica_small": {**BETA_VAE_SMALL, "method": {"kind": "pca_ica"}},
+    # With scikit-learn's tolerance of 1e-4, FastICA turns for ever in 3 of 24 fits (6 to 20 units, three seeds, images of
+    # `tiny`) and 2 of 24 (of `small`); with 5e-3 in none of these, within 400 iterations.
+    "pca_ica_small": {**BETA_VAE_SMALL, "method": {"kind": "pca_ica", "tolerance": 5e-3}},
 }
 
 
