@@ -1,4 +1,4 @@
-"""Configuration -> objects: the one place where a family's name meets its class."""
+"""Configuration -> objects: the one place where the name of a method meets its class."""
 
 from __future__ import annotations
 
@@ -7,28 +7,34 @@ from pathlib import Path
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
-from raydis.config import DygaSdConfig, RunConfig
-from raydis.diffusion.objective import Objective
-from raydis.errors import ConfigError
-from raydis.methods.autoencoder import AutoencoderMethod
-from raydis.methods.contract import Method
-from raydis.methods.dyga_sd import DygaSd
-from raydis.models.anchors import Anchors
-from raydis.models.autoencoders import Autoencoder, FirstStage, KlAutoencoder, PatchPCA, Pixel, VqAutoencoder
-from raydis.models.critics import PatchDiscriminator, PerceptualDistance
-from raydis.models.encoder import Encoder
-from raydis.models.unet import UNet
-from raydis.stageconfig import (
+from raydis.config import RunConfig
+from raydis.config.autoencoder import KlConfig, VqConfig
+from raydis.config.dyga_sd import DygaSdConfig
+from raydis.config.first_stage import (
     FirstStageConfig,
-    KlConfig,
     KlNetwork,
     KlStage,
     PatchPcaStage,
     PixelStage,
-    VqConfig,
     VqNetwork,
     VqStage,
 )
+from raydis.config.pca_ica import PcaIcaConfig
+from raydis.config.vae import BetaVaeConfig, FactorVaeConfig, VaeSection
+from raydis.diffusion.objective import Objective
+from raydis.errors import ConfigError
+from raydis.methods.autoencoder import AutoencoderMethod
+from raydis.methods.beta_vae import BetaVae
+from raydis.methods.contract import Method
+from raydis.methods.dyga_sd import DygaSd
+from raydis.methods.factor_vae import FactorVae
+from raydis.methods.pca_ica import PcaIca
+from raydis.models.anchors import Anchors
+from raydis.models.autoencoders import Autoencoder, FirstStage, KlAutoencoder, PatchPCA, Pixel, VqAutoencoder
+from raydis.models.conv_vae import ConvDecoder, ConvEncoder, dense_network
+from raydis.models.critics import PatchDiscriminator, PerceptualDistance
+from raydis.models.encoder import Encoder
+from raydis.models.unet import UNet
 
 
 def build_autoencoder(config: VqNetwork | KlNetwork, image_channels: int) -> Autoencoder:
@@ -68,6 +74,27 @@ def build_method(config: RunConfig, image_channels: int) -> Method:
     match config.method:
         case DygaSdConfig() as method:
             return _build_dyga_sd(config, method, image_channels)
+        case BetaVaeConfig() as method:
+            encoder, decoder = _build_vae(config, method, image_channels)
+            return BetaVae(encoder=encoder, decoder=decoder, num_units=method.num_units, beta=method.beta)
+        case FactorVaeConfig() as method:
+            encoder, decoder = _build_vae(config, method, image_channels)
+            return FactorVae(
+                encoder=encoder,
+                decoder=decoder,
+                discriminator=dense_network(method.num_units, method.discriminator_dims, 2),
+                num_units=method.num_units,
+                gamma=method.gamma,
+                discriminator_rate_scale=method.discriminator_rate_scale,
+            )
+        case PcaIcaConfig() as method:
+            return PcaIca(
+                image_shape=(image_channels, config.data.image_size, config.data.image_size),
+                num_units=method.num_units,
+                fit_images=min(method.fit_images, config.train.num_images),
+                max_iterations=method.max_iterations,
+                tolerance=method.tolerance,
+            )
         case VqConfig() as method:
             return _build_autoencoder_method(config, method, method.codebook_weight, image_channels)
         case KlConfig() as method:
@@ -102,6 +129,15 @@ def _build_dyga_sd(config: RunConfig, method: DygaSdConfig, image_channels: int)
         objective=Objective(**method.diffusion.model_dump()),
         latent_size=config.latent_size,
         refit=method.anchors,
+    )
+
+
+def _build_vae(config: RunConfig, method: VaeSection, image_channels: int) -> tuple[ConvEncoder, ConvDecoder]:
+    """The encoder, with a head for the mean and one for the log variance, and the decoder."""
+    size, num_units = config.data.image_size, method.num_units
+    return (
+        ConvEncoder(size, image_channels, (num_units, num_units), method.hidden_dim),
+        ConvDecoder(size, image_channels, num_units, method.hidden_dim),
     )
 
 

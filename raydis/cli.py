@@ -25,7 +25,7 @@ Overrides = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="KEY=VALUE", help="Override one key, e.g. train.num_images=1000. Repeatable."),
 ]
-Steps = Annotated[int, typer.Option(min=1, max=1000, help="Sampling steps.")]
+Steps = Annotated[int | None, typer.Option(min=1, max=1000, help="Sampling steps; default: 20.")]
 SamplerName = Annotated[
     str | None, typer.Option("--sampler", help="ddim, dpmpp_2m, dpmpp_2m_karras or unipc; default: unipc.")
 ]
@@ -45,7 +45,11 @@ Storage = Annotated[
 def train(
     config: Annotated[Path | None, typer.Argument(help="YAML of one run; without it the preset alone.")] = None,
     preset: Annotated[
-        str | None, typer.Option(help="small, reference, tiny, or of a first stage vq, kl, vq_small, kl_small.")
+        str | None,
+        typer.Option(
+            help="small, reference, tiny; of other methods beta_vae_small, factor_vae_small, pca_ica_small; of a first "
+            "stage vq, kl, vq_small, kl_small."
+        ),
     ] = None,
     overrides: Overrides = None,
     storage: Storage = "runs",
@@ -56,8 +60,8 @@ def train(
 ) -> None:
     """Train one configuration under Ray Train; the same command after an interruption goes on where it stopped."""
     from raydis.config import RunConfig
-    from raydis.configfile import apply_overrides, parse, read_yaml
-    from raydis.presets import expand
+    from raydis.config.files import apply_overrides, parse, read_yaml
+    from raydis.config.presets import expand
 
     tree = read_yaml(config) if config else {}
     if preset is not None:
@@ -88,7 +92,7 @@ def _profile(config: Any) -> str:
     from raydis.data.open import open_dataset
     from raydis.engine.breakdown import describe, take_apart
     from raydis.engine.device import num_threads, resolve_device, use_threads
-    from raydis.engine.fit import Training
+    from raydis.engine.state import Training
 
     device = resolve_device(config.compute)
     use_threads(num_threads(config.compute.num_cpus))
@@ -105,7 +109,8 @@ def _profile(config: Any) -> str:
 
 def _print_report(row: dict[str, Any]) -> None:
     if not row["finished"]:  # the last report scores what the one before it has trained
-        typer.echo(f"{row['images_seen']} of {row['num_images']} images  loss {row['loss']:.4f}", err=True)
+        loss = "" if row["loss"] is None else f"  loss {row['loss']:.4f}"
+        typer.echo(f"{row['images_seen']} of {row['num_images']} images{loss}", err=True)
 
 
 def _pick_images(editor: Any, images: list[Path], count: int) -> Any:
@@ -133,7 +138,7 @@ def traverse(
     image: Annotated[Path | None, typer.Option(help="Start from this image; default: one of the data set.")] = None,
     num_values: Annotated[int, typer.Option(min=2, max=25, help="Columns.")] = 7,
     seed: Annotated[int, typer.Option(help="Seed of the one starting noise.")] = 0,
-    steps: Steps = 20,
+    steps: Steps = None,
     sampler: SamplerName = None,
     keep_details: KeepDetails = False,
     storage: Storage = "runs",
@@ -167,7 +172,7 @@ def swap(
     target: Annotated[Path | None, typer.Option(help="Image that units are taken from.")] = None,
     num_pairs: Annotated[int, typer.Option(min=1, max=20, help="Rows, where no files are given.")] = 4,
     seed: Annotated[int, typer.Option(help="Seed of the one starting noise.")] = 0,
-    steps: Steps = 20,
+    steps: Steps = None,
     sampler: SamplerName = None,
     keep_details: KeepDetails = False,
     storage: Storage = "runs",
@@ -228,7 +233,7 @@ def report(
     checkpoint: Annotated[str, typer.Argument(help="Checkpoint folder, s3:// URI, or name@alias.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="HTML page to write.")] = Path("report.html"),
     seed: Annotated[int, typer.Option(help="Seed of the traversal's starting noise and of the images drawn.")] = 0,
-    steps: Steps = 20,
+    steps: Steps = None,
     storage: Storage = "runs",
 ) -> None:
     """Write one self-contained page: scores, learning curve, what units tell, traversal, and each unit's anchors."""

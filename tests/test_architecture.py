@@ -1,40 +1,39 @@
-"""The arrows between raydis' folders point one way, and each framework stays in its own folder."""
+"""Imports point downwards, each framework stays in its own folder, and few files know which methods there are."""
 
 from __future__ import annotations
 
 import ast
+import re
+from collections.abc import Iterator
 from pathlib import Path
+from typing import get_args
 
 import pytest
+
+from raydis.config import FirstStageConfig, MethodConfig
+from raydis.metrics.protocol import SCORE_NAMES
 
 PACKAGE = Path(__file__).resolve().parents[1] / "raydis"
 RANKS = {
     "errors": 0,
     "edge": 0,
-    "section": 0,
-    "stageconfig": 0,
-    "trainconfig": 0,
     "config": 0,
-    "configfile": 0,
-    "identity": 0,
-    "presets": 0,
-    "yamltext": 0,
     "store": 1,
     "models": 1,
     "diffusion": 1,
     "metrics": 1,
     "data": 2,
     "registry": 2,
-    "methods": 2,
-    "build": 3,
-    "engine": 4,
-    "train": 5,
-    "serve": 5,
-    "report": 5,
-    "sweep": 6,
-    "cli": 7,
-    "__main__": 8,
-    "__init__": 8,  # hands out `Editor` and `RunConfig` at their first use; importing the package reads none of them
+    "methods": 3,
+    "build": 4,
+    "engine": 5,
+    "report": 6,
+    "train": 6,
+    "serve": 6,
+    "sweep": 7,
+    "cli": 8,
+    "__main__": 9,
+    "__init__": 9,  # hands out `Editor` and `RunConfig` at their first use; importing the package reads none of them
 }
 ONLY_IN = {
     "ray": {"train", "sweep", "serve"},
@@ -43,23 +42,15 @@ ONLY_IN = {
     "botocore": {"store/s3.py"},
     "fastapi": {"serve"},
     "matplotlib": {"report"},
-    "yaml": {"yamltext"},
+    "yaml": {"config/yamltext.py"},
 }
-NEVER_IN = {
-    "torch": {
-        "metrics",
-        "store",
-        "registry",
-        "config",
-        "configfile",
-        "identity",
-        "errors",
-        "edge",
-        "section",
-        "stageconfig",
-        "trainconfig",
-    }
-}
+NEVER_IN = {"torch": {"metrics", "store", "registry", "config", "errors", "edge"}}
+KNOW_METHODS = {"methods", "config", "build"}
+METHOD_CONFIGS = get_args(get_args(MethodConfig)[0])
+STAGE_CONFIGS = get_args(get_args(FirstStageConfig)[0])
+KINDS = {config.model_fields["kind"].default for config in METHOD_CONFIGS}
+# A metric or a first stage may have the name of a method: such a name is looked for only where a method's kind stands.
+SHARED = KINDS & {*SCORE_NAMES, *(config.model_fields["kind"].default for config in STAGE_CONFIGS)}
 MODULES = sorted(PACKAGE.rglob("*.py"))
 
 
@@ -110,6 +101,79 @@ def test_frameworks_stay_in_their_rooms(path: Path) -> None:
 def test_only_the_store_takes_uris_apart(path: Path) -> None:
     texts = {node.value for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Constant)}
     assert room(path) == "store" or not texts & {"s3:", "s3://", "file:", "file://", "://"}
+
+
+def classes_of_methods() -> set[str]:
+    """Names of the classes in raydis/methods that inherit from the contract's, directly or through each other."""
+    files = [path for path in (PACKAGE / "methods").rglob("*.py") if path.name != "contract.py"]
+    nodes = [node for path in files for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.ClassDef)]
+    bases = {node.name: {base.id for base in node.bases if isinstance(base, ast.Name)} for node in nodes}
+    found: set[str] = set()
+    while more := {name for name, above in bases.items() if above & (found | {"Method", "UnitMethod"})} - found:
+        found |= more
+    return found
+
+
+NAMES = classes_of_methods() | {config.__name__ for config in METHOD_CONFIGS} | (KINDS - SHARED)
+SAID = re.compile(rf"method\.kind\W{{1,3}}(?:{'|'.join(sorted(SHARED))})\b")
+
+
+def names_of_methods(source: str) -> Iterator[str]:
+    """What a file says that only a file which knows the methods may say.
+
+    These are a method's module, its class or its kind, as an identifier or within a text. A kind that is also the name
+    of a metric or of a first stage counts where a text assigns it to `method.kind`, or code compares that with it.
+    """
+    for node in ast.walk(ast.parse(source)):
+        match node:
+            case ast.Name(id=name) | ast.Attribute(attr=name) | ast.alias(name=name):
+                yield from set(name.split(".")) & NAMES
+            case ast.Constant(value=str(text)):
+                yield from set(re.findall(r"\w+", text)) & NAMES
+                yield from SAID.findall(text)
+            case ast.Compare() | ast.Match() if any(is_kind(below) for below in ast.walk(node)):
+                values = (below.value for below in ast.walk(node) if isinstance(below, ast.Constant))
+                yield from {value for value in values if isinstance(value, str)} & SHARED
+            case ast.ImportFrom(module=str(module)) if re.match(r"raydis\.methods\.(?!contract$)", module):
+                yield module
+
+
+def is_kind(node: ast.AST) -> bool:
+    """Whether an expression is `method.kind`, of whatever has that method."""
+    match node:
+        case ast.Attribute(attr="kind", value=ast.Name(id="method") | ast.Attribute(attr="method")):
+            return True
+    return False
+
+
+@pytest.mark.parametrize(
+    "path",
+    [path for path in MODULES if room(path) not in KNOW_METHODS],
+    ids=lambda path: str(path.relative_to(PACKAGE)),
+)
+def test_only_methods_their_configuration_and_build_name_a_method(path: Path) -> None:
+    assert sorted(names_of_methods(path.read_text())) == []
+
+
+@pytest.mark.parametrize(
+    ("source", "found"),
+    [
+        ("from raydis.methods.dyga_sd import DygaSd", {"DygaSd", "raydis.methods.dyga_sd"}),
+        ("from raydis.methods.contract import Method, UnitMethod", set()),
+        ("from raydis.config.vae import FactorVaeConfig", {"FactorVaeConfig"}),
+        ("isinstance(method, models.PcaIca)", {"PcaIca"}),
+        ("raise ValueError(f'{name} is no AutoencoderMethod')", {"AutoencoderMethod"}),
+        ("'As published for DyGA+SD, FactorVAE and beta-VAE.'", set()),
+        ("'Only `dyga_sd` has anchors.'", {"dyga_sd"}),
+        ("scores['factor_vae'] = factor_vae(codes, factors)", set()),
+        ("'set method.kind=factor_vae'", {"method.kind=factor_vae"}),
+        ("if run.method.kind in ('vq', 'kl'): pass", {"vq", "kl"}),
+        ("match method.kind:\n    case 'factor_vae': pass", {"factor_vae"}),
+        ("if stage.kind == 'vq': pass", set()),
+    ],
+)
+def test_a_method_that_is_named_is_found(source: str, found: set[str]) -> None:
+    assert set(names_of_methods(source)) == found
 
 
 def test_files_stay_readable_in_one_sitting() -> None:

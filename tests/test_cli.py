@@ -18,14 +18,14 @@ import pytest
 import torch
 from PIL import Image
 
-from raydis.cli import _pick_images, main
+from raydis.cli import _pick_images, _print_report, main
 from raydis.config import DataConfig, PixelStage, RunConfig
+from raydis.config.presets import expand
 from raydis.data import open_dataset
 from raydis.engine.editor import Editor
-from raydis.engine.fit import Training
 from raydis.engine.session import run_session
+from raydis.engine.state import Training
 from raydis.errors import CHECKPOINT, DATA, OUTPUT, REGISTRY, RESOURCES, STORAGE, USAGE
-from raydis.presets import expand
 from raydis.registry.manifest import verify
 from raydis.report.grids import draw_swaps, draw_traversal
 from raydis.train import trainer
@@ -115,6 +115,11 @@ def test_train_runs_a_preset_with_overrides_and_tells_where_the_checkpoint_is(ru
     assert (asked["storage"], asked["name"]) == ("runs", None)
     assert outcome.out.splitlines() == ["checkpoint  runs/train/name/checkpoint", '{"factor_vae": 0.5}']
     assert outcome.err == "32 of 64 images  loss 0.2500\n"
+
+
+def test_a_report_of_a_method_without_a_loss_tells_its_images_alone(capsys: pytest.CaptureFixture[str]) -> None:
+    _print_report({"images_seen": 32, "num_images": 64, "loss": None, "finished": False})
+    assert capsys.readouterr().err == "32 of 64 images\n"
 
 
 def test_train_in_a_ray_job_writes_where_ray_does_not_delete(

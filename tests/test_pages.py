@@ -29,12 +29,12 @@ from PIL import Image
 import raydis.cli
 import raydis.sweep.__main__ as sweep
 from raydis.config import RunConfig
-from raydis.configfile import apply_overrides, parse
+from raydis.config.files import apply_overrides, parse
+from raydis.config.presets import expand
 from raydis.data import open_dataset
-from raydis.engine.fit import Training
 from raydis.engine.session import run_session
+from raydis.engine.state import Training
 from raydis.errors import ConfigError
-from raydis.presets import expand
 from raydis.registry import Registry
 from raydis.serve.api import router
 from raydis.serve.schemas import EditForm

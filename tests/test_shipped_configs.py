@@ -10,7 +10,7 @@ import yaml
 from ray.serve.config import AutoscalingConfig
 from ray.serve.schema import ServeDeploySchema
 
-from raydis.configfile import parse
+from raydis.config.files import parse
 from raydis.data.shapes3d import SHAPES3D
 from raydis.serve.app import ServeArgs
 from raydis.sweep.spec import load_spec

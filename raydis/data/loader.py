@@ -111,22 +111,26 @@ class Loader:
         self.spare_bytes = spare_bytes(self.device, num_gpus) if resident_bytes is None else resident_bytes
         self._resident = self._copy_to_device()
         # A batch may end one epoch and begin the next.
-        self._order = functools.lru_cache(maxsize=2)(self._permutation)
-        self._order_on_device = functools.lru_cache(maxsize=2)(self._copied_permutation)
+        self._order = functools.lru_cache(maxsize=4)(self._permutation)
+        self._order_on_device = functools.lru_cache(maxsize=4)(self._copied_permutation)
 
-    def indices(self, step: int) -> np.ndarray:
-        """Indices of this worker's images in a step: (B,) int64, B = batch_size / world_size."""
-        return np.concatenate([self._order(epoch)[places] for epoch, places in self._share(step)])
+    def indices(self, step: int, *, second: bool = False) -> np.ndarray:
+        """Return the indices of this worker's images in a step: (B,) int64, B = batch_size / world_size.
 
-    def device_indices(self, step: int) -> Tensor:
+        Args:
+            second: of a second batch, whose order is independent of the first one's.
+        """
+        return np.concatenate([self._order(epoch, second)[places] for epoch, places in self._share(step)])
+
+    def device_indices(self, step: int, *, second: bool = False) -> Tensor:
         """`indices` as a tensor on the device, cut from the epoch's order there: a step copies nothing to it."""
-        return torch.cat([self._order_on_device(epoch)[places] for epoch, places in self._share(step)])
+        return torch.cat([self._order_on_device(epoch, second)[places] for epoch, places in self._share(step)])
 
-    def batch(self, step: int) -> Tensor:
-        """This worker's images of a step: float32 (B, C, H, W) in [-1, 1], B = batch_size / world_size."""
+    def batch(self, step: int, *, second: bool = False) -> Tensor:
+        """Return this worker's images of a step: (B, C, H, W) in [-1, 1], B = batch_size / world_size."""
         if self._resident is None:
-            return self.gather(self.indices(step))
-        return normalise(self._resident.index_select(0, self.device_indices(step)))
+            return self.gather(self.indices(step, second=second))
+        return normalise(self._resident.index_select(0, self.device_indices(step, second=second)))
 
     def gather(self, indices: np.ndarray) -> Tensor:
         """Any images: (B,) integers -> float32 (B, C, H, W) in [-1, 1] on the device, in the order asked for.
@@ -163,11 +167,13 @@ class Loader:
         for epoch in range(first // size, (last - 1) // size + 1):
             yield epoch, slice(max(first - epoch * size, 0), min(last - epoch * size, size))
 
-    def _permutation(self, epoch: int) -> np.ndarray:
-        return np.random.default_rng([self.seed, epoch]).permutation(len(self.dataset))
+    def _permutation(self, epoch: int, second: bool) -> np.ndarray:
+        # Three numbers that end in 1 are the training's samples, see `raydis.engine.streams`.
+        seed = [self.seed, epoch, 2] if second else [self.seed, epoch]
+        return np.random.default_rng(seed).permutation(len(self.dataset))
 
-    def _copied_permutation(self, epoch: int) -> Tensor:
-        return to_device(torch.from_numpy(self._permutation(epoch)), self.device)
+    def _copied_permutation(self, epoch: int, second: bool) -> Tensor:
+        return to_device(torch.from_numpy(self._permutation(epoch, second)), self.device)
 
     def _copy_to_device(self) -> Tensor | None:
         """All images on the device, (B, H, W, C) uint8, or None where they do not fit."""

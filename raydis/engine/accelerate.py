@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from typing import Literal, Protocol
+from typing import Literal, Protocol, TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +18,8 @@ from raydis.config import ComputeConfig
 from raydis.errors import FitError, ResourceError
 from raydis.models.blocks import ResBlock, TokenTransformer
 
+Tensors: TypeAlias = dict[str, Tensor]
+Function: TypeAlias = Callable[[Tensors], Tensors]
 Mode = Literal["off", "blocks", "graph", "full"]
 WARMUP_CALLS = 3  # before a capture, as in PyTorch's notes on CUDA graphs: libraries choose, compilers compile
 
@@ -52,14 +54,14 @@ def compile_blocks(network: nn.Module, backend: str = "inductor") -> None:
         block.compile(fullgraph=True, dynamic=False, backend=backend)
 
 
-def naming_compiler_errors(step: Callable[..., Tensor]) -> Callable[..., Tensor]:
+def naming_compiler_errors(step: Function) -> Function:
     """The same function; what torch.compile raises within it becomes a FitError that says how to do without."""
     from torch._dynamo.exc import TorchDynamoException
 
     @functools.wraps(step)
-    def named(*arguments: object) -> Tensor:
+    def named(tensors: Tensors) -> Tensors:
         try:
-            return step(*arguments)
+            return step(tensors)
         except TorchDynamoException as error:
             raise FitError(
                 f"torch.compile cannot compile the U-Net's blocks ({_summary(error)}): set compute.compile=off or "
@@ -72,12 +74,12 @@ def naming_compiler_errors(step: Callable[..., Tensor]) -> Callable[..., Tensor]
 class Graph(Protocol):
     """A recording of device work."""
 
-    def warm_up(self, call: Callable[[], Tensor]) -> Tensor:
+    def warm_up(self, call: Callable[[], Tensors]) -> Tensors:
         """Run a call where it will be captured."""
         ...
 
-    def capture(self, call: Callable[[], Tensor]) -> Tensor:
-        """Record a call without running it; returns the tensor that every replay fills."""
+    def capture(self, call: Callable[[], Tensors]) -> Tensors:
+        """Record a call without running it; return the tensors that every replay fills."""
         ...
 
     def replay(self) -> None:
@@ -93,7 +95,7 @@ class CudaGraph:
         self._graph = torch.cuda.CUDAGraph()
         self._stream = torch.cuda.Stream(device)
 
-    def warm_up(self, call: Callable[[], Tensor]) -> Tensor:
+    def warm_up(self, call: Callable[[], Tensors]) -> Tensors:
         current = torch.cuda.current_stream(self._device)
         self._stream.wait_stream(current)
         with torch.cuda.stream(self._stream):
@@ -101,7 +103,7 @@ class CudaGraph:
         current.wait_stream(self._stream)
         return result
 
-    def capture(self, call: Callable[[], Tensor]) -> Tensor:
+    def capture(self, call: Callable[[], Tensors]) -> Tensors:
         with torch.cuda.device(self._device), torch.cuda.graph(self._graph, stream=self._stream):
             return call()
 
@@ -111,48 +113,49 @@ class CudaGraph:
 
 
 class Captured:
-    """A function of tensors that is called WARMUP_CALLS times, then captured, and replayed from then on.
+    """A function of named tensors that is called WARMUP_CALLS times, then captured, and replayed from then on.
 
     Random numbers within it follow torch's global generator as in a plain call: each replay starts from its state.
 
     Args:
-        function: works on the device alone, on arguments of the same shapes every time, and writes whatever it changes
-            in place.
+        function: works on the device alone, on arguments of the same names and shapes every time, and writes whatever
+            it changes in place.
         graph: what records it.
     """
 
-    def __init__(self, function: Callable[..., Tensor], graph: Graph) -> None:
+    def __init__(self, function: Function, graph: Graph) -> None:
         self._function = function
         self._graph = graph
-        self._inputs: tuple[Tensor, ...] = ()
-        self._output: Tensor | None = None
+        self._inputs: Tensors = {}
+        self._outputs: Tensors | None = None
         self._num_calls = 0
 
-    def __call__(self, *tensors: Tensor) -> Tensor:
-        """The function's result; from the capture on one tensor, which the next call overwrites.
+    def __call__(self, tensors: Tensors) -> Tensors:
+        """Return the function's results; from the capture on in tensors that the next call overwrites.
 
         Raises:
-            ValueError: other shapes than before.
+            ValueError: other names or shapes than before.
             FitError: the function cannot be captured.
         """
         if not self._inputs:
-            self._inputs = tuple(torch.empty_like(tensor) for tensor in tensors)
-        for kept, tensor in zip(self._inputs, tensors, strict=True):
-            if kept.shape != tensor.shape:
-                raise ValueError(f"a captured function of {tuple(kept.shape)} was called with {tuple(tensor.shape)}")
-            kept.copy_(tensor)
+            self._inputs = {name: torch.empty_like(tensor) for name, tensor in tensors.items()}
+        before, now = ({name: tuple(t.shape) for name, t in held.items()} for held in (self._inputs, tensors))
+        if before != now:
+            raise ValueError(f"a captured function of {before} was called with {now}")
+        for name, tensor in tensors.items():
+            self._inputs[name].copy_(tensor)
         self._num_calls += 1
         if self._num_calls <= WARMUP_CALLS:
             return self._graph.warm_up(self._call)
-        if self._output is None:
-            self._output = self._capture()
+        if self._outputs is None:
+            self._outputs = self._capture()
         self._graph.replay()
-        return self._output
+        return self._outputs
 
-    def _call(self) -> Tensor:
-        return self._function(*self._inputs)
+    def _call(self) -> Tensors:
+        return self._function(self._inputs)
 
-    def _capture(self) -> Tensor:
+    def _capture(self) -> Tensors:
         try:
             return self._graph.capture(self._call)
         except RuntimeError as error:

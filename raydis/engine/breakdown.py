@@ -23,7 +23,8 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
 from raydis.engine.accelerate import WARMUP_CALLS
-from raydis.engine.fit import Training
+from raydis.engine.state import Training
+from raydis.engine.step import Step, ema_update, make_moves, next_batch
 
 PHASES = ("data", "forward", "backward", "optimiser")  # the last: clipping, AdamW, anchors, average of the weights
 MIN_STEPS = 3
@@ -104,13 +105,13 @@ def take_apart(training: Training, *, num_steps: int = 10, limit_s: float = math
         timed.append(_timed_step(training))
     num_steps = len(timed)  # a whole step takes no longer than its phases
     phases = {name: replace(part, seconds=statistics.median(t[name] for t in timed)) for name, part in _work(training)}
-    for _ in range(WARMUP_CALLS + 1):  # a graph is captured behind these
-        training.advance(training.method)
-    device = training.device
+    step, device = Step(training), training.device
+    for _ in range(WARMUP_CALLS + 1):  # a graph is captured after these
+        step()
 
     def run() -> None:
         for _ in range(num_steps):
-            training.advance(training.method)
+            step()
 
     return Breakdown(
         batch_size=training.loader.local_batch_size,
@@ -196,20 +197,13 @@ def describe(breakdown: Breakdown) -> str:
 
 
 def _phased_step(training: Training, mark: Callable[[str], None]) -> None:
-    """`Training.advance` without its moments outside of the step; a mark behind each phase of each part."""
+    """Take a step without its hooks, and call `mark` after each phase of each part."""
     training.method.train()
-    inputs = training.inputs()
+    batch = next_batch(training)
     mark("data")
-    training.optimizer.zero_grad(set_to_none=True)
-    for part in zip(*(tensor.chunk(training.num_parts) for tensor in inputs), strict=True):
-        loss = training.loss(training.method, *part) / training.num_parts
-        mark("forward")
-        loss.backward()
-        mark("backward")
-    training.descend()
-    training.method.end_step()
+    make_moves(training, batch, mark)
     training.step += 1
-    training.follow()
+    ema_update(training)
     mark("optimiser")
 
 

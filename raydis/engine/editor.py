@@ -20,41 +20,15 @@ import torch
 from torch import Tensor
 
 from raydis.build import build_method
-from raydis.config import DygaSdConfig, RunConfig
+from raydis.config import RunConfig
 from raydis.data.loader import normalise
-from raydis.diffusion.samplers import SAMPLERS, Sampler
-from raydis.engine.checkpoint import fetch_checkpoint, open_checkpoint
+from raydis.engine.checkpoint import Checkpoint, fetch_checkpoint, open_checkpoint
+from raydis.engine.sampling import Sampling, choose_sampling
 from raydis.errors import CheckpointError, ConfigError, EditError
-from raydis.methods.dyga_sd import DygaSd
+from raydis.methods.contract import Method, TokenCloud, UnitMethod
 from raydis.metrics.telling import UnitLabel, label_units
 from raydis.registry import default_cache, locate
 from raydis.registry.manifest import Manifest
-
-# 20 steps of UniPC end nearer to where DDIM's 1000 do than 50 of DDIM: `python -m tests.benchmarks.samplers`.
-DEFAULT_SAMPLER: Sampler = "unipc"
-DEFAULT_STEPS = 20
-
-
-def check_steps(num_steps: int, max_steps: int) -> None:
-    """Raises EditError where `num_steps` lies outside of 1..max_steps."""
-    if not 1 <= num_steps <= max_steps:
-        raise EditError(f"steps={num_steps} is out of range: this model draws in 1 to {max_steps} steps")
-
-
-def choose_sampler(sampler: str | None, *, keep_details: bool) -> Sampler:
-    """The sampler asked for; None takes the default, and the one that can be inverted where details are kept.
-
-    Raises:
-        EditError: there is none of that name, or it cannot keep details.
-    """
-    if keep_details and sampler not in (None, "ddim"):
-        raise EditError(f"sampler={sampler} cannot keep details: only ddim is inverted, leave the sampler out")
-    if sampler is None:
-        return "ddim" if keep_details else DEFAULT_SAMPLER
-    for known in SAMPLERS:
-        if sampler == known:
-            return known
-    raise EditError(f"unknown sampler {sampler}: use {', '.join(SAMPLERS)}")
 
 
 @dataclass(frozen=True)
@@ -63,20 +37,19 @@ class Encoded:
 
     units: np.ndarray  # (B, N) float32, the units' scalars
     codes: np.ndarray  # (B, N, D) float32, what conditions the decoder
-    components: np.ndarray  # (B, N) int64, the anchor each token belongs to; -1 where a unit has none
-    responsibilities: np.ndarray  # (B, N) float32 in [0, 1], of that anchor
+    facts: dict[str, np.ndarray]  # (B, N) each: what the method states of units beside their numbers, by name
 
 
 @dataclass(frozen=True)
 class UnitInfo:
-    """What is known of one unit: its range over the data, its anchors, and what it tells."""
+    """What is known of one unit: its range over the data, what it tells, and what its method counts of it."""
 
     index: int
     low: float
     median: float
     high: float
-    num_gaussians: int
     label: UnitLabel
+    counts: dict[str, int]
 
 
 class Editor:
@@ -90,7 +63,7 @@ class Editor:
 
     def __init__(
         self,
-        method: DygaSd,
+        method: UnitMethod,
         config: RunConfig,
         manifest: Manifest,
         metrics: dict,
@@ -102,9 +75,9 @@ class Editor:
         self.manifest = manifest
         self.metrics = metrics
         self.image_shape = image_shape
-        self.device = next(method.parameters()).device
-        self.num_units, self.unit_dim = method.anchors.means.shape[0], method.anchors.means.shape[-1]
-        self.max_steps = len(method.objective.alpha_bars)
+        self.device = method.unit_quantiles.device
+        self.num_units, self.unit_dim = method.num_units, method.unit_dim
+        self.max_steps = method.max_steps
 
     @classmethod
     def open(cls, checkpoint: str | Path, *, storage: str = "runs", device: str | torch.device = "cpu") -> Self:
@@ -122,28 +95,15 @@ class Editor:
         """
         folder = fetch_checkpoint(locate(str(checkpoint), storage), default_cache())
         opened = open_checkpoint(folder)
-        if not isinstance(opened.config.method, DygaSdConfig):
+        method, channels = _open_method(opened)
+        if not isinstance(method, UnitMethod):
             raise CheckpointError(
-                f"checkpoint {folder} is a first stage (method.family={opened.config.method.family}), which has no "
-                "units: open that of a run that names it as its first_stage.checkpoint"
+                f"checkpoint {folder} is a first stage, which has no units: open that of a run that names it as its "
+                "first_stage.checkpoint"
             )
-        weights, size = opened.weights(), opened.config.data.image_size
-        try:
-            channels = int(weights["encoder.convolutions.0.weight"].shape[1])
-            method = build_method(opened.config, channels)
-            assert isinstance(method, DygaSd)
-            method.load_state_dict(weights)
-        except (KeyError, RuntimeError, ConfigError) as error:
-            found = " ".join(str(error).split())[:300]
-            raise CheckpointError(
-                f"checkpoint {folder}: its weights do not fit its config.json ({found}): use another checkpoint"
-            ) from error
+        size = opened.config.data.image_size
         return cls(
-            method.to(device),
-            opened.config,
-            opened.manifest,
-            opened.metrics,
-            image_shape=(size, size, channels),
+            method.to(device), opened.config, opened.manifest, opened.metrics, image_shape=(size, size, channels)
         )
 
     @property
@@ -157,48 +117,59 @@ class Editor:
         return label_units(self.metrics.get("information"), self.factor_names, self.num_units)
 
     def units(self) -> list[UnitInfo]:
-        """Range, anchors and label of each unit, in order."""
-        quantiles = self.method.unit_quantiles.cpu()
-        counts = self.method.anchors.alive.sum(-1).cpu()
+        """Range, label and counts of each unit, in order."""
+        quantiles, counts = self.method.unit_quantiles.cpu(), self.method.unit_counts()
         middle = quantiles.shape[1] // 2
         return [
-            UnitInfo(index, float(row[0]), float(row[middle]), float(row[-1]), int(count), label)
-            for index, (row, count, label) in enumerate(zip(quantiles, counts, self.labels, strict=True))
+            UnitInfo(
+                index,
+                float(row[0]),
+                float(row[middle]),
+                float(row[-1]),
+                label,
+                {name: values[index] for name, values in counts.items()},
+            )
+            for index, (row, label) in enumerate(zip(quantiles, self.labels, strict=True))
         ]
 
     @torch.no_grad()
     def encode(self, images: np.ndarray) -> Encoded:
         """Encode uint8 images (B, H, W, C)."""
         units = self.method.units(self._tensor(images))
-        assignment = self.method.anchors.assign(self.method.encoder.tokens(units))
         return Encoded(
             units=units.cpu().numpy(),
             codes=self.method.lift(units).cpu().numpy(),
-            components=assignment.component.cpu().numpy(),
-            responsibilities=assignment.responsibility.cpu().numpy(),
+            facts={name: values.cpu().numpy() for name, values in self.method.facts(units).items()},
         )
 
     @torch.no_grad()
-    def raw_tokens(self, images: np.ndarray) -> Tensor:
-        """Tokens (B, N, D) of uint8 images (B, H, W, C) before any pull, on the model's device."""
-        return self.method.encoder.tokens(self.method.units(self._tensor(images)))
+    def token_cloud(self, images: np.ndarray) -> TokenCloud | None:
+        """Return the tokens of uint8 images (B, H, W, C) with what pulls them; None where nothing does."""
+        return self.method.token_cloud(self._tensor(images))
 
-    def details(self, images: np.ndarray, *, num_steps: int = DEFAULT_STEPS) -> np.ndarray:
+    def sampling(self, num_steps: int | None, sampler: str | None, *, keep_details: bool = False) -> Sampling:
+        """Return how this model draws; see `choose_sampling`."""
+        return choose_sampling(self.max_steps, num_steps, sampler, keep_details=keep_details)
+
+    def details(self, images: np.ndarray, *, num_steps: int | None = None) -> np.ndarray:
         """What no unit describes of uint8 images (B, H, W, C): the starting noise (B, L, h, w) that `decode` takes.
 
         It is found under the images' own units and for as many steps. Drawn with these units it gives the images back
         up to the error of the inversion, of the first stage, and of a network whose last prediction is blind to it.
         """
-        check_steps(num_steps, self.max_steps)
-        pictures = self._tensor(images)
-        return self.method.invert(self.method.encode(pictures), pictures, num_steps).cpu().numpy()
+        steps, pictures = self.sampling(num_steps, None, keep_details=True).num_steps, self._tensor(images)
+        assert steps is not None
+        noise = self.method.invert(self.method.encode(pictures), pictures, steps)
+        if noise is None:
+            raise EditError("this model cannot find the noise of an image: leave keep_details out")
+        return noise.cpu().numpy()
 
     def decode(
         self,
         units: np.ndarray,
         *,
         seed: int | Sequence[int] = 0,
-        num_steps: int = DEFAULT_STEPS,
+        num_steps: int | None = None,
         sampler: str | None = None,
         details: np.ndarray | None = None,
     ) -> np.ndarray:
@@ -207,25 +178,21 @@ class Editor:
         Args:
             seed: of the one starting noise of all images, or B seeds, one an image. Either way an image depends on
                 its own seed alone.
-            sampler: one of `SAMPLERS`; see `choose_sampler`.
+            sampler: see `choose_sampling`.
             details: starting noise from `details`, (B, L, h, w), instead of a seed's.
 
         Raises:
             EditError: units or details of another shape or not finite, not as many seeds as images, more steps than
                 the noise schedule has, or a sampler that is unknown or cannot keep details.
         """
-        check_steps(num_steps, self.max_steps)
-        chosen = choose_sampler(sampler, keep_details=details is not None)
+        steps, chosen = self.sampling(num_steps, sampler, keep_details=details is not None)
         values = torch.as_tensor(units, dtype=torch.float32, device=self.device)
         if values.ndim != 2 or values.shape[1] != self.num_units or not bool(torch.isfinite(values).all()):
             raise EditError(
                 f"units have shape {tuple(values.shape)}: give finite values of shape (B, {self.num_units})"
             )
-        noise = self._noise(seed, len(values)) if details is None else torch.as_tensor(details, dtype=torch.float32)
-        shape = (len(values), *self.method.latent_shape)
-        if noise.shape != shape or not bool(torch.isfinite(noise).all()):
-            raise EditError(f"details have shape {tuple(noise.shape)}: give finite values of shape {shape}")
-        images = self.method.decode(self.method.lift(values), noise.to(self.device), num_steps, chosen)
+        noise = self._noise(seed, len(values)) if details is None else self._details(details, len(values))
+        images = self.method.decode(self.method.lift(values), noise, steps, chosen)
         return ((images + 1.0) * 127.5).round().clamp(0, 255).byte().permute(0, 2, 3, 1).cpu().numpy()
 
     def edit(
@@ -235,7 +202,7 @@ class Editor:
         set_units: Mapping[int, float] | None = None,
         shift_units: Mapping[int, float] | None = None,
         seed: int = 0,
-        num_steps: int = DEFAULT_STEPS,
+        num_steps: int | None = None,
         sampler: str | None = None,
         keep_details: bool = False,
     ) -> np.ndarray:
@@ -279,7 +246,7 @@ class Editor:
         units: Sequence[int],
         *,
         seed: int = 0,
-        num_steps: int = DEFAULT_STEPS,
+        num_steps: int | None = None,
         sampler: str | None = None,
         keep_details: bool = False,
     ) -> np.ndarray:
@@ -300,7 +267,7 @@ class Editor:
         target: np.ndarray,
         *,
         seed: int = 0,
-        num_steps: int = DEFAULT_STEPS,
+        num_steps: int | None = None,
         sampler: str | None = None,
         keep_details: bool = False,
     ) -> np.ndarray:
@@ -318,7 +285,7 @@ class Editor:
         units: Sequence[int] | None = None,
         num_values: int = 7,
         seed: int = 0,
-        num_steps: int = DEFAULT_STEPS,
+        num_steps: int | None = None,
         sampler: str | None = None,
         keep_details: bool = False,
     ) -> np.ndarray:
@@ -337,19 +304,29 @@ class Editor:
         drawn = self.decode(values, seed=seed, num_steps=num_steps, sampler=sampler, details=details)
         return drawn.reshape(len(chosen), num_values, *drawn.shape[1:])
 
-    def _kept(self, images: np.ndarray, sampler: str | None, num_steps: int, repeats: int = 1) -> np.ndarray:
+    def _kept(self, images: np.ndarray, sampler: str | None, num_steps: int | None, repeats: int = 1) -> np.ndarray:
         """The details of images, each repeated, once it is known that the sampler can keep them."""
-        choose_sampler(sampler, keep_details=True)
+        self.sampling(num_steps, sampler, keep_details=True)
         return np.repeat(self.details(images, num_steps=num_steps), repeats, axis=0)
 
-    def _noise(self, seed: int | Sequence[int], count: int) -> Tensor:
-        """Starting noise (count, L, h, w), drawn on the host: the same on every device."""
+    def _details(self, details: np.ndarray, count: int) -> Tensor:
+        """Details as starting noise (count, L, h, w). Raises EditError where they are none."""
+        noise = torch.as_tensor(details, dtype=torch.float32)
+        shape = (count, *(self.method.noise_shape or ()))
+        if noise.shape != shape or not bool(torch.isfinite(noise).all()):
+            raise EditError(f"details have shape {tuple(noise.shape)}: give finite values of shape {shape}")
+        return noise.to(self.device)
+
+    def _noise(self, seed: int | Sequence[int], count: int) -> Tensor | None:
+        """Starting noise (count, L, h, w), drawn on the host: the same on every device; None without noise."""
         seeds = [seed] * count if isinstance(seed, int) else list(seed)
         if len(seeds) != count:
             raise EditError(f"{len(seeds)} seeds for {count} images: give one seed, or one an image")
-        shape = self.method.latent_shape
+        shape = self.method.noise_shape
+        if shape is None:
+            return None
         noises = {each: torch.randn(shape, generator=torch.Generator().manual_seed(each)) for each in set(seeds)}
-        return torch.stack([noises[each] for each in seeds])
+        return torch.stack([noises[each] for each in seeds]).to(self.device)
 
     def _checked(self, index: int) -> int:
         if not 0 <= index < self.num_units:
@@ -364,3 +341,23 @@ class Editor:
             )
         owned = np.require(images, requirements=("C", "W"))  # Pillow's arrays are read-only, which torch warns of
         return normalise(torch.from_numpy(owned).to(self.device))
+
+
+def _open_method(checkpoint: Checkpoint) -> tuple[Method, int]:
+    """The trained method of a checkpoint, and the channels C of its images, which the configuration does not know.
+
+    Raises:
+        CheckpointError: weights that fit neither colour nor grey images of the configuration.
+    """
+    weights, found = checkpoint.weights(), ""
+    for channels in (3, 1):
+        try:
+            method = build_method(checkpoint.config, channels)
+            method.load_state_dict(weights)
+        except (RuntimeError, ConfigError) as error:
+            found = found or " ".join(str(error).split())[:300]
+        else:
+            return method, channels
+    raise CheckpointError(
+        f"checkpoint {checkpoint.folder}: its weights do not fit its config.json ({found}): use another checkpoint"
+    )

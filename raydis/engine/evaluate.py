@@ -11,13 +11,13 @@ from itertools import product
 import numpy as np
 import torch
 
+from raydis.config.train import EvaluationConfig
 from raydis.data import FactorDataset, Loader
-from raydis.methods.autoencoder import AutoencoderMethod
-from raydis.methods.contract import Method
+from raydis.errors import MetricError
+from raydis.methods.contract import Method, UnitMethod
 from raydis.metrics.checks import check_varying
 from raydis.metrics.protocol import NUM_DRAWS, PUBLISHED, SEARCH, Protocol, Scores, score, search_subgrid, unscored
 from raydis.metrics.reconstruction import psnr
-from raydis.trainconfig import EvaluationConfig
 
 RECONSTRUCTED_IMAGES = 1024
 # Codes become constant where too large steps kill all ReLUs of the encoder's head, and infinite where weights do.
@@ -25,7 +25,13 @@ ADVICE = "lower train.learning_rate or raise train.warmup_images"
 
 
 def encode_images(method: Method, loader: Loader, indices: np.ndarray) -> np.ndarray:
-    """Codes of the images at `indices` (M,), as float32 (M, N, D); in eval mode, batch by batch."""
+    """Return the codes of the images at `indices` (M,), float32 (M, N, D); in eval mode, batch by batch.
+
+    Raises:
+        MetricError: the method has no units.
+    """
+    if not isinstance(method, UnitMethod):
+        raise MetricError(f"{type(method).__name__} has no units to score: set evaluation.protocol=none")
     was_training = method.training
     method.eval()
     with torch.no_grad():
@@ -35,16 +41,16 @@ def encode_images(method: Method, loader: Loader, indices: np.ndarray) -> np.nda
 
 
 def reconstruction_psnr(method: Method, loader: Loader) -> float | None:
-    """Mean PSNR, dB, of images spread evenly over the data after an autoencoder in eval mode; None for another."""
-    if not isinstance(method, AutoencoderMethod):
-        return None
+    """Return the mean PSNR, dB, of reconstructions of images spread evenly over the data; None where there are none."""
     count = len(loader.dataset)
     indices = np.linspace(0, count - 1, min(RECONSTRUCTED_IMAGES, count)).astype(np.int64)
-    parts = [
-        psnr(images.cpu().numpy(), method.reconstruct(images).float().cpu().numpy(), peak=2.0)
-        for images in loader.gather_in_parts(indices)
-    ]
-    return float(np.concatenate(parts).mean())
+    errors: list[np.ndarray] = []
+    for images in loader.gather_in_parts(indices):
+        drawn = method.reconstruct(images)
+        if drawn is None:
+            return None
+        errors.append(psnr(images.cpu().numpy(), drawn.float().cpu().numpy(), peak=2.0))
+    return float(np.concatenate(errors).mean())
 
 
 def scored_indices(dataset: FactorDataset, *, protocol: Protocol, max_images: int) -> np.ndarray:

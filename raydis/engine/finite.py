@@ -11,7 +11,7 @@ from torch import Tensor
 from raydis.errors import FitError
 
 if TYPE_CHECKING:
-    from raydis.engine.fit import Training
+    from raydis.engine.state import Training
 
 
 def check_finite(training: Training) -> None:
@@ -39,11 +39,12 @@ def trained_tensors(training: Training) -> dict[str, Tensor]:
     found: dict[str, Tensor] = {}
     for owner, method in (("raw", training.method), ("averaged", training.average)):
         prefixes = {id(module): name for name, module in method.named_modules()}
-        for module in method.trained_modules:
+        for module in (module for move in method.moves for module in move.modules):
             for name, tensor in module.state_dict().items():
                 found[f"{owner} weight {prefixes[id(module)]}.{name}"] = tensor
-    for index, moments in training.optimizer.state_dict()["state"].items():
-        found |= {f"optimiser moment {index}.{name}": moment for name, moment in moments.items()}
+    for move, optimizer in training.optimizers.items():
+        for index, moments in optimizer.state_dict()["state"].items():
+            found |= {f"optimiser moment {move}.{index}.{name}": moment for name, moment in moments.items()}
     return {name: tensor for name, tensor in found.items() if tensor.is_floating_point()}
 
 

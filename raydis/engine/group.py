@@ -9,7 +9,7 @@ once.
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from datetime import timedelta
 
 import torch
@@ -54,6 +54,24 @@ class Workers:
             self.wait()
             for tensor in tensors:
                 torch.distributed.broadcast(tensor, src=0)
+
+    def average(self, tensors: Sequence[Tensor]) -> None:
+        """Replace tensors that every worker has by their means over the workers, in one exchange a dtype."""
+        for dtype in sorted({tensor.dtype for tensor in tensors}, key=str):
+            alike = [tensor for tensor in tensors if tensor.dtype == dtype]
+            flat = torch.cat([tensor.reshape(-1) for tensor in alike])
+            torch.distributed.all_reduce(flat)
+            flat /= self.world_size
+            for tensor, mean in zip(alike, flat.split([tensor.numel() for tensor in alike]), strict=True):
+                tensor.copy_(mean.view_as(tensor))
+
+    def gather(self, tensor: Tensor) -> Tensor:
+        """Return the equal shares of all workers in order, (world_size * B, ...) of B rows each; without gradients."""
+        if self.world_size == 1:
+            return tensor
+        shares = [torch.empty_like(tensor) for _ in range(self.world_size)]
+        torch.distributed.all_gather(shares, tensor.detach())
+        return torch.cat(shares)
 
     def mean(self, value: Tensor) -> float:
         """Return the mean of a scalar that each worker has."""

@@ -11,8 +11,8 @@ from torch import Tensor
 
 from raydis.data import FactorDataset, Loader
 from raydis.data.loader import images_at_once
-from raydis.engine.editor import DEFAULT_SAMPLER
-from raydis.methods.dyga_sd import DygaSd
+from raydis.engine.sampling import DEFAULT_SAMPLER
+from raydis.methods.contract import UnitMethod
 from raydis.metrics.telling import MAX_IMAGES, Information, measure_information
 
 NUM_PAIRS = 16  # a unit may act on few of its values: of half as many pairs, some runs' missed them
@@ -20,7 +20,7 @@ NUM_STEPS = 3  # both pictures of a pair share the error of so few
 
 
 @torch.no_grad()
-def information_of(method: DygaSd, dataset: FactorDataset, loader: Loader, *, seed: int) -> Information | None:
+def information_of(method: UnitMethod, dataset: FactorDataset, loader: Loader, *, seed: int) -> Information | None:
     """Measure a method in eval mode on at most MAX_IMAGES distinct images, drawn by the seed from the whole data set.
 
     Returns:
@@ -39,8 +39,8 @@ def information_of(method: DygaSd, dataset: FactorDataset, loader: Loader, *, se
 
 
 @torch.no_grad()
-def effects_of(method: DygaSd, units: Tensor, others: Tensor, *, seed: int, at_once: int) -> np.ndarray:
-    """Exchange each unit alone in K encoded images, and draw them from the same noise.
+def effects_of(method: UnitMethod, units: Tensor, others: Tensor, *, seed: int, at_once: int) -> np.ndarray:
+    """Exchange each unit alone in K encoded images, and draw them, from the same noise where the method takes noise.
 
     Args:
         units, others: scalars (K, N) of the images, and those that are put in their place; surplus ones are left out.
@@ -54,9 +54,17 @@ def effects_of(method: DygaSd, units: Tensor, others: Tensor, *, seed: int, at_o
     values = units[:pairs].repeat(num_units + 1, 1, 1)  # (N + 1, K, N): an exchange a row, and the images as they are
     for unit in range(num_units):
         values[unit, :, unit] = others[:pairs, unit]
-    noise = torch.randn(pairs, *method.latent_shape, generator=torch.Generator().manual_seed(seed))
-    noise = noise.to(units.device).repeat(num_units + 1, 1, 1, 1)
-    parts = zip(values.flatten(0, 1).split(at_once), noise.split(at_once), strict=True)
-    drawn = torch.cat([method.decode(method.lift(part), start, NUM_STEPS, DEFAULT_SAMPLER) for part, start in parts])
+    parts = values.flatten(0, 1).split(at_once)
+    if method.noise_shape is None:
+        drawn = torch.cat([method.decode(method.lift(part), None, None, None) for part in parts])
+    else:
+        noise = torch.randn(pairs, *method.noise_shape, generator=torch.Generator().manual_seed(seed))
+        starts = noise.to(units.device).repeat(num_units + 1, 1, 1, 1).split(at_once)
+        drawn = torch.cat(
+            [
+                method.decode(method.lift(part), start, NUM_STEPS, DEFAULT_SAMPLER)
+                for part, start in zip(parts, starts, strict=True)
+            ]
+        )
     drawn = 127.5 * drawn.unflatten(0, (num_units + 1, pairs)).double()
     return (drawn[:-1] - drawn[-1]).square().flatten(1).mean(1).sqrt().cpu().numpy()

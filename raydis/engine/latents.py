@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from raydis.config import RunConfig
+from raydis.config.first_stage import KlNetwork, KlStage, VqNetwork, VqStage
 from raydis.data import Loader
 from raydis.data.cache import cache_folder, cached_array
 from raydis.data.dataset import digest
@@ -21,7 +22,6 @@ from raydis.engine.checkpoint import fetch_checkpoint, open_checkpoint
 from raydis.errors import CheckpointError, ConfigError
 from raydis.models.autoencoders import Autoencoder
 from raydis.registry import default_cache
-from raydis.stageconfig import KlNetwork, KlStage, VqNetwork, VqStage
 
 ENCODER = 1  # raised whenever equal weights and images would give other latents
 
@@ -100,10 +100,10 @@ def fill_first_stage(autoencoder: Autoencoder, config: RunConfig) -> None:
             f"`python -m raydis train --preset {stage.kind}` and name its folder"
         ) from error
     name, found = f"first_stage.checkpoint={stage.checkpoint}", checkpoint.config
-    if found.method.family != stage.kind:
+    if found.method.kind != stage.kind:
         raise ConfigError(
-            f"{name} was trained as method.family={found.method.family}, but first_stage.kind={stage.kind}: "
-            + (f"set first_stage.kind={found.method.family}" if found.method.family in ("vq", "kl") else "name another")
+            f"{name} was trained as method.kind={found.method.kind}, but first_stage.kind={stage.kind}: "
+            + (f"set first_stage.kind={found.method.kind}" if not found.method.scored else "name another")
         )
     for field in (VqNetwork if stage.kind == "vq" else KlNetwork).model_fields:
         theirs, ours = getattr(found.method, field), getattr(stage, field)

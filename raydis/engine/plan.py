@@ -4,16 +4,8 @@ from __future__ import annotations
 
 import math
 
-import numpy as np
-
-from raydis.config import DygaSdConfig, RunConfig
-from raydis.trainconfig import TrainConfig
-
-
-def seed_of(*parts: int) -> int:
-    """One well-mixed 63-bit seed from several integers."""
-    counted = (*parts, len(parts))  # SeedSequence pads with zeros, so (5,) alone would be (5, 0, 0)
-    return int(np.random.SeedSequence(counted).generate_state(1, np.uint64)[0] >> np.uint64(1))
+from raydis.config import RunConfig
+from raydis.config.train import TrainConfig
 
 
 def learning_rate(config: TrainConfig, images_seen: int) -> float:
@@ -39,15 +31,8 @@ def num_parts(batch_size: int, largest: int | None) -> int:
 
 def budget_warnings(config: RunConfig) -> list[str]:
     """What a run is configured for but too short to reach, a sentence each."""
-    train, rungs, warnings = config.train, config.evaluation.rungs, []
+    train, rungs, warnings = config.train, config.evaluation.rungs, config.method.warnings(config)
     budget = f"train.num_images={train.num_images}"
-    last_start = (train.num_images - 1) // train.batch_size * train.batch_size  # images seen before the last step
-    anchors = config.method.anchors if isinstance(config.method, DygaSdConfig) else None
-    if anchors and anchors.mode != "off" and anchors.shift_rate and anchors.refit_images > last_start:
-        warnings.append(
-            f"method.anchors.refit_images={anchors.refit_images} is not reached within {budget}: the anchors are never "
-            "fitted, and the run trains without them. Lower it, raise train.num_images, or set method.anchors.mode=off"
-        )
     if beyond := [rung for rung in rungs if rung > train.num_images]:
         warnings.append(
             f"evaluation.rungs={list(rungs)} has {beyond} beyond {budget}, which are never scored: remove them, or "

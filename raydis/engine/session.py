@@ -5,15 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from raydis.engine.checkpoint import write_checkpoint
 from raydis.engine.device import num_threads
-from raydis.engine.diagnose import Anchoring, diagnose_anchors
 from raydis.engine.evaluate import check_scorable, evaluate, reconstruction_psnr, scored_indices
 from raydis.engine.finite import check_finite
-from raydis.engine.fit import Progress, Training, fit
+from raydis.engine.fit import fit
 from raydis.engine.information import information_of
-from raydis.methods.dyga_sd import DygaSd
+from raydis.engine.state import Progress, Training
+from raydis.methods.contract import FactorTable, UnitMethod
 from raydis.metrics.protocol import NUM_DRAWS, SEARCH, Protocol, Scores
 from raydis.metrics.telling import Information, label_units
 
@@ -47,23 +48,23 @@ def run_session(training: Training, workdir: Path, *, parent: dict[str, str] | N
     for progress in fit(training):
         scores, folder = None, None
         if progress.checkpoint_due or progress.rung_due:
-            if training.rank == 0:
+            if training.workers.rank == 0:
                 training.calibrated()
             check_finite(training)
-            if training.rank == 0 and progress.rung_due and not progress.finished:
+            if training.workers.rank == 0 and progress.rung_due and not progress.finished:
                 scores = _score(training, progress, SEARCH)
-            if training.rank == 0 and progress.checkpoint_due:
+            if training.workers.rank == 0 and progress.checkpoint_due:
                 folder = _write(workdir, training, progress, parent)
             training.workers.wait()
         yield Report(replace(progress, finished=False), scores, None, folder)
     if (progress := training.unscored) is not None:
         check_finite(training)  # again, for a run that resumed here: its checkpoint may be of an earlier raydis
         scores, psnr, folder = None, None, None
-        if training.rank == 0:
+        if training.workers.rank == 0:
             scores = _score(training, progress)
             psnr = reconstruction_psnr(training.average, training.loader)
             information = _information(training)
-            anchoring = _anchoring(training, information)
+            diagnosis = _diagnosis(training, information)
             training.unscored = None
             folder = _write(
                 workdir,
@@ -73,7 +74,7 @@ def run_session(training: Training, workdir: Path, *, parent: dict[str, str] | N
                 scores=scores,
                 psnr=psnr,
                 information=information,
-                anchoring=anchoring,
+                diagnosis=diagnosis,
             )
         training.workers.wait()
         yield Report(progress, scores, psnr, folder)
@@ -106,7 +107,7 @@ def _write(
     scores: Scores | None = None,
     psnr: float | None = None,
     information: Information | None = None,
-    anchoring: Anchoring | None = None,
+    diagnosis: dict[str, Any] | None = None,
 ) -> Path:
     """A checkpoint of the averaged method, as `calibrated` has left it, and of what is known of the finished one."""
     dataset = training.dataset
@@ -124,7 +125,7 @@ def _write(
             "psnr": psnr,
             "curve": training.curve,
             "information": information.to_dict() if information else None,
-            "anchoring": anchoring.to_dict() if anchoring else None,
+            "anchoring": diagnosis,
         },
         training=training.state(),
         data_name=dataset.name,
@@ -138,18 +139,18 @@ def _write(
 def _information(training: Training) -> Information | None:
     """What the units tell; None without units, factors or evaluation."""
     method, evaluation = training.average, training.config.evaluation
-    if not isinstance(method, DygaSd) or evaluation.protocol == "none":
+    if not isinstance(method, UnitMethod) or evaluation.protocol == "none":
         return None
     return information_of(method, training.dataset, training.loader, seed=evaluation.seed)
 
 
-def _anchoring(training: Training, information: Information | None) -> Anchoring | None:
-    """What the anchors do on the images that the `search` protocol looks at; None without anchors or evaluation."""
-    dataset, evaluation = training.dataset, training.config.evaluation
-    if not isinstance(training.average, DygaSd) or not training.average.anchors.fitted or evaluation.protocol == "none":
+def _diagnosis(training: Training, information: Information | None) -> dict[str, Any] | None:
+    """What the method measures of itself on the images that the `search` protocol looks at; None without evaluation."""
+    method, dataset, evaluation = training.average, training.dataset, training.config.evaluation
+    if not isinstance(method, UnitMethod) or evaluation.protocol == "none":
         return None
     most = evaluation.max_images
-    rows = scored_indices(dataset, protocol=SEARCH, max_images=most)
-    names = dataset.space.names if dataset.space else ()
-    labels = label_units(information, names, len(training.average.anchors.means))
-    return diagnose_anchors(training.average, dataset, training.loader, rows[:most], labels)
+    rows = scored_indices(dataset, protocol=SEARCH, max_images=most)[:most]
+    table = FactorTable(dataset.space.names, dataset.factors(rows)) if dataset.space else None
+    labels = label_units(information, table.names if table else (), method.num_units)
+    return method.diagnose(training.loader.gather_in_parts(rows), table, labels)

@@ -5,14 +5,14 @@ B batch, C H W image, L h w latent.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 from torch.func import functional_call
 
-from raydis.methods.contract import Draws, Method
+from raydis.methods.contract import Batch, Draws, Losses, Method, Move
 from raydis.models.autoencoders import Autoencoder
 from raydis.models.critics import PatchDiscriminator, PerceptualDistance
 from raydis.models.precision import at_least_single
@@ -33,7 +33,7 @@ class AutoencoderMethod(Method):
         latent_weight: of the loss of the latents.
         discriminator: None for none.
         discriminator_weight: of its verdict in the autoencoder's loss.
-        discriminator_start: share of the budget, in [0, 1), before which neither player hears of the other.
+        discriminator_start: share of the budget, in [0, 1), before which neither player sees the other.
         perceptual: None for none.
         perceptual_weight: its weight.
     """
@@ -64,34 +64,35 @@ class AutoencoderMethod(Method):
         self.adversarial: Tensor
 
     @property
-    def trained_modules(self) -> Sequence[nn.Module]:
-        """The autoencoder, and the discriminator where there is one."""
-        return [self.network] if self.discriminator is None else [self.network, self.discriminator]
+    def moves(self) -> Sequence[Move]:
+        """One move of both players; see the class."""
+        modules = [self.network] if self.discriminator is None else [self.network, self.discriminator]
+        return [Move("reconstruct", modules)]
 
     def draw(self, batch_size: int, generator: torch.Generator) -> Draws:
-        """Noise of the latents of one step, on the generator's device; there are no times."""
-        device = generator.device
-        noise = torch.randn(batch_size, *self.latent_shape, generator=generator, device=device)
-        return Draws(torch.zeros(batch_size, dtype=torch.long, device=device), noise)
+        """Return the noise of the latents of one step, (B, L, h, w)."""
+        noise = torch.randn(batch_size, *self.latent_shape, generator=generator, device=generator.device)
+        return {"noise": noise}
 
-    def start(self, images: Tensor) -> None:
-        """Prepare the autoencoder on images (B, C, H, W) in [-1, 1]."""
-        self.network.start(images)
+    def start(self, parts: Iterable[Tensor], generator: torch.Generator) -> None:
+        """Prepare the autoencoder on a sample of the images."""
+        self.network.start(torch.cat(list(parts)))
 
-    def pass_share(self, share: float) -> None:
-        """Let the discriminator in once its share of the budget is spent."""
+    def begin_step(self, share: float) -> None:
+        """Let the discriminator count once its share of the budget is used."""
         self.adversarial.fill_(float(share >= self.discriminator_start))
 
-    def forward(self, images: Tensor, draws: Draws, latents: Tensor | None = None) -> Tensor:
-        """Loss of a batch, a scalar; images (B, C, H, W) in [-1, 1]."""
-        reconstructions, latent_loss = self.network(images, draws.noise)
+    def forward(self, batch: Batch, move: str) -> Losses:
+        """Return the loss of a batch."""
+        images = batch.images
+        reconstructions, latent_loss = self.network(images, batch.draws["noise"])
         loss = (reconstructions.to(images.dtype) - images).abs().mean() + self.latent_weight * latent_loss
         if self.perceptual is not None:
             loss = loss + self.perceptual_weight * self.perceptual(reconstructions, images)
         if self.discriminator is not None:
             verdict, error = self.judge(self.discriminator, images, reconstructions)
             loss = loss + self.adversarial * (self.discriminator_weight * verdict + error)
-        return loss
+        return {"loss": loss}
 
     @staticmethod
     def judge(discriminator: PatchDiscriminator, images: Tensor, reconstructions: Tensor) -> tuple[Tensor, Tensor]:

@@ -11,8 +11,8 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal, TypeVar
 
+from raydis.config.section import Model
 from raydis.metrics.protocol import ScoreName
-from raydis.section import Model
 
 K = TypeVar("K")
 

@@ -23,10 +23,10 @@ from pathlib import Path
 from typing import Any
 
 from raydis.config import RunConfig
+from raydis.config.first_stage import LearnedStage
 from raydis.errors import CheckpointError, RegistryError
 from raydis.registry.manifest import MANIFEST, METRICS, Manifest, parse_manifest, verify
 from raydis.registry.transfer import download_checkpoint
-from raydis.stageconfig import LearnedStage
 from raydis.store import Store, StoreConflict, StoreMissing, open_store
 
 DEFAULT_ALIAS = "best"

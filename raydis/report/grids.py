@@ -79,7 +79,7 @@ def draw_traversal(
     *,
     num_values: int = 7,
     seed: int = 0,
-    num_steps: int = 20,
+    num_steps: int | None = None,
     sampler: str | None = None,
     keep_details: bool = False,
 ) -> Image.Image:
@@ -114,7 +114,7 @@ def draw_swaps(
     targets: np.ndarray,
     *,
     seed: int = 0,
-    num_steps: int = 20,
+    num_steps: int | None = None,
     sampler: str | None = None,
     keep_details: bool = False,
 ) -> Image.Image:

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from raydis.data import FactorDataset, Loader
 from raydis.engine.editor import Editor
@@ -51,7 +50,9 @@ th, td { padding: .2rem .8rem .2rem 0; text-align: left; border-bottom: 1px soli
 """
 
 
-def write_report(editor: Editor, dataset: FactorDataset, path: Path, *, seed: int = 0, num_steps: int = 20) -> None:
+def write_report(
+    editor: Editor, dataset: FactorDataset, path: Path, *, seed: int = 0, num_steps: int | None = None
+) -> None:
     """Write the page of a checkpoint.
 
     Args:
@@ -65,7 +66,7 @@ def write_report(editor: Editor, dataset: FactorDataset, path: Path, *, seed: in
         file.write(page.encode())
 
 
-def render_report(editor: Editor, dataset: FactorDataset, *, seed: int = 0, num_steps: int = 20) -> str:
+def render_report(editor: Editor, dataset: FactorDataset, *, seed: int = 0, num_steps: int | None = None) -> str:
     """The page as HTML; see `write_report`."""
     editor = _measured(editor, dataset)
     metrics, manifest = editor.metrics, editor.manifest
@@ -139,20 +140,16 @@ def _units(editor: Editor) -> list[str]:
 
 
 def _anchors(editor: Editor, images: np.ndarray) -> list[str]:
-    anchoring = editor.metrics.get("anchoring")
-    if anchoring is None:
+    anchoring, cloud = editor.metrics.get("anchoring"), editor.token_cloud(images)
+    if anchoring is None or cloud is None:
         return []
-    anchors, labels, units = editor.method.anchors, editor.labels, anchoring["units"]
-    with torch.no_grad():
-        tokens = editor.raw_tokens(images)
-        shifted, components = anchors(tokens), anchors.assign(tokens).component
-    means, alive = anchors.anchor_tokens(), anchors.alive
+    labels, units = editor.labels, anchoring["units"]
     titles = [_title(unit, label) for unit, label in zip(units, labels, strict=True)]
     picture = draw_anchors(
-        tokens.cpu().numpy(),
-        shifted.cpu().numpy(),
-        components.cpu().numpy(),
-        [means[unit, alive[unit]].cpu().numpy() for unit in range(len(means))],
+        cloud.raw.cpu().numpy(),
+        cloud.pulled.cpu().numpy(),
+        cloud.components.cpu().numpy(),
+        [anchors.cpu().numpy() for anchors in cloud.anchors],
         titles,
     )
     columns = ANCHORING
@@ -188,7 +185,7 @@ def _title(unit: dict[str, Any], label: UnitLabel) -> str:
     return f"unit {unit['unit']}{f': {title}' if title else ''}\n{unit['num_gaussians']} Gaussians{values}"
 
 
-def _as_png(editor: Editor, image: np.ndarray, seed: int, num_steps: int) -> bytes:
+def _as_png(editor: Editor, image: np.ndarray, seed: int, num_steps: int | None) -> bytes:
     buffer = io.BytesIO()
     draw_traversal(editor, image, seed=seed, num_steps=num_steps).save(buffer, format="PNG", optimize=True)
     return buffer.getvalue()

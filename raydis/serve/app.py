@@ -25,7 +25,7 @@ from ray.serve import Application
 from ray.serve.config import AutoscalingConfig, BackpressureConfig
 
 from raydis.config import Model
-from raydis.configfile import parse
+from raydis.config.files import parse
 from raydis.errors import ConfigError
 from raydis.registry import ModelRef, Registry
 from raydis.store import Location, open_store

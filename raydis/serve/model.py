@@ -21,7 +21,8 @@ import torch
 
 from raydis.config import ComputeConfig
 from raydis.engine.device import resolve_device
-from raydis.engine.editor import Editor, check_steps
+from raydis.engine.editor import Editor
+from raydis.engine.sampling import Sampling, choose_sampling
 from raydis.errors import CheckpointError
 from raydis.registry import ModelRef, Registry, default_cache
 
@@ -53,8 +54,7 @@ class Codes:
     """What one image's encoding says, each (N,)."""
 
     units: np.ndarray  # float32
-    components: np.ndarray  # int64; -1 where a unit has no anchors
-    responsibilities: np.ndarray  # float32 in [0, 1]
+    facts: dict[str, np.ndarray]  # what the method states beside the units' numbers, by name
 
 
 class Drawing(NamedTuple):
@@ -62,14 +62,13 @@ class Drawing(NamedTuple):
 
     units: np.ndarray  # (N,)
     seed: int
-    num_steps: int
-    sampler: str | None = None
+    sampling: Sampling
     source: np.ndarray | None = None  # (H, W, C) uint8, the image whose details are kept; None: a seed's noise
 
     @property
-    def batch_key(self) -> tuple[int, str | None, bool]:
+    def batch_key(self) -> tuple[Sampling, bool]:
         """Drawings of equal keys may share a batch."""
-        return self.num_steps, self.sampler, self.source is not None
+        return self.sampling, self.source is not None
 
 
 class ServedModel:
@@ -93,7 +92,7 @@ class ServedModel:
         self.ref = ref
         default = default_batch_sizes(editor.device)
         self.batch_sizes = BatchSizes(encode_batch_size or default.encode, edit_batch_size or default.edit)
-        self.max_steps = min(MAX_STEPS, editor.max_steps)
+        self.max_steps = None if editor.max_steps is None else min(MAX_STEPS, editor.max_steps)
 
     @property
     def identity(self) -> str:
@@ -105,8 +104,8 @@ class ServedModel:
         rows: list[Codes] = []
         for chunk, filled in _filled(images, self.batch_sizes.encode):
             encoded = self.editor.encode(np.stack(filled))
-            columns = zip(encoded.units, encoded.components, encoded.responsibilities, strict=True)
-            rows += [Codes(*row) for row in columns][: len(chunk)]
+            for row, units in enumerate(encoded.units[: len(chunk)]):
+                rows.append(Codes(units, {name: values[row] for name, values in encoded.facts.items()}))
         return rows
 
     def edit_units(
@@ -115,9 +114,9 @@ class ServedModel:
         """One image's scalars (N,) with some set and some shifted. Raises EditError."""
         return self.editor.edit_units(units[None], set_units=set_units, shift_units=shift_units)[0]
 
-    def check_steps(self, num_steps: int) -> None:
-        """Raises EditError where the service or the model's noise schedule allows fewer steps than that."""
-        check_steps(num_steps, self.max_steps)
+    def sampling(self, num_steps: int | None, sampler: str | None, *, keep_details: bool) -> Sampling:
+        """Return how an edit is drawn. Raises EditError where the service or the model does not allow it."""
+        return choose_sampling(self.max_steps, num_steps, sampler, keep_details=keep_details)
 
     def draw(self, drawings: Sequence[Drawing]) -> list[np.ndarray]:
         """Images (H, W, C) uint8 of drawings that have equal batch keys."""
@@ -125,7 +124,7 @@ class ServedModel:
         for chunk, filled in _filled(drawings, self.batch_sizes.edit):
             units = np.stack([drawing.units for drawing in filled])
             seeds = [drawing.seed for drawing in filled]
-            num_steps, sampler, _ = filled[0].batch_key
+            num_steps, sampler = filled[0].sampling
             sources = [drawing.source for drawing in filled if drawing.source is not None]
             details = self.editor.details(np.stack(sources), num_steps=num_steps) if sources else None
             drawn = self.editor.decode(units, seed=seeds, num_steps=num_steps, sampler=sampler, details=details)
@@ -144,9 +143,10 @@ class ServedModel:
         height, width, channels = self.editor.image_shape
         ramp = np.linspace(0, 255, height * width * channels).astype(np.uint8).reshape(height, width, channels)
         codes = self.encode([ramp])[0]
-        if not (np.isfinite(codes.units).all() and np.isfinite(codes.responsibilities).all()):
+        if not all(np.isfinite(values).all() for values in (codes.units, *codes.facts.values())):
             raise CheckpointError(f"{self.ref} cannot be served: its encoding of a test picture is not finite")
-        self.draw([Drawing(codes.units, seed=0, num_steps=1)])
+        num_steps = None if self.max_steps is None else 1
+        self.draw([Drawing(codes.units, seed=0, sampling=self.sampling(num_steps, None, keep_details=False))])
 
 
 def open_model(

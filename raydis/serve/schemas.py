@@ -9,7 +9,8 @@ from fastapi import UploadFile
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, Json
 
 from raydis.diffusion.samplers import Sampler
-from raydis.engine.editor import DEFAULT_SAMPLER, DEFAULT_STEPS, UnitInfo
+from raydis.engine.editor import UnitInfo
+from raydis.engine.sampling import DEFAULT_SAMPLER, DEFAULT_STEPS
 from raydis.metrics.telling import Kind
 from raydis.serve.model import MAX_STEPS, Codes, ServedModel
 from raydis.serve.service import Edited
@@ -42,7 +43,6 @@ class Unit(BaseModel):
     low: float
     median: float
     high: float
-    num_gaussians: int = Field(description="Components of its mixture; 0 without anchors.")
     kind: Kind = Field(
         description="factor: it tells one factor; mixed: several; none: it changes pictures, but tells no factor more "
         "than chance does; inactive: exchanging it between images changes no picture; unknown: it was not measured, or "
@@ -52,6 +52,9 @@ class Unit(BaseModel):
         description="What it tells of the factors that its label names: share of a factor's entropy, 0 to 1."
     )
     label: str = Field(description="The same in words; empty where unknown.")
+    counts: dict[str, int] = Field(
+        description="What the method counts of it, such as `num_components` of its mixture; empty for most methods."
+    )
 
     @classmethod
     def of(cls, unit: UnitInfo) -> Self:
@@ -71,9 +74,11 @@ class ModelFacts(BaseModel):
     created: AwareDatetime
     scores: dict[str, Any] | None = Field(description="Scores with their protocol and estimator; null if not scored.")
     image_shape: tuple[int, int, int] = Field(description="Height, width, channels that every upload is brought to.")
-    latent_shape: tuple[int, int, int] = Field(description="Channels, height, width that the diffusion model works on.")
-    unit_dim: int = Field(description="Width of a unit's token.")
-    max_steps: int = Field(description="Most sampling steps of an edit.")
+    noise_shape: tuple[int, int, int] | None = Field(
+        description="Channels, height and width of the noise that drawing starts from; null where it starts from none."
+    )
+    unit_dim: int = Field(description="Width of the vector that a unit's number becomes.")
+    max_steps: int | None = Field(description="Most sampling steps of an edit; null where drawing takes a single pass.")
     units: list[Unit]
 
     @classmethod
@@ -89,7 +94,7 @@ class ModelFacts(BaseModel):
             created=manifest.created,
             scores=editor.metrics.get("scores"),
             image_shape=editor.image_shape,
-            latent_shape=editor.method.latent_shape,
+            noise_shape=editor.method.noise_shape,
             unit_dim=editor.unit_dim,
             max_steps=model.max_steps,
             units=[Unit.of(unit) for unit in editor.units()],
@@ -100,9 +105,11 @@ class UnitCode(BaseModel):
     """One unit of one image."""
 
     index: int
-    value: float = Field(description="The unit's scalar, which `set` and `shift` of an edit change.")
-    component: int | None = Field(description="Component of the unit's mixture that it belongs to; null without any.")
-    responsibility: float | None = Field(description="Posterior probability of that component, 0 to 1.")
+    value: float = Field(description="The unit's number, which `set` and `shift` of an edit change.")
+    facts: dict[str, int | float] = Field(
+        description="What the method states beside it, by name, such as the `component` of the unit's mixture that it "
+        "belongs to, -1 for none, and the posterior probability of that, `responsibility`. Empty for most methods."
+    )
 
 
 class Encoding(BaseModel):
@@ -114,8 +121,8 @@ class Encoding(BaseModel):
                 {
                     "model": "quickstart@3",
                     "units": [
-                        {"index": 0, "value": -0.83, "component": 2, "responsibility": 0.998},
-                        {"index": 1, "value": 1.27, "component": 0, "responsibility": 0.751},
+                        {"index": 0, "value": -0.83, "facts": {"component": 2, "responsibility": 0.998}},
+                        {"index": 1, "value": 1.27, "facts": {"component": 0, "responsibility": 0.751}},
                     ],
                 }
             ]
@@ -127,17 +134,15 @@ class Encoding(BaseModel):
 
     @classmethod
     def of(cls, model: ServedModel, codes: Codes) -> Self:
-        rows = zip(codes.units, codes.components, codes.responsibilities, strict=True)
         return cls(
             model=str(model.ref),
             units=[
                 UnitCode(
                     index=index,
                     value=float(value),
-                    component=int(component) if component >= 0 else None,
-                    responsibility=float(responsibility) if component >= 0 else None,
+                    facts={name: values[index].item() for name, values in codes.facts.items()},
                 )
-                for index, (value, component, responsibility) in enumerate(rows)
+                for index, value in enumerate(codes.units)
             ],
         )
 
@@ -158,7 +163,13 @@ class EditForm(BaseModel):
     seed: int = Field(
         0, ge=0, lt=2**63, description="Seed of the starting noise; without influence where details are kept."
     )
-    steps: int = Field(DEFAULT_STEPS, ge=1, le=MAX_STEPS, description="Sampling steps; the time taken grows with them.")
+    steps: int | None = Field(
+        None,
+        ge=1,
+        le=MAX_STEPS,
+        description=f"Sampling steps, by default {DEFAULT_STEPS}; the time taken grows with them. To be left out where "
+        "the model's `max_steps` is null.",
+    )
     sampler: Sampler | None = Field(
         None, description=f"Default: {DEFAULT_SAMPLER}; where details are kept ddim, the only one that can be inverted."
     )
@@ -175,8 +186,8 @@ class Edit(BaseModel):
     model: str = Field(description="Name and version that answered.")
     units: list[float] = Field(description="The units' values after the edit, from which the image was drawn.")
     seed: int
-    steps: int
-    sampler: Sampler = Field(description="The one that drew it.")
+    steps: int | None = Field(description="Those that drew it; null where drawing takes a single pass.")
+    sampler: Sampler | None = Field(description="The one that drew it; null likewise.")
     keep_details: bool
     image: str = Field(description="The PNG file, base64.")
 
@@ -186,8 +197,8 @@ class Edit(BaseModel):
             model=str(model.ref),
             units=edited.units.tolist(),
             seed=form.seed,
-            steps=form.steps,
-            sampler=edited.sampler,
+            steps=edited.sampling.num_steps,
+            sampler=edited.sampling.sampler,
             keep_details=form.keep_details,
             image=base64.b64encode(edited.png).decode(),
         )

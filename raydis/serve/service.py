@@ -12,9 +12,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from raydis.diffusion.samplers import Sampler
 from raydis.engine.device import use_threads
-from raydis.engine.editor import choose_sampler
+from raydis.engine.sampling import Sampling
 from raydis.serve.batcher import Batcher
 from raydis.serve.images import decode_image, encode_png
 from raydis.serve.model import Codes, Drawing, ServedModel
@@ -27,7 +26,7 @@ class Edited(NamedTuple):
 
     png: bytes
     units: np.ndarray  # (N,), after the edit
-    sampler: Sampler  # that drew it
+    sampling: Sampling  # that drew it
 
 
 class Service:
@@ -66,18 +65,17 @@ class Service:
         set_units: Mapping[int, float],
         shift_units: Mapping[int, float],
         seed: int,
-        num_steps: int,
+        num_steps: int | None = None,
         sampler: str | None = None,
         keep_details: bool = False,
     ) -> Edited:
         """An image file, drawn again with some units changed. Raises EditError, ImageError, ImageTooLarge."""
-        self.model.check_steps(num_steps)
-        chosen = choose_sampler(sampler, keep_details=keep_details)
+        sampling = self.model.sampling(num_steps, sampler, keep_details=keep_details)
         pixels = await self._pixels(data)
         codes = await self._encoder.submit(pixels)
         units = self.model.edit_units(codes.units, set_units, shift_units)
-        drawing = Drawing(units, seed, num_steps, chosen, pixels if keep_details else None)
-        return Edited(await self._drawer.submit(drawing), units, chosen)
+        drawing = Drawing(units, seed, sampling, pixels if keep_details else None)
+        return Edited(await self._drawer.submit(drawing), units, sampling)
 
     def check_health(self) -> None:
         """Raises RuntimeError where a batch hangs."""

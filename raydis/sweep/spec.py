@@ -15,14 +15,14 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 import numpy as np
-from pydantic import Field, model_validator
+from pydantic import Field, ValidationInfo, field_validator, model_validator
 
-from raydis.config import DygaSdConfig, RunConfig
-from raydis.configfile import Tree, apply_overrides, field_paths, parse, read_yaml
+from raydis.config import RunConfig
+from raydis.config.files import Tree, apply_overrides, field_paths, parse, read_yaml
+from raydis.config.presets import expand
+from raydis.config.section import Model
 from raydis.errors import ConfigError
 from raydis.metrics.standing import DEFAULT_OBJECTIVES, Objective
-from raydis.presets import expand
-from raydis.section import Model
 
 NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
 FIXED_SECTIONS = {
@@ -163,15 +163,17 @@ class SweepSpec(Model):
 
     name: str = Field(pattern=NAME, description="First part of the sweep's folder, and the promoted model's name.")
     run: RunConfig = Field(description="Base run; a sweep file may start it from a preset.")
+    num_trials: int = Field(default=16, ge=0, description="Sampled trials; controls come on top.")
     search: dict[str, Domain] = Field(
-        default={}, description="Dotted key of the run -> the values it may take; empty where controls alone run."
+        default=None,
+        validate_default=True,
+        description="Dotted key of the run -> the values it may take; null: the default of run.method.",
     )
     objectives: tuple[Objective, ...] = Field(
         default=DEFAULT_OBJECTIVES,
         min_length=1,
         description="What the sampler searches for, and what makes a trial the best: see raydis/metrics/standing.py.",
     )
-    num_trials: int = Field(default=16, ge=0, description="Sampled trials; controls come on top.")
     max_concurrent: int | None = Field(
         default=None, ge=1, description="Trials at once; null: as many as the cluster holds."
     )
@@ -182,6 +184,14 @@ class SweepSpec(Model):
     sampler: Literal["tpe", "random", "nsga2"] = Field(default="tpe", description="Optuna's sampler.")
     controls: tuple[Control, ...] = Field(default=(), description="Runs to compare with; they go first.")
     promotion: PromotionConfig | None = Field(default=PromotionConfig(), description="null: promote nothing.")
+
+    @field_validator("search", mode="before")
+    @classmethod
+    def _default_space(cls, search: Any, info: ValidationInfo) -> Any:
+        if search is not None:
+            return search
+        run, num_trials = info.data.get("run"), info.data.get("num_trials")
+        return run.method.default_search_space() if run and num_trials else {}
 
     @property
     def total_trials(self) -> int:
@@ -200,9 +210,9 @@ class SweepSpec(Model):
                 "run.data.name=image_folder has no factors, so no score can rank the trials: "
                 "train one run with `python -m raydis train`"
             )
-        if not isinstance(self.run.method, DygaSdConfig):
+        if not self.run.method.scored:
             raise ValueError(
-                f"run.method.family={self.run.method.family} is a first stage without scores to rank trials by: "
+                f"run.method.kind={self.run.method.kind} is a first stage without scores to rank trials by: "
                 "train one run with `python -m raydis train`"
             )
         if self.run.evaluation.protocol == "none":

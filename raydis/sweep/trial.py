@@ -14,7 +14,7 @@ from typing import Any
 from ray import tune
 
 from raydis.config import DataConfig, RunConfig
-from raydis.configfile import parse
+from raydis.config.files import parse
 from raydis.errors import ClusterError, RaydisError, StoreError, final_error
 from raydis.sweep.spec import configure
 
@@ -71,7 +71,7 @@ def trial_resources(run: RunConfig) -> tune.PlacementGroupFactory:
 
 def _train_here(run: RunConfig, parent: dict[str, str]) -> None:
     from raydis.engine.device import num_threads, resolve_device, use_threads
-    from raydis.engine.fit import Training
+    from raydis.engine.state import Training
     from raydis.train.report import report_session
 
     device = resolve_device(run.compute)

@@ -11,11 +11,11 @@ from collections.abc import Mapping
 from typing import Any
 
 from raydis.config import RunConfig
+from raydis.config.first_stage import LearnedStage
+from raydis.config.identity import differences, listed, settings
 from raydis.engine.checkpoint import migrate_config
 from raydis.errors import ConfigError, RegistryError
-from raydis.identity import differences, listed, settings
 from raydis.registry import locate_first_stage
-from raydis.stageconfig import LearnedStage
 from raydis.store import Store, StoreConflict
 
 log = logging.getLogger(__name__)

@@ -11,8 +11,8 @@ from types import ModuleType
 from typing import Any
 
 from raydis.engine.checkpoint import open_checkpoint
-from raydis.engine.fit import Training
 from raydis.engine.session import Report, run_session
+from raydis.engine.state import Training
 from raydis.metrics.protocol import SCORE_NAMES
 
 
@@ -52,8 +52,8 @@ def metrics_of(report: Report) -> dict[str, Any]:
 
     `status` is `running` until the end and then that of the scores: `valid`, `invalid`, `no_factors`, or `unscored`
     where the run does not evaluate itself. Scores are None where there are none; `scores` holds all of them as JSON. At
-    a rung they are the `search` protocol's, at the end those of the configured one. `psnr` is that of a first stage, at
-    the end.
+    a rung they are the `search` protocol's, at the end those of the configured one. `psnr` is that of the method's
+    reconstructions, at the end. `loss` is None for a method without moves. `health` is `Method.health` as JSON.
     """
     progress, scores = report.progress, report.scores
     unscored = "unscored" if progress.finished else "running"
@@ -67,7 +67,7 @@ def metrics_of(report: Report) -> dict[str, Any]:
         "train_s": progress.train_s,
         "refit_s": progress.refit_s,
         "num_refits": progress.num_refits,
-        "num_unanchored_units": progress.num_unanchored_units,
+        "health": json.dumps(progress.health),
         "finished": progress.finished,
         "status": scores.status if scores and progress.finished else unscored,
         "reason": scores.reason if scores else None,
@@ -79,10 +79,11 @@ def metrics_of(report: Report) -> dict[str, Any]:
 
 def failure(error: Exception) -> dict[str, Any]:
     """The last report of a run that ended with an error of ours: same keys, status `failed`, the error as reason."""
-    counts = ("step", "images_seen", "num_images", "num_workers", "num_refits", "num_unanchored_units")
+    counts = ("step", "images_seen", "num_images", "num_workers", "num_refits")
     numbers = (*counts, "loss", "images_per_s", "train_s", "refit_s", *SCORE_NAMES, "psnr")
     return {
         **dict.fromkeys(numbers),
+        "health": None,
         "finished": True,
         "status": "failed",
         "reason": f"{type(error).__name__}: {error}",

@@ -12,8 +12,8 @@ from ray.train.torch import get_device
 from raydis.config import RunConfig
 from raydis.data import open_dataset
 from raydis.engine.device import num_threads, resolve_device, use_threads
-from raydis.engine.fit import Training
 from raydis.engine.group import Workers
+from raydis.engine.state import Training
 from raydis.store import open_store
 from raydis.store.lease import check_lease
 from raydis.train.report import report_session

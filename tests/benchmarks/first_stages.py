@@ -24,13 +24,13 @@ import numpy as np
 import torch
 
 from raydis.config import RunConfig
-from raydis.configfile import merge
+from raydis.config.files import merge
+from raydis.config.presets import expand
 from raydis.data import FactorDataset, open_dataset
-from raydis.engine.fit import Training
 from raydis.engine.session import Report, run_session
+from raydis.engine.state import Training
 from raydis.methods.dyga_sd import DygaSd
 from raydis.metrics.reconstruction import psnr
-from raydis.presets import expand
 
 STAGES = ("patch_pca", "vq", "kl", "pixel")
 PIXEL_UNET = {"multipliers": [1, 1, 1, 1, 1], "attention_sizes": [8, 4], "skip_dropout_sizes": [8]}

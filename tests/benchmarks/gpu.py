@@ -36,17 +36,19 @@ import torch
 from torch import Tensor
 
 from raydis.config import EvaluationConfig, RunConfig
+from raydis.config.presets import expand
 from raydis.data import Loader
 from raydis.data.dataset import ArrayDataset
 from raydis.data.shapes3d import render_shapes3d
 from raydis.engine.accelerate import WARMUP_CALLS, Captured, CudaGraph
 from raydis.engine.breakdown import describe, measure_ceilings, seconds, take_apart
 from raydis.engine.evaluate import encode_images, evaluate
-from raydis.engine.fit import Progress, Training, fit
+from raydis.engine.fit import fit
+from raydis.engine.state import Progress, Training
+from raydis.engine.step import Step
 from raydis.metrics.importance import Estimator
 from raydis.metrics.protocol import PUBLISHED, score, vote
 from raydis.metrics.representation import per_unit_pca
-from raydis.presets import expand
 from tests.benchmarks.loader import PerSample
 from tests.benchmarks.packing import pack
 from tests.benchmarks.train_step import (
@@ -226,27 +228,29 @@ def sampler(scale: Scale, given: Given) -> Iterator[Row]:
     training = Training(make_config(scale.large, scale.device, 1), make_dataset(config.data.image_size), device=device)
     network, units = training.average.unet, (config.method.num_units, config.method.unit_dim)
     for batch_size, precision in itertools.product(scale.sampler_batch_sizes, ("fp32", "bf16")):
-        latents = torch.randn(batch_size, *training.method.latent_shape, device=device)
-        times = torch.full((batch_size,), 500, device=device)
-        condition = network.condition(torch.randn(batch_size, *units, device=device)).detach()
+        inputs = {
+            "z": torch.randn(batch_size, *training.method.noise_shape, device=device),
+            "t": torch.full((batch_size,), 500, device=device),
+            "condition": network.condition(torch.randn(batch_size, *units, device=device)).detach(),
+        }
 
-        def eager(z: Tensor, t: Tensor, c: Tensor, *, precision: str = precision) -> Tensor:
+        def eager(inputs: dict[str, Tensor], *, precision: str = precision) -> dict[str, Tensor]:
             with torch.no_grad(), torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
-                return network(z, t, c)
+                return {"predicted": network(inputs["z"], inputs["t"], inputs["condition"])}
 
         calls = {"eager": eager} | ({"graph": Captured(eager, CudaGraph(device))} if scale.device == "cuda" else {})
         for name, call in calls.items():
             for _ in range(WARMUP_CALLS + 1):
-                call(latents, times, condition)
-            repeat = functools.partial(repeated, call, (latents, times, condition), scale.calls)
+                call(inputs)
+            repeat = functools.partial(repeated, call, inputs, scale.calls)
             taken = [seconds(repeat, device) / scale.calls for _ in range(scale.rounds)]
             ms = round(1e3 * statistics.median(taken), 4)
             yield {"batch_size": batch_size, "precision": precision, "launched": name, "ms": ms}
 
 
-def repeated(call: Callable[..., Tensor], arguments: tuple[Tensor, ...], count: int) -> None:
+def repeated(call: Callable[[dict[str, Tensor]], object], inputs: dict[str, Tensor], count: int) -> None:
     for _ in range(count):
-        call(*arguments)
+        call(inputs)
 
 
 def refit(scale: Scale, given: Given) -> Iterator[Row]:
@@ -257,7 +261,8 @@ def refit(scale: Scale, given: Given) -> Iterator[Row]:
     )
     for _ in range(2):
         yield {"images": training.method.refit_samples, "refit_s": round(seconds(training.refit, training.device), 3)}
-    step_s = seconds(lambda: [training.advance(training.method) for _ in range(scale.steps)], training.device)
+    step = Step(training)
+    step_s = seconds(lambda: [step() for _ in range(scale.steps)], training.device)
     between = RunConfig.model_validate(expand({"preset": scale.large})).method.anchors.refit_images
     steps = between / config.train.batch_size
     yield {"images_between": between, "steps_between_s": round(steps * step_s / scale.steps, 3)}

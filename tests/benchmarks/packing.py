@@ -26,7 +26,8 @@ from torch import nn
 from torch.func import functional_call, grad, stack_module_state, vmap
 
 from raydis.engine.breakdown import seconds
-from raydis.engine.fit import Training
+from raydis.engine.state import Training
+from raydis.engine.step import Step, next_batch
 from tests.benchmarks.train_step import make_config, make_dataset
 
 SEED = 0
@@ -39,14 +40,15 @@ def train_for(preset: str, device: str, duration_s: float, compile: str, barrier
     torch.set_num_threads(1)
     config = make_config(preset, device, 1, compile=compile)
     training = Training(config, make_dataset(config.data.image_size), device=torch.device(device))
+    step = Step(training)
     for _ in range(WARMUP_STEPS):
-        training.advance(training.method)
+        step()
     synchronise(device)
     barrier.wait(START_S)
     steps, began = 0, time.perf_counter()
     while time.perf_counter() - began < duration_s:
         for _ in range(5):
-            training.advance(training.method)
+            step()
         synchronise(device)  # or the host would run ahead of the clock
         steps += 5
     results.put(steps * config.train.batch_size / (time.perf_counter() - began))
@@ -99,12 +101,13 @@ def race_batched(preset: str, device: str, num_networks: int, rounds: int) -> di
         for weight in network.parameters():
             nn.init.normal_(weight, std=0.02)
         network.train()
-    images, draws = trainings[0].loader.batch(0), trainings[0].draw()
+    batch = next_batch(trainings[0])
+    (move,) = trainings[0].method.moves
     parameters, buffers = stack_module_state(networks)  # type: ignore[arg-type]
     constant = {name: buffer[0] for name, buffer in buffers.items()}
 
     def loss(weights: dict, stack: dict) -> torch.Tensor:
-        return functional_call(networks[0], (weights, stack), (images, draws))
+        return functional_call(networks[0], (weights, stack), (batch, move.name))["loss"]
 
     def stacked() -> None:
         vmap(grad(loss), in_dims=(0, None), randomness="different")(parameters, constant)
@@ -112,7 +115,7 @@ def race_batched(preset: str, device: str, num_networks: int, rounds: int) -> di
     def separate() -> None:
         for network in networks:
             network.zero_grad(set_to_none=True)
-            network(images, draws).backward()
+            network(batch, move.name)["loss"].backward()
 
     ratios = []
     for number in range(rounds + 1):

@@ -19,9 +19,10 @@ from collections.abc import Callable
 import torch
 
 from raydis.config import RunConfig
-from raydis.engine.fit import Training
+from raydis.config.presets import expand
+from raydis.engine.state import Training
+from raydis.engine.step import Step
 from raydis.methods.dyga_sd import DygaSd
-from raydis.presets import expand
 from tests.benchmarks.train_step import make_dataset
 
 ROUNDS = 3
@@ -49,23 +50,25 @@ def measure(preset: str, device: str) -> dict[str, float | int | str]:
     first = seconds(training.refit, device)
     later = [seconds(training.refit, device) for _ in range(ROUNDS)]
 
+    step = Step(training)
+
     def steps() -> None:
         for _ in range(STEPS[preset]):
-            training.advance(method)
+            step()
 
     steps()
-    step = statistics.median(seconds(steps, device) for _ in range(ROUNDS)) / STEPS[preset]
+    step_s = statistics.median(seconds(steps, device) for _ in range(ROUNDS)) / STEPS[preset]
     track = statistics.median(seconds(method.anchors.track, device) for _ in range(ROUNDS))
     num_steps = config.method.anchors.refit_images / config.train.batch_size
     return {
         "preset": preset,
         "refit_images": config.method.anchors.refit_images,
         "fit_samples": min(config.method.anchors.fit_samples, len(training.dataset)),
-        "step_s": round(step, 4),
+        "step_s": round(step_s, 4),
         "track_s": round(track, 5),
         "first_refit_s": round(first, 3),
         "later_refit_s": round(statistics.median(later), 3),
-        "share": round(statistics.median(later) / (num_steps * step), 5),
+        "share": round(statistics.median(later) / (num_steps * step_s), 5),
     }
 
 

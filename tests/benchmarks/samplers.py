@@ -25,15 +25,16 @@ import torch
 from torch import Tensor
 
 from raydis.config import RunConfig
+from raydis.config.presets import expand
 from raydis.data import FactorDataset, open_dataset
 from raydis.data.loader import normalise
 from raydis.diffusion.samplers import SAMPLERS, sample
 from raydis.diffusion.schedule import alpha_bars
 from raydis.engine.checkpoint import fetch_checkpoint
 from raydis.engine.editor import Editor
-from raydis.engine.fit import Training, fit
+from raydis.engine.fit import fit
+from raydis.engine.state import Training
 from raydis.methods.dyga_sd import DygaSd
-from raydis.presets import expand
 from raydis.registry import default_cache
 
 SEED = 0
@@ -89,7 +90,7 @@ def psnr(drawn: Tensor, wanted: Tensor) -> float:
 def picture_errors(method: DygaSd, images: Tensor, limit_steps: int) -> list[dict]:
     """PSNR of few steps' pictures to those of many, and to the images, by sampler and steps."""
     codes = method.encode(images)
-    noise = torch.randn(len(images), *method.latent_shape, generator=torch.Generator().manual_seed(SEED))
+    noise = torch.randn(len(images), *method.noise_shape, generator=torch.Generator().manual_seed(SEED))
     limit = method.decode(codes, noise, limit_steps, "ddim")
     rows = []
     for steps in STEPS:
@@ -103,7 +104,7 @@ def picture_errors(method: DygaSd, images: Tensor, limit_steps: int) -> list[dic
 def detail_errors(method: DygaSd, images: Tensor) -> list[dict]:
     """PSNR to the images of what DDIM draws of them from a seed's noise and from their own, by steps."""
     codes = method.encode(images)
-    noise = torch.randn(len(images), *method.latent_shape, generator=torch.Generator().manual_seed(SEED))
+    noise = torch.randn(len(images), *method.noise_shape, generator=torch.Generator().manual_seed(SEED))
     first_stage = psnr(method.first_stage.decode(method.first_stage.encode(images)).clamp(-1.0, 1.0), images)
     rows = []
     for steps in STEPS:
@@ -118,7 +119,7 @@ def times(method: DygaSd, images: Tensor) -> list[dict]:
     """CPU-milliseconds an image and step by sampler, and of an inversion, with ratios to ddim in the same round."""
     images = images[:TIMED_IMAGES]
     codes = method.encode(images)
-    noise = torch.zeros(len(images), *method.latent_shape)
+    noise = torch.zeros(len(images), *method.noise_shape)
     calls = {name: lambda name=name: method.decode(codes, noise, TIMED_STEPS, name) for name in SAMPLERS}
     calls["inversion"] = lambda: method.invert(codes, images, TIMED_STEPS)
     seconds: dict[str, list[float]] = {name: [] for name in calls}

@@ -21,7 +21,8 @@ import numpy as np
 import torch
 
 from raydis.engine.device import use_threads
-from raydis.engine.fit import Training
+from raydis.engine.state import Training
+from raydis.engine.step import Step
 from raydis.metrics.dci import dci
 from raydis.metrics.importance import Estimator
 from tests.benchmarks.train_step import make_config, make_dataset
@@ -52,11 +53,12 @@ def time_training(preset: str, batch_size: int, num_steps: int) -> Callable[[int
     """Seconds a step of one run, by threads."""
     config = make_config(preset, "cpu", num_steps, batch_size=batch_size)
     training = Training(config, make_dataset(config.data.image_size), device=torch.device("cpu"))
-    training.advance(training.method)
+    step = Step(training)
+    step()
 
     def steps() -> None:
         for _ in range(num_steps):
-            training.advance(training.method)
+            step()
 
     def measure(count: int) -> float:
         use_threads(count)

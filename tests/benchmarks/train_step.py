@@ -33,11 +33,12 @@ import torch
 from torch import Tensor, nn
 
 from raydis.config import RunConfig
+from raydis.config.presets import expand
 from raydis.data.dataset import ArrayDataset
 from raydis.diffusion.schedule import alpha_bars
 from raydis.engine.breakdown import seconds
-from raydis.engine.fit import Training, fit
-from raydis.presets import expand
+from raydis.engine.fit import fit
+from raydis.engine.state import Training
 from tests.benchmarks.plain import PlainUNet, copy_unet, plain_encoder
 
 SEED = 0

@@ -23,8 +23,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from raydis.build import build_method
 from raydis.config import RunConfig
+from raydis.config.presets import expand
 from raydis.engine.breakdown import seconds
-from raydis.presets import expand
 
 SEED = 0
 Call = Callable[[Tensor, Tensor, Tensor], Tensor]

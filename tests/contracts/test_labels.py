@@ -12,13 +12,13 @@ import pytest
 import torch
 
 from raydis.config import RunConfig
+from raydis.config.presets import expand
 from raydis.data import open_dataset
 from raydis.engine.checkpoint import open_checkpoint
 from raydis.engine.editor import Editor
-from raydis.engine.fit import Training
 from raydis.engine.session import run_session
+from raydis.engine.state import Training
 from raydis.metrics.telling import UnitLabel
-from raydis.presets import expand
 from raydis.registry import ModelRef
 from raydis.report import grids, page
 from raydis.report.grids import draw_grid, draw_swaps, draw_traversal

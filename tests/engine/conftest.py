@@ -11,11 +11,12 @@ import torch
 
 from raydis.build import build_method
 from raydis.config import RunConfig
+from raydis.config.presets import expand
 from raydis.data import FactorDataset, open_dataset
 from raydis.data.dataset import ArrayDataset
 from raydis.engine.checkpoint import write_checkpoint
 from raydis.engine.editor import Editor
-from raydis.presets import expand
+from raydis.methods.dyga_sd import DygaSd
 
 
 class Unlabelled(ArrayDataset):
@@ -52,12 +53,13 @@ def checkpoint(
     method = build_method(config, 3).eval()
     for weight in method.parameters():
         torch.nn.init.normal_(weight, std=0.2)
+    assert isinstance(method, DygaSd)
     images = torch.from_numpy(dataset.images(np.arange(len(dataset)))).permute(0, 3, 1, 2) / 127.5 - 1
     method.first_stage.fit(images)
-    units = method.units(images)
-    method.set_unit_quantiles(units)
+    method.calibrate([images])
     settings = {"num_gaussians": 2, "num_splits": 1, "split_spread": 0.5, "min_count": 10.0, "em_steps": 5}
-    method.anchors.fit(method.encoder.tokens(units).detach(), **settings, generator=torch.Generator().manual_seed(0))
+    tokens = method.encoder.tokens(method.units(images)).detach()
+    method.anchors.fit(tokens, **settings, generator=torch.Generator().manual_seed(0))
     folder = tmp_path_factory.mktemp("checkpoint") / "tiny"
     write_checkpoint(
         folder,

@@ -13,13 +13,17 @@ from raydis.config import ComputeConfig, RunConfig
 from raydis.data import FactorDataset
 from raydis.engine.accelerate import WARMUP_CALLS, Captured, compile_blocks, naming_compiler_errors, resolve_mode
 from raydis.engine.checkpoint import open_checkpoint
-from raydis.engine.fit import Training, fit
+from raydis.engine.fit import fit
 from raydis.engine.session import run_session
+from raydis.engine.state import Training
+from raydis.engine.step import Step
 from raydis.errors import FitError, ResourceError
+from raydis.methods.contract import Method
 from raydis.models.blocks import ResBlock, TokenTransformer
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda")
 Tiny = Callable[..., RunConfig]
+Tensors = dict[str, Tensor]
 
 
 class Tape:
@@ -28,18 +32,21 @@ class Tape:
     def __init__(self) -> None:
         self.events: list[str] = []
 
-    def warm_up(self, call: Callable[[], Tensor]) -> Tensor:
+    def warm_up(self, call: Callable[[], Tensors]) -> Tensors:
         self.events.append("warm up")
         return call()
 
-    def capture(self, call: Callable[[], Tensor]) -> Tensor:
+    def capture(self, call: Callable[[], Tensors]) -> Tensors:
         self.events.append("capture")
-        self.call, self.output = call, torch.full((), torch.nan)
+        self.call, self.output = call, {"loss": torch.full((), torch.nan)}
         return self.output
 
     def replay(self) -> None:
         self.events.append("replay")
-        self.output.copy_(self.call())
+        result = self.call()
+        assert result.keys() == self.output.keys()
+        for name, tensor in result.items():
+            self.output[name].copy_(tensor)
 
 
 # ---- what is asked for
@@ -111,15 +118,15 @@ def test_code_of_the_default_compiler_trains_alike_within_rounding(tiny: Tiny, u
 
 
 def test_what_the_compiler_refuses_is_told_with_the_way_round_it() -> None:
-    def split(x: Tensor) -> Tensor:
+    def split(tensors: Tensors) -> Tensors:
         torch._dynamo.graph_break()
-        return x
+        return tensors
 
     step = torch.compile(split, fullgraph=True, backend="eager")
     with pytest.raises(FitError, match=r"torch.compile cannot compile .*: set compute.compile=off or compute"):
-        naming_compiler_errors(step)(torch.ones(2))
+        naming_compiler_errors(step)({"x": torch.ones(2)})
     with pytest.raises(ZeroDivisionError):
-        naming_compiler_errors(lambda: torch.tensor(1 / 0))()
+        naming_compiler_errors(lambda tensors: {"x": tensors["x"] * (1 / 0)})({"x": torch.ones(2)})
 
 
 # ---- captured steps
@@ -127,29 +134,36 @@ def test_what_the_compiler_refuses_is_told_with_the_way_round_it() -> None:
 
 def test_a_function_is_warmed_up_then_captured_once_then_replayed_on_each_calls_tensors() -> None:
     tape = Tape()
-    captured = Captured(lambda a, b: (a * b).sum(), tape)
-    found = [captured(torch.full((3,), float(i)), torch.full((3,), 2.0)).item() for i in range(WARMUP_CALLS + 3)]
+    captured = Captured(lambda given: {"loss": (given["a"] * given["b"]).sum()}, tape)
+    called = [{"a": torch.full((3,), float(i)), "b": torch.full((3,), 2.0)} for i in range(WARMUP_CALLS + 3)]
+    found = [captured(tensors)["loss"].item() for tensors in called]
     assert found == [6.0 * i for i in range(WARMUP_CALLS + 3)]
     assert tape.events == ["warm up"] * WARMUP_CALLS + ["capture"] + ["replay"] * 3
 
 
-def test_other_shapes_than_those_captured_are_refused() -> None:
-    captured = Captured(lambda a: a.sum(), Tape())
-    captured(torch.ones(4, 3))
-    with pytest.raises(ValueError, match=r"captured function of \(4, 3\) was called with \(1, 3\)"):
-        captured(torch.ones(1, 3))  # copy_ alone would repeat it
+def summed(given: Tensors) -> Tensors:
+    return {"loss": given["a"].sum()}
+
+
+def test_other_shapes_or_names_than_those_captured_are_refused() -> None:
+    captured = Captured(summed, Tape())
+    captured({"a": torch.ones(4, 3)})
+    with pytest.raises(ValueError, match=r"captured function of \{'a': \(4, 3\)\} was called with \{'a': \(1, 3\)\}"):
+        captured({"a": torch.ones(1, 3)})  # copy_ alone would repeat it
+    with pytest.raises(ValueError, match=r"of \{'a': \(4, 3\)\} was called with \{'b': \(4, 3\)\}"):
+        captured({"b": torch.ones(4, 3)})
 
 
 def test_a_step_that_cannot_be_captured_is_told_with_the_way_round_it() -> None:
     class Refuses(Tape):
-        def capture(self, call: Callable[[], Tensor]) -> Tensor:
+        def capture(self, call: Callable[[], Tensors]) -> Tensors:
             raise RuntimeError("operation not permitted when stream is\ncapturing")
 
-    captured = Captured(lambda a: a.sum(), Refuses())
+    captured = Captured(summed, Refuses())
     for _ in range(WARMUP_CALLS):
-        captured(torch.ones(1))
+        captured({"a": torch.ones(1)})
     with pytest.raises(FitError, match=r"\(RuntimeError: operation not .* capturing\): set compute.compile=off or"):
-        captured(torch.ones(1))
+        captured({"a": torch.ones(1)})
 
 
 PLAN = {
@@ -165,14 +179,16 @@ PLAN = {
 }
 
 
-def on_tape(training: Training) -> Tape:
-    """Replay the training's steps as on a GPU: its rate a tensor, its update a captured function."""
-    tape = Tape()
-    for group in training.optimizer.param_groups:
-        group["lr"] = torch.tensor(group["lr"], dtype=torch.float64)  # as exact as the number
-    captured = Captured(lambda *inputs: training.update(training.method, *inputs), tape)
-    training._update = lambda network, *inputs: captured(*inputs)
-    return tape
+def on_tape(training: Training, tape: Tape) -> Step:
+    """A step that is replayed as on a GPU: its rate a tensor, its moves a captured function."""
+    for optimizer in training.optimizers.values():
+        for group in optimizer.param_groups:
+            group["lr"] = torch.tensor(group["lr"], dtype=torch.float64)  # as exact as the number
+    return Step(training, graph=lambda: tape)
+
+
+def trained_weights(method: Method) -> list[Tensor]:
+    return [weight for move in method.moves for weight in move.weights]
 
 
 def test_a_replayed_run_is_the_plain_run_through_refits_and_a_resumed_half(
@@ -187,12 +203,14 @@ def test_a_replayed_run_is_the_plain_run_through_refits_and_a_resumed_half(
     assert folder is not None
     resumed.resume(open_checkpoint(folder))
     for training in runs.values():
-        tape = on_tape(training)
-        losses = [progress.loss for progress in fit(training)]
+        tape = Tape()
+        losses = [progress.loss for progress in fit(training, step=on_tape(training, tape))]
         assert losses == [report.progress.loss for report in reports[:-1]][-len(losses) :]  # the last only scores
         assert tape.events.count("capture") == 1
-        assert all(torch.equal(a, b) for a, b in zip(training._trained, plain._trained, strict=True))
-        assert all(torch.equal(a, b) for a, b in zip(training._averaged, plain._averaged, strict=True))
+        for ours, theirs in ((training.method, plain.method), (training.average, plain.average)):
+            pairs = list(zip(trained_weights(ours), trained_weights(theirs), strict=True))
+            assert pairs
+            assert all(torch.equal(a, b) for a, b in pairs)
     assert plain.num_refits == 4
 
 
@@ -220,7 +238,7 @@ def test_the_layout_changes_a_run_by_rounding_alone_and_a_checkpoint_opens_in_bo
     for layout, config in configs.items():
         resumed = Training(config, unlabelled, device=CPU)
         resumed.resume(checkpoint)
-        assert layouts(resumed._trained) == layouts(resumed._averaged) == {layout}
+        assert layouts(trained_weights(resumed.method)) == layouts(trained_weights(resumed.average)) == {layout}
         saved = {**resumed.state().tensors, **resumed.average.state_dict()}
         wanted = {**checkpoint.training().tensors, **checkpoint.weights()}
         assert saved.keys() == wanted.keys()
@@ -228,9 +246,8 @@ def test_the_layout_changes_a_run_by_rounding_alone_and_a_checkpoint_opens_in_bo
         losses = [progress.loss for progress in fit(resumed)]
         expected = [report.progress.loss for report in reports[2:-1]]  # the last only scores
         assert losses == (expected if layout == before else pytest.approx(expected, rel=1e-4))
-        assert layouts(resumed.state().tensors[f"optimizer.{i}.exp_avg"] for i in range(len(resumed._trained))) == {
-            layout
-        }
+        moments, num_weights = resumed.state().tensors, len(trained_weights(resumed.method))
+        assert layouts(moments[f"optimizer.denoise.{i}.exp_avg"] for i in range(num_weights)) == {layout}
 
 
 # ---- on a GPU
@@ -242,13 +259,13 @@ def test_the_layout_changes_a_run_by_rounding_alone_and_a_checkpoint_opens_in_bo
 def test_a_step_on_a_gpu_never_makes_the_host_wait(tiny: Tiny, unlabelled: FactorDataset, mode: str) -> None:
     config = tiny(**{**PLAN, "method": {"anchors": {"refit_images": 10**6}}}, compute={"compile": mode})
     training = Training(config, unlabelled, device=GPU)
-    losses = torch.zeros((), device=GPU)
+    step, losses = Step(training), torch.zeros((), device=GPU)
     for _ in range(WARMUP_CALLS + 1):
-        losses += training.advance(training.method)
+        losses += step()["loss"]
     try:
         torch.cuda.set_sync_debug_mode("error")
         for _ in range(12):  # crosses an epoch's end
-            losses += training.advance(training.method)
+            losses += step()["loss"]
     finally:
         torch.cuda.set_sync_debug_mode("default")
     assert torch.isfinite(losses)

@@ -11,7 +11,9 @@ from torch.utils.flop_counter import FlopCounterMode
 from raydis.config import RunConfig
 from raydis.data import FactorDataset
 from raydis.engine.breakdown import PHASES, Breakdown, Ceilings, OpCounter, Phase, describe, take_apart
-from raydis.engine.fit import Training
+from raydis.engine.state import Training
+from raydis.engine.step import forward, next_batch
+from raydis.methods.contract import Batch, Losses, Move
 
 
 def counted(call: Callable[[], object]) -> tuple[int, int]:
@@ -58,27 +60,33 @@ def test_a_step_is_taken_apart_without_leaving_the_run(
     tiny: Callable[..., RunConfig], unlabelled: FactorDataset
 ) -> None:
     training = Training(tiny(), unlabelled, device=torch.device("cpu"))
-    before = training._averaged[0].clone()
+    averaged = training.average.moves[0].weights[0]
+    before = averaged.clone()
     found = take_apart(training, num_steps=2)
     assert tuple(found.phases) == PHASES
     assert all(phase.seconds > 0 and phase.num_ops > 0 and phase.num_bytes > 0 for phase in found.phases.values())
     assert found.phases["data"].num_flops == found.phases["optimiser"].num_flops == 0
     with FlopCounterMode(display=False) as counter:
-        training.loss(training.method, *training.inputs())
+        forward(training, training.method.moves[0], next_batch(training))
     # Without the attention of a CPU, that counter's sum is a little less.
     assert counter.get_total_flops() <= found.phases["forward"].num_flops < 1.05 * counter.get_total_flops()
     assert 1.7 < found.phases["backward"].num_flops / found.phases["forward"].num_flops < 2.1
     assert found.step_s > 0
     assert training.step == 3 + 2 + 2 + 4 + 2  # warm-up, timed, counted, warm-up, timed
-    assert not torch.equal(before, training._averaged[0])
+    assert not torch.equal(before, averaged)
 
 
 def test_parts_of_a_batch_are_those_of_the_run_and_time_bounds_the_steps(
     tiny: Callable[..., RunConfig], unlabelled: FactorDataset, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     training = Training(tiny(compute={"max_batch_size": 8}), unlabelled, device=torch.device("cpu"))
-    sizes, loss = [], training.loss
-    monkeypatch.setattr(training, "loss", lambda network, *part: (sizes.append(len(part[0])), loss(network, *part))[1])
+    sizes: list[int] = []
+
+    def record(training: Training, move: Move, part: Batch) -> Losses:
+        sizes.append(len(part.images))
+        return forward(training, move, part)
+
+    monkeypatch.setattr("raydis.engine.step.forward", record)
     found = take_apart(training, num_steps=100, limit_s=0.0)
     assert training.step == 3 + 3 + 2 + 4 + 3
     assert sizes == [8] * 4 * training.step

@@ -16,9 +16,16 @@ import torch
 from safetensors.torch import load_file
 
 import raydis
-from raydis.config import AnchorConfig, DygaSdConfig, RunConfig
+from raydis.config import RunConfig
+from raydis.config.dyga_sd import AnchorConfig, DygaSdConfig
 from raydis.data import open_dataset
-from raydis.engine.checkpoint import TrainingState, code_revision, open_checkpoint, write_checkpoint
+from raydis.engine.checkpoint import (
+    TrainingState,
+    code_revision,
+    migrate_training,
+    open_checkpoint,
+    write_checkpoint,
+)
 from raydis.errors import CheckpointError
 from raydis.registry.manifest import FileEntry, Manifest, file_entry
 
@@ -323,3 +330,31 @@ def test_the_code_revision_is_the_commit_that_tracks_the_package_and_nobody_else
     assert code_revision.__wrapped__(tmp_path / "installed") is None
     (tmp_path / "ours" / "__init__.py").write_text("changed")
     assert code_revision.__wrapped__(tmp_path / "ours") == f"{git('rev-parse', 'HEAD')}-dirty"
+
+
+# ---- what older code stored of a training
+
+
+def test_the_moments_of_a_single_optimiser_become_those_of_the_first_move() -> None:
+    kept = {"method.optimizer.0.weight": torch.ones(1), "method.unet.1.weight": torch.ones(2)}
+    older = {"optimizer.0.step": torch.tensor(3.0), "optimizer.12.exp_avg_sq": torch.ones(4)}
+    found = migrate_training(TrainingState(kept | older, {"step": 3}), ["reconstruct", "discriminate"])
+    renamed = {"optimizer.reconstruct.0.step": "optimizer.0.step"}
+    renamed |= {"optimizer.reconstruct.12.exp_avg_sq": "optimizer.12.exp_avg_sq"}
+    assert_equal(found.tensors, kept | {name: older[old] for name, old in renamed.items()})
+    assert found.values == {"step": 3, "unscored": None}  # older code still had no report that waits
+
+
+def test_a_report_that_waits_for_its_scores_has_one_loss_and_one_count_of_failures() -> None:
+    older = {"step": 5, "loss": 0.25, "num_unanchored_units": 2, "finished": True}
+    values = {"step": 5, "unscored": dict(older)}
+    found = migrate_training(TrainingState({}, values), ["denoise"]).values["unscored"]
+    assert found == {"step": 5, "losses": {"loss": 0.25}, "health": {"num_unanchored_units": 2}, "finished": True}
+    assert values["unscored"] == older  # it is not changed in place
+
+
+@pytest.mark.parametrize("moves", [["denoise"], []])
+def test_a_training_of_this_code_is_left_as_it_is(moves: list[str]) -> None:
+    tensors = {f"optimizer.{move}.0.step": torch.tensor(3.0) for move in moves}
+    values = {"step": 3, "unscored": {"losses": {"loss": 0.5}, "health": {}, "finished": True}}
+    assert migrate_training(TrainingState(tensors, values), moves) == TrainingState(tensors, values)

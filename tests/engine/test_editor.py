@@ -50,21 +50,23 @@ def test_encoding_gives_scalars_codes_and_the_anchor_of_each_unit(editor: Editor
     assert isinstance(encoded, Encoded)
     assert (encoded.units.shape, encoded.units.dtype) == ((4, UNITS), np.float32)
     assert (encoded.codes.shape, encoded.codes.dtype) == ((4, UNITS, DIM), np.float32)
-    assert (encoded.components.shape, encoded.components.dtype) == ((4, UNITS), np.int64)
-    assert (encoded.responsibilities.shape, encoded.responsibilities.dtype) == ((4, UNITS), np.float32)
-    counts = np.array([unit.num_gaussians for unit in editor.units()])
+    assert encoded.facts.keys() == {"component", "responsibility"}
+    component, responsibility = encoded.facts["component"], encoded.facts["responsibility"]
+    assert (component.shape, component.dtype) == ((4, UNITS), np.int64)
+    assert (responsibility.shape, responsibility.dtype) == ((4, UNITS), np.float32)
+    counts = np.array([unit.counts["num_components"] for unit in editor.units()])
     assert counts.sum() > 0
-    assert (encoded.components < np.maximum(counts, 0)).all()
-    assert ((encoded.components >= 0) == (counts > 0)).all()
-    assert ((encoded.responsibilities > 0) == (counts > 0)).all()
-    assert encoded.responsibilities.max() <= 1.0
+    assert (component < np.maximum(counts, 0)).all()
+    assert ((component >= 0) == (counts > 0)).all()
+    assert ((responsibility > 0) == (counts > 0)).all()
+    assert responsibility.max() <= 1.0
 
 
 def test_an_image_is_encoded_without_its_batch_mates(editor: Editor, images: np.ndarray) -> None:
     together, alone = editor.encode(images), editor.encode(images[2:3])
     np.testing.assert_allclose(together.units[2:3], alone.units, rtol=0, atol=1e-5)
     np.testing.assert_allclose(together.codes[2:3], alone.codes, rtol=0, atol=1e-5)
-    assert (together.components[2:3] == alone.components).all()
+    assert (together.facts["component"][2:3] == alone.facts["component"]).all()
 
 
 def test_units_tell_the_range_that_was_measured(checkpoint: Path) -> None:
@@ -170,7 +172,7 @@ def test_a_seed_has_no_influence_where_details_are_kept(editor: Editor, images: 
 
 def test_keeping_details_is_decoding_from_them(editor: Editor, images: np.ndarray) -> None:
     details = editor.details(images[:2], num_steps=STEPS)
-    assert (details.shape, details.dtype) == ((2, *editor.method.latent_shape), np.float32)
+    assert (details.shape, details.dtype) == ((2, *editor.method.noise_shape), np.float32)
     edited = editor.edit(images[:2], set_units={1: 0.5}, num_steps=STEPS, keep_details=True)
     units = editor.edit_units(editor.encode(images[:2]).units, set_units={1: 0.5})
     assert (editor.decode(units, details=details, num_steps=STEPS) == edited).all()
@@ -329,9 +331,10 @@ def test_a_checkpoint_says_what_its_editor_was_trained_on(editor: Editor, datase
 @pytest.mark.parametrize(
     ("change", "found"),
     [
-        (lambda weight: None, "'encoder.convolutions.0.weight'"),
+        (lambda weight: None, 'Missing key(s) in state_dict: "encoder.convolutions.0.weight"'),
         (lambda weight: weight[..., :2], "size mismatch for encoder.convolutions.0.weight"),
-        (lambda weight: weight[:, :1], "size mismatch for first_stage.mean"),  # the weights of a model of grey images
+        # An encoder of grey images beside a first stage of coloured ones: neither fits the other.
+        (lambda weight: weight[:, :1], "size mismatch for encoder.convolutions.0.weight"),
     ],
 )
 def test_weights_that_do_not_fit_the_configuration_are_refused(

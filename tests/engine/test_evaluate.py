@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import pytest
 import torch
@@ -9,6 +11,7 @@ from raydis.config import EvaluationConfig
 from raydis.data import FactorDataset, Loader
 from raydis.data.dataset import ArrayDataset
 from raydis.engine.evaluate import evaluate, scored_indices
+from raydis.methods.contract import Move, UnitMethod
 from raydis.metrics.protocol import PUBLISHED, SEARCH
 
 
@@ -24,18 +27,22 @@ def test_the_published_protocol_looks_at_every_image_and_search_at_a_product_sub
 
 @pytest.mark.parametrize(("value", "reason"), [(1.0, "constant: the representation has collapsed"), (np.nan, "NaN")])
 def test_codes_that_cannot_be_scored_come_with_advice(dataset: FactorDataset, value: float, reason: str) -> None:
-    class Broken:
-        training = False
+    class Broken(UnitMethod):
+        @property
+        def moves(self) -> Sequence[Move]:
+            return []
 
-        def eval(self) -> None: ...
+        def units(self, images: Tensor) -> Tensor:
+            return torch.full((len(images), 3), value)
 
-        def train(self, mode: bool) -> None: ...
+        def lift(self, units: Tensor) -> Tensor:
+            return units[..., None].expand(-1, -1, 2)
 
-        def encode(self, images: Tensor) -> Tensor:
-            return torch.full((len(images), 3, 2), value)
+        def decode(self, codes: Tensor, noise: object, num_steps: object, sampler: object) -> Tensor:
+            raise AssertionError("scoring drew an image")
 
     loader = Loader(dataset, batch_size=1, seed=0)
-    scores = evaluate(Broken(), dataset, loader, EvaluationConfig())  # type: ignore[arg-type]
+    scores = evaluate(Broken(), dataset, loader, EvaluationConfig())
     assert scores is not None
     assert (scores.status, scores.factor_vae) == ("invalid", None)
     assert reason in str(scores.reason)

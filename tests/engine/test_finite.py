@@ -11,14 +11,15 @@ import torch
 from torch import Tensor
 
 from raydis.config import RunConfig
+from raydis.config.presets import expand
 from raydis.data import FactorDataset, open_dataset
 from raydis.engine.checkpoint import open_checkpoint
 from raydis.engine.finite import check_finite, not_finite
-from raydis.engine.fit import Training
 from raydis.engine.group import Workers
 from raydis.engine.session import run_session
+from raydis.engine.state import Training
+from raydis.engine.step import Step, ema_update
 from raydis.errors import FitError
-from raydis.presets import expand
 
 CPU = torch.device("cpu")
 Tiny = Callable[..., RunConfig]
@@ -27,7 +28,7 @@ TWICE = {"num_images": 128, "report_images": 64, "checkpoint_images": 64}
 
 def start(config: RunConfig, dataset: FactorDataset) -> Training:
     training = Training(config, dataset, device=CPU)
-    training.advance(training.method)  # so that there are moments
+    Step(training)()  # so that there are moments
     return training
 
 
@@ -40,7 +41,7 @@ def averaged_weight(training: Training) -> Tensor:
 
 
 def moment(training: Training) -> Tensor:
-    return training.optimizer.state_dict()["state"][3]["exp_avg_sq"]
+    return training.optimizers["denoise"].state_dict()["state"][3]["exp_avg_sq"]
 
 
 def averaged_statistics(training: Training) -> Tensor:
@@ -57,7 +58,7 @@ def quantiles(training: Training) -> Tensor:
     [
         (raw_weight, r"raw weight unet\."),
         (averaged_weight, r"averaged weight encoder\."),
-        (moment, r"optimiser moment 3\.exp_avg_sq"),
+        (moment, r"optimiser moment denoise\.3\.exp_avg_sq"),
         (averaged_statistics, r"averaged weight encoder\.\S+running_var"),
     ],
 )
@@ -89,25 +90,28 @@ def test_large_finite_numbers_whose_sum_overflows_are_finite() -> None:
     assert not_finite({}) == []
 
 
-def break_after(training: Training, step: int, tensor: Callable[[Training], Tensor]) -> None:
+def break_after(monkeypatch: pytest.MonkeyPatch, step: int, tensor: Callable[[Training], Tensor]) -> None:
     """Put a NaN into a tensor at the end of a step, as an overflow in the optimiser would."""
-    follow = training.follow
 
-    def then_break() -> None:
-        follow()
+    def then_break(training: Training) -> None:
+        ema_update(training)
         if training.step == step:
             tensor(training).view(-1)[0] = torch.nan
 
-    training.follow = then_break  # type: ignore[method-assign]
+    monkeypatch.setattr("raydis.engine.step.ema_update", then_break)
 
 
 @pytest.mark.parametrize("tensor", [raw_weight, averaged_weight, moment])
 def test_the_last_good_checkpoint_stays_where_weights_break_behind_a_finite_loss(
-    tiny: Tiny, dataset: FactorDataset, tmp_path: Path, tensor: Callable[[Training], Tensor]
+    tiny: Tiny,
+    dataset: FactorDataset,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    tensor: Callable[[Training], Tensor],
 ) -> None:
     """At the last step before a report the loss that is reported was computed by weights that were still sound."""
     training = Training(tiny(train=TWICE), dataset, device=CPU)
-    break_after(training, 4, tensor)
+    break_after(monkeypatch, 4, tensor)
     session = run_session(training, tmp_path)
     good = next(session).checkpoint
     assert good is not None
@@ -118,11 +122,11 @@ def test_the_last_good_checkpoint_stays_where_weights_break_behind_a_finite_loss
 
 
 def test_a_rung_is_not_scored_with_weights_that_are_not_finite(
-    tiny: Tiny, dataset: FactorDataset, tmp_path: Path
+    tiny: Tiny, dataset: FactorDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config = tiny(train={**TWICE, "checkpoint_images": 1000}, evaluation={"rungs": [64]})
     training = Training(config, dataset, device=CPU)
-    break_after(training, 2, averaged_weight)
+    break_after(monkeypatch, 2, averaged_weight)
     with pytest.raises(FitError, match="averaged weight encoder"):
         next(run_session(training, tmp_path))
 
@@ -131,13 +135,13 @@ def test_a_loss_that_is_nan_in_one_step_between_two_reports_ends_the_run(
     tiny: Tiny, dataset: FactorDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     training = Training(tiny(train={**TWICE, "report_images": 128}), dataset, device=CPU)
-    advance = training.advance
+    take = Step.__call__
 
-    def once_nan(network: Any) -> Tensor:
-        loss = advance(network)
-        return loss * torch.nan if training.step == 2 else loss
+    def once_nan(step: Step) -> dict[str, Tensor]:
+        losses = take(step)
+        return {"loss": losses["loss"] * torch.nan} if training.step == 2 else losses
 
-    monkeypatch.setattr(training, "advance", once_nan)
+    monkeypatch.setattr(Step, "__call__", once_nan)
     with pytest.raises(FitError, match="the loss became nan by step 4"):
         next(run_session(training, tmp_path))
     assert not list(tmp_path.iterdir())

@@ -17,11 +17,11 @@ from torch.distributed.distributed_c10d import _set_pg_timeout
 
 import raydis.engine.session
 from raydis.config import RunConfig
+from raydis.config.presets import expand
 from raydis.data import open_dataset
-from raydis.engine.fit import Training
 from raydis.engine.group import Workers
 from raydis.engine.session import run_session
-from raydis.presets import expand
+from raydis.engine.state import Training
 
 TIMEOUT_S, LONGER_S = 3, 6
 TREE = {

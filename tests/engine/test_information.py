@@ -30,7 +30,7 @@ def dataset_of(space: FactorSpace | None) -> ArrayDataset:
 class Reading:
     """Units: the scale, nothing, the hue on a folded curve, and the scale again where the decoder does not look."""
 
-    latent_shape = (1, 2, 2)
+    noise_shape = (1, 2, 2)
 
     def __init__(self) -> None:
         self.seen = self.drawn = 0

@@ -8,7 +8,7 @@ between file and score lowers it; the last tests show that.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import h5py
@@ -25,27 +25,32 @@ from raydis.data.files import read_dsprites, read_mpi3d, read_shapes3d
 from raydis.data.source import load
 from raydis.data.space import FactorSpace
 from raydis.engine.evaluate import evaluate
+from raydis.methods.contract import Move, UnitMethod
 from raydis.metrics.protocol import Scores
 
 Factors = Callable[[np.ndarray], np.ndarray]  # uint8 (B, H, W, C) -> (B, F)
 
 
-class Oracle:
+class Oracle(UnitMethod):
     """A method whose unit f is factor f; D = 2, so that scoring reduces its codes as it does a model's."""
 
-    training = False
-
     def __init__(self, factors: Factors) -> None:
+        super().__init__()
         self.factors = factors
 
-    def eval(self) -> None: ...
+    @property
+    def moves(self) -> Sequence[Move]:
+        return []
 
-    def train(self, mode: bool) -> None: ...
-
-    def encode(self, images: Tensor) -> Tensor:
+    def units(self, images: Tensor) -> Tensor:
         pixels = ((images + 1.0) * 127.5).round().to(torch.uint8).permute(0, 2, 3, 1).numpy()
-        levels = torch.from_numpy(self.factors(pixels)).float()
-        return torch.stack([levels, -0.5 * levels], dim=2)
+        return torch.from_numpy(self.factors(pixels)).float()
+
+    def lift(self, units: Tensor) -> Tensor:
+        return torch.stack([units, -0.5 * units], dim=2)
+
+    def decode(self, codes: Tensor, noise: object, num_steps: object, sampler: object) -> Tensor:
+        raise AssertionError("scoring drew an image")
 
 
 def known(images: np.ndarray, factors: np.ndarray) -> Factors:
@@ -57,7 +62,7 @@ def known(images: np.ndarray, factors: np.ndarray) -> Factors:
 
 def scores_of(factors: Factors, dataset: FactorDataset, *, max_images: int = 10_000, loader: type = Loader) -> Scores:
     config = EvaluationConfig(protocol="search", estimator="tree", max_images=max_images)
-    found = evaluate(Oracle(factors), dataset, loader(dataset, batch_size=1, seed=0), config)  # type: ignore[arg-type]
+    found = evaluate(Oracle(factors), dataset, loader(dataset, batch_size=1, seed=0), config)
     assert found is not None
     return found
 

@@ -16,9 +16,10 @@ from raydis.data.space import FactorSpace
 from raydis.engine.checkpoint import open_checkpoint
 from raydis.engine.editor import Editor
 from raydis.engine.evaluate import evaluate
-from raydis.engine.fit import Progress, Training
 from raydis.engine.group import Workers
 from raydis.engine.session import run_session
+from raydis.engine.state import Progress, Training
+from raydis.engine.step import Step
 from raydis.errors import MetricError
 from raydis.metrics.telling import label_units
 
@@ -127,7 +128,7 @@ def test_a_run_whose_scoring_fails_keeps_its_training_and_is_scored_without_anot
     assert (kept.manifest.images_seen, kept.metrics["scores"]) == (160, None)
     again = Training(config, dataset, device=CPU)
     again.resume(kept)
-    monkeypatch.setattr(Training, "advance", lambda *_: pytest.fail("it trained"))
+    monkeypatch.setattr(Step, "__call__", lambda *_: pytest.fail("it trained"))
     (report,) = run_session(again, tmp_path)
     assert (report.progress.finished, report.progress.images_seen) == (True, 160)
     assert report.progress.loss == expected.progress.loss
@@ -174,7 +175,7 @@ def test_a_run_need_not_score_itself(tiny: Callable[..., RunConfig], dataset: Fa
 
 def untrainable(config: RunConfig, dataset: FactorDataset, rank: int) -> Any:
     """A training that has no step to take."""
-    return SimpleNamespace(config=config, dataset=dataset, rank=rank, workers=Workers(), unscored=None)
+    return SimpleNamespace(config=config, dataset=dataset, workers=Workers(rank), unscored=None)
 
 
 @pytest.mark.parametrize("rank", [0, 1])
@@ -206,13 +207,13 @@ def test_only_the_first_worker_writes(
         step=1,
         images_seen=32,
         num_images=32,
-        loss=0.5,
+        losses={"loss": 0.5},
         images_per_s=1.0,
         num_workers=2,
         train_s=1.0,
         refit_s=0.0,
         num_refits=0,
-        num_unanchored_units=0,
+        health={"num_unanchored_units": 0},
         checkpoint_due=True,
         rung_due=False,
         finished=True,

@@ -10,10 +10,10 @@ from torch import Tensor, nn
 
 from raydis.build import build_method
 from raydis.config import RunConfig
+from raydis.config.presets import expand
 from raydis.diffusion.samplers import SAMPLERS, Sampler
-from raydis.methods.contract import Draws
+from raydis.methods.contract import Batch, Draws
 from raydis.methods.dyga_sd import DygaSd
-from raydis.presets import expand
 
 SIZE, UNITS, DIM = 16, 4, 8  # of the tiny preset
 
@@ -62,6 +62,12 @@ def draw(method: DygaSd, count: int = 4, *, seed: int = 0) -> Draws:
     return method.draw(count, torch.Generator().manual_seed(seed))
 
 
+def loss_of(method: DygaSd, pictures: Tensor, draws: Draws) -> Tensor:
+    losses = method(Batch(pictures, draws), "denoise")
+    assert losses.keys() == {"loss"}
+    return losses["loss"]
+
+
 def start(count: int = 4, *, seed: int = 0) -> Tensor:
     return torch.randn(count, 6, 4, 4, generator=torch.Generator().manual_seed(seed))
 
@@ -79,35 +85,37 @@ def test_the_reference_preset_has_the_released_sizes_but_for_the_latents_channel
     assert method.latent_shape == (12, 16, 16)
 
 
-def test_all_weights_belong_to_the_trained_modules() -> None:
+def test_all_weights_belong_to_the_one_move_and_are_averaged() -> None:
     method = untrained()
-    assert sum(num_parameters(module) for module in method.trained_modules) == num_parameters(method)
+    (move,) = method.moves
+    assert sum(weight.numel() for weight in move.weights) == num_parameters(method)
+    assert list(method.averaged_modules) == list(move.modules) == [method.encoder, method.unet]
 
 
 def test_draws_have_the_latents_shape_and_depend_on_their_generator_alone() -> None:
     method = untrained()
     draws = draw(method, 5)
-    assert draws.noise.shape == (5, 6, 4, 4)
-    assert draws.timesteps.shape == (5,)
+    assert draws["noise"].shape == (5, 6, 4, 4)
+    assert draws["timesteps"].shape == (5,)
     torch.manual_seed(99)
     again, other = draw(method, 5), draw(method, 5, seed=1)
-    assert torch.equal(draws.noise, again.noise)
-    assert torch.equal(draws.timesteps, again.timesteps)
-    assert not torch.equal(draws.noise, other.noise)
+    assert torch.equal(draws["noise"], again["noise"])
+    assert torch.equal(draws["timesteps"], again["timesteps"])
+    assert not torch.equal(draws["noise"], other["noise"])
 
 
 def test_the_first_loss_is_the_mean_of_a_folded_normal() -> None:
     method = untrained()
-    assert method(images(128), draw(method, 128)).item() == pytest.approx(math.sqrt(2 / math.pi), abs=0.02)
+    assert loss_of(method, images(128), draw(method, 128)).item() == pytest.approx(math.sqrt(2 / math.pi), abs=0.02)
 
 
 def test_the_loss_is_the_distance_of_noises_on_latents_noised_as_diffusers_does() -> None:
     method = awake()
     draws = draw(method)
     scheduler = DDPMScheduler(beta_schedule="scaled_linear", beta_start=0.0015, beta_end=0.0155)
-    noisy = scheduler.add_noise(method.first_stage.encode(images()), draws.noise, draws.timesteps)
-    predicted = method.unet(noisy, draws.timesteps, method.unet.condition(method.encode(images())))
-    torch.testing.assert_close(method(images(), draws), (predicted - draws.noise).abs().mean())
+    noisy = scheduler.add_noise(method.first_stage.encode(images()), draws["noise"], draws["timesteps"])
+    predicted = method.unet(noisy, draws["timesteps"], method.unet.condition(method.encode(images())))
+    torch.testing.assert_close(loss_of(method, images(), draws), (predicted - draws["noise"]).abs().mean())
 
 
 def test_gradients_reach_the_encoder_at_the_third_pass() -> None:
@@ -117,7 +125,7 @@ def test_gradients_reach_the_encoder_at_the_third_pass() -> None:
     norms = []
     for step in range(3):
         optimizer.zero_grad()
-        method(images(), draw(method, seed=step)).backward()
+        loss_of(method, images(), draw(method, seed=step)).backward()
         norms.append(sum(weight.grad.abs().sum().item() for weight in method.encoder.parameters()))
         optimizer.step()
     assert norms[:2] == [0.0, 0.0]
@@ -128,24 +136,24 @@ def test_overfitting_one_batch_lowers_its_loss_on_noise_it_has_not_seen() -> Non
     method = untrained().train()
     fresh = draw(method, 64, seed=1000)
     repeated = images().repeat(16, 1, 1, 1)
-    before = method(repeated, fresh).item()
+    before = loss_of(method, repeated, fresh).item()
     optimizer = torch.optim.AdamW(method.parameters(), lr=5e-3)
     for step in range(40):
         optimizer.zero_grad()
-        method(images(), draw(method, seed=step)).backward()
+        loss_of(method, images(), draw(method, seed=step)).backward()
         optimizer.step()
     assert before == pytest.approx(0.798, abs=0.02)
-    assert method.eval()(repeated, fresh).item() < 0.8 * before
+    assert loss_of(method.eval(), repeated, fresh).item() < 0.8 * before
 
 
 def test_autocast_does_not_round_the_latents() -> None:
     method = awake()
     seen: list[Tensor] = []
     method.unet.register_forward_pre_hook(lambda module, args: seen.append(args[0]))
-    draws = Draws(torch.zeros(4, dtype=torch.long), start())
-    method(images(), draws)
+    draws = {"timesteps": torch.zeros(4, dtype=torch.long), "noise": start()}
+    loss_of(method, images(), draws)
     with torch.autocast("cpu", torch.bfloat16):
-        method(images(), draws)
+        loss_of(method, images(), draws)
     assert torch.equal(seen[0], seen[1])
 
 
@@ -163,7 +171,7 @@ def test_fitted_anchors_shift_the_codes_that_training_and_encoding_use(monkeypat
     conditioned: list[Tensor] = []
     project = method.unet.condition
     monkeypatch.setattr(method.unet, "condition", lambda codes: conditioned.append(codes) or project(codes))
-    method(images(), draw(method))
+    loss_of(method, images(), draw(method))
     assert torch.equal(conditioned[0], method.encode(images()))
     assert not torch.equal(conditioned[0], method.encoder(images()))
 
@@ -171,7 +179,7 @@ def test_fitted_anchors_shift_the_codes_that_training_and_encoding_use(monkeypat
 def test_the_end_of_a_step_moves_the_anchors_after_its_tokens() -> None:
     method = with_anchors(untrained(anchors={"inertia": 5.0})).train()
     before = method.anchors.means.clone()
-    method(images(), draw(method))
+    loss_of(method, images(), draw(method))
     assert torch.equal(method.anchors.means, before)
     method.end_step()
     assert not torch.equal(method.anchors.means, before)
@@ -299,7 +307,7 @@ def test_one_starting_noise_serves_a_whole_batch() -> None:
 
 def test_the_state_dict_restores_what_encodes_and_decodes() -> None:
     method = with_anchors(awake())
-    method.set_unit_quantiles(method.units(images(32)))
+    method.calibrate([images(32)])
     restored = awake(seed=1)
     assert not torch.equal(restored.encode(images()), method.encode(images()))
     restored.load_state_dict(method.state_dict())
@@ -309,10 +317,12 @@ def test_the_state_dict_restores_what_encodes_and_decodes() -> None:
     assert torch.equal(restored.unit_quantiles, method.unit_quantiles)
 
 
-def test_unit_quantiles_are_evenly_spaced_in_rank() -> None:
+def test_unit_quantiles_are_evenly_spaced_in_rank(monkeypatch: pytest.MonkeyPatch) -> None:
     method = untrained()
+    monkeypatch.setattr(method, "units", lambda images: images)
     ranks = torch.arange(101.0)
     units = torch.stack([ranks, -ranks, 2 * ranks, torch.zeros(101)], dim=1)
-    method.set_unit_quantiles(units[torch.randperm(101, generator=torch.Generator().manual_seed(0))])
+    shuffled = units[torch.randperm(101, generator=torch.Generator().manual_seed(0))]
+    method.calibrate(shuffled.split(40))  # the parts are no whole share
     steps = torch.arange(21.0) * 5
     torch.testing.assert_close(method.unit_quantiles, torch.stack([steps, steps - 100, 2 * steps, 0 * steps]))

@@ -5,8 +5,8 @@ import torch
 from torch import nn
 
 from raydis.build import build_autoencoder
+from raydis.config.first_stage import KlNetwork, VqNetwork
 from raydis.models import coder
-from raydis.stageconfig import KlNetwork, VqNetwork
 
 
 def count(*modules: nn.Module) -> int:

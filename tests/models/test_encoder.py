@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from raydis.config import EncoderConfig
+from raydis.config.dyga_sd import EncoderConfig
 from raydis.models.encoder import Encoder, UnitMLP
 
 TINY = {"stem_stride": 4, "channels": (8, 16), "hidden_dims": (12,), "token_hidden_dims": (10, 9)}

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from raydis.config import EncoderConfig, UNetConfig
+from raydis.config.dyga_sd import EncoderConfig, UNetConfig
 from raydis.models import unet as unet_file
 from raydis.models.blocks import drop_skip_channels
 from raydis.models.encoder import Encoder

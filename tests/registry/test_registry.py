@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 
 from raydis.config import RunConfig
+from raydis.config.first_stage import KlStage
 from raydis.errors import CheckpointError, RegistryError, StoreError
 from raydis.registry.registry import AliasState, ModelRef, Registry, locate, locate_first_stage
-from raydis.stageconfig import KlStage
 from raydis.store import LocalStore, StoreConflict
 
 Make = Callable[..., Path]

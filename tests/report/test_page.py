@@ -15,12 +15,12 @@ import torch
 from PIL import Image
 
 from raydis.config import RunConfig
+from raydis.config.presets import expand
 from raydis.data import FactorDataset, open_dataset
 from raydis.data.dataset import ArrayDataset
 from raydis.engine.editor import Editor
-from raydis.engine.fit import Training
 from raydis.engine.session import run_session
-from raydis.presets import expand
+from raydis.engine.state import Training
 from raydis.report.page import render_report, write_report
 from raydis.report.plots import draw_anchors, draw_curve
 

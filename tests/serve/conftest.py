@@ -13,9 +13,9 @@ from PIL import Image
 
 from raydis.build import build_method
 from raydis.config import RunConfig
+from raydis.config.presets import expand
 from raydis.engine.checkpoint import write_checkpoint
 from raydis.engine.editor import Editor
-from raydis.presets import expand
 from raydis.registry import ModelRef, Registry
 from raydis.serve.model import ServedModel
 from raydis.store import open_store
@@ -36,7 +36,7 @@ def write_tiny() -> Callable[..., Path]:
         images = torch.rand(200, 3, 16, 16) * 2 - 1
         units = method.eval().units(images)
         method.first_stage.fit(images)
-        method.set_unit_quantiles(units)
+        method.calibrate([images])
         method.anchors.fit(
             method.encoder.tokens(units).detach(),
             num_gaussians=2,

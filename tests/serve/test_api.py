@@ -63,10 +63,12 @@ def test_the_model_states_its_version_its_scores_and_the_range_of_each_unit(
     assert facts["images_seen"] == 512
     assert facts["scores"] == {"protocol": "search", "estimator": "tree", "factor_vae": 0.25}
     assert facts["image_shape"] == [16, 16, 3]
-    assert facts["latent_shape"] == [6, 4, 4]
+    assert facts["noise_shape"] == [6, 4, 4]
     assert [unit["index"] for unit in facts["units"]] == [0, 1, 2, 3]
     assert all(unit["low"] < unit["median"] < unit["high"] for unit in facts["units"])
-    assert all(unit["num_gaussians"] >= 1 for unit in facts["units"])
+    assert facts["max_steps"] == 200
+    assert all(set(unit["counts"]) == {"num_components"} for unit in facts["units"])
+    assert all(unit["counts"]["num_components"] >= 1 for unit in facts["units"])
     assert all((unit["kind"], unit["factors"], unit["label"]) == ("unknown", {}, "") for unit in facts["units"])
     assert "alias" not in facts  # it may name another version by now
 
@@ -84,15 +86,19 @@ def test_raw_bodies_of_each_format_and_a_form_give_the_same_units(
     assert raw.json()["model"] == "tiny@1"
     expected = served.encode([pictures[0]])[0]
     assert [unit["value"] for unit in raw.json()["units"]] == expected.units.tolist()
-    assert [unit["component"] for unit in raw.json()["units"]] == expected.components.tolist()
+    for name in ("component", "responsibility"):
+        assert [unit["facts"][name] for unit in raw.json()["units"]] == expected.facts[name].tolist()
 
 
-def test_each_unit_has_the_component_it_belongs_to_and_null_without_anchors(served: ServedModel) -> None:
-    codes = Codes(np.float32([0.5, 1.5]), np.int64([3, -1]), np.float32([0.75, 0.0]))
+def test_each_unit_has_the_facts_that_the_method_states_of_it(served: ServedModel) -> None:
+    facts = {"component": np.int64([3, -1]), "responsibility": np.float32([0.75, 0.0])}
+    codes = Codes(np.float32([0.5, 1.5]), facts)
     assert Encoding.of(served, codes).model_dump()["units"] == [
-        {"index": 0, "value": 0.5, "component": 3, "responsibility": 0.75},
-        {"index": 1, "value": 1.5, "component": None, "responsibility": None},
+        {"index": 0, "value": 0.5, "facts": {"component": 3, "responsibility": 0.75}},
+        {"index": 1, "value": 1.5, "facts": {"component": -1, "responsibility": 0.0}},
     ]
+    assert '"component":3,' in Encoding.of(served, codes).model_dump_json()  # an index stays an integer
+    assert [unit["facts"] for unit in Encoding.of(served, Codes(codes.units, {})).model_dump()["units"]] == [{}, {}]
 
 
 def test_an_image_of_another_size_is_brought_to_the_models(client: TestClient, file_of: FileOf) -> None:

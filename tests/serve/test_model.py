@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 import torch
 
-from raydis.engine.editor import EditError, Editor
-from raydis.errors import CheckpointError
+from raydis.engine.editor import Editor
+from raydis.engine.sampling import Sampling
+from raydis.errors import CheckpointError, EditError
 from raydis.registry import ModelRef, Registry
 from raydis.serve.model import Drawing, ServedModel, default_batch_sizes, open_model
 from raydis.store import open_store
@@ -19,13 +20,15 @@ def test_an_encoding_has_the_same_bytes_alone_and_among_any_others(served: Serve
     for mates in (served.encode(list(pictures)), served.encode(list(pictures[::-1]))[::-1]):
         for one, other in zip(alone, mates, strict=True):
             assert one.units.tobytes() == other.units.tobytes()
-            assert one.responsibilities.tobytes() == other.responsibilities.tobytes()
-            assert one.components.tolist() == other.components.tolist()
+            assert set(one.facts) == set(other.facts) == {"component", "responsibility"}
+            for name, values in one.facts.items():
+                assert values.tobytes() == other.facts[name].tobytes()
 
 
 def test_a_drawing_has_the_same_bytes_alone_and_among_any_others(served: ServedModel) -> None:
     rng = np.random.default_rng(0)
-    drawings = [Drawing(units, seed, 5) for seed, units in enumerate(rng.normal(size=(9, 4)).astype(np.float32))]
+    rows = rng.normal(size=(9, 4)).astype(np.float32)
+    drawings = [Drawing(units, seed, Sampling(5, "unipc")) for seed, units in enumerate(rows)]
     alone = [served.draw([drawing])[0] for drawing in drawings]
     assert len({picture.tobytes() for picture in alone}) == 9
     for mates in (served.draw(drawings), served.draw(drawings[::-1])[::-1]):
@@ -36,7 +39,8 @@ def test_a_drawing_that_keeps_details_has_the_same_bytes_alone_and_among_any_oth
     served: ServedModel, pictures: np.ndarray
 ) -> None:
     codes = served.encode(list(pictures))
-    drawings = [Drawing(code.units, 0, 5, "ddim", picture) for code, picture in zip(codes, pictures, strict=True)]
+    how = Sampling(5, "ddim")
+    drawings = [Drawing(code.units, 0, how, picture) for code, picture in zip(codes, pictures, strict=True)]
     alone = [served.draw([drawing])[0] for drawing in drawings]
     assert len({picture.tobytes() for picture in alone}) == 9
     mates = served.draw(drawings)
@@ -48,14 +52,14 @@ def test_a_drawing_that_keeps_details_has_the_same_bytes_alone_and_among_any_oth
 def test_only_drawings_of_equal_steps_samplers_and_starts_share_a_batch() -> None:
     units, picture = np.zeros(4, np.float32), np.zeros((16, 16, 3), np.uint8)
     drawings = [
-        Drawing(units, 0, 5, "ddim"),
-        Drawing(units, 0, 6, "ddim"),
-        Drawing(units, 0, 5, "unipc"),
-        Drawing(units, 0, 5, "ddim", picture),
+        Drawing(units, 0, Sampling(5, "ddim")),
+        Drawing(units, 0, Sampling(6, "ddim")),
+        Drawing(units, 0, Sampling(5, "unipc")),
+        Drawing(units, 0, Sampling(5, "ddim"), picture),
     ]
     assert len({drawing.batch_key for drawing in drawings}) == 4
-    assert drawings[0].batch_key == Drawing(units + 1, 3, 5, "ddim").batch_key
-    assert drawings[3].batch_key == Drawing(units + 1, 3, 5, "ddim", picture + 1).batch_key
+    assert drawings[0].batch_key == Drawing(units + 1, 3, Sampling(5, "ddim")).batch_key
+    assert drawings[3].batch_key == Drawing(units + 1, 3, Sampling(5, "ddim"), picture + 1).batch_key
 
 
 def test_a_served_encoding_agrees_with_the_editors(served: ServedModel, pictures: np.ndarray) -> None:
@@ -72,7 +76,7 @@ def test_batch_sizes_follow_the_device_unless_they_are_given(editor: Editor, ser
 @pytest.mark.parametrize("steps", [0, 201])
 def test_steps_out_of_range_are_refused_with_the_range(served: ServedModel, steps: int) -> None:
     with pytest.raises(EditError, match=f"steps={steps} is out of range: this model draws in 1 to 200 steps"):
-        served.check_steps(steps)
+        served.sampling(steps, None, keep_details=False)
 
 
 def test_an_unknown_version_is_refused(registry: Registry) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from raydis.engine.editor import EditError
+from raydis.errors import EditError
 from raydis.serve.model import ServedModel
 from raydis.serve.service import Service
 

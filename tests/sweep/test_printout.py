@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from raydis.configfile import parse
+from raydis.config.files import parse
+from raydis.config.presets import expand
 from raydis.metrics.protocol import PUBLISHED, SEARCH, Protocol, Scores, unscored
-from raydis.presets import expand
 from raydis.registry.promotion import Decision, Promotion
 from raydis.registry.registry import ModelRef
 from raydis.sweep.printout import print_result

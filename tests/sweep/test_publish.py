@@ -14,12 +14,12 @@ import numpy as np
 import pytest
 import torch
 
-from raydis.configfile import parse
+from raydis.config.files import parse
+from raydis.config.presets import expand
 from raydis.data import open_dataset
-from raydis.engine.fit import Training
 from raydis.engine.session import run_session
+from raydis.engine.state import Training
 from raydis.metrics import protocol
-from raydis.presets import expand
 from raydis.registry import Registry
 from raydis.store import LocalStore
 from raydis.sweep.publish import Published, _publish, final_evaluation, scoring_resources

@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 from rich.console import Console
 
+from raydis.config.presets import expand
 from raydis.errors import ConfigError, ResourceError, StoreError, SweepError
-from raydis.presets import expand
 from raydis.store import LocalStore
 from raydis.sweep import run
 from raydis.sweep.progress import SweepProgress

@@ -10,8 +10,8 @@ from typing import Any
 import optuna
 import pytest
 
-from raydis.configfile import parse
-from raydis.presets import expand
+from raydis.config.files import parse
+from raydis.config.presets import expand
 from raydis.sweep.searcher import StudySearcher, journal
 from raydis.sweep.spec import SweepSpec, configure
 

@@ -7,8 +7,8 @@ from typing import Any
 import optuna
 import pytest
 
-from raydis.configfile import parse
-from raydis.presets import expand
+from raydis.config.files import parse
+from raydis.config.presets import expand
 from raydis.sweep.space import as_point, control_settings, suggest_settings
 from raydis.sweep.spec import Control, SweepSpec
 

@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 
 from raydis.config import RunConfig
-from raydis.configfile import parse
+from raydis.config.files import parse
+from raydis.config.presets import expand
 from raydis.errors import ConfigError
-from raydis.presets import expand
 from raydis.sweep.spec import MAX_CORNERS, SweepSpec, configure, corners, load_spec, value_at
 
 UNITS = {"method.num_units": {"kind": "int", "low": 4, "high": 6}}
@@ -111,7 +111,7 @@ def test_an_override_reaches_into_a_domain_of_the_space(tmp_path: Path) -> None:
         ),
         (
             {"run": expand({"preset": "vq_small"})},
-            r"family=vq is a first stage without scores .*`python -m raydis train`",
+            r"kind=vq is a first stage without scores .*`python -m raydis train`",
         ),
         ({"num_trials": 0}, r"there is nothing to run"),
         ({"search": {}}, r"num_trials=\d+, but search is empty"),

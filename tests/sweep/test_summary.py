@@ -12,10 +12,10 @@ from typing import Any
 import pyarrow.parquet
 import pytest
 
-from raydis.configfile import parse
+from raydis.config.files import parse
+from raydis.config.presets import expand
 from raydis.metrics.protocol import SEARCH, Scores, unscored
 from raydis.metrics.standing import Objective
-from raydis.presets import expand
 from raydis.store import LocalStore, Location
 from raydis.sweep.progress import SweepState
 from raydis.sweep.spec import SweepSpec

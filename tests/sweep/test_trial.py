@@ -15,11 +15,11 @@ import torch
 from ray import tune
 
 from raydis.config import RunConfig
+from raydis.config.presets import expand
 from raydis.engine.checkpoint import open_checkpoint
 from raydis.engine.device import use_threads
-from raydis.engine.fit import Training
+from raydis.engine.step import Step
 from raydis.errors import ClusterError, LeaseTaken, StoreError
-from raydis.presets import expand
 from raydis.sweep.trial import run_trial
 
 PLAN = {"num_images": 96, "report_images": 32, "checkpoint_images": 64}
@@ -58,13 +58,13 @@ def trial(**over: Any) -> dict[str, Any]:
 @pytest.mark.usefixtures("told")
 def test_a_trial_computes_with_the_threads_that_it_has_reserved(monkeypatch: pytest.MonkeyPatch) -> None:
     seen = []
-    advance = Training.advance
+    take = Step.__call__
 
-    def watched(training: Training, network: Any) -> Any:
+    def watched(step: Step) -> Any:
         seen.append(torch.get_num_threads())
-        return advance(training, network)
+        return take(step)
 
-    monkeypatch.setattr(Training, "advance", watched)
+    monkeypatch.setattr(Step, "__call__", watched)
     before = torch.get_num_threads()
     try:
         run_trial(trial(compute={"num_cpus": 2}, evaluation={"protocol": "none"}))

@@ -13,11 +13,11 @@ import pytest
 import torch
 
 from raydis.config import RunConfig
+from raydis.config.presets import expand
 from raydis.data import open_dataset
 from raydis.engine.checkpoint import open_checkpoint
-from raydis.engine.fit import Training
 from raydis.engine.session import run_session
-from raydis.presets import expand
+from raydis.engine.state import Training
 from tests.double import ROUNDING, double_precision
 
 CHECKOUT = Path(__file__).resolve().parents[2]

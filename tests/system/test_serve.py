@@ -31,8 +31,8 @@ from PIL import Image
 
 from raydis.build import build_method
 from raydis.config import RunConfig
+from raydis.config.presets import expand
 from raydis.engine.checkpoint import write_checkpoint
-from raydis.presets import expand
 from raydis.registry import Registry
 from raydis.store import open_store
 

@@ -13,8 +13,8 @@ import pytest
 import ray
 
 from raydis.config import RunConfig
-from raydis.configfile import merge, parse
-from raydis.presets import expand
+from raydis.config.files import merge, parse
+from raydis.config.presets import expand
 from raydis.train.cluster import set_environment
 
 CHECKOUT = Path(__file__).resolve().parents[2]

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from raydis.config import RunConfig
+from raydis.config.presets import expand
 from raydis.errors import ConfigError, RegistryError
-from raydis.presets import expand
 from raydis.store import LocalStore
 from raydis.train.claim import claim, default_name, run_name
 

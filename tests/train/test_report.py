@@ -10,11 +10,12 @@ import pytest
 import torch
 
 from raydis.config import RunConfig
+from raydis.config.presets import expand
 from raydis.data import open_dataset
-from raydis.engine.fit import Training
-from raydis.errors import LeaseLost
-from raydis.presets import expand
-from raydis.train.report import report_session
+from raydis.engine.session import run_session
+from raydis.engine.state import Training
+from raydis.errors import FitError, LeaseLost
+from raydis.train.report import failure, metrics_of, report_session
 
 
 def test_no_checkpoint_is_handed_over_once_the_run_is_somebody_elses() -> None:
@@ -35,3 +36,21 @@ def test_no_checkpoint_is_handed_over_once_the_run_is_somebody_elses() -> None:
     with pytest.raises(LeaseLost, match="taken over"):
         report_session(library, training, parent=None, before_checkpoint=still_ours)
     assert [(seen, checkpoint is not None) for seen, checkpoint in told] == [(32, False), (64, True), (96, False)]
+
+
+@pytest.mark.parametrize(
+    ("method", "has_loss", "health"),
+    [({}, True, '{"num_unanchored_units": 0}'), ({"kind": "pca_ica", "num_units": 4}, False, "{}")],
+)
+def test_every_report_is_flat_and_has_the_same_keys_whatever_the_method(
+    method: dict[str, Any], has_loss: bool, health: str, tmp_path: Path
+) -> None:
+    plan = {"num_images": 128, "report_images": 64}
+    config = RunConfig.model_validate(expand({"preset": "tiny", "train": plan, "method": method}))
+    training = Training(config, open_dataset(config.data), device=torch.device("cpu"))
+    rows = [metrics_of(report) for report in run_session(training, tmp_path)]
+    assert [row["status"] for row in rows][-2:] == ["running", "valid"]
+    assert {frozenset(row) for row in [*rows, failure(FitError("diverged"))]} == {frozenset(rows[0])}
+    for row in rows:
+        assert all(value is None or isinstance(value, int | float | str) for value in row.values())
+        assert (row["loss"] is not None, row["health"]) == (has_loss, health)

@@ -17,13 +17,13 @@ from pyarrow.fs import FileSystem
 from ray import train
 
 from raydis.config import RunConfig
+from raydis.config.presets import expand
 from raydis.data import open_dataset
 from raydis.engine.checkpoint import Checkpoint, open_checkpoint
-from raydis.engine.fit import Training
 from raydis.engine.session import run_session
+from raydis.engine.state import Training
 from raydis.errors import ClusterError, ConfigError, DataError, LeaseLost, LeaseTaken, ResourceError, StoreError
 from raydis.metrics.protocol import Scores
-from raydis.presets import expand
 from raydis.registry import Registry
 from raydis.store import LocalStore
 from raydis.store.lease import Lease
@@ -376,7 +376,7 @@ def test_two_workers_train_a_first_stage_and_then_a_model_behind_it(
     storage = str(tmp_path / "store")
     network = {"stem_stride": 2, "model_dim": 8, "multipliers": [1, 2], "num_blocks": 1}
     critic = {"discriminator_weight": 0.1, "discriminator_channels": [8], "discriminator_start_images": 256}
-    tree = expand({"preset": "tiny", "first_stage": {"kind": "pixel"}, "method": {"family": "vq", **network, **critic}})
+    tree = expand({"preset": "tiny", "first_stage": {"kind": "pixel"}, "method": {"kind": "vq", **network, **critic}})
     both = {"num_workers": 2}
     stage = run(
         RunConfig.model_validate({**tree, "evaluation": {"protocol": "none"}, "compute": both}), storage=storage

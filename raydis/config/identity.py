@@ -84,7 +84,7 @@ def _changed(key: str, before: Any, after: Any, by: str) -> str:
 
 
 def _tags(section: BaseModel) -> list[str]:
-    """Fields with one allowed value (`kind`, `family`), which tell the members of a union apart."""
+    """Fields with one allowed value (such as `kind`), which tell the members of a union apart."""
     return [name for name, field in type(section).model_fields.items() if _is_tag(field)]
 
 

@@ -7,7 +7,7 @@ import pytest
 from pydantic import BaseModel, ConfigDict, Field
 
 from raydis.config import RunConfig
-from raydis.configfile import apply_overrides, field_paths, merge, parse, read_yaml
+from raydis.config.files import apply_overrides, field_paths, merge, parse, read_yaml
 from raydis.errors import ConfigError
 
 

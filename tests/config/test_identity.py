@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from raydis.config import RunConfig
-from raydis.identity import differences, listed, settings
-from raydis.presets import PRESETS, expand
+from raydis.config.identity import differences, listed, settings
+from raydis.config.presets import PRESETS, expand
 
 VQ = {"kind": "vq", "checkpoint": "/stage"}
 
@@ -35,8 +35,8 @@ def recorded(config: RunConfig) -> Any:
         ({"first_stage": {"kind": "patch_pca"}}, {}),
         ({"first_stage": VQ}, {"first_stage.kind": "vq", "first_stage.checkpoint": "/stage"}),
         (
-            {"first_stage": {"kind": "pixel"}, "method": {"family": "kl"}, "evaluation": {"protocol": "none"}},
-            {"first_stage.kind": "pixel", "method.family": "kl", "evaluation.protocol": "none"},
+            {"first_stage": {"kind": "pixel"}, "method": {"kind": "kl"}, "evaluation": {"protocol": "none"}},
+            {"first_stage.kind": "pixel", "method.kind": "kl", "evaluation.protocol": "none"},
         ),
     ],
 )

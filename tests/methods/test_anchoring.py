@@ -11,11 +11,12 @@ from torch import Tensor
 
 from raydis.build import build_method
 from raydis.config import RunConfig
-from raydis.data import Loader, open_dataset
-from raydis.engine.diagnose import Anchoring, UnitAnchoring, diagnose_anchors
+from raydis.config.presets import expand
+from raydis.data import open_dataset
+from raydis.methods.contract import FactorTable
 from raydis.methods.dyga_sd import DygaSd
+from raydis.methods.dyga_sd.anchoring import Anchoring, UnitAnchoring, diagnose_anchors
 from raydis.metrics.telling import UnitLabel
-from raydis.presets import expand
 
 
 class Told(torch.nn.Module):
@@ -68,7 +69,11 @@ def diagnosis(*, collapsed: int | None = None, labels: Sequence[UnitLabel] = LAB
     told.position = 0
     if collapsed is not None:
         told.collapsed[collapsed] = True
-    return diagnose_anchors(method, dataset, Loader(dataset, batch_size=8, seed=0), rows, labels)
+    assert dataset.space is not None
+    table = FactorTable(dataset.space.names, dataset.factors(rows))
+    parts = torch.zeros(len(rows)).tensor_split(3)  # `Told` looks at their number alone
+    with torch.no_grad():
+        return diagnose_anchors(method.anchors, (told.tokens(told.units(part)) for part in parts), table, labels)
 
 
 def test_anchors_on_the_levels_of_a_factor_hold_all_of_it() -> None:

@@ -1,8 +1,8 @@
 """From YAML text and `--set` assignments to a typed model, with errors that name the key and the nearest valid one.
 
-A tree is what YAML yields: mappings with string keys, lists and scalars, see `raydis.yamltext`; that is imported where
-text is read, for training from a preset needs no YAML. Precedence is written by the caller as `merge(file, ...)` then
-`apply_overrides`.
+A tree is what YAML yields: mappings with string keys, lists and scalars, see `raydis.config.yamltext`. That is imported
+where text is read, for training from a preset needs no YAML. The caller writes precedence as `merge(file, ...)` and
+then `apply_overrides`.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ def read_yaml(path: str | Path) -> Tree:
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "not UTF-8 text"
         raise ConfigError(f"cannot read {path}: {reason}") from error
-    from raydis.yamltext import load_yaml
+    from raydis.config.yamltext import load_yaml
 
     tree = load_yaml(text, str(path))
     if tree is None:
@@ -85,7 +85,7 @@ def apply_overrides(tree: Tree, assignments: Sequence[str]) -> Tree:
     Raises:
         ConfigError: no `=`, an empty name in the path, bad YAML, or a path through something that is no mapping.
     """
-    from raydis.yamltext import load_yaml
+    from raydis.config.yamltext import load_yaml
 
     result = copy.deepcopy(tree)
     for assignment in assignments:
@@ -208,7 +208,7 @@ def _unknown_key(path: tuple[Any, ...], model: type[BaseModel], tree: Tree) -> s
 
 
 def _fits(section: type[BaseModel], node: Any) -> bool:
-    """Whether the node's tags (`kind`, `family`: fields with a single allowed value) are this section's."""
+    """Whether the node's tags (`kind`: a field with a single allowed value) are this section's."""
     tags = {
         name: get_args(field.annotation)
         for name, field in section.model_fields.items()

@@ -7,22 +7,25 @@ paper is a setting, not another class.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from raydis.config import AnchorConfig
+from raydis.config.dyga_sd import AnchorConfig
 from raydis.diffusion.objective import Objective, add_noise
 from raydis.diffusion.samplers import PredictSample, Sampler, ddim_invert, sample
-from raydis.methods.contract import Draws, Method
+from raydis.methods.contract import Batch, Draws, FactorTable, Losses, Move, TokenCloud, UnitMethod
+from raydis.methods.dyga_sd.anchoring import diagnose_anchors
+from raydis.metrics.telling import UnitLabel
 from raydis.models.anchors import Anchors
 from raydis.models.autoencoders import Autoencoder, FirstStage
 from raydis.models.encoder import Encoder
 from raydis.models.unet import UNet
 
 
-class DygaSd(Method):
+class DygaSd(UnitMethod):
     """Encoder, anchors, first stage and U-Net under one roof; everything that changes `encode` is in the state dict.
 
     Args:
@@ -54,10 +57,8 @@ class DygaSd(Method):
         self._refit = refit
         if refit is not None and refit.mode != "off":
             self.refit_images, self.refit_samples = refit.refit_images, refit.fit_samples
-        num_units = encoder.tokens.weights[0].shape[0]
-        # Where a unit's scalars lie over the data: what a traversal walks along and a service may be asked for.
-        self.register_buffer("unit_quantiles", torch.zeros(num_units, num_quantiles))
-        self.unit_quantiles: Tensor
+        self.num_units, _, self.unit_dim = anchors.means.shape
+        self.register_quantiles(self.num_units, num_quantiles)
 
     @property
     def autoencoder(self) -> Autoencoder | None:
@@ -65,23 +66,23 @@ class DygaSd(Method):
         return self.first_stage if isinstance(self.first_stage, Autoencoder) else None
 
     @property
-    def trained_modules(self) -> tuple[nn.Module, nn.Module]:
-        """What the optimiser changes and the average of the weights follows.
+    def moves(self) -> Sequence[Move]:
+        """One move: denoising trains encoder and U-Net together, and the average follows both.
 
         The release averages the U-Net alone and conditions it on the tokens of the raw encoder; here both are averaged,
         so that the two that work together are of one age.
         """
-        return self.encoder, self.unet
+        return [Move("denoise", [self.encoder, self.unet])]
 
     def draw(self, batch_size: int, generator: torch.Generator) -> Draws:
-        """Times and noise of one step, on the generator's device."""
+        """Return the noise (B, L, h, w) and the timesteps (B,) of one step."""
         noise = torch.randn(batch_size, *self.latent_shape, generator=generator, device=generator.device)
-        return Draws(self.objective.draw_timesteps(batch_size, generator), noise)
+        return {"timesteps": self.objective.draw_timesteps(batch_size, generator), "noise": noise}
 
-    def start(self, images: Tensor) -> None:
-        """Fit a first stage of closed form to images (B, C, H, W) in [-1, 1]."""
+    def start(self, parts: Iterable[Tensor], generator: torch.Generator) -> None:
+        """Fit a first stage of closed form."""
         if not isinstance(self.first_stage, Autoencoder):
-            self.first_stage.fit(images)
+            self.first_stage.fit(torch.cat(list(parts)))
 
     @torch.no_grad()
     def refit(self, parts: Iterable[Tensor], generator: torch.Generator) -> dict[int, str]:
@@ -95,41 +96,34 @@ class DygaSd(Method):
         )
         return {unit: reason for unit, reason in enumerate(mixtures.reasons) if reason}
 
-    def refitted(self) -> list[Tensor]:
-        """The anchors' buffers."""
-        return list(self.anchors.buffers())
+    @property
+    def refitted(self) -> nn.Module:
+        """The anchors with their ramp."""
+        return self.anchors
 
-    def copy_refitted(self, other: Method) -> None:
-        """Take over another instance's anchors and their ramp."""
-        assert isinstance(other, DygaSd)
-        self.anchors.load_state_dict(other.anchors.state_dict())
-
-    def pass_share(self, share: float) -> None:
-        """Raise the anchors' ramp to the share of the budget that is spent."""
+    def begin_step(self, share: float) -> None:
+        """Raise the anchors' ramp to the share of the budget that has been used."""
         self.anchors.ramp.fill_(share)
 
     def end_step(self) -> None:
         """Let the anchors follow the tokens."""
         self.anchors.track()
 
-    def calibrate(self, parts: Iterable[Tensor]) -> None:
-        """Measure the quantiles of the units' scalars."""
-        self.set_unit_quantiles(torch.cat([self.units(images) for images in parts]))
+    def health(self) -> dict[str, int]:
+        """Return how many units the last fit found no mixture for; 0 before the first."""
+        return {"num_unanchored_units": int((self.anchors.fitted & ~self.anchors.active).sum())}
 
-    @property
-    def num_unanchored_units(self) -> int:
-        """Units whose tokens the last fit found no mixture for; 0 before the first."""
-        return int((self.anchors.fitted & ~self.anchors.active).sum())
-
-    def forward(self, images: Tensor, draws: Draws, latents: Tensor | None = None) -> Tensor:
-        """Loss of a batch, a scalar; images (B, C, H, W) in [-1, 1], their raw latents (B, L, h, w) where known."""
+    def forward(self, batch: Batch, move: str) -> Losses:
+        """Return the denoising loss of a batch."""
+        images, latents = batch.images, batch.latents
+        timesteps, noise = batch.draws["timesteps"], batch.draws["noise"]
         with torch.autocast(images.device.type, enabled=False):  # bfloat16 would add more noise than the first times do
             scaled = self.first_stage.encode(images) if latents is None else latents * self.first_stage.scale
-        alpha_bar = self.objective.alpha_bars[draws.timesteps]
-        noisy = add_noise(scaled, draws.noise, alpha_bar)
+        alpha_bar = self.objective.alpha_bars[timesteps]
+        noisy = add_noise(scaled, noise, alpha_bar)
         codes = self.anchors(self.encoder(images))
-        predicted = self.unet(noisy, draws.timesteps, self.unet.condition(codes))
-        return self.objective.loss(predicted, self.objective.target(scaled, draws.noise, alpha_bar))
+        predicted = self.unet(noisy, timesteps, self.unet.condition(codes))
+        return {"loss": self.objective.loss(predicted, self.objective.target(scaled, noise, alpha_bar))}
 
     @torch.no_grad()
     def units(self, images: Tensor) -> Tensor:
@@ -141,14 +135,24 @@ class DygaSd(Method):
         """Scalars (B, N) -> codes (B, N, D): each unit's token, pulled towards its anchor."""
         return self.anchors(self.encoder.tokens(units))
 
-    @torch.no_grad()
-    def encode(self, images: Tensor) -> Tensor:
-        """Images (B, C, H, W) in [-1, 1] -> codes (B, N, D): what conditions the decoder."""
-        return self.lift(self.units(images))
+    @property
+    def noise_shape(self) -> tuple[int, int, int]:
+        """Shape (L, h, w) of the latent that sampling starts from."""
+        return self.latent_shape
+
+    @property
+    def max_steps(self) -> int:
+        """The number of timesteps of the noise schedule."""
+        return len(self.objective.alpha_bars)
 
     @torch.no_grad()
-    def decode(self, codes: Tensor, noise: Tensor, num_steps: int, sampler: Sampler) -> Tensor:
-        """Codes (B, N, D) and starting noise (B, L, h, w) -> images (B, C, H, W) in [-1, 1]."""
+    def decode(
+        self, codes: Tensor, noise: Tensor | None = None, num_steps: int | None = None, sampler: Sampler | None = None
+    ) -> Tensor:
+        """Return the images (B, C, H, W) in [-1, 1] that are sampled from noise (B, L, h, w) under codes (B, N, D)."""
+        assert noise is not None
+        assert num_steps is not None
+        assert sampler is not None
         latents = sample(sampler, self._denoiser(codes), noise, self.objective.alpha_bars, num_steps)
         return self.first_stage.decode(latents).clamp(-1.0, 1.0)
 
@@ -167,9 +171,34 @@ class DygaSd(Method):
 
         return predict
 
+    def facts(self, units: Tensor) -> dict[str, Tensor]:
+        """Return of each unit the component of its mixture that its token belongs to, -1 for none, and how surely."""
+        assignment = self.anchors.assign(self.encoder.tokens(units))
+        return {"component": assignment.component, "responsibility": assignment.responsibility}
+
+    def unit_counts(self) -> dict[str, list[int]]:
+        """Return the number of components of every unit's mixture; 0 where it has none."""
+        return {"num_components": self.anchors.alive.sum(-1).tolist()}
+
+    def diagnose(
+        self, parts: Iterable[Tensor], table: FactorTable | None, labels: Sequence[UnitLabel]
+    ) -> dict[str, Any] | None:
+        """Return what the anchors do, see `Anchoring`; None before the first fit."""
+        if not self.anchors.fitted:
+            return None
+        tokens = (self.encoder.tokens(self.units(images)) for images in parts)
+        return diagnose_anchors(self.anchors, tokens, table, labels).to_dict()
+
     @torch.no_grad()
-    def set_unit_quantiles(self, units: Tensor) -> None:
-        """Remember evenly spaced quantiles of each unit over the data, from scalars (M, N)."""
-        quantiles = self.unit_quantiles
-        levels = torch.linspace(0.0, 1.0, quantiles.shape[1], dtype=quantiles.dtype, device=units.device)
-        quantiles.copy_(torch.quantile(units.to(quantiles.dtype), levels, dim=0).t())
+    def token_cloud(self, images: Tensor) -> TokenCloud | None:
+        """Return the tokens of images with the means that they are pulled to; None before the first fit."""
+        if not self.anchors.fitted:
+            return None
+        raw = self.encoder.tokens(self.units(images))
+        means, alive = self.anchors.anchor_tokens(), self.anchors.alive
+        return TokenCloud(
+            raw=raw,
+            pulled=self.anchors(raw),
+            components=self.anchors.assign(raw).component,
+            anchors=[means[unit, alive[unit]] for unit in range(self.num_units)],
+        )

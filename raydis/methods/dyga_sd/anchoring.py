@@ -5,7 +5,7 @@ M images, N units, D unit width, K components, F factors.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -13,11 +13,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from raydis.data import FactorDataset, Loader
-from raydis.data.loader import images_at_once
-from raydis.methods.dyga_sd import DygaSd
+from raydis.methods.contract import FactorTable
 from raydis.metrics.mig import mutual_information
 from raydis.metrics.telling import UnitLabel
+from raydis.models.anchors import Anchors
 from raydis.models.mixture import COLLAPSED, NORMALISATION_EPS
 
 STILL = 1e-4  # of a unit's spread: a token that moves less has not moved
@@ -81,36 +80,36 @@ class Anchoring:
 
 
 @torch.no_grad()
-def raw_tokens(method: DygaSd, loader: Loader, indices: np.ndarray) -> Tensor:
-    """Tokens (M, N, D) as the encoder gives them, before any shift, on the method's device."""
-    return torch.cat([method.encoder.tokens(method.units(images)) for images in loader.gather_in_parts(indices)])
-
-
 def diagnose_anchors(
-    method: DygaSd, dataset: FactorDataset, loader: Loader, indices: np.ndarray, labels: Sequence[UnitLabel]
+    anchors: Anchors, tokens: Iterable[Tensor], table: FactorTable | None, labels: Sequence[UnitLabel]
 ) -> Anchoring:
-    """Measure the anchors of a method in eval mode on the images at `indices` (M,), for units with N labels."""
-    tokens = raw_tokens(method, loader, indices)
-    with torch.no_grad():  # in parts: densities take K times the memory of the tokens
-        parts = tokens.split(images_at_once(dataset.image_shape[0]))
-        shifted = torch.cat([method.anchors(part) for part in parts])
-        assignments = [method.anchors.assign(part) for part in parts]
-        component = torch.cat([assignment.component for assignment in assignments])
-        responsibility = torch.cat([assignment.responsibility for assignment in assignments])
-        anchors = method.anchors.nearest(component)
-    spread = _root_mean_square(tokens - tokens.mean(0))  # (N,)
-    extent = (tokens.amax((0, 2)) - tokens.amin((0, 2))).double() + NORMALISATION_EPS
+    """Measure anchors on raw tokens (b, N, D), which come in parts: densities take K times their memory.
+
+    Args:
+        table: factors of the same images; None where there are none.
+        labels: what each of the N units tells.
+    """
+    columns: dict[str, list[Tensor]] = {"raw": [], "shifted": [], "component": [], "responsibility": []}
+    for part in tokens:
+        assignment = anchors.assign(part)
+        columns["raw"].append(part)
+        columns["shifted"].append(anchors(part))
+        columns["component"].append(assignment.component)
+        columns["responsibility"].append(assignment.responsibility)
+    raw, shifted, component, responsibility = (torch.cat(column) for column in columns.values())
+    spread = _root_mean_square(raw - raw.mean(0))  # (N,)
+    extent = (raw.amax((0, 2)) - raw.amin((0, 2))).double() + NORMALISATION_EPS
     collapsed = (spread / extent).square() <= COLLAPSED
-    columns = {  # of collapsed units these are quotients by next to nothing, which nobody reads
-        "moved_share": ((shifted - tokens).norm(dim=-1) > STILL * spread).double().mean(0),
-        "distance_moved": _root_mean_square(shifted - tokens) / spread,
-        "distance_to_anchor": _root_mean_square(tokens - anchors) / spread,
+    measured = {  # of collapsed units these are quotients by next to nothing, which nobody reads
+        "moved_share": ((shifted - raw).norm(dim=-1) > STILL * spread).double().mean(0),
+        "distance_moved": _root_mean_square(shifted - raw) / spread,
+        "distance_to_anchor": _root_mean_square(raw - anchors.nearest(component)) / spread,
         "responsibility": responsibility.double().mean(0),
     }
-    component = component.cpu().numpy()
-    counts = method.anchors.alive.sum(-1).tolist()
+    chosen = component.cpu().numpy()
+    counts = anchors.alive.sum(-1).tolist()
     units = []
-    for unit, active in enumerate(method.anchors.active.tolist()):
+    for unit, active in enumerate(anchors.active.tolist()):
         facts: dict[str, Any] = {
             "unit": unit,
             "num_gaussians": counts[unit],
@@ -118,13 +117,13 @@ def diagnose_anchors(
             "collapsed": bool(collapsed[unit]),
         }
         if active and not facts["collapsed"]:
-            facts |= {name: float(column[unit]) for name, column in columns.items()}
-            facts |= _told_factor(component[:, unit], labels[unit], dataset, indices)
+            facts |= {name: float(column[unit]) for name, column in measured.items()}
+            facts |= _told_factor(chosen[:, unit], labels[unit], table)
         units.append(UnitAnchoring(**facts))
     anchored = [unit for unit in units if unit.moved_share is not None]
-    names = ("num_gaussians", *columns, "num_levels", "factor_share", "component_share")
+    names = ("num_gaussians", *measured, "num_levels", "factor_share", "component_share")
     return Anchoring(
-        num_images=len(indices),
+        num_images=len(raw),
         num_anchored_units=len(anchored),
         num_collapsed_units=sum(unit.collapsed and unit.num_gaussians > 0 for unit in units),
         means={name: _mean([getattr(unit, name) for unit in anchored]) for name in names},
@@ -132,14 +131,12 @@ def diagnose_anchors(
     )
 
 
-def _told_factor(
-    component: np.ndarray, label: UnitLabel, dataset: FactorDataset, indices: np.ndarray
-) -> dict[str, Any]:
+def _told_factor(component: np.ndarray, label: UnitLabel, table: FactorTable | None) -> dict[str, Any]:
     """How well the components (M,) of a unit tell the factor that the unit tells, as fields of `UnitAnchoring`."""
-    if dataset.space is None or not label.factors:
+    if table is None or not label.factors:
         return {}
     factor, _ = label.factors[0]
-    levels = dataset.factors(indices)[:, dataset.space.names.index(factor)]
+    levels = table.levels[:, table.names.index(factor)]
     information = _information(component, levels)
     entropy, entropy_of_component = _information(levels, levels), _information(component, component)
     return {

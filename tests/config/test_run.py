@@ -5,7 +5,9 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from raydis.config import PROCEDURAL_SETS, DygaSdConfig, RunConfig
+from raydis.config import RunConfig
+from raydis.config.data import PROCEDURAL_SETS
+from raydis.config.dyga_sd import DygaSdConfig
 
 
 def test_the_defaults_are_a_valid_run() -> None:
@@ -21,10 +23,10 @@ def test_a_config_survives_json() -> None:
     assert RunConfig.model_validate_json(config.model_dump_json()) == config
 
 
-def test_a_method_without_a_family_is_dyga_sd() -> None:
+def test_a_method_without_a_kind_is_dyga_sd() -> None:
     config = RunConfig.model_validate({"method": {"num_units": 7}})
     assert isinstance(config.method, DygaSdConfig)
-    assert (config.method.family, config.method.num_units) == ("dyga_sd", 7)
+    assert (config.method.kind, config.method.num_units) == ("dyga_sd", 7)
     assert RunConfig.model_validate(config.model_dump()) == config
 
 
@@ -89,27 +91,43 @@ def test_the_first_stage_sets_the_size_of_the_latent(stage: dict[str, Any], size
             r"image_size=64 cannot be divided by 128: change first_stage\.stem_stride or give first_stage\.multipliers",
         ),
         (
-            {"method": {"family": "vq"}},
-            r"family=vq is a first stage .*set first_stage\.kind=pixel instead of patch_pca",
+            {"method": {"kind": "vq"}},
+            r"kind=vq is a first stage .*set first_stage\.kind=pixel instead of patch_pca",
         ),
         (
-            {"method": {"family": "kl"}, "first_stage": {"kind": "pixel"}},
-            r"family=kl has no units to score: set evaluation\.protocol=none instead of search",
+            {"method": {"kind": "kl"}, "first_stage": {"kind": "pixel"}},
+            r"kind=kl has no units to score: set evaluation\.protocol=none instead of search",
         ),
         (
-            {"method": {"family": "vq", "stem_stride": 3}, "first_stage": {"kind": "pixel"}},
+            {"method": {"kind": "vq", "stem_stride": 3}, "first_stage": {"kind": "pixel"}},
             r"image_size=64 cannot be divided by 12: change method\.stem_stride or give method\.multipliers",
         ),
         (
             {
                 "data": {"image_size": 8},
-                "method": {"family": "vq", "perceptual_weights": "x"},
+                "method": {"kind": "vq", "perceptual_weights": "x"},
                 "first_stage": {"kind": "pixel"},
                 "evaluation": {"protocol": "none"},
             },
             r"four times, which data\.image_size=8 does not bear: remove method\.perceptual_weights",
         ),
-        ({"method": {"family": "vae"}}, r"'vae' found using 'family' does not match .*'dyga_sd', 'vq', 'kl'"),
+        (
+            {"method": {"kind": "vae"}},
+            r"'vae' found using 'kind' does not match .*'dyga_sd', 'beta_vae', 'factor_vae', 'pca_ica', 'vq', 'kl'",
+        ),
+        ({"method": {"family": "vq"}}, r"method\.family was renamed: write method\.kind=vq"),
+        (
+            {"method": {"kind": "beta_vae"}, "first_stage": {"kind": "vq", "checkpoint": "x"}},
+            r"method\.kind=beta_vae sees the pixels themselves: remove first_stage\.kind=vq",
+        ),
+        (
+            {"method": {"kind": "factor_vae"}, "data": {"image_size": 40}},
+            r"data\.image_size=40 must be a multiple of 16 for method\.kind=factor_vae",
+        ),
+        (
+            {"method": {"kind": "pca_ica"}, "compute": {"compile": "blocks"}},
+            r"compile=blocks compiles the U-Net's blocks, and method\.kind=pca_ica has no U-Net: set",
+        ),
         ({"method": {"unet": {"skip_dropout_rate": 1.0}}}, "less than 1"),
     ],
 )
@@ -123,11 +141,11 @@ def test_covariances_of_one_gibibyte_are_the_most() -> None:
     assert isinstance(RunConfig.model_validate({"method": method}).method, DygaSdConfig)
 
 
-@pytest.mark.parametrize("family", ["vq", "kl"])
-def test_a_first_stage_has_no_blocks_to_compile(family: str) -> None:
-    tree = {"first_stage": {"kind": "pixel"}, "method": {"family": family}, "evaluation": {"protocol": "none"}}
+@pytest.mark.parametrize("kind", ["vq", "kl"])
+def test_a_first_stage_has_no_blocks_to_compile(kind: str) -> None:
+    tree = {"first_stage": {"kind": "pixel"}, "method": {"kind": kind}, "evaluation": {"protocol": "none"}}
     for mode in ("blocks", "full"):
-        with pytest.raises(ValidationError, match=rf"compile={mode} compiles .*family={family} has no U-Net: set"):
+        with pytest.raises(ValidationError, match=rf"compile={mode} compiles .*kind={kind} has no U-Net: set"):
             RunConfig.model_validate({**tree, "compute": {"compile": mode}})
     assert RunConfig.model_validate({**tree, "compute": {"compile": "graph"}}).compute.compile == "graph"
 
@@ -151,7 +169,7 @@ def test_rungs_that_cannot_be_scored_are_refused(evaluation: dict, message: str)
 def test_a_discriminator_that_cannot_play_is_refused(method: dict, message: str) -> None:
     tree = {
         "first_stage": {"kind": "pixel"},
-        "method": {"family": "vq", "discriminator_weight": 0.5, **method},
+        "method": {"kind": "vq", "discriminator_weight": 0.5, **method},
         "train": {"num_images": 100},
         "evaluation": {"protocol": "none"},
     }

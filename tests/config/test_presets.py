@@ -5,9 +5,9 @@ from typing import Any
 import pytest
 
 from raydis.config import PixelStage, RunConfig
-from raydis.configfile import parse
+from raydis.config.files import parse
+from raydis.config.presets import PRESETS, expand
 from raydis.errors import ConfigError
-from raydis.presets import PRESETS, expand
 
 
 @pytest.mark.parametrize("name", PRESETS)
@@ -28,7 +28,7 @@ def test_reference_has_the_published_sizes() -> None:
 def test_the_first_stages_have_the_published_sizes(name: str) -> None:
     run = RunConfig.model_validate(expand({"preset": name}))
     method = run.method
-    assert (method.family, method.reduction, method.model_dim, method.multipliers) == (name, 4, 32, (1, 2, 4))
+    assert (method.kind, method.reduction, method.model_dim, method.multipliers) == (name, 4, 32, (1, 2, 4))
     assert (method.num_blocks, method.latent_dim, getattr(method, "num_codes", 2048)) == (2, 3, 2048)
 
 

@@ -6,7 +6,7 @@ from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
-from raydis.section import Model, Rate, Size
+from raydis.config.section import Model, Rate, Size
 
 
 class TrainConfig(Model):

@@ -1,7 +1,7 @@
-"""Configuration of first stages: what the diffusion model works behind, and how the learned ones are trained.
+"""Configuration of first stages: which latent of an image a diffusion model works on.
 
-A learned first stage is a run of its own (`VqConfig`, `KlConfig` as its method); a diffusion run then names its
-checkpoint (`VqStage`, `KlStage`).
+A learned first stage is trained by a run of its own, see `raydis.config.autoencoder`; a diffusion run then names its
+checkpoint.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from raydis.section import Model, Size
+from raydis.config.section import Model, Size
 
 
 class PixelStage(Model):
@@ -76,7 +76,7 @@ class KlNetwork(AutoencoderNetwork):
 
 
 class LearnedStage(Model):
-    """First stage that a run of its own has trained, with `method.family: vq` or `kl` and this very network."""
+    """First stage that a run of its own has trained, with `method.kind: vq` or `kl` and this very network."""
 
     checkpoint: str = Field(
         description="Of that run: a folder, s3:// URI or name@alias of the registry. Its images must have been as "
@@ -97,40 +97,3 @@ class KlStage(KlNetwork, LearnedStage):
 
 
 FirstStageConfig = Annotated[PixelStage | PatchPcaStage | VqStage | KlStage, Field(discriminator="kind")]
-
-
-class ReconstructionConfig(Model):
-    """What an autoencoder is trained with beside the mean absolute error of its reconstructions."""
-
-    discriminator_weight: float = Field(
-        default=0.0, ge=0.0, description="Weight of the patch discriminator's verdict; 0: no discriminator."
-    )
-    discriminator_channels: tuple[Size, ...] = Field(
-        default=(64, 128, 256), min_length=1, description="Channels of its convolutions, all of which halve."
-    )
-    discriminator_start_images: int = Field(default=0, ge=0, description="Images before it begins to count.")
-    perceptual_weights: str | None = Field(
-        default=None,
-        description="A .safetensors file of VGG16's convolutions under torchvision's names, for a perceptual term; "
-        "null: none. Nothing is downloaded.",
-    )
-    perceptual_weight: float = Field(default=1.0, gt=0.0, description="Weight of the perceptual term.")
-
-
-class VqConfig(VqNetwork, ReconstructionConfig):
-    """VQ-GAN (arXiv 2012.09841), trained to be a first stage; without a discriminator VQ-VAE."""
-
-    family: Literal["vq"] = "vq"
-    codebook_weight: float = Field(default=1.0, gt=0.0, description="Weight of the codebook's loss.")
-    commitment: float = Field(
-        default=0.25, ge=0.0, description="Share of it that pulls latents to codes (arXiv 1711.00937, eq. 3: beta)."
-    )
-
-
-class KlConfig(KlNetwork, ReconstructionConfig):
-    """Autoencoder with a slight pull of its latents to a standard normal, trained to be a first stage."""
-
-    family: Literal["kl"] = "kl"
-    kl_weight: float = Field(
-        default=1e-6, ge=0.0, description="Weight of the Kullback-Leibler divergence, both per image as published."
-    )

@@ -1,0 +1,76 @@
+"""Configuration of the methods that train a learned first stage."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, ClassVar, Literal
+
+from pydantic import Field
+
+from raydis.config.first_stage import AutoencoderNetwork, KlNetwork, PixelStage, VqNetwork
+from raydis.config.method import MethodSection
+from raydis.config.section import Size
+
+if TYPE_CHECKING:
+    from raydis.config.run import RunConfig
+
+
+class ReconstructionConfig(AutoencoderNetwork, MethodSection):
+    """What an autoencoder is trained with beside the mean absolute error of its reconstructions."""
+
+    scored: ClassVar[bool] = False
+
+    discriminator_weight: float = Field(
+        default=0.0, ge=0.0, description="Weight of the patch discriminator's verdict; 0: no discriminator."
+    )
+    discriminator_channels: tuple[Size, ...] = Field(
+        default=(64, 128, 256), min_length=1, description="Channels of its convolutions, all of which halve."
+    )
+    discriminator_start_images: int = Field(default=0, ge=0, description="Images before it begins to count.")
+    perceptual_weights: str | None = Field(
+        default=None,
+        description="A .safetensors file of VGG16's convolutions under torchvision's names, for a perceptual term; "
+        "null: none. Nothing is downloaded.",
+    )
+    perceptual_weight: float = Field(default=1.0, gt=0.0, description="Weight of the perceptual term.")
+
+    def check(self, run: RunConfig) -> None:
+        self.check_image_size(run.data.image_size, "method")
+        if not isinstance(run.first_stage, PixelStage):
+            raise ValueError(
+                f"method.kind={self.kind} is a first stage and sees the pixels themselves: "
+                f"set first_stage.kind=pixel instead of {run.first_stage.kind}"
+            )
+        if self.perceptual_weights is not None and run.data.image_size < 16:
+            raise ValueError(
+                f"VGG16 halves its input four times, which data.image_size={run.data.image_size} does not bear: "
+                "remove method.perceptual_weights"
+            )
+        if self.discriminator_weight and run.data.image_size >> len(self.discriminator_channels) < 1:
+            raise ValueError(
+                f"method.discriminator_channels={list(self.discriminator_channels)} halve an image of "
+                f"data.image_size={run.data.image_size} px too often: give it fewer"
+            )
+        if self.discriminator_weight and self.discriminator_start_images >= run.train.num_images:
+            raise ValueError(
+                f"method.discriminator_start_images={self.discriminator_start_images} lies behind the end of "
+                f"train.num_images={run.train.num_images}: lower it, or set method.discriminator_weight=0"
+            )
+
+
+class VqConfig(VqNetwork, ReconstructionConfig):
+    """VQ-GAN (arXiv 2012.09841), trained to be a first stage; without a discriminator VQ-VAE."""
+
+    kind: Literal["vq"] = "vq"
+    codebook_weight: float = Field(default=1.0, gt=0.0, description="Weight of the codebook's loss.")
+    commitment: float = Field(
+        default=0.25, ge=0.0, description="Share of it that pulls latents to codes (arXiv 1711.00937, eq. 3: beta)."
+    )
+
+
+class KlConfig(KlNetwork, ReconstructionConfig):
+    """Autoencoder with a slight pull of its latents to a standard normal, trained to be a first stage."""
+
+    kind: Literal["kl"] = "kl"
+    kl_weight: float = Field(
+        default=1e-6, ge=0.0, description="Weight of the Kullback-Leibler divergence, both per image as published."
+    )

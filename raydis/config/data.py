@@ -1,0 +1,48 @@
+"""Configuration of the data: which images, and which part of their factor grid."""
+
+from __future__ import annotations
+
+from typing import Literal, Self
+
+from pydantic import Field, model_validator
+
+from raydis.config.section import Model
+
+PROCEDURAL_SETS = ("shapes3d_procedural", "dsprites_procedural")
+
+
+class DataConfig(Model):
+    """Which images, and which part of their factor grid."""
+
+    name: Literal[
+        "shapes3d_procedural",
+        "dsprites_procedural",
+        "shapes3d",
+        "dsprites",
+        "mpi3d",
+        "cars3d",
+        "sprites",
+        "image_folder",
+    ] = Field(
+        default="shapes3d_procedural", description="Data set; `*_procedural` sets are rendered, the others are files."
+    )
+    path: str | None = Field(
+        default=None,
+        description="File or folder of a data set that is read: local path or s3:// URI. For sprites, a clone of "
+        "github.com/YingzhenLi/Sprites at commit 3ce4048 (CC-BY-SA 3.0 or GPL 3.0), or the .npz of its walks.",
+    )
+    image_size: int = Field(default=64, ge=8, le=512, description="Height and width of the images, px.")
+    levels: dict[str, int | tuple[int, ...]] = Field(
+        default_factory=dict,
+        description="Sub-grid by factor name: a count n keeps level floor(i*K/n), i < n; a list keeps those levels.",
+    )
+
+    @model_validator(mode="after")
+    def _path(self) -> Self:
+        if self.name in PROCEDURAL_SETS and self.path is not None:
+            raise ValueError(f"data.name={self.name} is rendered, not read: remove data.path={self.path}")
+        if self.name not in PROCEDURAL_SETS and self.path is None:
+            raise ValueError(f"data.name={self.name} is read from files: set data.path to a local path or s3:// URI")
+        if self.name == "image_folder" and self.levels:
+            raise ValueError("data.levels needs factors, but an image_folder has none: remove data.levels")
+        return self

@@ -1,0 +1,199 @@
+"""Configuration of DyGA+SD; the defaults are the published sizes (arXiv 2410.23820 and its released code)."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
+
+from pydantic import Field, field_validator, model_validator
+
+from raydis.config.method import MethodSection
+from raydis.config.section import Model, Rate, Size
+
+if TYPE_CHECKING:
+    from raydis.config.run import RunConfig
+
+MAX_COVARIANCE_NUMBERS = 2**28  # of all units' mixtures: 1 GiB in float32
+
+
+class EncoderConfig(Model):
+    """Image encoder: one scalar a unit, then a private MLP a unit that turns the scalar into a token."""
+
+    channels: tuple[Size, ...] = Field(
+        default=(64, 128, 256, 256, 256),
+        min_length=2,
+        description="Channels of the convolutions; all but the first halve.",
+    )
+    stem_stride: int = Field(
+        default=1,
+        ge=1,
+        le=16,
+        description="First convolution: 1 is 7x7 at full size as published, s > 1 an s x s patch embedding.",
+    )
+    hidden_dims: tuple[Size, ...] = Field(
+        default=(4096, 256), description="Hidden layers between the flattened map and units."
+    )
+    norm: Literal["batch", "group"] = Field(
+        default="batch", description="Norm of the convolutions; `group` has no batch mates."
+    )
+    token_hidden_dims: tuple[Size, ...] = Field(
+        default=(256, 512), min_length=1, description="Hidden layers of a unit's MLP."
+    )
+    token_activation: Literal["relu", "none"] = Field(default="relu", description="Last activation of a unit's MLP.")
+
+
+class UNetConfig(Model):
+    """Denoising U-Net with cross-attention to the tokens, and Skip Dropout on its skip connections."""
+
+    model_dim: int = Field(default=64, ge=8, description="Channels at the finest level.")
+    multipliers: tuple[Size, ...] = Field(
+        default=(1, 2, 4, 4), min_length=1, description="Channels of a level / model_dim."
+    )
+    num_blocks: int = Field(default=2, ge=1, description="Residual blocks a level.")
+    attention_sizes: tuple[Size, ...] = Field(
+        default=(16, 8, 4),
+        description="Spatial sizes, latent px, whose blocks attend to the tokens (the middle always does).",
+    )
+    num_heads: int = Field(default=8, ge=1, description="Attention heads.")
+    dropout_rate: Rate = Field(default=0.1, description="Dropout inside residual blocks.")
+    skip_dropout_rate: Rate = Field(
+        default=0.2, description="Probability that a channel of a skip connection is dropped."
+    )
+    skip_dropout_sizes: tuple[Size, ...] = Field(
+        default=(16, 8), description="Spatial sizes, latent px, whose skip connections are dropped from."
+    )
+
+    @model_validator(mode="after")
+    def _heads(self) -> Self:
+        for multiplier in self.multipliers:
+            if self.model_dim * multiplier % self.num_heads:
+                raise ValueError(
+                    f"num_heads={self.num_heads} must divide model_dim*multiplier={self.model_dim * multiplier}"
+                )
+        return self
+
+
+class AnchorConfig(Model):
+    """Dynamic Gaussian Anchoring: a Gaussian mixture a unit, and the pull of tokens towards its means."""
+
+    mode: Literal["off", "constant", "ramp", "release"] = Field(
+        default="constant",
+        description="`constant`: every token moves shift_rate of the way; `ramp`: the share grows linearly to "
+        "shift_rate over training; `release`: the published code's formula, for parity studies only. `constant` "
+        "replaces `relative`, whose factor exp(-distance) had the median 0.995.",
+    )
+    num_gaussians: int = Field(default=8, ge=1, le=64, description="Components that a unit's mixture starts from.")
+    max_gaussians: int = Field(default=32, ge=1, le=256, description="Hard upper bound after splitting.")
+    shift_rate: float = Field(
+        default=0.1, ge=0.0, le=1.0, description="Share of the way to the anchor that a token moves (lambda)."
+    )
+    inertia: float | None = Field(
+        default=32.0,
+        gt=0.0,
+        description="Tokens that an anchor weighs as while it follows the tokens between fits; null: it stands still, "
+        "as released. `release` always does.",
+    )
+    num_splits: int = Field(default=3, ge=0, description="Rounds of splitting loose components.")
+    split_spread: float = Field(
+        default=0.1,
+        gt=0.0,
+        description="Root-mean-square distance to the centre above which a component splits, normalised tokens. The "
+        "released 0.5 (of a mean distance) never splits a component of trained tokens.",
+    )
+    min_count: float = Field(default=10.0, ge=1.0, description="Soft count below which a component is dropped.")
+    em_steps: int = Field(default=30, ge=1, description="EM steps before and after splitting.")
+    fit_samples: int = Field(default=10_000, ge=16, description="Images whose tokens a fit sees.")
+    refit_images: int = Field(
+        default=480_000,
+        ge=1,
+        description="Images between two fits; the first fit ends the start without anchors, a tenth of a run of the "
+        "default length and a hundredth of a published one (both refit after an epoch of 3D Shapes).",
+    )
+
+    @field_validator("mode", mode="before")
+    @classmethod
+    def _not_relative(cls, mode: Any) -> Any:
+        if mode == "relative":
+            raise ValueError(
+                "relative was removed, because its shift was that of constant to 0.5 % (median): use constant"
+            )
+        return mode
+
+    @model_validator(mode="after")
+    def _bounds(self) -> Self:
+        if self.num_gaussians > self.max_gaussians:
+            raise ValueError(f"num_gaussians={self.num_gaussians} must not exceed max_gaussians={self.max_gaussians}")
+        return self
+
+
+class DiffusionConfig(Model):
+    """Noise schedule and objective."""
+
+    schedule: Literal["ldm_linear", "cosine"] = Field(default="ldm_linear", description="Noise schedule.")
+    num_timesteps: int = Field(default=1000, ge=2, description="Steps of the forward process.")
+    prediction: Literal["noise", "velocity", "sample"] = Field(
+        default="noise",
+        description="What the U-Net predicts: the noise, as published; `velocity` or `sample` (arXiv 2202.00512) make "
+        "the tokens count at noisy times.",
+    )
+    loss: Literal["l1", "l2"] = Field(default="l1", description="Norm of the error of what is predicted.")
+
+
+class DygaSdConfig(MethodSection):
+    """DyGA+SD, and with `anchors.mode: off` and `unet.skip_dropout_rate: 0` EncDiff."""
+
+    has_blocks: ClassVar[bool] = True
+    uses_first_stage: ClassVar[bool] = True
+
+    kind: Literal["dyga_sd"] = "dyga_sd"
+    num_units: int = Field(default=20, ge=2, le=256, description="Latent units N.")
+    unit_dim: int = Field(default=32, ge=1, le=1024, description="Width D of a unit's token.")
+    encoder: EncoderConfig = EncoderConfig()
+    unet: UNetConfig = UNetConfig()
+    anchors: AnchorConfig = AnchorConfig()
+    diffusion: DiffusionConfig = DiffusionConfig()
+
+    @model_validator(mode="after")
+    def _anchor_buffers(self) -> Self:
+        count = self.num_units * self.anchors.max_gaussians * self.unit_dim**2
+        if count > MAX_COVARIANCE_NUMBERS:
+            raise ValueError(
+                f"num_units={self.num_units}, anchors.max_gaussians={self.anchors.max_gaussians} and "
+                f"unit_dim={self.unit_dim} make covariances of {4 * count / 2**30:.1f} GiB, more than "
+                f"{4 * MAX_COVARIANCE_NUMBERS // 2**30}: lower unit_dim, which counts squared, or "
+                "anchors.max_gaussians, or num_units"
+            )
+        return self
+
+    def check(self, run: RunConfig) -> None:
+        unet = self.unet
+        sizes = [run.latent_size >> level for level in range(len(unet.multipliers))]
+        if run.latent_size % (1 << (len(unet.multipliers) - 1)):
+            raise ValueError(
+                f"a latent of {run.latent_size} px cannot be halved {len(unet.multipliers) - 1} times: "
+                "give method.unet.multipliers fewer levels"
+            )
+        for field in ("attention_sizes", "skip_dropout_sizes"):
+            unknown = sorted(set(getattr(unet, field)) - set(sizes))
+            if unknown:
+                raise ValueError(f"method.unet.{field} has {unknown}, but the U-Net's levels have sizes {sizes} px")
+        shrink = self.encoder.stem_stride << (len(self.encoder.channels) - 1)
+        if run.data.image_size % shrink:
+            raise ValueError(f"data.image_size={run.data.image_size} cannot be divided by {shrink} in the encoder")
+
+    def warnings(self, run: RunConfig) -> list[str]:
+        train, anchors = run.train, self.anchors
+        last_start = (train.num_images - 1) // train.batch_size * train.batch_size  # images seen before the last step
+        if anchors.mode == "off" or not anchors.shift_rate or anchors.refit_images <= last_start:
+            return []
+        return [
+            f"method.anchors.refit_images={anchors.refit_images} is not reached within train.num_images="
+            f"{train.num_images}: the anchors are never fitted, and the run trains without them. Lower it, raise "
+            "train.num_images, or set method.anchors.mode=off"
+        ]
+
+    def default_search_space(self) -> dict[str, dict[str, Any]]:
+        return {
+            "method.anchors.num_gaussians": {"kind": "int", "low": 4, "high": 16},
+            "method.unet.skip_dropout_rate": {"kind": "float", "low": 0.0, "high": 0.4},
+            "method.unit_dim": {"kind": "choice", "values": [16, 32, 64]},
+        }

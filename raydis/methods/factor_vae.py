@@ -1,0 +1,109 @@
+"""FactorVAE (Kim and Mnih, arXiv 1802.05983): a VAE, and a discriminator that estimates its total correlation.
+
+B batch, N units.
+
+The discriminator learns to tell samples of the aggregate posterior from samples whose units were shuffled over the
+batch, each unit on its own. Its logits then estimate the total correlation, which the VAE lowers. As in the paper the
+shuffled samples come from a second batch. Unlike disentanglement_lib, which takes both gradients from one forward pass,
+the discriminator moves after the VAE and sees the codes of the VAE that has just moved.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from raydis.methods.beta_vae import BetaVae, bernoulli_loss, gaussian_kl
+from raydis.methods.contract import Batch, Draws, Losses, Move
+from raydis.models.conv_vae import ConvDecoder, ConvEncoder
+from raydis.models.precision import at_least_single
+
+
+class FactorVae(BetaVae):
+    """Minimise the VAE's loss + gamma TC, where a discriminator's logits estimate TC.
+
+    Args:
+        encoder, decoder, num_units: as in `BetaVae`.
+        discriminator: from N numbers to two logits, of a sample of the posterior and of a shuffled one.
+        gamma: weight of the total correlation.
+        discriminator_rate_scale: its learning rate / that of the VAE.
+    """
+
+    second_batch = True
+
+    def __init__(
+        self,
+        *,
+        encoder: ConvEncoder,
+        decoder: ConvDecoder,
+        discriminator: nn.Module,
+        num_units: int,
+        gamma: float,
+        discriminator_rate_scale: float = 1.0,
+    ) -> None:
+        super().__init__(encoder=encoder, decoder=decoder, num_units=num_units)
+        self.discriminator = discriminator
+        self.gamma = gamma
+        self.discriminator_rate_scale = discriminator_rate_scale
+
+    @property
+    def moves(self) -> Sequence[Move]:
+        """The VAE's move, then the discriminator's, whose shuffling couples the images of a batch."""
+        return [
+            *super().moves,
+            Move(
+                "discriminator",
+                [self.discriminator],
+                learning_rate_scale=self.discriminator_rate_scale,
+                betas=(0.5, 0.9),
+                weight_decay=0.0,
+                couples=True,
+            ),
+        ]
+
+    @property
+    def averaged_modules(self) -> Sequence[nn.Module]:
+        """The VAE: nobody uses the discriminator after training."""
+        return super().moves[0].modules
+
+    def draw(self, batch_size: int, generator: torch.Generator) -> Draws:
+        """Return the posterior's noise for both batches, (B, N) each, and the keys (B, N) that shuffle the units."""
+        device, shape = generator.device, (batch_size, self.num_units)
+        others = torch.randn(shape, generator=generator, device=device)
+        return super().draw(batch_size, generator) | {
+            "others_noise": others,
+            "shuffle": torch.rand(shape, generator=generator, device=device),
+        }
+
+    def forward(self, batch: Batch, move: str) -> Losses:
+        """Return the losses of the VAE, or the discriminator's cross-entropy."""
+        return self._vae_losses(batch) if move == "vae" else self._discriminator_losses(batch)
+
+    def _vae_losses(self, batch: Batch) -> Losses:
+        mean, log_variance, codes = self.sample_posterior(batch.images, batch.draws["noise"])
+        reconstruction = bernoulli_loss(self.decoder(codes), batch.images)
+        kl = gaussian_kl(mean, log_variance)
+        constant = {name: weight.detach() for name, weight in self.discriminator.named_parameters()}
+        joint, shuffled = at_least_single(functional_call(self.discriminator, constant, (codes,))).unbind(1)
+        total_correlation = (joint - shuffled).mean()
+        loss = reconstruction + kl + self.gamma * total_correlation
+        return {"loss": loss, "reconstruction": reconstruction, "kl": kl, "total_correlation": total_correlation}
+
+    def _discriminator_losses(self, batch: Batch) -> Losses:
+        assert batch.others is not None
+        with torch.no_grad():
+            _, _, joint = self.sample_posterior(batch.images, batch.draws["noise"])
+            _, _, others = self.sample_posterior(batch.others, batch.draws["others_noise"])
+            shuffled = shuffle_units(others, batch.draws["shuffle"])
+        logits = at_least_single(self.discriminator(torch.cat([joint, shuffled])))
+        labels = torch.arange(2, device=logits.device).repeat_interleave(len(joint))
+        return {"loss": F.cross_entropy(logits, labels)}
+
+
+def shuffle_units(codes: Tensor, keys: Tensor) -> Tensor:
+    """Permute every column of codes (B, N) over the batch on its own, in the order of its keys (B, N)."""
+    return codes.gather(0, keys.argsort(dim=0))

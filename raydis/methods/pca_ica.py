@@ -1,0 +1,122 @@
+"""PCA and independent component analysis of the pixels: linear, in closed form, the floor of every comparison.
+
+M images, B batch, N units, P = C H W pixels.
+
+The images are projected on their N first principal components, and FastICA rotates the whitened projections until they
+are as little Gaussian as it can make them. A unit's number has mean 0 and variance 1 over the images of the fit.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterable, Sequence
+
+import torch
+from sklearn.decomposition import PCA, FastICA
+from sklearn.exceptions import ConvergenceWarning
+from torch import Tensor
+
+from raydis.diffusion.samplers import Sampler
+from raydis.errors import FitError
+from raydis.methods.contract import Move, UnitMethod
+
+
+class PcaIca(UnitMethod):
+    """A linear map from pixels to units, and its pseudo-inverse.
+
+    Args:
+        image_shape: (C, H, W).
+        num_units: N.
+        fit_images: M, images that it is fitted to.
+        max_iterations: of FastICA.
+        tolerance: of FastICA.
+    """
+
+    unit_dim = 1
+
+    def __init__(
+        self,
+        *,
+        image_shape: tuple[int, int, int],
+        num_units: int,
+        fit_images: int,
+        max_iterations: int = 1000,
+        tolerance: float = 1e-4,
+    ) -> None:
+        super().__init__()
+        self.image_shape = image_shape
+        self.num_units = num_units
+        self.start_images = fit_images
+        self.max_iterations = max_iterations
+        self.tolerance = tolerance
+        num_pixels = image_shape[0] * image_shape[1] * image_shape[2]
+        self.register_buffer("mean", torch.zeros(num_pixels))
+        self.register_buffer("unmixing", torch.zeros(num_units, num_pixels))
+        self.register_buffer("mixing", torch.zeros(num_pixels, num_units))
+        self.register_quantiles(num_units)
+        self.mean: Tensor
+        self.unmixing: Tensor
+        self.mixing: Tensor
+
+    @property
+    def moves(self) -> Sequence[Move]:
+        """None: `start` is the whole training."""
+        return []
+
+    def start(self, parts: Iterable[Tensor], generator: torch.Generator) -> None:
+        """Fit both maps to images in [-1, 1].
+
+        Raises:
+            FitError: fewer images or pixels than units, images that vary in fewer directions, or no convergence of
+                FastICA.
+        """
+        pixels = torch.cat([images.flatten(1).cpu() for images in parts]).numpy()  # (M, P)
+        if min(pixels.shape) < self.num_units:
+            raise FitError(
+                f"{len(pixels)} images of {pixels.shape[1]} values cannot give num_units={self.num_units} components: "
+                "lower method.num_units, or take more images"
+            )
+        seed = int(torch.randint(2**31, (), generator=generator, device=generator.device))
+        pca = PCA(self.num_units, whiten=True, svd_solver="randomized", random_state=seed)
+        ica = FastICA(
+            whiten=False,  # pyright: ignore[reportArgumentType]  (the stub knows only its texts)
+            max_iter=self.max_iterations,
+            tol=self.tolerance,
+            random_state=seed,
+        )
+        whitened = pca.fit_transform(pixels)
+        deviations = torch.from_numpy(pca.explained_variance_).sqrt()  # (N,), falling
+        # Rounding alone gives the others a deviation, which whitening would make as large as that of the first.
+        varying = int((deviations > 10 * torch.finfo(deviations.dtype).eps * deviations[0]).sum())
+        if varying < self.num_units:
+            raise FitError(
+                f"{len(pixels)} images vary in {varying} directions, fewer than num_units={self.num_units}: lower "
+                "method.num_units, or take more or other images"
+            )
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", ConvergenceWarning)
+            try:
+                ica.fit(whitened)
+            except ConvergenceWarning as error:
+                raise FitError(
+                    f"FastICA did not converge within {self.max_iterations} iterations: raise method.max_iterations or "
+                    "method.tolerance, or lower method.num_units"
+                ) from error
+        axes = torch.from_numpy(pca.components_)  # (N, P), orthonormal
+        rotation = torch.from_numpy(ica.components_)  # (N, N), orthogonal
+        self.mean.copy_(torch.from_numpy(pca.mean_))
+        self.unmixing.copy_(rotation @ (axes / deviations[:, None]))
+        self.mixing.copy_((axes.T * deviations) @ torch.linalg.inv(rotation))
+
+    @torch.no_grad()
+    def units(self, images: Tensor) -> Tensor:
+        """Return the components (B, N) of images (B, C, H, W) in [-1, 1]."""
+        return (images.flatten(1) - self.mean) @ self.unmixing.T
+
+    @torch.no_grad()
+    def decode(
+        self, codes: Tensor, noise: Tensor | None = None, num_steps: int | None = None, sampler: Sampler | None = None
+    ) -> Tensor:
+        """Return the images (B, C, H, W) in [-1, 1] that codes (B, N, 1) stand for."""
+        pixels = codes.squeeze(-1) @ self.mixing.T + self.mean
+        return pixels.view(-1, *self.image_shape).clamp(-1.0, 1.0)

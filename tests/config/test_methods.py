@@ -1,0 +1,152 @@
+"""What the configurations of all methods answer for themselves."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from pydantic import TypeAdapter, ValidationError
+
+from raydis.config import RunConfig
+from raydis.config.files import apply_overrides, field_paths, parse
+from raydis.errors import ConfigError
+from raydis.sweep.spec import Domain, SweepSpec, configure, corners, value_at
+
+SCORED = ["dyga_sd", "beta_vae", "factor_vae", "pca_ica"]
+STAGES = ["vq", "kl"]
+
+
+def run_of(kind: str, **options: Any) -> RunConfig:
+    stage = {"first_stage": {"kind": "pixel"}, "evaluation": {"protocol": "none"}} if kind in STAGES else {}
+    return RunConfig.model_validate({"method": {"kind": kind, **options}, **stage})
+
+
+@pytest.mark.parametrize("kind", SCORED + STAGES)
+def test_a_kind_alone_is_a_valid_run_with_a_description_of_every_key(kind: str) -> None:
+    method = run_of(kind).method
+    assert method.kind == kind
+    assert method.scored is (kind in SCORED)
+    for name, field in type(method).model_fields.items():
+        described = isinstance(getattr(method, name), str | int | float | tuple) and name != "kind"
+        assert bool(field.description) or not described, name
+
+
+def test_a_method_without_a_kind_is_dyga_sd() -> None:
+    assert RunConfig.model_validate({"method": {"num_units": 12}}).method.kind == "dyga_sd"
+
+
+def test_an_unknown_kind_is_refused_with_those_that_exist() -> None:
+    with pytest.raises(ConfigError, match="'kind' is 'beta', expected one of 'dyga_sd', 'beta_vae', 'factor_vae'"):
+        parse(RunConfig, {"method": {"kind": "beta"}}, source="file")
+
+
+def test_the_old_key_of_the_kind_is_refused_with_the_new_one() -> None:
+    with pytest.raises(ConfigError, match=r"file: method: method\.family was renamed: write method\.kind=vq"):
+        parse(RunConfig, {"method": {"family": "vq"}}, source="file")
+    with pytest.raises(ConfigError, match=r"write method\.kind=kl"):
+        parse(RunConfig, apply_overrides({}, ["method.family=kl"]), source="--set")
+
+
+@pytest.mark.parametrize(
+    ("kind", "key", "value"),
+    [
+        ("beta_vae", "beta", -0.1),
+        ("beta_vae", "beta", float("inf")),
+        ("beta_vae", "num_units", 1),
+        ("beta_vae", "num_units", 257),
+        ("beta_vae", "hidden_dim", 0),
+        ("beta_vae", "gamma", 1.0),
+        ("factor_vae", "gamma", -1.0),
+        ("factor_vae", "discriminator_dims", []),
+        ("factor_vae", "discriminator_dims", [0]),
+        ("factor_vae", "discriminator_rate_scale", 0.0),
+        ("factor_vae", "beta", 1.0),
+        ("pca_ica", "num_units", 1),
+        ("pca_ica", "fit_images", 15),
+        ("pca_ica", "max_iterations", 0),
+        ("pca_ica", "tolerance", 0.0),
+    ],
+)
+def test_values_out_of_bounds_are_refused_by_name(kind: str, key: str, value: Any) -> None:
+    with pytest.raises(ValidationError, match=rf"method\.{kind}\.{key}"):
+        run_of(kind, **{key: value})
+
+
+@pytest.mark.parametrize(
+    ("kind", "key", "value"),
+    [
+        ("beta_vae", "beta", 0.0),
+        ("beta_vae", "num_units", 2),
+        ("factor_vae", "gamma", 0.0),
+        ("factor_vae", "discriminator_dims", [1]),
+        ("pca_ica", "fit_images", 16),
+        ("pca_ica", "max_iterations", 1),
+    ],
+)
+def test_values_at_their_bounds_are_allowed(kind: str, key: str, value: Any) -> None:
+    found = getattr(run_of(kind, **{key: value}).method, key)
+    assert (list(found) if isinstance(found, tuple) else found) == value
+
+
+def test_the_defaults_are_the_published_ones() -> None:
+    """disentanglement_lib: 10 units, layers of 256; six layers of 1000 in the discriminator."""
+    beta_vae, factor_vae = run_of("beta_vae").method, run_of("factor_vae").method
+    assert (getattr(beta_vae, "num_units", None), getattr(beta_vae, "hidden_dim", None)) == (10, 256)
+    assert getattr(factor_vae, "discriminator_dims", None) == (1000,) * 6
+    assert getattr(factor_vae, "discriminator_rate_scale", None) == 1.0
+
+
+@pytest.mark.parametrize("kind", ["beta_vae", "factor_vae"])
+@pytest.mark.parametrize("size", [16, 64, 72])
+def test_images_must_halve_four_times_for_the_convolutions(kind: str, size: int) -> None:
+    tree = {"method": {"kind": kind}, "data": {"image_size": size}}
+    if size % 16 == 0:
+        assert RunConfig.model_validate(tree).data.image_size == size
+        return
+    with pytest.raises(ValidationError, match=rf"image_size=72 must be a multiple of 16 for method\.kind={kind}"):
+        RunConfig.model_validate(tree)
+
+
+@pytest.mark.parametrize("kind", ["beta_vae", "factor_vae", "pca_ica"])
+def test_methods_of_pixels_refuse_a_learned_first_stage_and_compiled_blocks(kind: str) -> None:
+    with pytest.raises(ValidationError, match=rf"kind={kind} sees the pixels themselves: remove first_stage\.kind=vq"):
+        RunConfig.model_validate({"method": {"kind": kind}, "first_stage": {"kind": "vq", "checkpoint": "x"}})
+    with pytest.raises(ValidationError, match=rf"kind={kind} has no U-Net: set compute\.compile=off"):
+        RunConfig.model_validate({"method": {"kind": kind}, "compute": {"compile": "blocks"}})
+
+
+@pytest.mark.parametrize("kind", ["beta_vae", "factor_vae", "pca_ica"])
+def test_nothing_is_too_short_for_a_method_without_refits(kind: str) -> None:
+    run = RunConfig.model_validate({"method": {"kind": kind}, "train": {"num_images": 1, "batch_size": 1}})
+    assert run.method.warnings(run) == []
+
+
+# ---- default search spaces
+
+
+@pytest.mark.parametrize("kind", SCORED)
+def test_a_default_search_space_names_keys_of_its_own_method_and_valid_domains(kind: str) -> None:
+    run = run_of(kind)
+    space = {key: TypeAdapter(Domain).validate_python(tree) for key, tree in run.method.default_search_space().items()}
+    assert space
+    for key, domain in space.items():
+        assert key in field_paths(RunConfig)
+        assert domain.holds(value_at(run, key)), f"{key} does not hold its default"
+    for corner in corners(space):
+        configured = configure(run, corner)
+        assert {key: value_at(configured, key) for key in corner} == corner
+
+
+@pytest.mark.parametrize("kind", SCORED)
+def test_a_sweep_without_a_search_of_its_own_searches_the_default_space(kind: str) -> None:
+    run = run_of(kind)
+    spec = SweepSpec.model_validate({"name": "x", "run": run})
+    assert set(spec.search) == set(run.method.default_search_space())
+    assert SweepSpec.model_validate_json(spec.model_dump_json()) == spec
+    controls = [{"name": "as_it_is"}]
+    assert SweepSpec.model_validate({"name": "x", "run": run, "num_trials": 0, "controls": controls}).search == {}
+
+
+@pytest.mark.parametrize("kind", STAGES)
+def test_a_first_stage_has_nothing_to_search(kind: str) -> None:
+    assert run_of(kind).method.default_search_space() == {}

@@ -1,0 +1,467 @@
+"""What every method owes to the engine and to the editor. A new method joins by one line of METHODS."""
+
+from __future__ import annotations
+
+import functools
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from raydis.build import build_method
+from raydis.config import RunConfig
+from raydis.config.presets import expand
+from raydis.data import open_dataset
+from raydis.data.dataset import ArrayDataset
+from raydis.data.loader import normalise
+from raydis.engine.checkpoint import open_checkpoint
+from raydis.engine.editor import Editor
+from raydis.engine.evaluate import encode_images
+from raydis.engine.fit import fit
+from raydis.engine.group import Workers
+from raydis.engine.session import run_session
+from raydis.engine.state import Progress, Training
+from raydis.errors import CheckpointError, EditError, MetricError
+from raydis.methods.contract import Batch, Method, UnitMethod
+from tests.double import ROUNDING, double_precision
+
+CPU = torch.device("cpu")
+BATCH_SIZE, NUM_IMAGES, FIRST_REPORT = 32, 160, 96
+Tensors = dict[str, Tensor]
+
+# No dropped channels, which are each worker's own, and no mixture for which of several optima EM finds can hang on
+# rounding.
+UNET = {"dropout_rate": 0.0, "skip_dropout_rate": 0.0}
+ANCHORS = {"mode": "constant", "refit_images": 64, "num_gaussians": 1, "num_splits": 0}
+NETWORK = {"stem_stride": 2, "model_dim": 8, "multipliers": [1, 2], "num_blocks": 1, "latent_dim": 3}
+METHODS: dict[str, dict[str, Any]] = {
+    "dyga_sd": {"unet": UNET, "anchors": ANCHORS},
+    "beta_vae": {"num_units": 4, "hidden_dim": 16},
+    "factor_vae": {"num_units": 4, "hidden_dim": 16, "discriminator_dims": [8, 8]},
+    "pca_ica": {"num_units": 4},
+    "vq": {**NETWORK, "num_codes": 16, "discriminator_weight": 0.5, "discriminator_channels": [8]},
+    "kl": NETWORK,
+}
+
+
+class Unlabelled(ArrayDataset):
+    """Images whose labels may not be touched."""
+
+    def factors(self, indices: np.ndarray) -> np.ndarray:
+        raise AssertionError("training looked at the labels")
+
+
+def config_of(kind: str, **sections: Any) -> RunConfig:
+    train = {"batch_size": BATCH_SIZE, "num_images": NUM_IMAGES, "report_images": FIRST_REPORT}
+    return RunConfig.model_validate(
+        expand(
+            {
+                "preset": "tiny",
+                "first_stage": {"kind": "patch_pca" if kind == "dyga_sd" else "pixel"},
+                "method": {"kind": kind, **METHODS[kind]},
+                "train": {**train, "checkpoint_images": FIRST_REPORT, "max_grad_norm": 1.0},
+                "evaluation": {"protocol": "none"},
+                **sections,
+            }
+        )
+    )
+
+
+KINDS = pytest.mark.parametrize("kind", METHODS)
+UNIT_KINDS = pytest.mark.parametrize("kind", [kind for kind in METHODS if config_of(kind).method.scored])
+STAGE_KINDS = pytest.mark.parametrize("kind", [kind for kind in METHODS if not config_of(kind).method.scored])
+
+
+@functools.cache
+def dataset() -> Unlabelled:
+    """The tiny preset's 324 images of 16 px."""
+    found = open_dataset(config_of("beta_vae").data)
+    assert isinstance(found, ArrayDataset)
+    return Unlabelled(found.name, found.array, found.space, fingerprint=found.fingerprint)
+
+
+def pictures(count: int = 6, first: int = 0) -> np.ndarray:
+    """Images spread over the data set, uint8 (count, 16, 16, 3)."""
+    return dataset().images(first + np.arange(count) * 50)
+
+
+def wake(method: Method) -> None:
+    """Draw weights that keep signals as large as they come in.
+
+    Fresh networks answer to hardly anything (a U-Net ends in zeros), and five steps change little about that.
+    """
+    generator = torch.Generator().manual_seed(0)
+    for weight in method.parameters():
+        if weight.requires_grad and weight.dim() > 1:
+            nn.init.kaiming_normal_(weight, generator=generator)
+
+
+def make(kind: str, seed: int = 0) -> Method:
+    """A method that was started on the images and not trained."""
+    torch.manual_seed(seed)
+    method = build_method(config_of(kind), 3)
+    wake(method)
+    images = normalise(torch.from_numpy(dataset().images(np.arange(NUM_IMAGES))))
+    method.start(images.split(64), torch.Generator().manual_seed(seed))
+    return method
+
+
+def batch_of(method: Method, count: int = 8) -> Batch:
+    images = normalise(torch.from_numpy(dataset().images(np.arange(2 * count) * 20)))
+    others = images[count:] if method.second_batch else None
+    return Batch(images[:count], method.draw(count, torch.Generator().manual_seed(0)), others)
+
+
+def start(config: RunConfig, **place: int) -> Training:
+    training = Training(config, dataset(), device=CPU, workers=Workers(**place))
+    wake(training.method)
+    return training
+
+
+def everything(training: Training) -> Tensors:
+    """All tensors that a run has made so far."""
+    average = {f"average.{name}": tensor for name, tensor in training.calibrated().state_dict().items()}
+    return {name: tensor.clone() for name, tensor in (training.state().tensors | average).items()}
+
+
+def without_speed(progress: Progress) -> Progress:
+    return replace(progress, images_per_s=0.0, train_s=0.0, refit_s=0.0)
+
+
+@dataclass
+class Whole:
+    """A run that was never interrupted, its first checkpoint and its last."""
+
+    config: RunConfig
+    progress: list[Progress]
+    first: Path
+    last: Path
+    final: Tensors
+
+
+@pytest.fixture(scope="session")
+def run_whole(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Whole]:
+    """Trains a method of METHODS once."""
+
+    @functools.cache
+    def run(kind: str) -> Whole:
+        folder, config, progress = tmp_path_factory.mktemp(kind), config_of(kind), list[Progress]()
+        (folder / "work").mkdir()
+        training, last = start(config), None
+        for report in run_session(training, folder / "work"):
+            progress.append(report.progress)
+            last = report.checkpoint or last
+            if len(progress) == 1:  # which a later checkpoint may replace
+                assert report.checkpoint is not None
+                shutil.copytree(report.checkpoint, folder / "first")
+        assert last is not None
+        return Whole(config, progress, folder / "first", last, everything(training))
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def open_editor(run_whole: Callable[[str], Whole]) -> Callable[[str], Editor]:
+    """Opens the checkpoint of a trained method."""
+    return functools.cache(lambda kind: Editor.open(run_whole(kind).last))
+
+
+# ---- a method before the engine
+
+
+@KINDS
+def test_moves_have_names_of_their_own_and_weights_of_the_method(kind: str) -> None:
+    method = make(kind)
+    names = [move.name for move in method.moves]
+    assert len(set(names)) == len(names)
+    ours = {id(weight) for weight in method.parameters() if weight.requires_grad}
+    for move in method.moves:
+        assert move.weights
+        assert {id(weight) for weight in move.weights} <= ours
+    assert {id(module) for module in method.averaged_modules} <= {id(module) for module in method.modules()}
+
+
+@KINDS
+def test_draws_have_a_row_an_image_and_repeat_with_their_generator(kind: str) -> None:
+    method = make(kind)
+    first, again, other = (method.draw(5, torch.Generator().manual_seed(seed)) for seed in (1, 1, 2))
+    for name, drawn in first.items():
+        assert len(drawn) == 5
+        assert torch.equal(drawn, again[name])
+        assert not torch.equal(drawn, other[name])
+
+
+@KINDS
+def test_a_moves_losses_are_finite_scalars_that_reach_all_its_weights(kind: str) -> None:
+    method = make(kind)
+    batch = batch_of(method)
+    for move in method.moves:
+        method.zero_grad()
+        losses = method(batch, move.name)
+        assert all(loss.shape == () and bool(loss.isfinite()) for loss in losses.values())
+        losses["loss"].backward()
+        for weight in move.weights:
+            assert weight.grad is not None
+            assert bool(weight.grad.isfinite().all())
+
+
+@KINDS
+def test_a_loss_is_the_mean_of_its_parts_unless_the_move_couples_images(kind: str) -> None:
+    with double_precision(), torch.no_grad():
+        method = make(kind)
+        batch = batch_of(method)
+        for move in method.moves:
+            whole, parts = method(batch, move.name), [method(part, move.name) for part in batch.split(2)]
+            for name, loss in whole.items():
+                mean = sum(float(part[name]) for part in parts) / 2
+                assert (float(loss) == pytest.approx(mean, rel=1e-10, abs=1e-10)) is not move.couples, name
+
+
+@KINDS
+def test_a_state_dict_holds_all_that_changes_the_results(kind: str) -> None:
+    ours, theirs = make(kind).eval(), make(kind, seed=1).eval()
+    images = normalise(torch.from_numpy(pictures()))
+
+    def results(method: Method) -> Tensor:
+        if isinstance(method, UnitMethod):
+            return method.encode(images)
+        reconstructed = method.reconstruct(images)
+        assert reconstructed is not None
+        return reconstructed
+
+    assert not torch.equal(results(ours), results(theirs))
+    theirs.load_state_dict({name: tensor.clone() for name, tensor in ours.state_dict().items()})
+    assert torch.equal(results(ours), results(theirs))
+
+
+@UNIT_KINDS
+def test_units_codes_and_images_have_the_promised_shapes(kind: str) -> None:
+    method = make(kind).eval()
+    assert isinstance(method, UnitMethod)
+    images = normalise(torch.from_numpy(pictures()))
+    units = method.units(images)
+    codes = method.encode(images)
+    assert units.shape == (6, method.num_units)
+    assert codes.shape == (6, method.num_units, method.unit_dim)
+    assert torch.equal(codes, method.lift(units))
+    assert torch.equal(codes, method.encode(images))
+    noise = None if method.noise_shape is None else torch.randn(6, *method.noise_shape)
+    sampling = (None, None) if method.max_steps is None else (2, "ddim")
+    drawn = method.decode(codes, noise, *sampling)
+    assert drawn.shape == images.shape
+    assert float(drawn.min()) >= -1.0
+    assert float(drawn.max()) <= 1.0
+    assert torch.equal(drawn, method.decode(codes, noise, *sampling))
+    assert not torch.equal(drawn, method.decode(codes.flip(0), noise, *sampling))
+    assert all(values.shape == units.shape for values in method.facts(units).values())
+    assert all(len(counts) == method.num_units for counts in method.unit_counts().values())
+
+
+@UNIT_KINDS
+def test_an_images_units_do_not_depend_on_the_others_of_its_batch(kind: str) -> None:
+    method = make(kind).eval()
+    assert isinstance(method, UnitMethod)
+    images, others = (normalise(torch.from_numpy(pictures(first=first))) for first in (0, 7))
+    mixed = torch.cat([images[:1], others[1:]])
+    assert torch.equal(method.units(images)[0], method.units(mixed)[0])
+    with double_precision():  # a batch of another size sums in another order
+        method = make(kind).eval()
+        assert isinstance(method, UnitMethod)
+        images = normalise(torch.from_numpy(pictures()))
+        torch.testing.assert_close(method.units(images[:1]), method.units(images)[:1], rtol=0, atol=1e-10)
+
+
+# ---- a run
+
+
+@KINDS
+def test_a_run_ends_with_finite_losses_and_is_well(kind: str, run_whole: Callable[[str], Whole]) -> None:
+    progress = run_whole(kind).progress
+    assert [each.finished for each in progress] == [False] * (len(progress) - 1) + [True]
+    assert progress[-1].images_seen == NUM_IMAGES
+    for each in progress:
+        assert bool(each.losses) == bool(make(kind).moves)
+        assert np.isfinite(list(each.losses.values())).all()
+        assert all(type(count) is int and count == 0 for count in each.health.values())
+
+
+@KINDS
+def test_a_resumed_run_equals_one_that_was_never_interrupted(kind: str, run_whole: Callable[[str], Whole]) -> None:
+    whole = run_whole(kind)
+    training = start(whole.config)
+    torch.manual_seed(12345)  # another process has another global generator
+    training.resume(open_checkpoint(whole.first))
+    rest = [without_speed(progress) for progress in fit(training)]
+    # A finished run reports its end once more when it is scored.
+    assert rest == [replace(without_speed(each), finished=True) for each in whole.progress[1:-1]]
+    found = everything(training)
+    assert found.keys() == whole.final.keys()
+    assert [name for name, tensor in whole.final.items() if not torch.equal(found[name], tensor)] == []
+
+
+@UNIT_KINDS
+def test_a_finished_method_knows_the_range_of_every_unit(kind: str, run_whole: Callable[[str], Whole]) -> None:
+    quantiles = run_whole(kind).final["average.unit_quantiles"]
+    assert bool(quantiles.isfinite().all())
+    assert bool((quantiles.diff(dim=1) >= 0).all())
+    assert bool((quantiles[:, 0] < quantiles[:, -1]).all())
+
+
+# ---- parts of a batch, and workers that share one
+
+
+def train(kind: str, max_batch_size: int | None = None, **place: int) -> Tensors:
+    """All tensors of a finished run in float64, and its losses."""
+    with double_precision():
+        training = start(config_of(kind, compute={"max_batch_size": max_batch_size}), **place)
+        losses = [progress.losses for progress in fit(training)][-1]
+        return everything(training) | {f"loss.{name}": torch.tensor(loss) for name, loss in losses.items()}
+
+
+def work_as_one_of_two(rank: int) -> Tensors:
+    """Every method in two workers, each of which takes its 16 images in parts of 8."""
+    return {
+        f"{kind}/{name}": tensor
+        for kind in METHODS
+        for name, tensor in train(kind, max_batch_size=8, rank=rank, world_size=2).items()
+    }
+
+
+@pytest.fixture(scope="module")
+def pair(run_in_two_workers: Callable[[str, str], tuple[Tensors, Tensors]]) -> tuple[Tensors, Tensors]:
+    """What each of two workers returns of `work_as_one_of_two`."""
+    return run_in_two_workers(__file__, "work_as_one_of_two")
+
+
+@pytest.fixture(scope="session")
+def alone() -> Callable[[str], Tensors]:
+    """Trains a method in one worker, which takes its batch at once."""
+    return functools.cache(lambda kind: train(kind))
+
+
+def assert_equal_up_to_rounding(found: Tensors, expected: Tensors) -> None:
+    assert found.keys() == expected.keys()
+    for name, tensor in expected.items():
+        assert tensor.dtype != torch.float32 or name.endswith(".step"), name  # AdamW's counts
+        largest = float(tensor.double().abs().nan_to_num(posinf=0.0).max())
+        torch.testing.assert_close(
+            found[name], tensor, rtol=0, atol=ROUNDING * max(largest, 1.0), msg=lambda text, name=name: name + text
+        )
+
+
+@KINDS
+def test_parts_equal_the_whole(kind: str, alone: Callable[[str], Tensors]) -> None:
+    assert_equal_up_to_rounding(train(kind, max_batch_size=8), alone(kind))
+
+
+@KINDS
+def test_two_workers_equal_one(kind: str, alone: Callable[[str], Tensors], pair: tuple[Tensors, Tensors]) -> None:
+    first, second = (
+        {name.removeprefix(f"{kind}/"): tensor for name, tensor in found.items() if name.startswith(f"{kind}/")}
+        for found in pair
+    )
+    assert [name for name, tensor in first.items() if not torch.equal(tensor, second[name])] == []
+    assert_equal_up_to_rounding(first, alone(kind))
+
+
+# ---- a finished method in the editor
+
+
+def sampling_of(editor: Editor) -> dict[str, Any]:
+    """A short way to draw, where the model samples."""
+    return {} if editor.max_steps is None else {"num_steps": 2}
+
+
+@UNIT_KINDS
+def test_editing_nothing_reconstructs(kind: str, open_editor: Callable[[str], Editor]) -> None:
+    editor, images = open_editor(kind), pictures()
+    sampling = sampling_of(editor)
+    units = editor.encode(images).units
+    reconstructed = editor.edit(images, **sampling)
+    assert reconstructed.dtype == np.uint8
+    assert reconstructed.shape == images.shape
+    assert np.array_equal(reconstructed, editor.decode(units, **sampling))
+    assert np.array_equal(reconstructed[:1], editor.edit(images[:1], set_units={2: float(units[0, 2])}, **sampling))
+    assert np.array_equal(reconstructed, editor.edit(images, shift_units={0: 0.0, 3: 0.0}, **sampling))
+    assert not np.array_equal(reconstructed, editor.edit(images, shift_units={0: 50.0, 1: 50.0}, **sampling))
+
+
+@UNIT_KINDS
+def test_swapping_no_unit_keeps_the_source_and_swapping_all_takes_the_target(
+    kind: str, open_editor: Callable[[str], Editor]
+) -> None:
+    editor, source, target = open_editor(kind), pictures(first=0), pictures(first=9)
+    sampling, every = sampling_of(editor), list(range(open_editor(kind).num_units))
+    assert not np.array_equal(editor.edit(source, **sampling), editor.edit(target, **sampling))
+    assert np.array_equal(editor.swap(source, target, [], **sampling), editor.edit(source, **sampling))
+    assert np.array_equal(editor.swap(source, target, every, **sampling), editor.edit(target, **sampling))
+    assert np.array_equal(editor.swap(source, source, [0, 2], **sampling), editor.edit(source, **sampling))
+    there = editor.swap(source, target, [0, 1], **sampling)
+    assert np.array_equal(there, editor.swap(target, source, every[2:], **sampling))  # the other way round
+    assert np.array_equal(
+        editor.swap_each(source[0], source[0], **sampling), editor.decode(_repeated(editor, source[:1]), **sampling)
+    )
+
+
+def _repeated(editor: Editor, image: np.ndarray) -> np.ndarray:
+    """The units of one image, a row a unit."""
+    return np.repeat(editor.encode(image).units, editor.num_units, axis=0)
+
+
+@UNIT_KINDS
+def test_a_traversal_has_a_row_a_unit_and_starts_each_at_the_same_image(
+    kind: str, open_editor: Callable[[str], Editor]
+) -> None:
+    editor = open_editor(kind)
+    drawn = editor.traverse(pictures(1)[0], num_values=3, **sampling_of(editor))
+    assert drawn.shape == (editor.num_units, 3, *editor.image_shape)
+    assert [unit.index for unit in editor.units()] == list(range(editor.num_units))
+
+
+@UNIT_KINDS
+def test_what_a_method_cannot_do_is_refused_in_plain_words(kind: str, open_editor: Callable[[str], Editor]) -> None:
+    editor, images = open_editor(kind), pictures(1)
+    if editor.max_steps is not None:
+        with pytest.raises(EditError, match=rf"steps={editor.max_steps + 1} is out of range: this model draws in 1 to"):
+            editor.edit(images, num_steps=editor.max_steps + 1)
+        return
+    units = editor.encode(images).units
+    options: dict[str, dict[str, Any]] = {"steps": {"num_steps": 5}, "sampler": {"sampler": "ddim"}}
+    for name, option in options.items():
+        with pytest.raises(EditError, match=f"draws in a single pass, without noise: leave {name} out"):
+            editor.edit(images, **option)
+        with pytest.raises(EditError, match=f"leave {name} out"):
+            editor.decode(units, **option)
+    calls = (
+        lambda: editor.edit(images, keep_details=True),
+        lambda: editor.swap(images, images, [0], keep_details=True),
+        lambda: editor.swap_each(images[0], images[0], keep_details=True),
+        lambda: editor.traverse(images[0], keep_details=True),
+        lambda: editor.details(images),
+        lambda: editor.decode(units, details=np.zeros((1, 3, 16, 16), np.float32)),
+    )
+    for call in calls:
+        with pytest.raises(EditError, match="without noise: leave keep_details out"):
+            call()
+    with pytest.raises(EditError, match="leave steps and sampler and keep_details out"):
+        editor.edit(images, num_steps=5, sampler="ddim", keep_details=True)
+    assert np.array_equal(editor.edit(images, seed=1), editor.edit(images, seed=2))
+
+
+@STAGE_KINDS
+def test_a_method_without_units_says_so_and_reconstructs(kind: str, run_whole: Callable[[str], Whole]) -> None:
+    with pytest.raises(CheckpointError, match="is a first stage, which has no units"):
+        Editor.open(run_whole(kind).last)
+    method = make(kind).eval()
+    with pytest.raises(MetricError, match=r"has no units to score: set evaluation\.protocol=none"):
+        encode_images(method, start(config_of(kind)).loader, np.arange(4))
+    images = normalise(torch.from_numpy(pictures()))
+    reconstructed = method.reconstruct(images)
+    assert reconstructed is not None
+    assert reconstructed.shape == images.shape

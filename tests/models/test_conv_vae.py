@@ -1,0 +1,58 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from raydis.models.conv_vae import ConvDecoder, ConvEncoder, dense_network
+
+
+def num_parameters(module: nn.Module) -> int:
+    return sum(weight.numel() for weight in module.parameters())
+
+
+def test_the_networks_have_the_published_numbers_of_parameters() -> None:
+    """disentanglement_lib's `conv_encoder` and `deconv_decoder` at 64 px, with three channels and 10 units."""
+    assert num_parameters(ConvEncoder(64, 3, (10, 10))) == 310_228
+    assert num_parameters(ConvDecoder(64, 3, 10)) == 382_339
+
+
+def test_the_discriminator_has_the_published_number_of_parameters() -> None:
+    """Six hidden layers of 1000: 10 * 1000 + 1000, five times 1000 * 1000 + 1000, and 1000 * 2 + 2."""
+    assert num_parameters(dense_network(10, (1000,) * 6, 2)) == 11_000 + 5 * 1_001_000 + 2_002 == 5_018_002
+
+
+def test_the_kernels_are_the_published_ones() -> None:
+    """4, 4, 2 and 2 pixels wide in the encoder, 4 in the decoder; all of them halve or double."""
+    encoder = [layer for layer in ConvEncoder(64, 3, (10,)).modules() if isinstance(layer, nn.Conv2d)]
+    assert [(layer.kernel_size[0], layer.stride[0], layer.out_channels) for layer in encoder] == [
+        (4, 2, 32),
+        (4, 2, 32),
+        (2, 2, 64),
+        (2, 2, 64),
+    ]
+    decoder = [layer for layer in ConvDecoder(64, 3, 10).modules() if isinstance(layer, nn.ConvTranspose2d)]
+    assert [(layer.kernel_size[0], layer.stride[0], layer.out_channels) for layer in decoder] == [
+        (4, 2, 64),
+        (4, 2, 32),
+        (4, 2, 32),
+        (4, 2, 3),
+    ]
+
+
+@pytest.mark.parametrize("size", [16, 32, 64, 128])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_every_multiple_of_16_goes_through_both(size: int, channels: int) -> None:
+    first, second = ConvEncoder(size, channels, (5, 7), hidden_dim=8)(torch.randn(2, channels, size, size))
+    assert (first.shape, second.shape) == ((2, 5), (2, 7))
+    assert ConvDecoder(size, channels, 5, hidden_dim=8)(first).shape == (2, channels, size, size)
+
+
+def test_a_dense_network_ends_in_a_linear_layer_and_leaks_by_a_fifth() -> None:
+    network = dense_network(1, (1,), 1)
+    with torch.no_grad():
+        for layer in network:
+            if isinstance(layer, nn.Linear):
+                layer.weight.fill_(1.0)
+                layer.bias.zero_()
+        torch.testing.assert_close(network(torch.tensor([[-5.0], [5.0]])), torch.tensor([[-1.0], [5.0]]))
