@@ -87,6 +87,7 @@ def make_moves(training: Training, batch: Batch, mark: Mark = lambda phase: None
         found = backward(training, move, batch, mark)
         synchronize_gradients(training, move)
         optimizer_step(training, move)
+        mark("optimiser")
         losses |= found if not losses else {f"{move.name}.{name}": loss for name, loss in found.items()}
     training.method.end_step()
     return losses

@@ -12,7 +12,7 @@ from raydis.config import RunConfig
 from raydis.data import FactorDataset
 from raydis.engine.breakdown import PHASES, Breakdown, Ceilings, OpCounter, Phase, describe, take_apart
 from raydis.engine.state import Training
-from raydis.engine.step import forward, next_batch
+from raydis.engine.step import forward, make_moves, next_batch
 from raydis.methods.contract import Batch, Losses, Move
 
 
@@ -91,3 +91,12 @@ def test_parts_of_a_batch_are_those_of_the_run_and_time_bounds_the_steps(
     assert training.step == 3 + 3 + 2 + 4 + 3
     assert sizes == [8] * 4 * training.step
     assert found.phases["forward"].num_flops > found.phases["optimiser"].num_flops == 0
+
+
+def test_each_move_ends_with_the_time_of_its_own_optimiser(
+    tiny: Callable[..., RunConfig], unlabelled: FactorDataset
+) -> None:
+    config = tiny(method={"kind": "factor_vae", "discriminator_dims": [8]})
+    training, marks = Training(config, unlabelled, device=torch.device("cpu")), list[str]()
+    make_moves(training, next_batch(training), marks.append)
+    assert marks == ["forward", "backward", "optimiser"] * 2
