@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from raydis.config import RunConfig
-    from raydis.engine.editor import Editor
+    from raydis.editor.editor import Editor
 
 __version__ = "0.1.0"
 __all__ = ["Editor", "RunConfig", "__version__"]
@@ -20,7 +20,7 @@ def __getattr__(name: str) -> Any:
     """Import a public class at its first use (PEP 562)."""
     match name:
         case "Editor":
-            from raydis.engine.editor import Editor
+            from raydis.editor.editor import Editor
 
             return Editor
         case "RunConfig":

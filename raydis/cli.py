@@ -76,7 +76,7 @@ def train(
 
         typer.echo(_profile(locate_first_stage(resolved, storage)))
         return
-    from raydis.train.cluster import lasting_storage
+    from raydis.cluster.storage import lasting_storage
     from raydis.train.trainer import run
 
     result = run(resolved, storage=lasting_storage(storage), name=name, on_report=_print_report)
@@ -144,7 +144,7 @@ def traverse(
     storage: Storage = "runs",
 ) -> None:
     """Draw a grid: one row a unit, columns along the unit's quantiles over the data, all from one starting noise."""
-    from raydis.engine.editor import Editor
+    from raydis.editor.editor import Editor
     from raydis.report.grids import draw_traversal, save_picture
     from raydis.report.output import PICTURE_FORMATS, check_output
 
@@ -178,7 +178,7 @@ def swap(
     storage: Storage = "runs",
 ) -> None:
     """Draw a grid: source, target, and the source with each single unit of the target in turn."""
-    from raydis.engine.editor import Editor
+    from raydis.editor.editor import Editor
     from raydis.report.grids import draw_swaps, save_picture
     from raydis.report.output import PICTURE_FORMATS, check_output
 
@@ -215,7 +215,7 @@ def image(
     from PIL import Image
 
     from raydis.data.open import open_dataset
-    from raydis.engine.editor import Editor
+    from raydis.editor.editor import Editor
     from raydis.report.grids import save_picture
     from raydis.report.output import PICTURE_FORMATS, check_output
 
@@ -238,7 +238,7 @@ def report(
 ) -> None:
     """Write one self-contained page: scores, learning curve, what units tell, traversal, and each unit's anchors."""
     from raydis.data.open import open_dataset
-    from raydis.engine.editor import Editor
+    from raydis.editor.editor import Editor
     from raydis.report.output import check_output
     from raydis.report.page import write_report
 
@@ -290,8 +290,8 @@ def register_model(
     storage: Storage = "runs",
 ) -> None:
     """Make a checkpoint a new version of a model; `promote` then points an alias at it."""
-    from raydis.engine.checkpoint import fetch_checkpoint
-    from raydis.registry import Registry, default_cache
+    from raydis.checkpoint.fetch import default_cache, fetch_checkpoint
+    from raydis.registry import Registry
     from raydis.store import open_store
 
     version = Registry(open_store(storage)).register(fetch_checkpoint(checkpoint, default_cache()), name)

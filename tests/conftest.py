@@ -6,21 +6,39 @@ on two, and none of them may depend on it.
 
 from __future__ import annotations
 
+import json
+import logging
 import os
 import runpy
+import shutil
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import torch.distributed
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from raydis.build import build_method
+from raydis.checkpoint.manifest import Manifest, file_entry
+from raydis.checkpoint.write import write_checkpoint
+from raydis.config import RunConfig
+from raydis.config.presets import expand
+from raydis.data import FactorDataset, open_dataset
+from raydis.data.dataset import ArrayDataset
+from raydis.editor.editor import Editor
+from raydis.methods.dyga_sd import DygaSd
+
 NUM_THREADS = int(os.environ.get("RAYDIS_TEST_THREADS", "1"))
+CHECKOUT = Path(__file__).resolve().parents[1]
+NUM_CPUS = 4  # of the Ray cluster; logical: waiting processes may outnumber the cores
 WORKERS_TIMEOUT_S = 240  # for a machine that is busy with other things
 Tensors = dict[str, Tensor]
 
@@ -94,3 +112,128 @@ def run_in_two_workers(tmp_path_factory: pytest.TempPathFactory) -> Callable[[st
         return first, load_file(output)
 
     return run
+
+
+MakeCheckpoint = Callable[..., Path]
+
+
+@pytest.fixture
+def make_checkpoint(tmp_path: Path) -> MakeCheckpoint:
+    """`make_checkpoint(name, scores, weights=b"...")` writes a resumable checkpoint folder and returns it."""
+
+    def make(name: str = "checkpoint", scores: dict[str, Any] | None = None, weights: bytes = b"weights") -> Path:
+        folder = tmp_path / name
+        folder.mkdir()
+        (folder / "config.json").write_text("{}")
+        (folder / "weights.safetensors").write_bytes(weights)
+        (folder / "metrics.json").write_text(json.dumps({"loss": 0.1, "scores": scores}))
+        (folder / "training.safetensors").write_bytes(b"moments")
+        (folder / "training.json").write_text("{}")
+        manifest = Manifest(
+            files={path.name: file_entry(path) for path in folder.iterdir()},
+            images_seen=10,
+            data_name="shapes3d_procedural",
+            data_fingerprint="abc",
+            seed=0,
+            packages={},
+            code_revision=None,
+            created=datetime(2025, 1, 1, tzinfo=UTC),
+            parent=None,
+        )
+        (folder / "manifest.json").write_bytes(manifest.to_json())
+        return folder
+
+    return make
+
+
+class Unlabelled(ArrayDataset):
+    """Images whose labels may not be touched."""
+
+    def factors(self, indices: np.ndarray) -> np.ndarray:
+        raise AssertionError("fitting looked at the labels")
+
+
+@pytest.fixture(scope="session")
+def tiny() -> Callable[..., RunConfig]:
+    """The tiny preset with some sections overridden."""
+    return lambda **over: RunConfig.model_validate(expand({"preset": "tiny", **over}))
+
+
+@pytest.fixture(scope="session")
+def dataset(tiny: Callable[..., RunConfig]) -> FactorDataset:
+    """The tiny preset's 324 images."""
+    return open_dataset(tiny().data)
+
+
+@pytest.fixture(scope="session")
+def unlabelled(dataset: ArrayDataset) -> Unlabelled:
+    return Unlabelled(dataset.name, dataset.array, dataset.space, fingerprint=dataset.fingerprint)
+
+
+@pytest.fixture(scope="session")
+def checkpoint(
+    tiny: Callable[..., RunConfig], dataset: FactorDataset, tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    """A checkpoint that answers to every input: an untrained U-Net ends in zeros and would ignore its tokens."""
+    config = tiny()
+    torch.manual_seed(0)
+    method = build_method(config, 3).eval()
+    for weight in method.parameters():
+        torch.nn.init.normal_(weight, std=0.2)
+    assert isinstance(method, DygaSd)
+    images = torch.from_numpy(dataset.images(np.arange(len(dataset)))).permute(0, 3, 1, 2) / 127.5 - 1
+    method.first_stage.fit(images)
+    method.calibrate([images])
+    settings = {"num_gaussians": 2, "num_splits": 1, "split_spread": 0.5, "min_count": 10.0, "em_steps": 5}
+    tokens = method.encoder.tokens(method.units(images)).detach()
+    method.anchors.fit(tokens, **settings, generator=torch.Generator().manual_seed(0))
+    folder = tmp_path_factory.mktemp("checkpoint") / "tiny"
+    write_checkpoint(
+        folder,
+        config=config,
+        weights=method.state_dict(),
+        metrics={"loss": 0.5, "factor_names": list(dataset.space.names), "scores": None},
+        training=None,
+        data_name=dataset.name,
+        data_fingerprint=dataset.fingerprint,
+        images_seen=512,
+    )
+    return folder
+
+
+@pytest.fixture(scope="session")
+def editor(checkpoint: Path) -> Editor:
+    return Editor.open(checkpoint)
+
+
+@pytest.fixture(scope="session")
+def cluster() -> Iterator[str]:
+    """Ray on this machine; gives a text that stands in the environment of each of its processes, and of no other.
+
+    Its sockets need a short path, and no address of the user's may lead elsewhere. Its workers compute in float64.
+    """
+    import ray
+
+    from raydis.cluster.connect import set_environment
+
+    folder = tempfile.mkdtemp(prefix="rt-", dir="/tmp")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv("RAY_ADDRESS", raising=False)
+        patch.setenv("RAY_TMPDIR", folder)
+        patch.setenv("RAYDIS_TEST_MARK", folder)
+        patch.setenv("RAY_OVERRIDE_RESOURCES", f'{{"CPU": {NUM_CPUS}}}')
+        patch.setenv("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.1")
+        patch.setenv("OMP_NUM_THREADS", "1")
+        patch.setenv("PYTHONPATH", str(CHECKOUT))
+        set_environment()
+        assert not ray.is_initialized()
+        ray.init(
+            "local",
+            include_dashboard=False,
+            log_to_driver=False,
+            logging_level=logging.ERROR,
+            runtime_env={"worker_process_setup_hook": "tests.double.compute_in_double"},
+        )
+        yield folder
+        ray.shutdown()
+    shutil.rmtree(folder, ignore_errors=True)

@@ -18,15 +18,15 @@ import pytest
 import torch
 from PIL import Image
 
+from raydis.checkpoint.manifest import verify
 from raydis.cli import _pick_images, _print_report, main
 from raydis.config import DataConfig, PixelStage, RunConfig
 from raydis.config.presets import expand
 from raydis.data import open_dataset
-from raydis.engine.editor import Editor
+from raydis.editor.editor import Editor
 from raydis.engine.session import run_session
 from raydis.engine.state import Training
 from raydis.errors import CHECKPOINT, DATA, OUTPUT, REGISTRY, RESOURCES, STORAGE, USAGE
-from raydis.registry.manifest import verify
 from raydis.report.grids import draw_swaps, draw_traversal
 from raydis.train import trainer
 
@@ -319,7 +319,7 @@ def test_report_writes_a_page(run: Run, checkpoint: Path, tmp_path: Path) -> Non
 def test_an_output_that_cannot_be_written_is_told_before_the_checkpoint_is_opened(
     run: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, verb: str
 ) -> None:
-    monkeypatch.setattr("raydis.engine.editor.Editor.open", lambda *_, **__: pytest.fail("the checkpoint was opened"))
+    monkeypatch.setattr("raydis.editor.editor.Editor.open", lambda *_, **__: pytest.fail("the checkpoint was opened"))
     monkeypatch.chdir(tmp_path)
     (tmp_path / "a.png").mkdir()
     (tmp_path / "file").write_text("")

@@ -10,7 +10,7 @@ import pytest
 
 import raydis
 from raydis.config import RunConfig
-from raydis.engine.editor import Editor
+from raydis.editor.editor import Editor
 
 
 def test_the_package_hands_out_its_public_classes() -> None:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from raydis.data import FactorDataset, Loader
 from raydis.data.loader import images_at_once
-from raydis.engine.sampling import DEFAULT_SAMPLER
+from raydis.diffusion.samplers import DEFAULT_SAMPLER
 from raydis.methods.contract import UnitMethod
 from raydis.metrics.telling import MAX_IMAGES, Information, measure_information
 

@@ -12,16 +12,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from raydis.checkpoint.fetch import default_cache, fetch_checkpoint
+from raydis.checkpoint.open import open_checkpoint
 from raydis.config import RunConfig
 from raydis.config.first_stage import KlNetwork, KlStage, VqNetwork, VqStage
 from raydis.data import Loader
 from raydis.data.cache import cache_folder, cached_array
 from raydis.data.dataset import digest
 from raydis.data.loader import images_at_once, to_device
-from raydis.engine.checkpoint import fetch_checkpoint, open_checkpoint
 from raydis.errors import CheckpointError, ConfigError
 from raydis.models.autoencoders import Autoencoder
-from raydis.registry import default_cache
 
 ENCODER = 1  # raised whenever equal weights and images would give other latents
 

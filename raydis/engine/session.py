@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from raydis.engine.checkpoint import write_checkpoint
+from raydis.checkpoint.write import write_checkpoint
 from raydis.engine.device import num_threads
 from raydis.engine.evaluate import check_scorable, evaluate, reconstruction_psnr, scored_indices
 from raydis.engine.finite import check_finite

@@ -15,11 +15,13 @@ import torch
 from torch import Tensor
 
 from raydis.build import build_method
+from raydis.checkpoint.migrate import migrate_training
+from raydis.checkpoint.open import Checkpoint
+from raydis.checkpoint.state import TrainingState
 from raydis.config import RunConfig
 from raydis.data import FactorDataset, Loader
 from raydis.data.loader import images_at_once
 from raydis.engine.accelerate import resolve_mode
-from raydis.engine.checkpoint import Checkpoint, TrainingState, migrate_training
 from raydis.engine.group import Workers
 from raydis.engine.latents import Latents, fill_first_stage, open_latents
 from raydis.engine.plan import num_parts
@@ -218,7 +220,7 @@ class Training:
 
     def resume(self, checkpoint: Checkpoint) -> None:
         """Continue from a checkpoint of the same configuration and data. Raises CheckpointError for another."""
-        checkpoint.check_belongs(self.config, self.dataset)
+        checkpoint.check_belongs(self.config, data_name=self.dataset.name, data_fingerprint=self.dataset.fingerprint)
         kept = migrate_training(checkpoint.training(), [move.name for move in self.method.moves])
         tensors, values = kept.tensors, kept.values
         self.average.load_state_dict(checkpoint.weights())

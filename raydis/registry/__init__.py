@@ -1,4 +1,4 @@
-"""Checkpoints as published things: the manifest, numbered versions of a named model, aliases, promotion.
+"""Numbered versions of a named model, their aliases, and the rule by which an alias moves.
 
 No torch here: a registry moves and checks files, it never opens the weights.
 """
@@ -6,6 +6,5 @@ No torch here: a registry moves and checks files, it never opens the weights.
 from __future__ import annotations
 
 from raydis.registry.registry import AliasState, ModelRef, Registry, locate, locate_first_stage, names_version
-from raydis.registry.transfer import default_cache
 
-__all__ = ["AliasState", "ModelRef", "Registry", "default_cache", "locate", "locate_first_stage", "names_version"]
+__all__ = ["AliasState", "ModelRef", "Registry", "locate", "locate_first_stage", "names_version"]

@@ -22,11 +22,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from raydis.checkpoint.fetch import download_checkpoint
+from raydis.checkpoint.manifest import MANIFEST, METRICS, Manifest, parse_manifest, verify
 from raydis.config import RunConfig
 from raydis.config.first_stage import LearnedStage
 from raydis.errors import CheckpointError, RegistryError
-from raydis.registry.manifest import MANIFEST, METRICS, Manifest, parse_manifest, verify
-from raydis.registry.transfer import download_checkpoint
 from raydis.store import Store, StoreConflict, StoreMissing, open_store
 
 DEFAULT_ALIAS = "best"

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from raydis.engine.editor import Editor
+from raydis.editor.editor import Editor
 from raydis.metrics.telling import UnitLabel, reading_order
 from raydis.report.output import PICTURE_FORMATS, replace_file
 

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from raydis.data import FactorDataset, Loader
-from raydis.engine.editor import Editor
+from raydis.editor.editor import Editor
 from raydis.engine.information import information_of
 from raydis.metrics.standing import with_spread
 from raydis.metrics.telling import Information, UnitLabel, reading_order

@@ -21,7 +21,7 @@ from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 import raydis
-from raydis.engine.editor import EditError
+from raydis.editor.editor import EditError
 from raydis.serve.images import MAX_BODY_BYTES, MAX_PIXELS, MEDIA_TYPES, ImageError, ImageTooLarge
 from raydis.serve.schemas import Edit, EditForm, Encoding, Health, ModelFacts, Problem
 from raydis.serve.service import Service

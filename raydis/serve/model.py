@@ -19,12 +19,13 @@ from typing import Literal, NamedTuple, TypeVar
 import numpy as np
 import torch
 
+from raydis.checkpoint.fetch import default_cache
 from raydis.config import ComputeConfig
+from raydis.editor.editor import Editor
+from raydis.editor.sampling import Sampling, choose_sampling
 from raydis.engine.device import resolve_device
-from raydis.engine.editor import Editor
-from raydis.engine.sampling import Sampling, choose_sampling
 from raydis.errors import CheckpointError
-from raydis.registry import ModelRef, Registry, default_cache
+from raydis.registry import ModelRef, Registry
 
 MAX_STEPS = 200
 

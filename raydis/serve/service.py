@@ -12,8 +12,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from raydis.editor.sampling import Sampling
 from raydis.engine.device import use_threads
-from raydis.engine.sampling import Sampling
 from raydis.serve.batcher import Batcher
 from raydis.serve.images import decode_image, encode_png
 from raydis.serve.model import Codes, Drawing, ServedModel

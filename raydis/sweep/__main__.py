@@ -59,9 +59,9 @@ def sweep(
     if dry_run:
         print_plan(plan, path, console)
         return
+    from raydis.cluster.storage import lasting_storage
     from raydis.sweep.printout import print_result
     from raydis.sweep.run import default_name, run_sweep
-    from raydis.train.cluster import lasting_storage
 
     name = name or default_name(plan)
     console.print(f"sweep {name}: {plan.total_trials} trials of {path}", highlight=False, soft_wrap=True)

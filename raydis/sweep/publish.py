@@ -18,16 +18,17 @@ from pathlib import Path
 import numpy as np
 import ray
 
+from raydis.checkpoint.fetch import fetch_checkpoint
+from raydis.checkpoint.manifest import MANIFEST, METRICS, MODEL_FILES, file_entry, verify
+from raydis.cluster.connect import fetch_result
+from raydis.cluster.resources import Node, free_nodes, worker_resources
 from raydis.config import EvaluationConfig, RunConfig
 from raydis.metrics.protocol import Scores, derived_seed
-from raydis.registry.manifest import MANIFEST, METRICS, MODEL_FILES, file_entry, verify
 from raydis.registry.promotion import Promotion, promote
 from raydis.registry.registry import Registry
-from raydis.registry.transfer import fetch_checkpoint
 from raydis.store import open_store
 from raydis.sweep.spec import PromotionConfig, SweepSpec
 from raydis.sweep.summary import TrialRecord
-from raydis.train.cluster import Node, fetch_result, free_nodes, worker_resources
 
 MAX_SCORING_CPUS = 8  # DCI fits one classifier a factor; no data set has more factors
 
@@ -111,8 +112,8 @@ def final_evaluation(evaluation: EvaluationConfig, config: PromotionConfig) -> E
 
 def _score(folder: Path, run: RunConfig, config: PromotionConfig, num_jobs: int) -> Scores:
     from raydis.data import Loader, open_dataset
+    from raydis.editor.editor import Editor
     from raydis.engine.device import resolve_device
-    from raydis.engine.editor import Editor
     from raydis.engine.evaluate import evaluate
 
     device = resolve_device(run.compute)
@@ -128,8 +129,8 @@ def _score(folder: Path, run: RunConfig, config: PromotionConfig, num_jobs: int)
 
 def _draw(folder: Path, run: RunConfig, picture: Path) -> None:
     from raydis.data import open_dataset
+    from raydis.editor.editor import Editor
     from raydis.engine.device import resolve_device
-    from raydis.engine.editor import Editor
     from raydis.report.grids import draw_traversal, save_picture
 
     dataset = open_dataset(run.data)

@@ -19,6 +19,9 @@ from ray.exceptions import RayError
 from ray.tune.logger import JsonLoggerCallback
 from rich.console import Console
 
+from raydis.cluster.connect import fetch_result, ray_cluster
+from raydis.cluster.resources import Node, choose_device, cluster_grows, cluster_nodes, free_nodes, max_parallel_runs
+from raydis.cluster.storage import check_storage
 from raydis.config import DataConfig
 from raydis.errors import ConfigError, RaydisError, ResourceError, StoreError, SweepError, explain, final_error
 from raydis.registry import locate_first_stage, names_version
@@ -38,17 +41,6 @@ from raydis.sweep.summary import (
     write_tables,
 )
 from raydis.sweep.trial import run_trial, trial_name, trial_resources
-from raydis.train.cluster import (
-    Node,
-    check_storage,
-    choose_device,
-    cluster_grows,
-    cluster_nodes,
-    fetch_result,
-    free_nodes,
-    max_parallel_runs,
-    ray_cluster,
-)
 
 log = logging.getLogger(__name__)
 

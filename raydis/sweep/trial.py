@@ -62,7 +62,7 @@ def trial_resources(run: RunConfig) -> tune.PlacementGroupFactory:
     A trial that launches workers reserves no CPU, for Ray Train reserves the workers' on its own: two launchers that
     held CPUs could wait for each other's for ever. It takes a sliver of a resource that every head node has.
     """
-    from raydis.train.cluster import worker_resources
+    from raydis.cluster.resources import worker_resources
 
     if run.compute.num_workers == 1:
         return tune.PlacementGroupFactory([worker_resources(run.compute)])

@@ -10,10 +10,10 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+from raydis.checkpoint.migrate import migrate_config
 from raydis.config import RunConfig
 from raydis.config.first_stage import LearnedStage
 from raydis.config.identity import differences, listed, settings
-from raydis.engine.checkpoint import migrate_config
 from raydis.errors import ConfigError, RegistryError
 from raydis.registry import locate_first_stage
 from raydis.store import Store, StoreConflict

@@ -10,7 +10,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from raydis.engine.checkpoint import open_checkpoint
+from raydis.checkpoint.open import open_checkpoint
 from raydis.engine.session import Report, run_session
 from raydis.engine.state import Training
 from raydis.metrics.protocol import SCORE_NAMES

@@ -19,14 +19,8 @@ from ray.train.torch import TorchConfig, TorchTrainer
 from ray.util.queue import Queue
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from raydis.config import RunConfig
-from raydis.engine.plan import budget_warnings
-from raydis.errors import ClusterError, RaydisError, explain, final_error
-from raydis.store import open_store
-from raydis.store.lease import Lease
-from raydis.train.claim import RUN_FILE, claim, run_name
-from raydis.train.cluster import (
-    check_storage,
+from raydis.cluster.connect import ray_cluster, set_environment
+from raydis.cluster.resources import (
     choose_device,
     choose_num_workers,
     cluster_grows,
@@ -37,10 +31,15 @@ from raydis.train.cluster import (
     gpus_per_worker,
     holds,
     max_parallel_runs,
-    ray_cluster,
-    set_environment,
     worker_resources,
 )
+from raydis.cluster.storage import check_storage
+from raydis.config import RunConfig
+from raydis.engine.plan import budget_warnings
+from raydis.errors import ClusterError, RaydisError, explain, final_error
+from raydis.store import open_store
+from raydis.store.lease import Lease
+from raydis.train.claim import RUN_FILE, claim, run_name
 from raydis.train.worker import train_worker
 
 log = logging.getLogger(__name__)

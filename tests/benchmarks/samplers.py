@@ -24,18 +24,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from raydis.checkpoint.fetch import default_cache, fetch_checkpoint
 from raydis.config import RunConfig
 from raydis.config.presets import expand
 from raydis.data import FactorDataset, open_dataset
 from raydis.data.loader import normalise
 from raydis.diffusion.samplers import SAMPLERS, sample
 from raydis.diffusion.schedule import alpha_bars
-from raydis.engine.checkpoint import fetch_checkpoint
-from raydis.engine.editor import Editor
+from raydis.editor.editor import Editor
 from raydis.engine.fit import fit
 from raydis.engine.state import Training
 from raydis.methods.dyga_sd import DygaSd
-from raydis.registry import default_cache
 
 SEED = 0
 STEPS = (5, 10, 20, 50)

@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 import torch
 
+from raydis.checkpoint.open import open_checkpoint
 from raydis.config import RunConfig
 from raydis.config.presets import expand
 from raydis.data import open_dataset
-from raydis.engine.checkpoint import open_checkpoint
-from raydis.engine.editor import Editor
+from raydis.editor.editor import Editor
 from raydis.engine.session import run_session
 from raydis.engine.state import Training
 from raydis.metrics.telling import UnitLabel

@@ -15,13 +15,13 @@ import torch
 from torch import Tensor, nn
 
 from raydis.build import build_method
+from raydis.checkpoint.open import open_checkpoint
 from raydis.config import RunConfig
 from raydis.config.presets import expand
 from raydis.data import open_dataset
 from raydis.data.dataset import ArrayDataset
 from raydis.data.loader import normalise
-from raydis.engine.checkpoint import open_checkpoint
-from raydis.engine.editor import Editor
+from raydis.editor.editor import Editor
 from raydis.engine.evaluate import encode_images
 from raydis.engine.fit import fit
 from raydis.engine.group import Workers

@@ -8,8 +8,10 @@ from pathlib import Path
 import pytest
 import torch
 
+from raydis.checkpoint.fetch import fetch_checkpoint
+from raydis.checkpoint.open import open_checkpoint
+from raydis.checkpoint.write import write_checkpoint
 from raydis.config import RunConfig
-from raydis.engine.checkpoint import fetch_checkpoint, open_checkpoint, write_checkpoint
 from raydis.metrics.protocol import SEARCH, Scores
 from raydis.metrics.standing import Objective
 from raydis.registry.promotion import promote

@@ -9,10 +9,10 @@ from pydantic import ValidationError
 from torch import Tensor
 from torch._dynamo.utils import counters
 
+from raydis.checkpoint.open import open_checkpoint
 from raydis.config import ComputeConfig, RunConfig
 from raydis.data import FactorDataset
 from raydis.engine.accelerate import WARMUP_CALLS, Captured, compile_blocks, naming_compiler_errors, resolve_mode
-from raydis.engine.checkpoint import open_checkpoint
 from raydis.engine.fit import fit
 from raydis.engine.session import run_session
 from raydis.engine.state import Training

@@ -10,10 +10,10 @@ import pytest
 import torch
 from torch import Tensor
 
+from raydis.checkpoint.open import open_checkpoint
 from raydis.config import RunConfig
 from raydis.config.presets import expand
 from raydis.data import FactorDataset, open_dataset
-from raydis.engine.checkpoint import open_checkpoint
 from raydis.engine.finite import check_finite, not_finite
 from raydis.engine.group import Workers
 from raydis.engine.session import run_session

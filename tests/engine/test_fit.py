@@ -11,10 +11,12 @@ import torch
 import torch.distributed
 from torch import Tensor
 
+from raydis.checkpoint.open import Checkpoint, open_checkpoint
+from raydis.checkpoint.state import TrainingState
+from raydis.checkpoint.write import write_checkpoint
 from raydis.config import RunConfig, TrainConfig
 from raydis.data import FactorDataset, Loader
 from raydis.data.dataset import ArrayDataset
-from raydis.engine.checkpoint import Checkpoint, TrainingState, open_checkpoint, write_checkpoint
 from raydis.engine.evaluate import encode_images
 from raydis.engine.fit import fit
 from raydis.engine.group import Workers

@@ -9,11 +9,11 @@ import pytest
 import torch
 
 from raydis.build import build_method
+from raydis.checkpoint.open import open_checkpoint
 from raydis.config import RunConfig
 from raydis.data import FactorDataset, Loader, open_dataset
 from raydis.data.dataset import ArrayDataset
-from raydis.engine.checkpoint import open_checkpoint
-from raydis.engine.editor import Editor
+from raydis.editor.editor import Editor
 from raydis.engine.fit import fit
 from raydis.engine.latents import open_latents
 from raydis.engine.session import Report, run_session

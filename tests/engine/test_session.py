@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 import torch
 
+from raydis.checkpoint.open import open_checkpoint
 from raydis.config import RunConfig
 from raydis.data import FactorDataset, open_dataset
 from raydis.data.dataset import ArrayDataset
 from raydis.data.space import FactorSpace
-from raydis.engine.checkpoint import open_checkpoint
-from raydis.engine.editor import Editor
+from raydis.editor.editor import Editor
 from raydis.engine.evaluate import evaluate
 from raydis.engine.group import Workers
 from raydis.engine.session import run_session

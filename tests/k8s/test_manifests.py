@@ -21,9 +21,9 @@ from ray.serve.config import AutoscalingConfig
 from ray.serve.schema import ServeDeploySchema
 from typer.testing import CliRunner
 
+from raydis.cluster.resources import max_parallel_runs
 from raydis.sweep.__main__ import app as sweep_app
 from raydis.sweep.spec import load_spec
-from raydis.train.cluster import max_parallel_runs
 
 ROOT = Path(__file__).resolve().parents[2]
 FILES = {"RayJob": ROOT / "k8s" / "rayjob.yaml", "RayService": ROOT / "k8s" / "rayservice.yaml"}

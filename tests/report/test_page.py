@@ -18,7 +18,7 @@ from raydis.config import RunConfig
 from raydis.config.presets import expand
 from raydis.data import FactorDataset, open_dataset
 from raydis.data.dataset import ArrayDataset
-from raydis.engine.editor import Editor
+from raydis.editor.editor import Editor
 from raydis.engine.session import run_session
 from raydis.engine.state import Training
 from raydis.report.page import render_report, write_report

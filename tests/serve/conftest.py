@@ -12,10 +12,10 @@ import torch
 from PIL import Image
 
 from raydis.build import build_method
+from raydis.checkpoint.write import write_checkpoint
 from raydis.config import RunConfig
 from raydis.config.presets import expand
-from raydis.engine.checkpoint import write_checkpoint
-from raydis.engine.editor import Editor
+from raydis.editor.editor import Editor
 from raydis.registry import ModelRef, Registry
 from raydis.serve.model import ServedModel
 from raydis.store import open_store

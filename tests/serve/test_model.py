@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 import torch
 
-from raydis.engine.editor import Editor
-from raydis.engine.sampling import Sampling
+from raydis.editor.editor import Editor
+from raydis.editor.sampling import Sampling
 from raydis.errors import CheckpointError, EditError
 from raydis.registry import ModelRef, Registry
 from raydis.serve.model import Drawing, ServedModel, default_batch_sizes, open_model

@@ -14,9 +14,9 @@ import pytest
 import torch
 from ray import tune
 
+from raydis.checkpoint.open import open_checkpoint
 from raydis.config import RunConfig
 from raydis.config.presets import expand
-from raydis.engine.checkpoint import open_checkpoint
 from raydis.engine.device import use_threads
 from raydis.engine.step import Step
 from raydis.errors import ClusterError, LeaseTaken, StoreError

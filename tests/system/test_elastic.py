@@ -12,10 +12,10 @@ from pathlib import Path
 import pytest
 import torch
 
+from raydis.checkpoint.open import open_checkpoint
 from raydis.config import RunConfig
 from raydis.config.presets import expand
 from raydis.data import open_dataset
-from raydis.engine.checkpoint import open_checkpoint
 from raydis.engine.session import run_session
 from raydis.engine.state import Training
 from tests.double import ROUNDING, double_precision

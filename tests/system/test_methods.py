@@ -14,11 +14,11 @@ import numpy as np
 import pytest
 import yaml
 
+from raydis.checkpoint.manifest import verify
 from raydis.config import RunConfig
 from raydis.config.presets import PRESETS, expand
 from raydis.errors import EditError
 from raydis.registry import Registry
-from raydis.registry.manifest import verify
 from raydis.serve.model import Drawing, open_model
 from raydis.store import LocalStore
 

@@ -30,9 +30,9 @@ import yaml
 from PIL import Image
 
 from raydis.build import build_method
+from raydis.checkpoint.write import write_checkpoint
 from raydis.config import RunConfig
 from raydis.config.presets import expand
-from raydis.engine.checkpoint import write_checkpoint
 from raydis.registry import Registry
 from raydis.store import open_store
 

@@ -20,9 +20,9 @@ from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from werkzeug.serving import make_server
 
+from raydis.checkpoint.fetch import fetch_checkpoint
+from raydis.checkpoint.manifest import verify
 from raydis.registry import Registry
-from raydis.registry.manifest import verify
-from raydis.registry.transfer import fetch_checkpoint
 from raydis.store import LocalStore, open_store
 
 CHECKOUT = Path(__file__).resolve().parents[2]

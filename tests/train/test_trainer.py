@@ -16,10 +16,10 @@ import torch
 from pyarrow.fs import FileSystem
 from ray import train
 
+from raydis.checkpoint.open import Checkpoint, open_checkpoint
 from raydis.config import RunConfig
 from raydis.config.presets import expand
 from raydis.data import open_dataset
-from raydis.engine.checkpoint import Checkpoint, open_checkpoint
 from raydis.engine.session import run_session
 from raydis.engine.state import Training
 from raydis.errors import ClusterError, ConfigError, DataError, LeaseLost, LeaseTaken, ResourceError, StoreError

@@ -9,8 +9,8 @@ import secrets
 import shutil
 from pathlib import Path
 
+from raydis.checkpoint.manifest import MANIFEST, Manifest, parse_manifest, verify
 from raydis.errors import CheckpointError, StoreError
-from raydis.registry.manifest import MANIFEST, Manifest, parse_manifest, verify
 from raydis.store import Location, Store, StoreMissing, open_store
 
 log = logging.getLogger(__name__)

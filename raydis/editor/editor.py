@@ -20,15 +20,16 @@ import torch
 from torch import Tensor
 
 from raydis.build import build_method
+from raydis.checkpoint.fetch import default_cache, fetch_checkpoint
+from raydis.checkpoint.manifest import Manifest
+from raydis.checkpoint.open import Checkpoint, open_checkpoint
 from raydis.config import RunConfig
 from raydis.data.loader import normalise
-from raydis.engine.checkpoint import Checkpoint, fetch_checkpoint, open_checkpoint
-from raydis.engine.sampling import Sampling, choose_sampling
+from raydis.editor.sampling import Sampling, choose_sampling
 from raydis.errors import CheckpointError, ConfigError, EditError
 from raydis.methods.contract import Method, TokenCloud, UnitMethod
 from raydis.metrics.telling import UnitLabel, label_units
-from raydis.registry import default_cache, locate
-from raydis.registry.manifest import Manifest
+from raydis.registry import locate
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from raydis.engine.sampling import Sampling, choose_sampling
+from raydis.editor.sampling import Sampling, choose_sampling
 from raydis.errors import EditError
 
 

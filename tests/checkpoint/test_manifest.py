@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from raydis.checkpoint.manifest import MODEL_FILES, parse_manifest, verify
 from raydis.errors import CheckpointError
-from raydis.registry.manifest import MODEL_FILES, parse_manifest, verify
 
 
 def test_a_manifest_survives_its_own_json(make_checkpoint: Callable[..., Path]) -> None:

@@ -4,12 +4,8 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from raydis.diffusion.samplers import SAMPLERS, Sampler
+from raydis.diffusion.samplers import DEFAULT_SAMPLER, DEFAULT_STEPS, SAMPLERS, Sampler
 from raydis.errors import EditError
-
-# 20 steps of UniPC end nearer to where DDIM's 1000 do than 50 of DDIM: `python -m tests.benchmarks.samplers`.
-DEFAULT_SAMPLER: Sampler = "unipc"
-DEFAULT_STEPS = 20
 
 
 class Sampling(NamedTuple):

@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
+from raydis.checkpoint.fetch import default_cache, download_checkpoint, fetch_checkpoint
 from raydis.errors import CheckpointError, StoreError
-from raydis.registry.transfer import default_cache, download_checkpoint, fetch_checkpoint
 from raydis.store import LocalStore
 
 Make = Callable[..., Path]
@@ -22,7 +22,7 @@ CHECKOUT = Path(__file__).resolve().parents[2]
 FETCH_AND_LOAD = """
 import sys, time
 from pathlib import Path
-from raydis.registry.transfer import download_checkpoint
+from raydis.checkpoint.fetch import download_checkpoint
 from raydis.store import open_store
 for _ in range(20):
     folder = download_checkpoint(open_store(sys.argv[1]), "runs/1", Path(sys.argv[2]))

@@ -10,10 +10,11 @@ import numpy as np
 import pytest
 import torch
 
+from raydis.checkpoint.open import open_checkpoint
+from raydis.checkpoint.write import write_checkpoint
 from raydis.data import FactorDataset
 from raydis.diffusion.samplers import SAMPLERS
-from raydis.engine.checkpoint import open_checkpoint, write_checkpoint
-from raydis.engine.editor import EditError, Editor, Encoded
+from raydis.editor.editor import EditError, Editor, Encoded
 from raydis.errors import CheckpointError, RegistryError
 from raydis.registry import Registry
 from raydis.store import LocalStore

@@ -1,0 +1,144 @@
+"""Write a checkpoint folder, with a record of the code and the packages that made it."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import importlib.metadata
+import json
+import os
+import platform
+import shutil
+import subprocess
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+import raydis
+from raydis.checkpoint.manifest import (
+    CONFIG,
+    MANIFEST,
+    METRICS,
+    TRAINING_FILES,
+    WEIGHTS,
+    Manifest,
+    Parent,
+    file_entry,
+)
+from raydis.checkpoint.state import TrainingState
+from raydis.config import RunConfig
+from raydis.errors import CheckpointError
+
+PACKAGES = ("torch", "numpy", "scikit-learn", "safetensors", "pydantic", "ray", "optuna")
+
+
+def write_checkpoint(
+    folder: Path,
+    *,
+    config: RunConfig,
+    weights: Mapping[str, Tensor],
+    metrics: dict[str, Any],
+    training: TrainingState | None,
+    data_name: str,
+    data_fingerprint: str,
+    images_seen: int,
+    parent: dict[str, str] | None = None,
+) -> Manifest:
+    """Writes a checkpoint folder, or replaces it, so that nothing half-written ever has its name.
+
+    Args:
+        metrics: JSON-able, all numbers finite; what could not be measured is null.
+        training: None for a checkpoint that will not be resumed.
+        parent: `sweep` and `trial` that the run belongs to.
+
+    Raises:
+        CheckpointError: a value that JSON lacks (NaN, an array, ...), named by its file, or a disk that refuses.
+    """
+    temporary = folder.with_name(f"{folder.name}.tmp-{os.getpid()}")
+    try:
+        shutil.rmtree(temporary, ignore_errors=True)  # of a killed process that had this process's id
+        temporary.mkdir(parents=True)
+        _write_json(temporary / CONFIG, config.model_dump(mode="json"))
+        _write_json(temporary / METRICS, metrics)
+        _write_tensors(temporary / WEIGHTS, weights)
+        if training is not None:
+            _write_tensors(temporary / TRAINING_FILES[0], training.tensors)
+            _write_json(temporary / TRAINING_FILES[1], training.values)
+        manifest = Manifest(
+            files={path.name: file_entry(path) for path in sorted(temporary.iterdir())},
+            images_seen=images_seen,
+            data_name=data_name,
+            data_fingerprint=data_fingerprint,
+            seed=config.seed,
+            packages=package_versions(),
+            code_revision=code_revision(Path(raydis.__file__).parent),
+            created=datetime.now(UTC),
+            parent=Parent.model_validate(parent) if parent else None,
+        )
+        (temporary / MANIFEST).write_bytes(manifest.to_json())
+        _move_into_place(temporary, folder)
+    except OSError as error:
+        raise CheckpointError(f"cannot write checkpoint {folder}: {error.strerror or error}") from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    return manifest
+
+
+@functools.cache
+def code_revision(package: Path) -> str | None:
+    """git commit of the checkout that tracks `package`, with `-dirty` where files were changed; None outside one.
+
+    A package installed below somebody else's checkout (a virtual environment in it, say) is not that checkout's code.
+    """
+
+    def git(*arguments: str) -> str:
+        command = ["git", "--no-optional-locks", "-C", str(package), *arguments]
+        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
+
+    try:
+        git("ls-files", "--error-unmatch", "__init__.py")
+        return git("describe", "--always", "--dirty", "--abbrev=40", "--exclude=*")
+    except (OSError, subprocess.SubprocessError):
+        return None
+
+
+@functools.cache
+def package_versions() -> dict[str, str]:
+    """Versions of Python, raydis and those of PACKAGES that are installed."""
+    versions = {"python": platform.python_version(), "raydis": raydis.__version__}
+    for name in PACKAGES:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            versions[name] = importlib.metadata.version(name)
+    return versions
+
+
+def _move_into_place(temporary: Path, folder: Path) -> None:
+    """Renames `temporary` to `folder`. Where that exists it first steps aside, whole, and is then removed."""
+    aside = folder.with_name(f"{folder.name}.old-{os.getpid()}")
+    if folder.exists():
+        shutil.rmtree(aside, ignore_errors=True)
+        folder.rename(aside)
+    temporary.rename(folder)
+    shutil.rmtree(aside, ignore_errors=True)
+
+
+def _write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
+    # Copies: safetensors refuses views and tensors that share memory, as tied weights and expanded buffers do.
+    contiguous = torch.contiguous_format
+    copies = {name: tensor.detach().to("cpu", copy=True, memory_format=contiguous) for name, tensor in tensors.items()}
+    save_file(copies, path, metadata={"format": "pt"})
+
+
+def _write_json(path: Path, tree: Any) -> None:
+    try:
+        text = json.dumps(tree, indent=2, allow_nan=False)
+    except (ValueError, TypeError) as error:
+        raise CheckpointError(
+            f"{path.name} cannot hold these values: {error}. Use null for what could not be measured, and plain numbers"
+        ) from error
+    path.write_text(text + "\n", encoding="utf-8")

@@ -1,0 +1,1 @@
+"""What training, sweeps and serving ask of a Ray cluster: a connection, resources, storage that every node sees."""

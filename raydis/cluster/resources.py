@@ -1,0 +1,162 @@
+"""What a run needs of a Ray cluster, what the cluster has, and how many workers fit on it."""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import re
+from collections.abc import Iterable, Mapping, Sequence
+
+import ray
+from ray._private.ray_constants import DEBUG_AUTOSCALING_STATUS
+from ray.autoscaler.v2.sdk import get_cluster_status
+from ray.experimental.internal_kv import _internal_kv_get
+
+from raydis.config import ComputeConfig
+from raydis.errors import ResourceError
+
+Node = Mapping[str, float]  # resources under Ray's names: CPU, GPU, ...
+DEFAULT_NUM_GPUS = 1.0  # of a worker on `cuda`; to be set from tests.benchmarks.packing, not measured on a GPU yet
+
+
+def choose_device(compute: ComputeConfig, nodes: Sequence[Node], *, grows: bool = False) -> ComputeConfig:
+    """Decide `device: auto` for a cluster, a GPU a worker where any node has one, and write down its number of GPUs.
+
+    Left to the workers, those without a reservation would all see and take a node's first GPU.
+
+    Args:
+        nodes: resources of each node, under Ray's names `CPU` and `GPU`.
+        grows: more nodes may come; only what asks for a GPU is then sure to get one.
+
+    Raises:
+        ResourceError: `compute.compile` wants a GPU, and no node has one.
+    """
+    if compute.device == "auto":
+        compute = compute.model_copy(update={"device": _device(compute, nodes, grows)})
+    return compute.model_copy(update={"num_gpus": gpus_per_worker(compute)}) if compute.device == "cuda" else compute
+
+
+def _device(compute: ComputeConfig, nodes: Sequence[Node], grows: bool) -> str:
+    captures = compute.compile in ("graph", "full")
+    if compute.num_gpus > 0 or any(node.get("GPU", 0) > 0 for node in nodes) or (grows and captures):
+        return "cuda"
+    if captures:
+        raise ResourceError(
+            f"compute.compile={compute.compile} captures a CUDA graph, but no node of the cluster has a GPU: "
+            "set compute.compile=off or compute.compile=blocks"
+        )
+    if grows:
+        log.warning("no node has a GPU now: the run computes on CPUs. Set compute.device=cuda to wait for a GPU's node")
+    return "cpu"
+
+
+def gpus_per_worker(compute: ComputeConfig) -> float:
+    """GPUs of one worker: none with `device: cpu`; DEFAULT_NUM_GPUS with `cuda` and no number."""
+    if compute.device == "cpu":
+        return 0.0
+    return compute.num_gpus or (DEFAULT_NUM_GPUS if compute.device == "cuda" else 0.0)
+
+
+def worker_resources(compute: ComputeConfig) -> dict[str, float]:
+    """What Ray reserves for one worker."""
+    gpus = gpus_per_worker(compute)
+    return {"CPU": compute.num_cpus} | ({"GPU": gpus} if gpus else {})
+
+
+def max_parallel_runs(compute: ComputeConfig, nodes: Sequence[Node]) -> int:
+    """Return how many runs of this size a cluster holds at once when nothing else runs on it.
+
+    Args:
+        nodes: resources of each node, under Ray's names `CPU` and `GPU`.
+
+    Raises:
+        ResourceError: not even one.
+    """
+    workers = sum(_workers_on(compute, node) for node in nodes)
+    fewest = compute.min_workers or compute.num_workers
+    if workers >= fewest:
+        return max(workers // compute.num_workers, 1)
+    raise ResourceError(
+        f"a run needs {describe_workers(compute, fewest)}, but the cluster has {describe_nodes(nodes)}: lower "
+        "compute.num_workers, compute.min_workers, compute.num_cpus or compute.num_gpus (compute.device=cpu for none)"
+    )
+
+
+def choose_num_workers(compute: ComputeConfig, batch_size: int, nodes: Sequence[Node]) -> int:
+    """Return how many workers a start takes: the most, of `min_workers` to `num_workers`, that there is a place for.
+
+    Args:
+        batch_size: a multiple of num_workers; only numbers that share it equally count.
+        nodes: what is free on each node. Where it holds none of the numbers the result is the least: Ray waits for it.
+    """
+    places = sum(_workers_on(compute, node) for node in nodes)
+    fewest = compute.min_workers or compute.num_workers
+    allowed = [number for number in range(fewest, compute.num_workers + 1) if batch_size % number == 0]
+    return max((number for number in allowed if number <= places), default=allowed[0])
+
+
+def holds(compute: ComputeConfig, number: int, nodes: Sequence[Node]) -> bool:
+    """Return whether there is a place for so many workers."""
+    return sum(_workers_on(compute, node) for node in nodes) >= number
+
+
+def describe_workers(compute: ComputeConfig, number: int) -> str:
+    """What a run asks for, in words."""
+    return f"{number} worker(s) of {compute.num_cpus:g} CPUs and {gpus_per_worker(compute):g} GPUs"
+
+
+def describe_nodes(nodes: Sequence[Node]) -> str:
+    """What there is, in words."""
+    found = ", ".join(f"{node.get('CPU', 0):g} CPUs and {node.get('GPU', 0):g} GPUs" for node in nodes)
+    return f"nodes with {found}" if found else "no nodes"
+
+
+def cluster_nodes() -> list[Node]:
+    """Return the resources of each living node of the connected cluster, whoever uses them."""
+    return [node["Resources"] for node in ray.nodes() if node["Alive"]]
+
+
+def free_nodes() -> list[Node]:
+    """Return what nobody has reserved on each living node of the connected cluster at this moment.
+
+    What a run has just given up may still be missing, for Ray takes it back after a second or so.
+    """
+    status = get_cluster_status(ray.get_runtime_context().gcs_address)
+    return [
+        {usage.resource_name: usage.total - usage.used for usage in node.resource_usage.usage}
+        for node in (*status.active_nodes, *status.idle_nodes)
+        if node.resource_usage is not None
+    ]
+
+
+def cluster_grows() -> bool:
+    """Return whether an autoscaler adds nodes to the connected cluster.
+
+    Ray has no question for it, but its autoscalers give nodes types with names: the first in a report that it leaves in
+    the cluster's state, even before there is a node; the second with the nodes themselves. KubeRay names the nodes of
+    its clusters of fixed size as well, which are then taken for growing: a run waits there, and says so, where it would
+    be refused elsewhere.
+    """
+    if report := _internal_kv_get(DEBUG_AUTOSCALING_STATUS):
+        return has_autoscaler(json.loads(report).get("autoscaler_report", {}).get("node_type_mapping", {}).values())
+    status = get_cluster_status(ray.get_runtime_context().gcs_address)
+    return has_autoscaler(node.ray_node_type_name for node in (*status.active_nodes, *status.idle_nodes))
+
+
+def has_autoscaler(node_types: Iterable[str]) -> bool:
+    """Return whether any type has a name of its own: nodes that were joined by hand have types called `node_ID`."""
+    return any(name and not re.fullmatch(r"node_[0-9a-f]{56}", name) for name in node_types)
+
+
+def _workers_on(compute: ComputeConfig, node: Node) -> int:
+    """Workers that fit on a node; a fraction of a GPU never spans two."""
+    by_cpu = math.floor(node.get("CPU", 0.0) / compute.num_cpus)
+    gpus, have = gpus_per_worker(compute), node.get("GPU", 0.0)
+    if not gpus:
+        return by_cpu
+    by_gpu = math.floor(have / gpus) if gpus >= 1 else math.floor(have) * math.floor(1 / gpus)
+    return min(by_cpu, by_gpu)
+
+
+log = logging.getLogger(__name__)

@@ -1,0 +1,1 @@
+"""Encode, edit, swap and traverse images with a trained model, for any method that can draw."""
