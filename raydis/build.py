@@ -1,4 +1,7 @@
-"""Configuration -> objects: the one place where the name of a method meets its class."""
+"""Build the method that a configuration asks for, with its networks.
+
+`build_method` has one `case` for each method. The networks take plain arguments and know nothing of the configuration.
+"""
 
 from __future__ import annotations
 
@@ -38,20 +41,20 @@ from raydis.models.unet import UNet
 
 
 def build_autoencoder(config: VqNetwork | KlNetwork, image_channels: int) -> Autoencoder:
-    """The untrained network of a learned first stage, to be trained or to be filled from a checkpoint."""
+    """Return the network of a learned first stage, to be trained, or to load the weights of a checkpoint."""
     match config:
         case VqNetwork():
-            sizes = {*VqNetwork.model_fields, "commitment"}  # which one that is filled does not have
+            sizes = {*VqNetwork.model_fields, "commitment"}  # the latter is a setting of training alone
             return VqAutoencoder(image_channels, **config.model_dump(include=sizes))
         case KlNetwork():
             return KlAutoencoder(image_channels, **config.model_dump(include=set(KlNetwork.model_fields)))
 
 
 def build_first_stage(config: FirstStageConfig, image_channels: int) -> FirstStage:
-    """The unfitted first stage.
+    """Return the first stage that the configuration asks for, before it is fitted.
 
     Raises:
-        ConfigError: more components than a patch of that many channels has values.
+        ConfigError: it asks for more components than a patch of images with that many channels has values.
     """
     match config:
         case PixelStage():
@@ -59,17 +62,18 @@ def build_first_stage(config: FirstStageConfig, image_channels: int) -> FirstSta
         case PatchPcaStage():
             try:
                 return PatchPCA(image_channels, config.patch_size, config.latent_dim, config.whitening)
-            except ValueError as error:  # the configuration does not know the channels
+            except ValueError as error:  # the configuration does not know the number of channels
                 raise ConfigError(f"first_stage.{error}: lower it or raise first_stage.patch_size") from error
         case VqStage() | KlStage():
             return build_autoencoder(config, image_channels)
 
 
 def build_method(config: RunConfig, image_channels: int) -> Method:
-    """The untrained method; weights come from torch's global generator, which the caller seeds.
+    """Return the untrained method. Its weights come from torch's global generator, which the caller seeds.
 
     Raises:
-        ConfigError: a first stage that images of so many channels cannot have, or no perceptual weights in their file.
+        ConfigError: images with that many channels cannot have the first stage, or the file of perceptual weights does
+            not hold them.
     """
     match config.method:
         case DygaSdConfig() as method:
@@ -133,7 +137,7 @@ def _build_dyga_sd(config: RunConfig, method: DygaSdConfig, image_channels: int)
 
 
 def _build_vae(config: RunConfig, method: VaeSection, image_channels: int) -> tuple[ConvEncoder, ConvDecoder]:
-    """The encoder, with a head for the mean and one for the log variance, and the decoder."""
+    """Return an encoder with one head for the mean and one for the log variance, and a decoder."""
     size, num_units = config.data.image_size, method.num_units
     return (
         ConvEncoder(size, image_channels, (num_units, num_units), method.hidden_dim),

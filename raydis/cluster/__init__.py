@@ -1,1 +1,1 @@
-"""What training, sweeps and serving ask of a Ray cluster: a connection, resources, storage that every node sees."""
+"""Functions of a Ray cluster that training, sweeps and serving share: connection, resources, and storage checks."""

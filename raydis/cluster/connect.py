@@ -1,4 +1,7 @@
-"""A connection to Ray: a local cluster of the command's own, or the one that it finds itself on."""
+"""Connect a command to Ray: to the cluster that it runs on, or to a local one that it starts.
+
+This module also sets the environment variables that Ray and S3 clients read, and turns Ray's errors into ours.
+"""
 
 from __future__ import annotations
 
@@ -17,23 +20,23 @@ from ray.exceptions import AuthenticationError, RayTaskError
 
 from raydis.errors import RaydisError, ResourceError, explain
 
-MAX_SOCKET_BYTES = 103 if sys.platform == "darwin" else 107  # of the path of a Unix socket
-OBJECT_STORE_BYTES = 128 * 2**20  # what raydis sends through it is configurations and pictures
+MAX_SOCKET_BYTES = 103 if sys.platform == "darwin" else 107  # longest path of a Unix socket
+OBJECT_STORE_BYTES = 128 * 2**20  # raydis sends only configurations and pictures through the object store
 ENDPOINT_VARIABLES = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL")
 DEFAULTS = {
     "RAY_USAGE_STATS_ENABLED": "0",
-    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",  # at the default of 2 s every report stalls that long
+    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",  # with the default of 2 s, every report waits that long
     "RAY_AIR_NEW_OUTPUT": "0",  # Tune's own progress display
-    "RAY_CHDIR_TO_TRIAL_DIR": "0",  # a relative data.path means the same to the command and to its workers
+    "RAY_CHDIR_TO_TRIAL_DIR": "0",  # a relative data.path then means the same in the command and its workers
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
-    "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",  # it warns of every checkpoint that is kept
+    "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",  # Tune warns of every checkpoint that is kept
 }
 LOCAL_DEFAULTS = {"RAY_worker_niceness": "0"}
 CHECKSUMS = ("AWS_REQUEST_CHECKSUM_CALCULATION", "AWS_RESPONSE_CHECKSUM_VALIDATION")
 
 
 def set_environment() -> dict[str, str]:
-    """Set what Ray, Tune, Train and S3 clients read from the environment, where the user has not; returns all of it.
+    """Set the environment variables of Ray, Tune, Train and S3 clients that the user has not set; return all of them.
 
     S3 servers other than AWS refuse the checksums that pyarrow sends by default, or store them with the data.
     """
@@ -48,19 +51,19 @@ def set_environment() -> dict[str, str]:
 
 @contextlib.contextmanager
 def ray_cluster() -> Iterator[None]:
-    """A connection to Ray for the length of a `with`.
+    """Connect to Ray for the duration of a `with` block.
 
-    Inside of a job, or with RAY_ADDRESS set, that is the cluster there; otherwise a local one, with a token of its
-    own, that ends with the block. A connection that exists already is used and left alone.
+    In a Ray job, or if RAY_ADDRESS is set, connect to that cluster. Otherwise start a local cluster with a token of its
+    own, which ends with the block. If a connection exists already, use it and leave it open.
 
     Raises:
-        ResourceError: no cluster at RAY_ADDRESS, one that refuses our token, or a local one that does not start.
+        ResourceError: there is no cluster at RAY_ADDRESS, it refuses our token, or the local one does not start.
     """
     if ray.is_initialized():
         yield
         return
     variables = set_environment()
-    os.environ.setdefault("RAY_OVERRIDE_JOB_RUNTIME_ENV", "1")  # a job may have set the same variables itself
+    os.environ.setdefault("RAY_OVERRIDE_JOB_RUNTIME_ENV", "1")  # else Ray refuses variables that a job has set, too
     address = os.environ.get("RAY_ADDRESS")
     try:
         with _keep_sigterm():
@@ -81,14 +84,14 @@ def ray_cluster() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _keep_sigterm() -> Iterator[None]:
-    """Give SIGTERM back to a caller who handles it: Ray's handler ends the process with 1 and prints C++ stacks."""
+    """Restore the caller's handler of SIGTERM, as Ray's own handler ends the process with 1 and prints C++ stacks."""
     handler = signal.getsignal(signal.SIGTERM)
     if not callable(handler) or threading.current_thread() is not threading.main_thread():
         yield
         return
     try:
         yield
-    except SystemExit:  # by Ray's handler, of a signal that came meanwhile
+    except SystemExit:  # raised by Ray's handler, after a signal in the meantime
         handler(signal.SIGTERM, None)
         raise
     finally:
@@ -96,9 +99,10 @@ def _keep_sigterm() -> Iterator[None]:
 
 
 def check_socket_paths() -> None:
-    """Raise ResourceError where the names of Ray's sockets would be longer than the system allows, and name the cause.
+    """Check that the paths of Ray's sockets, which lie below RAY_TMPDIR, TMPDIR or /tmp, are not too long.
 
-    Ray puts them below RAY_TMPDIR, TMPDIR or /tmp.
+    Raises:
+        ResourceError: they are longer than the system allows. The message names the variable.
     """
     variable = next((name for name in ("RAY_TMPDIR", "TMPDIR") if name in os.environ), None)
     folder = os.environ[variable] if variable else "/tmp"
@@ -116,7 +120,7 @@ def _start_local() -> None:
     for name, value in LOCAL_DEFAULTS.items():
         os.environ.setdefault(name, value)
     if os.environ.get("RAY_AUTH_MODE", "token") == "token" and "RAY_AUTH_TOKEN_PATH" not in os.environ:
-        # Token mode is Ray's default for a new cluster. It would use the one token in the home folder, and write it.
+        # By default, Ray protects a new cluster by a token. It would read the token of the home folder, or write one.
         os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
     try:
         ray.init(
@@ -126,8 +130,8 @@ def _start_local() -> None:
             logging_level=logging.ERROR,
             object_store_memory=OBJECT_STORE_BYTES,
         )
-    except Exception as error:  # Ray raises OSError, RuntimeError or a bare Exception, whatever its reason is
-        ray.shutdown()  # of what has started already
+    except Exception as error:  # Ray raises OSError, RuntimeError or a bare Exception, for all kinds of reasons
+        ray.shutdown()  # ends what has started already
         raise ResourceError(
             f"Ray did not start on this machine: {explain(error).line}. A busy machine may need another try; Ray's "
             f"logs lie in {os.environ.get('RAY_TMPDIR') or os.environ.get('TMPDIR') or '/tmp'}/ray/session_latest/logs"
@@ -135,7 +139,12 @@ def _start_local() -> None:
 
 
 def fetch_result(reference: Any) -> Any:
-    """`ray.get`, where an error of ours comes back as itself instead of wrapped in a traceback."""
+    """Return the value of an object reference, as `ray.get` does, but raise our own errors unwrapped.
+
+    Raises:
+        RaydisError: the task raised it.
+        ResourceError: the workers of the cluster cannot import raydis.
+    """
     try:
         return ray.get(reference)
     except RayTaskError as error:

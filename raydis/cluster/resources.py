@@ -1,4 +1,4 @@
-"""What a run needs of a Ray cluster, what the cluster has, and how many workers fit on it."""
+"""Compare the resources that a run needs with those of a Ray cluster: devices, workers, and an autoscaler."""
 
 from __future__ import annotations
 
@@ -17,20 +17,22 @@ from raydis.config import ComputeConfig
 from raydis.errors import ResourceError
 
 Node = Mapping[str, float]  # resources under Ray's names: CPU, GPU, ...
-DEFAULT_NUM_GPUS = 1.0  # of a worker on `cuda`; to be set from tests.benchmarks.packing, not measured on a GPU yet
+DEFAULT_NUM_GPUS = 1.0  # of a worker on `cuda`; a guess until tests.benchmarks.packing is run on a GPU
 
 
 def choose_device(compute: ComputeConfig, nodes: Sequence[Node], *, grows: bool = False) -> ComputeConfig:
-    """Decide `device: auto` for a cluster, a GPU a worker where any node has one, and write down its number of GPUs.
+    """Replace `device: auto` by `cuda` if any node has a GPU, else by `cpu`, and set the number of GPUs of a worker.
 
-    Left to the workers, those without a reservation would all see and take a node's first GPU.
+    The decision cannot be left to the workers: without a reservation, all of them would see and use the first GPU of
+    their node.
 
     Args:
+        compute: the configuration.
         nodes: resources of each node, under Ray's names `CPU` and `GPU`.
-        grows: more nodes may come; only what asks for a GPU is then sure to get one.
+        grows: whether an autoscaler may add nodes. It adds nodes with GPUs only for a run that asks for GPUs.
 
     Raises:
-        ResourceError: `compute.compile` wants a GPU, and no node has one.
+        ResourceError: `compute.compile` needs a GPU, and no node has one.
     """
     if compute.device == "auto":
         compute = compute.model_copy(update={"device": _device(compute, nodes, grows)})
@@ -52,26 +54,27 @@ def _device(compute: ComputeConfig, nodes: Sequence[Node], grows: bool) -> str:
 
 
 def gpus_per_worker(compute: ComputeConfig) -> float:
-    """GPUs of one worker: none with `device: cpu`; DEFAULT_NUM_GPUS with `cuda` and no number."""
+    """Return the number of GPUs of one worker: 0 with `device: cpu`, DEFAULT_NUM_GPUS with `cuda` and no number."""
     if compute.device == "cpu":
         return 0.0
     return compute.num_gpus or (DEFAULT_NUM_GPUS if compute.device == "cuda" else 0.0)
 
 
 def worker_resources(compute: ComputeConfig) -> dict[str, float]:
-    """What Ray reserves for one worker."""
+    """Return the resources that Ray reserves for one worker."""
     gpus = gpus_per_worker(compute)
     return {"CPU": compute.num_cpus} | ({"GPU": gpus} if gpus else {})
 
 
 def max_parallel_runs(compute: ComputeConfig, nodes: Sequence[Node]) -> int:
-    """Return how many runs of this size a cluster holds at once when nothing else runs on it.
+    """Return how many runs of this size fit on a cluster at once if nothing else uses it.
 
     Args:
+        compute: the configuration of a run.
         nodes: resources of each node, under Ray's names `CPU` and `GPU`.
 
     Raises:
-        ResourceError: not even one.
+        ResourceError: not even one run fits.
     """
     workers = sum(_workers_on(compute, node) for node in nodes)
     fewest = compute.min_workers or compute.num_workers
@@ -84,11 +87,14 @@ def max_parallel_runs(compute: ComputeConfig, nodes: Sequence[Node]) -> int:
 
 
 def choose_num_workers(compute: ComputeConfig, batch_size: int, nodes: Sequence[Node]) -> int:
-    """Return how many workers a start takes: the most, of `min_workers` to `num_workers`, that there is a place for.
+    """Return the largest number of workers, between `min_workers` and `num_workers`, that fits on the free nodes.
+
+    If none fits, return the smallest number, for which Ray waits.
 
     Args:
-        batch_size: a multiple of num_workers; only numbers that share it equally count.
-        nodes: what is free on each node. Where it holds none of the numbers the result is the least: Ray waits for it.
+        compute: the configuration of a run.
+        batch_size: a multiple of num_workers. Only numbers that divide it are considered.
+        nodes: the free resources of each node.
     """
     places = sum(_workers_on(compute, node) for node in nodes)
     fewest = compute.min_workers or compute.num_workers
@@ -97,30 +103,30 @@ def choose_num_workers(compute: ComputeConfig, batch_size: int, nodes: Sequence[
 
 
 def holds(compute: ComputeConfig, number: int, nodes: Sequence[Node]) -> bool:
-    """Return whether there is a place for so many workers."""
+    """Return whether that number of workers fits on the nodes."""
     return sum(_workers_on(compute, node) for node in nodes) >= number
 
 
 def describe_workers(compute: ComputeConfig, number: int) -> str:
-    """What a run asks for, in words."""
+    """Return in words what resources that number of workers needs."""
     return f"{number} worker(s) of {compute.num_cpus:g} CPUs and {gpus_per_worker(compute):g} GPUs"
 
 
 def describe_nodes(nodes: Sequence[Node]) -> str:
-    """What there is, in words."""
+    """Return in words what resources the nodes have."""
     found = ", ".join(f"{node.get('CPU', 0):g} CPUs and {node.get('GPU', 0):g} GPUs" for node in nodes)
     return f"nodes with {found}" if found else "no nodes"
 
 
 def cluster_nodes() -> list[Node]:
-    """Return the resources of each living node of the connected cluster, whoever uses them."""
+    """Return the resources of each living node of the connected cluster, whether they are free or not."""
     return [node["Resources"] for node in ray.nodes() if node["Alive"]]
 
 
 def free_nodes() -> list[Node]:
-    """Return what nobody has reserved on each living node of the connected cluster at this moment.
+    """Return the resources of each living node of the connected cluster that are not reserved at this moment.
 
-    What a run has just given up may still be missing, for Ray takes it back after a second or so.
+    Resources that a run has just released may be missing: Ray takes about a second to count them as free.
     """
     status = get_cluster_status(ray.get_runtime_context().gcs_address)
     return [
@@ -133,10 +139,10 @@ def free_nodes() -> list[Node]:
 def cluster_grows() -> bool:
     """Return whether an autoscaler adds nodes to the connected cluster.
 
-    Ray has no question for it, but its autoscalers give nodes types with names: the first in a report that it leaves in
-    the cluster's state, even before there is a node; the second with the nodes themselves. KubeRay names the nodes of
-    its clusters of fixed size as well, which are then taken for growing: a run waits there, and says so, where it would
-    be refused elsewhere.
+    Ray has no interface for this question, but its autoscalers give names to the types of nodes. Version 1 writes them
+    to a report in the state of the cluster, even before there is a node. Version 2 attaches them to the nodes. KubeRay
+    names the nodes of clusters of fixed size as well. Such a cluster is taken for one that grows, so a run that does
+    not fit waits there, with a message, instead of being refused.
     """
     if report := _internal_kv_get(DEBUG_AUTOSCALING_STATUS):
         return has_autoscaler(json.loads(report).get("autoscaler_report", {}).get("node_type_mapping", {}).values())
@@ -145,12 +151,12 @@ def cluster_grows() -> bool:
 
 
 def has_autoscaler(node_types: Iterable[str]) -> bool:
-    """Return whether any type has a name of its own: nodes that were joined by hand have types called `node_ID`."""
+    """Return whether any type has a proper name. Ray calls the types of nodes that were added by hand `node_ID`."""
     return any(name and not re.fullmatch(r"node_[0-9a-f]{56}", name) for name in node_types)
 
 
 def _workers_on(compute: ComputeConfig, node: Node) -> int:
-    """Workers that fit on a node; a fraction of a GPU never spans two."""
+    """Return how many workers fit on a node. A worker's fraction of a GPU cannot be split over two GPUs."""
     by_cpu = math.floor(node.get("CPU", 0.0) / compute.num_cpus)
     gpus, have = gpus_per_worker(compute), node.get("GPU", 0.0)
     if not gpus:

@@ -1,4 +1,4 @@
-"""Where results go, and whether every node of the cluster sees it."""
+"""Choose the storage of a run's results, and check that every node of the cluster can see it."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from raydis.store import Location, Store
 
 
 def lasting_storage(storage: str) -> str:
-    """Where results go: a relative folder of a Ray job is below home, for Ray deletes the job's working directory."""
+    """Return the storage with relative folders of a Ray job moved below home; Ray deletes a job's working directory."""
     in_job = "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ
     return str(Location.parse(storage, relative_to=Path.home())) if in_job else storage
 
 
 def check_storage(store: Store, key: str) -> None:
-    """Look for a file that was just written from every node: a local folder is often one node's own.
+    """Check that every node sees a file that was just written, as nodes often do not share a local folder.
 
     Raises:
-        ResourceError: a node does not see it.
+        ResourceError: a node does not see the file.
     """
     folder = store.location.folder
     if folder is None:

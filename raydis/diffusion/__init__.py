@@ -1,1 +1,1 @@
-"""Noise schedules, the denoising objective and samplers."""
+"""Diffusion: noise schedules, the denoising objective, and samplers."""

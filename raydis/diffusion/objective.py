@@ -1,6 +1,6 @@
-"""The denoising objective: noise latents at a random time, and compare predicted with true noise.
+"""The denoising objective: add noise to latents at random times, and measure the error of the network's prediction.
 
-B batch, C H W latent, T timesteps of the schedule.
+B batch, C H W latent, T timesteps of the schedule, ab (alpha_bar) the share of the signal's variance at a time.
 """
 
 from __future__ import annotations
@@ -13,23 +13,24 @@ from raydis.diffusion.schedule import alpha_bars
 
 
 def add_noise(latents: Tensor, noise: Tensor, alpha_bar: Tensor) -> Tensor:
-    """z_t = sqrt(ab_t) z_0 + sqrt(1 - ab_t) eps, with alpha_bar (B,) already looked up at t."""
+    """Return z_t = sqrt(ab_t) z_0 + sqrt(1 - ab_t) eps, where alpha_bar (B,) is the schedule's value at t."""
     alpha_bar = alpha_bar.view(-1, 1, 1, 1)
     return alpha_bar.sqrt() * latents + (1.0 - alpha_bar).sqrt() * noise
 
 
 class Objective(nn.Module):
-    """Schedule, training times, what the network predicts, and the distance to it.
+    """The noise schedule, the training times, the target of the network's prediction, and the loss.
 
     Args:
         schedule: see `alpha_bars`.
         num_timesteps: T.
-        prediction: `noise` as published; `velocity`, v = sqrt(ab) eps - sqrt(1 - ab) z_0; or `sample`, z_0 itself (all
-            three: Salimans & Ho, arXiv 2202.00512). Noise weighs an error in z_0 by sqrt(ab / (1 - ab)): where the
-            tokens alone must say what the picture is, it hardly counts. Velocity weighs it by 1 / sqrt(1 - ab), but
-            the network must still carry all of z_t to its end. A network that predicts the sample need not, and an
-            error in z_0 counts alike at all times: what a small network and a short run need.
-        loss: `l1` (as DyGA+SD and EncDiff are trained) or `l2`.
+        prediction: what the network predicts: `noise` as published; `velocity`, v = sqrt(ab) eps - sqrt(1 - ab) z_0; or
+            `sample`, z_0 itself (all three: Salimans & Ho, arXiv 2202.00512). With `noise`, an error in z_0 has the
+            weight sqrt(ab / (1 - ab)). It hardly counts at times at which the latents are nearly noise, where only the
+            tokens can tell what the image is. With `velocity` the weight is 1 / sqrt(1 - ab), but the output of the
+            network must still contain all of z_t. With `sample` it need not, and an error in z_0 has the same weight at
+            all times, which suits small networks and short runs.
+        loss: `l1` (as in DyGA+SD and EncDiff) or `l2`.
     """
 
     def __init__(self, *, schedule: str, num_timesteps: int, loss: str, prediction: str = "noise") -> None:
@@ -49,11 +50,11 @@ class Objective(nn.Module):
         self.alpha_bars: Tensor
 
     def draw_timesteps(self, batch_size: int, generator: torch.Generator) -> Tensor:
-        """(B,) integers in [0, T), uniform, on the generator's device."""
+        """Draw times (B,) uniformly from the integers in [0, T), on the generator's device."""
         return torch.randint(self.num_timesteps, (batch_size,), generator=generator, device=generator.device)
 
     def target(self, latents: Tensor, noise: Tensor, alpha_bar: Tensor) -> Tensor:
-        """What the network is to predict for z_0 and eps (B, C, H, W) at alpha_bar (B,)."""
+        """Return the target of the prediction for z_0 and eps (B, C, H, W) at alpha_bar (B,)."""
         alpha_bar = alpha_bar.view(-1, 1, 1, 1)
         match self.prediction:
             case "noise":
@@ -64,7 +65,7 @@ class Objective(nn.Module):
                 return latents
 
     def sample(self, predicted: Tensor, noisy: Tensor, alpha_bar: Tensor) -> Tensor:
-        """The z_0 that a prediction for z_t (B, C, H, W) at alpha_bar (B,) > 0 amounts to."""
+        """Convert a prediction for z_t (B, C, H, W) at alpha_bar (B,) > 0 to the z_0 that it implies."""
         alpha_bar = alpha_bar.view(-1, 1, 1, 1)
         match self.prediction:
             case "noise":
@@ -75,6 +76,6 @@ class Objective(nn.Module):
                 return predicted
 
     def loss(self, predicted: Tensor, target: Tensor) -> Tensor:
-        """Mean distance of prediction and target, both (B, C, H, W) -> scalar."""
+        """Return the mean distance between prediction and target, both (B, C, H, W), as a scalar."""
         distance = F.l1_loss if self.kind == "l1" else F.mse_loss
         return distance(predicted.to(target.dtype), target)

@@ -1,14 +1,15 @@
-"""Samplers: from noise to latents along the probability-flow ODE, without further randomness, and back again.
+"""Deterministic samplers: they solve the probability-flow ODE from noise to latents, and DDIM also in reverse.
 
-All are fed the network's prediction x of z_0. With a = sqrt(ab), s = sqrt(1 - ab) and l = log(a / s), a step from l to
-l + h would be exact for an x that stays the same (Lu et al., arXiv 2211.01095, proposition 4.1):
+B batch, C H W latent, S sampling steps, T timesteps of the schedule, ab (alpha_bar) a value of the schedule.
+
+All samplers work on the network's prediction x of z_0. Let a = sqrt(ab), s = sqrt(1 - ab) and l = log(a / s). If x did
+not change between l and l + h, this step would be exact (Lu et al., arXiv 2211.01095, proposition 4.1):
 
     z' = (s' / s) z + a' (1 - exp(-h)) x
 
-`ddim` takes this step, `dpmpp_2m` lets x go on along l as it last changed, and `unipc` moreover corrects each z by the
-x that is found there. Every sampler calls the network once a step, and its last step, to s = 0, is x itself.
-
-B batch, C H W latent, S sampling steps, T timesteps of the schedule.
+`ddim` uses this step. `dpmpp_2m` extrapolates x linearly along l from its last change. `unipc` does the same, and then
+corrects each z with the x that the network predicts there. Every sampler calls the network once for each step. The last
+step leads to s = 0, and its result is x itself.
 """
 
 from __future__ import annotations
@@ -23,7 +24,8 @@ from torch import Tensor
 
 Sampler = Literal["ddim", "dpmpp_2m", "dpmpp_2m_karras", "unipc"]
 SAMPLERS: tuple[Sampler, ...] = get_args(Sampler)
-# 20 steps of UniPC end nearer to where DDIM's 1000 do than 50 of DDIM: `python -m tests.benchmarks.samplers`.
+# 20 steps of UniPC end nearer to the result of 1000 DDIM steps than 50 steps of DDIM do, as
+# `python -m tests.benchmarks.samplers` shows.
 DEFAULT_SAMPLER: Sampler = "unipc"
 DEFAULT_STEPS = 20
 LEAST_ALPHA_BAR = 5e-4  # ldm_linear ends at 6.7e-4
@@ -32,20 +34,20 @@ PredictSample = Callable[[Tensor, Tensor], Tensor]  # z_t (B, C, H, W) and t (B,
 
 
 class Step(NamedTuple):
-    """From one time to the next: coefficients in double precision, on the host."""
+    """The coefficients of a step from one time to the next, in double precision on the host."""
 
     time: int
     shrink: float  # s' / s
     gain: float  # a' (1 - exp(-h))
-    trend: float  # how much of x's last change the predictor adds to x
-    corrector: tuple[float, float]  # how much of x's last change and of the one to come UniC adds to it
+    trend: float  # the weight with which the predictor adds the last change of x to x
+    corrector: tuple[float, float]  # the weights with which UniC adds the last change of x and the coming one
 
 
 def sample(sampler: Sampler, predict: PredictSample, noise: Tensor, alpha_bars: Tensor, num_steps: int) -> Tensor:
     """Integrate from z_T = noise (B, C, H, W) to z_0 (B, C, H, W).
 
     Args:
-        predict: called S times.
+        predict: returns the prediction of z_0; called S times.
         alpha_bars: (T,).
         num_steps: S, in [1, T].
 
@@ -67,11 +69,11 @@ def sample(sampler: Sampler, predict: PredictSample, noise: Tensor, alpha_bars: 
 
 
 def leading_timesteps(num_timesteps: int, num_steps: int) -> list[int]:
-    """Evenly spaced times, falling: 100 of 1000 gives 991, 981, ..., 1, as latent-diffusion spaces them.
+    """Return evenly spaced times in falling order, as latent-diffusion does: 991, 981, ..., 1 for 100 steps of 1000.
 
-    That code rounds the stride down where S does not divide T, so that 300 of 1000 would start at 898, as if its
-    latents were noise alone; here each time is rounded on its own and 300 start at 997. A single step starts at T - 1:
-    at time 1 it would return the noise that it was given. All T steps visit every time, 0 too.
+    If S does not divide T, latent-diffusion rounds the stride down: 300 steps of 1000 start at 898, where latents are
+    not noise alone, as the sampler assumes. Here each time is rounded separately, and 300 steps start at 997. A single
+    step starts at T - 1, as at time 1 it would return the noise unchanged. T steps visit every time, including 0.
     """
     _check_steps(num_steps, num_timesteps)
     if num_steps == 1:
@@ -81,19 +83,20 @@ def leading_timesteps(num_timesteps: int, num_steps: int) -> list[int]:
 
 
 def linspace_timesteps(alpha_bars: Tensor, num_steps: int) -> list[int]:
-    """Evenly spaced times, falling from `last_timestep`, where latents are noise, to 0, where next to none is left.
+    """Return evenly spaced times in falling order, from `last_timestep`, where latents are nearly noise, to 0.
 
-    Twenty leading times start at 951; what is wrong there is more than a solver of order two then does wrong.
+    Twenty `leading_timesteps` would start at 951, where latents are not noise yet. The resulting error is larger than
+    that of a solver of order two.
     """
     _check_steps(num_steps, len(alpha_bars))
     return np.linspace(last_timestep(alpha_bars, num_steps), 0, num_steps).round().astype(int).tolist()
 
 
 def karras_timesteps(alpha_bars: Tensor, num_steps: int) -> list[int]:
-    """Times with s / a spaced by Karras et al. (arXiv 2206.00364, equation 5, rho = 7), from `last_timestep` to 0.
+    """Return times from `last_timestep` to 0 with the spacing of s / a by Karras et al. (arXiv 2206.00364).
 
-    The network was taught whole times: each level moves to the nearest one, and where several share a time, to the next
-    free ones.
+    The spacing is equation 5 with rho = 7. As the network was trained at integer times, each time is rounded to an
+    integer; times that would coincide move to the next free integers.
     """
     _check_steps(num_steps, len(alpha_bars))
     levels = alpha_bars[: last_timestep(alpha_bars, num_steps) + 1].cpu().double().numpy()
@@ -106,17 +109,18 @@ def karras_timesteps(alpha_bars: Tensor, num_steps: int) -> list[int]:
 
 
 def last_timestep(alpha_bars: Tensor, num_steps: int) -> int:
-    """Where sampling from noise starts: the last time with ab >= 5e-4, or a later one where S asks for more.
+    """Return the time at which sampling starts: the last one with ab >= 5e-4, or S - 1 if that is later.
 
-    `cosine` goes on to ab = 2.4e-9, where a z_0 told by its noise, (z - s eps) / a, has 20,000 times the error of eps.
+    The schedule `cosine` continues to ab = 2.4e-9. There, a z_0 that is computed from predicted noise, (z - s eps) / a,
+    has 20,000 times the error of eps.
     """
     return max(int((alpha_bars >= LEAST_ALPHA_BAR).sum()), num_steps) - 1
 
 
 def solver_steps(alpha_bars: Tensor, times: Sequence[int]) -> list[Step]:
-    """The steps from each of the falling times to the next, and from the last one to s = 0.
+    """Return the steps from each of the falling times to the next, and from the last time to s = 0.
 
-    The first is of order one, having no x before it, and the last, whose h is infinite.
+    The first step is of order one because there is no earlier x, and the last step because its h is infinite.
     """
     levels = _levels(alpha_bars, times)
     steps, h_before = [], math.inf
@@ -132,7 +136,7 @@ def solver_steps(alpha_bars: Tensor, times: Sequence[int]) -> list[Step]:
 
 @torch.no_grad()
 def ddim_sample(predict: PredictSample, noise: Tensor, steps: Sequence[Step]) -> Tensor:
-    """DDIM with eta = 0 (Song et al., arXiv 2010.02502, equation 12), which is DPM-Solver++ of order one."""
+    """Sample by DDIM with eta = 0 (Song et al., arXiv 2010.02502, equation 12), which is DPM-Solver++ of order one."""
     z = noise
     for step in steps:
         z = step.shrink * z + step.gain * predict(z, _at(step.time, z))
@@ -141,7 +145,7 @@ def ddim_sample(predict: PredictSample, noise: Tensor, steps: Sequence[Step]) ->
 
 @torch.no_grad()
 def dpmpp_sample(predict: PredictSample, noise: Tensor, steps: Sequence[Step]) -> Tensor:
-    """DPM-Solver++(2M) (Lu et al., arXiv 2211.01095, algorithm 2)."""
+    """Sample by DPM-Solver++(2M) (Lu et al., arXiv 2211.01095, algorithm 2)."""
     z = before = noise
     for step in steps:
         x = predict(z, _at(step.time, z))
@@ -152,10 +156,10 @@ def dpmpp_sample(predict: PredictSample, noise: Tensor, steps: Sequence[Step]) -
 
 @torch.no_grad()
 def unipc_sample(predict: PredictSample, noise: Tensor, steps: Sequence[Step]) -> Tensor:
-    """UniPC of order two with B(h) = exp(h) - 1 (Zhao et al., arXiv 2302.04867, algorithms 1 and 2).
+    """Sample by UniPC of order two with B(h) = exp(h) - 1 (Zhao et al., arXiv 2302.04867, algorithms 1 and 2).
 
-    Its predictor is DPM-Solver++(2M). Its corrector repeats the step that led to z, now that x at z is known too; one
-    call of the network serves both.
+    The predictor is DPM-Solver++(2M). The corrector repeats the step that led to z, with the x that the network
+    predicts at z. The predictor then uses the same x, so one call of the network serves both.
     """
     z = start = before = earlier = noise
     last: Step | None = None
@@ -172,18 +176,23 @@ def unipc_sample(predict: PredictSample, noise: Tensor, steps: Sequence[Step]) -
 
 @torch.no_grad()
 def ddim_invert(predict: PredictSample, latents: Tensor, alpha_bars: Tensor, num_steps: int) -> Tensor:
-    """From z_0 (B, C, H, W) to the z_T (B, C, H, W) that `ddim` would bring to it in as many steps, nearly.
+    """Invert DDIM: return the noise from which `ddim` draws the given latents in the same number of steps, nearly.
 
-    A DDIM step from z at (a, s) to z' at (a', s') has the noise e = (z - a x(z)) / s in it, so that
+    A DDIM step from z at (a, s) to z' at (a', s') contains the noise e(z) = (z - a x(z)) / s, so that
 
-        z = (a / a') z' + (s - s' a / a') e(z),
+        z = (a / a') z' + (s - s' a / a') e(z).
 
-    which has z on both sides (Meiri et al., arXiv 2312.12540). The usual inversion takes e(z') for e(z). Here e is
-    found where z would be if e were still that of the step before: one call of the network a step as well, and an error
-    of second order in the steps, not of first. What the network's last x does not take from its z, no inversion keeps.
+    This equation has z on both sides (Meiri et al., arXiv 2312.12540). The usual inversion replaces e(z) by e(z').
+    Here z is first estimated with the noise of the previous step, and e is evaluated at this estimate. This also takes
+    one call of the network for each step, but its error is of second order in the step size instead of first. Details
+    that the last x does not take from its z are lost in any inversion.
 
     Args:
         predict, alpha_bars, num_steps: as for `sample`.
+        latents: z_0, (B, C, H, W).
+
+    Returns:
+        z_T, (B, C, H, W).
     """
     times = leading_timesteps(len(alpha_bars), num_steps)[::-1]
     z, noise, last_a, last_s = latents, torch.zeros_like(latents), 1.0, 0.0
@@ -202,15 +211,15 @@ def _check_steps(num_steps: int, num_timesteps: int) -> None:
 
 
 def _levels(alpha_bars: Tensor, times: Sequence[int]) -> list[tuple[float, float]]:
-    """(a, s) of each time: looked up on the host once, so that the loops launch no copies and wait for nothing."""
+    """Return (a, s) of each time. One look-up on the host spares the samplers a copy from the device at each step."""
     chosen = alpha_bars[torch.tensor(times, device=alpha_bars.device)].tolist()
     return [(level**0.5, (1.0 - level) ** 0.5) for level in chosen]
 
 
 def _corrector(h: float, h_before: float) -> tuple[float, float]:
-    """UniC's weights: where h_before is infinite those of order one, else the solution of its equation 5 for order two.
+    """Return the weights of UniC: of order one if h_before is infinite, else the solution of its equation 5.
 
-    In units of h, x is known at -h_before / h, at 0 and, to be weighed, at 1.
+    In units of h, x is known at -h_before / h, at 0, and at 1, where the corrector evaluates it.
     """
     if h_before == math.inf:
         return 0.0, 0.5

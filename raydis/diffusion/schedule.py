@@ -1,4 +1,4 @@
-"""Noise schedules of the forward process q(z_t | z_0) = N(sqrt(ab_t) z_0, (1 - ab_t) I), t = 0..T-1."""
+"""Noise schedules of diffusion models: ab_t in q(z_t | z_0) = N(sqrt(ab_t) z_0, (1 - ab_t) I) for t = 0..T-1."""
 
 from __future__ import annotations
 
@@ -8,13 +8,18 @@ import numpy as np
 
 
 def alpha_bars(name: str, num_timesteps: int = 1000) -> np.ndarray:
-    """Cumulative products ab_t of 1 - beta_t, float64, shape (T,), strictly decreasing.
+    """Return the cumulative products ab_t of 1 - beta_t, float64, shape (T,), strictly decreasing.
 
-    `ldm_linear` is latent-diffusion's "linear" with EncDiff's ends: sqrt(beta) runs linearly from
-    sqrt(0.0015) to sqrt(0.0155) for T = 1000 (arXiv 2112.10752 code). Any other T scales its betas by 1000 / T, up to
-    0.999, as guided-diffusion's "linear" does (arXiv 2105.05233 code), so that z_(T-1) is next to noise for all T, as
-    sampling takes it to be: unscaled, 100 steps would end at ab = 0.48. `cosine` is Nichol & Dhariwal's with s = 0.008
-    and beta clipped at 0.999 (arXiv 2102.09672, equation 17).
+    `ldm_linear` is the schedule "linear" of latent-diffusion with EncDiff's limits: for T = 1000, sqrt(beta) grows
+    linearly from sqrt(0.0015) to sqrt(0.0155) (code of arXiv 2112.10752). For another T, the betas are multiplied by
+    1000 / T and limited to 0.999, as in guided-diffusion's "linear" (code of arXiv 2105.05233). Sampling assumes that
+    z_(T-1) is nearly noise; without this factor, a schedule of 100 steps would end at ab = 0.48.
+
+    `cosine` is the schedule of Nichol & Dhariwal with s = 0.008 and beta limited to 0.999 (arXiv 2102.09672, equation
+    17).
+
+    Raises:
+        ValueError: an unknown name.
     """
     if name == "ldm_linear":
         betas = np.linspace(math.sqrt(0.0015), math.sqrt(0.0155), num_timesteps) ** 2

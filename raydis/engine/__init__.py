@@ -1,1 +1,1 @@
-"""Train, evaluate, save and edit: the algorithms as a whole, without Ray."""
+"""The training loop and the evaluation of a method on one worker or several, without Ray."""

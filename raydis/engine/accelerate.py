@@ -1,8 +1,9 @@
-"""Fewer launches a training step: compiled blocks, and the whole step as one CUDA graph.
+"""Make a training step launch fewer kernels: compile blocks of the network, or capture the step as one CUDA graph.
 
-A step of a small network is over a thousand kernels of a few microseconds each, and a GPU can wait longer for their
-launches than it computes. Compilation fuses kernels; a graph launches all of them at once. Both need shapes that never
-change, which the loader and the anchors' padded buffers give, and a host that reads nothing back within the step.
+A step of a small network consists of more than a thousand kernels of a few microseconds each, and a GPU may wait for
+their launches longer than it computes. Compilation fuses kernels, and a CUDA graph launches all of them at once. Both
+need tensors of fixed shapes, and a step that reads no values back from the device. The loader and the padded buffers of
+the anchors have fixed shapes for this reason.
 """
 
 from __future__ import annotations
@@ -21,14 +22,14 @@ from raydis.models.blocks import ResBlock, TokenTransformer
 Tensors: TypeAlias = dict[str, Tensor]
 Function: TypeAlias = Callable[[Tensors], Tensors]
 Mode = Literal["off", "blocks", "graph", "full"]
-WARMUP_CALLS = 3  # before a capture, as in PyTorch's notes on CUDA graphs: libraries choose, compilers compile
+WARMUP_CALLS = 3  # before a capture, as in PyTorch's notes on CUDA graphs: libraries then choose their algorithms
 
 
 def resolve_mode(compute: ComputeConfig, device: torch.device) -> Mode:
-    """`compute.compile`, if this device can do it.
+    """Return `compute.compile` if the device supports it.
 
     Raises:
-        ResourceError: a graph is asked for where there is no GPU.
+        ResourceError: the configuration asks for a CUDA graph, and the device is not a GPU.
     """
     if compute.compile in ("graph", "full") and device.type != "cuda":
         raise ResourceError(
@@ -39,15 +40,15 @@ def resolve_mode(compute: ComputeConfig, device: torch.device) -> Mode:
 
 
 def compile_blocks(network: nn.Module, backend: str = "inductor") -> None:
-    """Give every residual block and transformer of a network to torch.compile, in place; compiled at their first use.
+    """Compile each residual block and each transformer of a network in place. The first call of a block compiles it.
 
-    Blocks of equal shapes share their code, so that start-up grows with the kinds of blocks and not with their number.
-    A block that cannot be compiled whole is an error, never a slower run.
+    Blocks of equal shapes share their code, so the time of the compilation depends on the number of different blocks. A
+    block that cannot be compiled as a whole raises an error instead of making the run slower.
     """
-    import torch._dynamo  # a second, for runs that compile alone
+    import torch._dynamo  # takes a second, so only runs that compile import it
 
     blocks = [module for module in network.modules() if isinstance(module, ResBlock | TokenTransformer)]
-    # Torch gives up on a function after 8 kinds of arguments. A block is one kind, and a process may hold many runs.
+    # Torch stops compiling a function after 8 variants. Each block is a variant, and a process may hold several runs.
     for name in ("recompile_limit", "accumulated_recompile_limit"):
         setattr(torch._dynamo.config, name, getattr(torch._dynamo.config, name) + len(blocks))
     for block in blocks:
@@ -55,7 +56,7 @@ def compile_blocks(network: nn.Module, backend: str = "inductor") -> None:
 
 
 def naming_compiler_errors(step: Function) -> Function:
-    """The same function; what torch.compile raises within it becomes a FitError that says how to do without."""
+    """Return the same function, but turn errors of torch.compile into a FitError that names the setting to change."""
     from torch._dynamo.exc import TorchDynamoException
 
     @functools.wraps(step)
@@ -72,10 +73,10 @@ def naming_compiler_errors(step: Function) -> Function:
 
 
 class Graph(Protocol):
-    """A recording of device work."""
+    """A recording of work on a device."""
 
     def warm_up(self, call: Callable[[], Tensors]) -> Tensors:
-        """Run a call where it will be captured."""
+        """Run a call on the stream on which it will be captured."""
         ...
 
     def capture(self, call: Callable[[], Tensors]) -> Tensors:
@@ -83,12 +84,12 @@ class Graph(Protocol):
         ...
 
     def replay(self) -> None:
-        """Run what was recorded."""
+        """Run the recorded work."""
         ...
 
 
 class CudaGraph:
-    """torch.cuda.graph with its warm-up, on one side stream (PyTorch's notes on CUDA graphs, whole-network capture)."""
+    """A CUDA graph, captured on a side stream after a warm-up there (PyTorch's notes on CUDA graphs)."""
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
@@ -113,14 +114,14 @@ class CudaGraph:
 
 
 class Captured:
-    """A function of named tensors that is called WARMUP_CALLS times, then captured, and replayed from then on.
+    """A function of named tensors that is called WARMUP_CALLS times, then captured, and then replayed.
 
-    Random numbers within it follow torch's global generator as in a plain call: each replay starts from its state.
+    Random numbers follow torch's global generator as in a plain call: each replay starts from its present state.
 
     Args:
-        function: works on the device alone, on arguments of the same names and shapes every time, and writes whatever
-            it changes in place.
-        graph: what records it.
+        function: a function that works on the device alone, takes tensors of the same names and shapes in every call,
+            and changes other tensors in place only.
+        graph: the recording to fill and to replay.
     """
 
     def __init__(self, function: Function, graph: Graph) -> None:
@@ -131,10 +132,10 @@ class Captured:
         self._num_calls = 0
 
     def __call__(self, tensors: Tensors) -> Tensors:
-        """Return the function's results; from the capture on in tensors that the next call overwrites.
+        """Return the results of the function. After the capture, the next call overwrites the returned tensors.
 
         Raises:
-            ValueError: other names or shapes than before.
+            ValueError: the tensors have other names or shapes than in the first call.
             FitError: the function cannot be captured.
         """
         if not self._inputs:
@@ -166,5 +167,5 @@ class Captured:
 
 
 def _summary(error: Exception) -> str:
-    """The beginning of what torch says, which can be pages."""
+    """Return the beginning of torch's message, which can be several pages long."""
     return f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"

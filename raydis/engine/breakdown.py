@@ -1,8 +1,10 @@
-"""Where the time of a training step goes, beside what this machine can at best do.
+"""Measure how long the parts of a training step take, and predict how long it takes on this machine at least.
 
-What a step is predicted to take follows from counted work and ceilings measured in the same call. Floating-point
-operations over the rate of a large matrix product are its floor. Operations over the rate of tiny ones bound a step
-that launches each of them; bytes over the rate of a large copy estimate one that fuses nothing and caches nothing.
+The predictions come from the counted work of a step and the peak rates of the device, measured in the same call:
+
+- The number of floating-point operations, divided by the rate of a large matrix product, is a lower bound of any step.
+- The number of operations, times the duration of a tiny one, is a lower bound of a step that launches each of them.
+- The number of bytes, divided by the rate of a large copy, estimates a step without fused operations and caches.
 """
 
 from __future__ import annotations
@@ -26,9 +28,9 @@ from raydis.engine.accelerate import WARMUP_CALLS
 from raydis.engine.state import Training
 from raydis.engine.step import Step, ema_update, make_moves, next_batch
 
-PHASES = ("data", "forward", "backward", "optimiser")  # the last: clipping, AdamW, anchors, average of the weights
+PHASES = ("data", "forward", "backward", "optimiser")  # the last includes clipping, hooks and the moving average
 MIN_STEPS = 3
-REPEATS = 5  # of a ceiling's measurement; the best counts
+REPEATS = 5  # measurements of each peak rate, of which the best counts
 MATRIX_SIZE = {"cpu": 1024, "cuda": 8192}
 COPY_BYTES = {"cpu": 2**28, "cuda": 2**31}
 NUM_TINY_OPS = 1000
@@ -37,11 +39,11 @@ NO_KERNEL = {"empty", "empty_like", "empty_strided", "new_empty", "_unsafe_view"
 
 @dataclass(frozen=True)
 class Ceilings:
-    """What a machine does at best, measured."""
+    """The measured peak rates of a device."""
 
-    flops_per_s: float  # of a square matrix product in the run's precision; of fp32 on a GPU, in TF32
-    bytes_per_s: float  # of a copy, bytes read and written
-    op_s: float  # of one operation on one number, in a row of them: its launch
+    flops_per_s: float  # of a square matrix product in the run's precision; for fp32 on a GPU, in TF32
+    bytes_per_s: float  # of a copy, counting bytes read and bytes written
+    op_s: float  # seconds of an operation on one number, which are those of its launch
 
 
 @dataclass(frozen=True)
@@ -49,14 +51,14 @@ class Phase:
     """One part of a step."""
 
     seconds: float  # median
-    num_ops: int  # that start work: no views
-    num_flops: int  # of matrix products and convolutions, a multiply-add counting two
-    num_bytes: int  # read and written by all operations, if nothing is fused or stays in a cache
+    num_ops: int  # operations that start work on the device, without views
+    num_flops: int  # of matrix products and convolutions; a multiply-add counts as two
+    num_bytes: int  # read and written by all operations, if none are fused and nothing stays in a cache
 
 
 @dataclass(frozen=True)
 class Breakdown:
-    """A step, taken apart and whole; `step_s` is that of the run itself, launched as `mode` says."""
+    """The measurements of a training step: its phases, and the time `step_s` of a whole step, launched by `mode`."""
 
     batch_size: int
     precision: str
@@ -76,10 +78,9 @@ class Breakdown:
 
     @property
     def floors(self) -> dict[str, float]:
-        """Seconds that a step predictably takes, by what bounds it: at least, where the name does not say when.
+        """Predicted seconds of a step, by the name of the bound. A bound that does not hold for the mode is left out.
 
-        Compiled blocks and graphs launch fewer operations than are counted, and compiled blocks fuse them: what does
-        not hold for the mode is left out.
+        Compiled blocks and graphs launch fewer operations than we count, and compiled blocks fuse them.
         """
         phases, ceilings = self.phases.values(), self.ceilings
         floors = {"matrix products": self.num_flops / ceilings.flops_per_s}
@@ -91,12 +92,14 @@ class Breakdown:
 
 
 def take_apart(training: Training, *, num_steps: int = 10, limit_s: float = math.inf) -> Breakdown:
-    """Time a training's next steps: in parts, and as the run takes them. They change its weights as any step does.
+    """Time the next steps of a training, first phase by phase and then as a whole. They change its weights.
 
-    The parts stop after `num_steps` steps, or when half of `limit_s` seconds of the clock have passed, but not before
-    MIN_STEPS; as many follow as the run takes them.
+    CUDA time is that of the device between events. CPU time is that of this process, so other programs do not count.
 
-    CUDA time is that of the device between events. CPU time is that of this process, whatever else the machine does.
+    Args:
+        training: the training, which goes on by as many steps as are timed.
+        num_steps: largest number of steps that are timed phase by phase; as many whole steps follow.
+        limit_s: wall-clock seconds. Timing by phases stops after half of them, but not before MIN_STEPS steps.
     """
     for _ in range(WARMUP_CALLS):
         _phased_step(training, lambda name: None)
@@ -125,7 +128,7 @@ def take_apart(training: Training, *, num_steps: int = 10, limit_s: float = math
 
 
 def measure_ceilings(device: torch.device, precision: str) -> Ceilings:
-    """What this device does at best, in a second or two."""
+    """Measure the peak rates of a device, which takes a second or two."""
     dtype = torch.bfloat16 if precision == "bf16" else torch.float32
     size = MATRIX_SIZE[device.type]
     a, b = torch.randn(2, size, size, device=device, dtype=dtype)
@@ -141,7 +144,7 @@ def measure_ceilings(device: torch.device, precision: str) -> Ceilings:
         return min(seconds(call, device) for _ in range(REPEATS))
 
     asked = torch.get_float32_matmul_precision()
-    torch.set_float32_matmul_precision("high")  # TF32 on a GPU, as its fp32 convolutions run: exact ones are no ceiling
+    torch.set_float32_matmul_precision("high")  # TF32 on a GPU, which its fp32 convolutions use as well
     try:
         product_s = best(lambda: torch.mm(a, b))
     finally:
@@ -154,7 +157,7 @@ def measure_ceilings(device: torch.device, precision: str) -> Ceilings:
 
 
 def seconds(call: Callable[[], object], device: torch.device) -> float:
-    """Time of a call and of the device work that it starts; on a CPU, of this process."""
+    """Return the seconds of a call and of the device work that it starts; on a CPU, those of this process."""
     if device.type != "cuda":
         start = time.process_time()
         call()
@@ -167,7 +170,7 @@ def seconds(call: Callable[[], object], device: torch.device) -> float:
 
 
 def describe(breakdown: Breakdown) -> str:
-    """The breakdown as a table."""
+    """Return the breakdown as a table for the terminal."""
     phases, ceilings = breakdown.phases, breakdown.ceilings
     total = sum(phase.seconds for phase in phases.values())
     lines = [
@@ -208,7 +211,7 @@ def _phased_step(training: Training, mark: Callable[[str], None]) -> None:
 
 
 def _timed_step(training: Training) -> dict[str, float]:
-    """Seconds of each phase of a step."""
+    """Take a step and return the seconds of each phase."""
     names: list[str] = []
     if training.device.type != "cuda":
         marks = [time.process_time()]
@@ -233,19 +236,19 @@ def _timed_step(training: Training) -> dict[str, float]:
 
 
 def _by_phase(names: list[str], values: list[Any]) -> dict[str, Any]:
-    """Sums of the values by phase."""
+    """Add up the values of each phase."""
     return {phase: sum(value for name, value in zip(names, values, strict=True) if name == phase) for phase in PHASES}
 
 
 def _work(training: Training) -> list[tuple[str, Phase]]:
-    """What each phase of a step does, counted on two more steps; without seconds."""
+    """Take two more steps to count the work of each phase; the seconds of the phases are 0."""
     ops, flops = OpCounter(), FlopCounterMode(display=False)
     counted: list[tuple[str, int, int]] = [("", 0, 0)]
     totals: list[tuple[str, int]] = [("", 0)]
     with torch.compiler.set_stance("force_eager"):
         with ops:
             _phased_step(training, lambda name: counted.append((name, ops.num_ops, ops.num_bytes)))
-        # torch counts matrix products, and a CPU's fused attention is none to it.
+        # Torch counts matrix products alone, and would miss those within a CPU's fused attention.
         with flops, sdpa_kernel(SDPBackend.MATH):
             _phased_step(training, lambda name: totals.append((name, flops.get_total_flops())))
     names = [name for name, *_ in counted[1:]]
@@ -256,7 +259,7 @@ def _work(training: Training) -> list[tuple[str, Phase]]:
 
 
 class OpCounter(TorchDispatchMode):
-    """Counts operations that start work, and the bytes of the tensors that they read and write."""
+    """A mode that counts operations that start work, and the bytes of the tensors that they read and write."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -271,7 +274,7 @@ class OpCounter(TorchDispatchMode):
         self.num_bytes += _num_bytes((args, kwargs))
         given = dict(zip((argument.name for argument in func._schema.arguments), args, strict=False)) | kwargs
         for argument in func._schema.arguments:
-            # AdamW may write to gradients, where it unscales them; here it does not.
+            # AdamW's schema says that it writes to gradients, but it only does so to unscale them, which we never ask.
             if argument.alias_info and argument.alias_info.is_write and argument.name != "grads":
                 self.num_bytes += _num_bytes(given.get(argument.name))
         if all(returned.alias_info is None for returned in func._schema.returns):

@@ -1,4 +1,4 @@
-"""Where a run computes, and with how many threads: decided once, before anything is computed."""
+"""Choose the device and the number of threads of a run, before it computes anything."""
 
 from __future__ import annotations
 
@@ -28,15 +28,15 @@ def resolve_device(compute: ComputeConfig) -> torch.device:
 
 
 def num_threads(num_cpus: float) -> int:
-    """Return how many threads a process may run that has reserved `num_cpus` CPUs: as many, and at least one."""
+    """Return the number of threads of a process that has reserved `num_cpus` CPUs: one for each, and at least one."""
     return max(1, math.floor(num_cpus))
 
 
 def use_threads(count: int) -> None:
-    """Let this process compute with `count` threads from now on, in torch and in the linear algebra of numpy.
+    """Set the number of threads that torch and the linear algebra of numpy use in this process.
 
-    Both would otherwise start a thread for every core of the machine. The threads of several workers then wait for
-    each other's cores, which costs up to ten times the work.
+    By default, both start a thread for each core of the machine. The threads of several workers then compete for the
+    cores, which makes the work up to ten times slower.
     """
     torch.set_num_threads(count)
     threadpool_limits(limits=count, user_api="blas")

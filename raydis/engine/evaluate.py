@@ -1,4 +1,4 @@
-"""From a trained method and its data to scores: choose the images, encode them once, score the table.
+"""Score a trained method on its data set: choose the images, encode them once, and compute the metrics.
 
 M images encoded, N units, D unit width, F factors.
 """
@@ -20,12 +20,12 @@ from raydis.metrics.protocol import NUM_DRAWS, PUBLISHED, SEARCH, Protocol, Scor
 from raydis.metrics.reconstruction import psnr
 
 RECONSTRUCTED_IMAGES = 1024
-# Codes become constant where too large steps kill all ReLUs of the encoder's head, and infinite where weights do.
+# Too large a learning rate makes codes constant, if all ReLUs of the encoder's head die, or not finite.
 ADVICE = "lower train.learning_rate or raise train.warmup_images"
 
 
 def encode_images(method: Method, loader: Loader, indices: np.ndarray) -> np.ndarray:
-    """Return the codes of the images at `indices` (M,), float32 (M, N, D); in eval mode, batch by batch.
+    """Return the codes of the images at `indices` (M,), float32 (M, N, D), encoded in eval mode and in parts.
 
     Raises:
         MetricError: the method has no units.
@@ -41,7 +41,10 @@ def encode_images(method: Method, loader: Loader, indices: np.ndarray) -> np.nda
 
 
 def reconstruction_psnr(method: Method, loader: Loader) -> float | None:
-    """Return the mean PSNR, dB, of reconstructions of images spread evenly over the data; None where there are none."""
+    """Return the mean PSNR (peak signal-to-noise ratio, dB) of reconstructed images, spread evenly over the data.
+
+    Return None if the method reconstructs no images.
+    """
     count = len(loader.dataset)
     indices = np.linspace(0, count - 1, min(RECONSTRUCTED_IMAGES, count)).astype(np.int64)
     errors: list[np.ndarray] = []
@@ -54,10 +57,10 @@ def reconstruction_psnr(method: Method, loader: Loader) -> float | None:
 
 
 def scored_indices(dataset: FactorDataset, *, protocol: Protocol, max_images: int) -> np.ndarray:
-    """Images that a protocol looks at: all of them, or a fixed product sub-grid of at most `max_images`.
+    """Return the indices of the images that a protocol uses: all, or a fixed product sub-grid of at most `max_images`.
 
     Raises:
-        MetricError: two levels of each factor are more than `max_images`.
+        MetricError: a sub-grid with two levels of each factor already has more than `max_images` images.
     """
     if protocol.whole_data_set or dataset.space is None:
         return np.arange(len(dataset), dtype=np.int64)
@@ -66,13 +69,13 @@ def scored_indices(dataset: FactorDataset, *, protocol: Protocol, max_images: in
 
 
 def check_scorable(dataset: FactorDataset, config: EvaluationConfig) -> None:
-    """Find what `evaluate` would refuse whatever the method, before anything is trained.
+    """Check before training that `evaluate` will not refuse the data set.
 
     Raises:
-        MetricError: as `evaluate` does: a sub-grid that cannot be drawn, or fewer than two factors that vary.
+        MetricError: as in `evaluate`: a sub-grid that cannot be drawn, or fewer than two factors that vary.
     """
     if config.protocol != "none" and dataset.space is not None:
-        for protocol in {_protocol(config), SEARCH}:  # rungs and the diagnosis of anchors look at the latter's images
+        for protocol in {_protocol(config), SEARCH}:  # rungs and `Method.diagnose` use SEARCH
             check_varying(dataset.factors(scored_indices(dataset, protocol=protocol, max_images=config.max_images)))
 
 
@@ -86,13 +89,22 @@ def evaluate(
     num_draws: int = NUM_DRAWS,
     num_jobs: int = 1,
 ) -> Scores | None:
-    """Score a method by the configured protocol, or by the one given; None where the configured one is `none`.
+    """Score a method.
 
-    A data set without factors gives Scores of status `no_factors`; the reason of `invalid` ones says what to change.
-    For `num_draws` and `num_jobs` see `score`.
+    Args:
+        method: a method with units.
+        dataset: the data set that the images and their factors come from.
+        loader: of the same data set.
+        config: which protocol and which estimator to use.
+        protocol: replaces the protocol of the configuration, unless that is `none`.
+        num_draws, num_jobs: see `score`.
+
+    Returns:
+        the scores, or None if the protocol of the configuration is `none`. Without factors, their status is
+        `no_factors`. If their status is `invalid`, their reason says what to change.
 
     Raises:
-        MetricError: factors that cannot be scored; `check_scorable` finds them beforehand.
+        MetricError: the factors cannot be scored. `check_scorable` finds this beforehand.
     """
     if config.protocol == "none":
         return None

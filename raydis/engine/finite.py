@@ -1,4 +1,4 @@
-"""Whether a training is worth a checkpoint: a finite loss can stand beside weights that are not finite any more."""
+"""Check that all weights are finite before a checkpoint is written, since a finite loss does not imply it."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ if TYPE_CHECKING:
 
 
 def check_finite(training: Training) -> None:
-    """Refuse weights, averaged weights and optimiser moments that are not finite, before they replace a checkpoint.
+    """Check weights, averaged weights and optimiser moments before they replace a checkpoint.
 
-    All workers call this together, and all of them raise where one has to. Buffers outside of the trained networks may
-    hold infinities (a mixture marks absent components by -inf), but no NaN.
+    All workers must call this together. If one raises, all do. Buffers outside of the trained networks may hold
+    infinities (a mixture marks absent components by -inf), but no NaN.
 
     Raises:
-        FitError: one of them is not finite, on this worker or on another.
+        FitError: a tensor is not finite, on this worker or on another.
     """
     broken = not_finite(trained_tensors(training)) or with_nan(fitted_tensors(training))
     if training.workers.agree(not broken):
@@ -35,7 +35,7 @@ def check_finite(training: Training) -> None:
 
 
 def trained_tensors(training: Training) -> dict[str, Tensor]:
-    """Every floating tensor that a step of the optimiser changes, by name: of both methods, and moments."""
+    """Return the floating-point tensors that optimisers change, by name: weights, averaged weights, and moments."""
     found: dict[str, Tensor] = {}
     for owner, method in (("raw", training.method), ("averaged", training.average)):
         prefixes = {id(module): name for name, module in method.named_modules()}
@@ -49,7 +49,7 @@ def trained_tensors(training: Training) -> dict[str, Tensor]:
 
 
 def fitted_tensors(training: Training) -> dict[str, Tensor]:
-    """Every floating buffer of both methods, by name."""
+    """Return the floating-point buffers of the method and of its average, by name."""
     return {
         f"{owner} buffer {name}": tensor
         for owner, method in (("raw", training.method), ("averaged", training.average))
@@ -59,10 +59,10 @@ def fitted_tensors(training: Training) -> dict[str, Tensor]:
 
 
 def not_finite(tensors: Mapping[str, Tensor]) -> list[str]:
-    """Names of the tensors that hold NaN or an infinity.
+    """Return the names of the tensors that hold NaN or an infinity.
 
-    One sum a tensor tells, and is ten times as fast as `isfinite` on each number: it is finite unless the tensor is
-    not, or so large that its sum overflows. Those few are looked at again.
+    We first sum each tensor, which is ten times as fast as `isfinite` on each number. The sum is finite unless the
+    tensor is not, or the sum overflows. Only tensors whose sum is not finite are then checked number by number.
     """
     if not tensors:
         return []
@@ -77,5 +77,5 @@ def not_finite(tensors: Mapping[str, Tensor]) -> list[str]:
 
 
 def with_nan(tensors: Mapping[str, Tensor]) -> list[str]:
-    """Names of the tensors that hold NaN."""
+    """Return the names of the tensors that hold NaN."""
     return [name for name in not_finite(tensors) if bool(tensors[name].isnan().any())]

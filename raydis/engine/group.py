@@ -1,9 +1,8 @@
-"""The processes that share a run's batches, and what they tell each other.
+"""Communication between the workers of a run, which share its batches.
 
-Workers wait for each other in two ways. Inside of a step all of them compute the same, and one that does not come has
-failed: those waits end after the timeout of torch.distributed. Outside of steps one worker may have work of its own for
-minutes or hours (scoring, a refit, a cold cache): those waits have no end, except that a worker which died ends them at
-once.
+Workers wait for each other in two ways. During a step, all of them do the same work, and a worker that does not arrive
+has failed. These waits end after the timeout of torch.distributed. Between steps, one worker may work alone for minutes
+or hours (scoring, a refit, filling a cache). These waits have no timeout, but they end at once if a worker dies.
 """
 
 from __future__ import annotations
@@ -20,10 +19,11 @@ WITHOUT_END = timedelta(days=365)
 
 
 class Workers:
-    """This worker's place among those of a run. Every method is called by all workers together.
+    """The workers of a run, seen from one of them. All workers must call each method together.
 
     Args:
-        rank, world_size: more than one worker needs an initialised torch.distributed group.
+        rank: the number of this worker, from 0.
+        world_size: the number of workers. More than one need an initialised torch.distributed group.
     """
 
     def __init__(self, rank: int = 0, world_size: int = 1) -> None:
@@ -31,17 +31,17 @@ class Workers:
 
     @functools.cached_property
     def _patient(self) -> torch.distributed.ProcessGroup:
-        """A group whose operations do not time out; on the CPU, so that it works beside NCCL."""
+        """A process group without a timeout. It works on the CPU, independently of NCCL."""
         group = torch.distributed.new_group(backend="gloo", timeout=WITHOUT_END)
         assert isinstance(group, torch.distributed.ProcessGroup)  # all workers are members
         return group
 
     def wait(self) -> None:
-        """Wait until all workers are here, however long one of them takes."""
+        """Wait, without a timeout, until all workers have called this."""
         self.agree(True)
 
     def agree(self, answer: bool) -> bool:
-        """Return whether all workers answer yes; waits as `wait` does."""
+        """Return whether the answer of all workers is true. Wait for them as `wait` does."""
         if self.world_size == 1:
             return answer
         answers = torch.tensor(int(answer))
@@ -49,14 +49,14 @@ class Workers:
         return bool(answers.item())
 
     def broadcast(self, tensors: Iterable[Tensor]) -> None:
-        """Give every worker what rank 0 holds, however long rank 0 took to compute it."""
+        """Copy the tensors of rank 0 to all workers, and wait without a timeout until rank 0 has them."""
         if self.world_size > 1:
             self.wait()
             for tensor in tensors:
                 torch.distributed.broadcast(tensor, src=0)
 
     def average(self, tensors: Sequence[Tensor]) -> None:
-        """Replace tensors that every worker has by their means over the workers, in one exchange a dtype."""
+        """Replace tensors by their means over the workers, with one exchange for each dtype."""
         for dtype in sorted({tensor.dtype for tensor in tensors}, key=str):
             alike = [tensor for tensor in tensors if tensor.dtype == dtype]
             flat = torch.cat([tensor.reshape(-1) for tensor in alike])
@@ -66,7 +66,7 @@ class Workers:
                 tensor.copy_(mean.view_as(tensor))
 
     def gather(self, tensor: Tensor) -> Tensor:
-        """Return the equal shares of all workers in order, (world_size * B, ...) of B rows each; without gradients."""
+        """Concatenate the tensors (B, ...) of all workers by rank to (world_size * B, ...), without gradients."""
         if self.world_size == 1:
             return tensor
         shares = [torch.empty_like(tensor) for _ in range(self.world_size)]
@@ -74,7 +74,7 @@ class Workers:
         return torch.cat(shares)
 
     def mean(self, value: Tensor) -> float:
-        """Return the mean of a scalar that each worker has."""
+        """Return the mean of a scalar over the workers."""
         total = value.clone()
         if self.world_size > 1:
             torch.distributed.all_reduce(total)

@@ -1,4 +1,4 @@
-"""What the units of a trained method tell of the factors of its data, measured once for `label_units`.
+"""Measure what the units of a trained method tell about the factors of its data; `label_units` names units by it.
 
 K pairs of images, N units.
 """
@@ -15,16 +15,18 @@ from raydis.diffusion.samplers import DEFAULT_SAMPLER
 from raydis.methods.contract import UnitMethod
 from raydis.metrics.telling import MAX_IMAGES, Information, measure_information
 
-NUM_PAIRS = 16  # a unit may act on few of its values: of half as many pairs, some runs' missed them
-NUM_STEPS = 3  # both pictures of a pair share the error of so few
+NUM_PAIRS = 16  # a unit may change the image at few of its values only, which 8 pairs missed in some runs
+NUM_STEPS = 3  # so few suffice, as the error of sampling is the same in both images of a pair
 
 
 @torch.no_grad()
 def information_of(method: UnitMethod, dataset: FactorDataset, loader: Loader, *, seed: int) -> Information | None:
-    """Measure a method in eval mode on at most MAX_IMAGES distinct images, drawn by the seed from the whole data set.
+    """Measure a method on at most MAX_IMAGES distinct images, which the seed draws from the whole data set.
+
+    The method must be in eval mode.
 
     Returns:
-        The information; None where the data set has no factors, or what was measured is not finite.
+        the information; None if the data set has no factors, or if a measured value is not finite.
     """
     if dataset.space is None:
         return None
@@ -40,18 +42,25 @@ def information_of(method: UnitMethod, dataset: FactorDataset, loader: Loader, *
 
 @torch.no_grad()
 def effects_of(method: UnitMethod, units: Tensor, others: Tensor, *, seed: int, at_once: int) -> np.ndarray:
-    """Exchange each unit alone in K encoded images, and draw them, from the same noise where the method takes noise.
+    """Measure how much the image changes if one unit is replaced by its value in another image.
+
+    Both images are drawn from the same noise, if the method takes noise.
 
     Args:
-        units, others: scalars (K, N) of the images, and those that are put in their place; surplus ones are left out.
+        method: the trained method.
+        units: scalars (K, N) of K images.
+        others: scalars (K, N) of other images, which replace them one unit at a time. If one tensor has more rows, its
+            last ones are ignored.
         seed: of the noise.
-        at_once: pictures drawn at a time.
+        at_once: number of images that are drawn together.
 
     Returns:
-        (N,), root-mean-square change of a pixel in grey levels of 255.
+        (N,), root-mean-square change of a pixel, in grey levels of 0..255.
     """
     pairs, num_units = min(len(units), len(others)), units.shape[1]
-    values = units[:pairs].repeat(num_units + 1, 1, 1)  # (N + 1, K, N): an exchange a row, and the images as they are
+    values = units[:pairs].repeat(
+        num_units + 1, 1, 1
+    )  # (N + 1, K, N): one replaced unit in each block, none in the last
     for unit in range(num_units):
         values[unit, :, unit] = others[:pairs, unit]
     parts = values.flatten(0, 1).split(at_once)

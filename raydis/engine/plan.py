@@ -1,4 +1,4 @@
-"""What a run does when, as pure functions of its configuration and of the images that it has seen."""
+"""The schedule of a run, as pure functions of its configuration and of the number of images that it has seen."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from raydis.config.train import TrainConfig
 
 
 def learning_rate(config: TrainConfig, images_seen: int) -> float:
-    """Learning rate of the step that starts after `images_seen` images: linear warm-up, then constant or cosine."""
+    """Return the learning rate of the step after `images_seen` images: linear warm-up, then constant or cosine."""
     if images_seen < config.warmup_images:
         return config.learning_rate * (images_seen + config.batch_size) / (config.warmup_images + config.batch_size)
     if config.learning_rate_schedule == "constant":
@@ -19,18 +19,18 @@ def learning_rate(config: TrainConfig, images_seen: int) -> float:
 
 
 def due(interval: int, before: int, after: int) -> bool:
-    """Whether a multiple of `interval` lies in (before, after]."""
+    """Return whether a multiple of `interval` lies in (before, after]."""
     return after // interval > before // interval
 
 
 def num_parts(batch_size: int, largest: int | None) -> int:
-    """The fewest equal parts of a batch that hold at most `largest` images each."""
+    """Return the smallest number of equal parts of a batch with at most `largest` images each."""
     largest = largest or batch_size
     return next(n for n in range(1, batch_size + 1) if batch_size % n == 0 and batch_size // n <= largest)
 
 
 def budget_warnings(config: RunConfig) -> list[str]:
-    """What a run is configured for but too short to reach, a sentence each."""
+    """Return one sentence for each part of the configuration that the run is too short to reach."""
     train, rungs, warnings = config.train, config.evaluation.rungs, config.method.warnings(config)
     budget = f"train.num_images={train.num_images}"
     if beyond := [rung for rung in rungs if rung > train.num_images]:

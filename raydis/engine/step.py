@@ -1,11 +1,11 @@
-"""One training step, in order: refit, draw, the moves with their gradients and optimisers, and the moving average.
+"""One training step: refit, draw random numbers, make each move (loss, gradients, optimiser), update the average.
 
-What happens in a step depends only on (config, step): the data order, the method's draws and the dropped channels of
-step s come from generators seeded by (seed, s). A run that stops and resumes is therefore the same run, and the random
-state that a checkpoint must carry is one integer.
+All randomness of step s comes from generators that are seeded by (seed, s): the order of the data, the draws of the
+method, and the channels that Skip Dropout drops. A run that stops and resumes is therefore the same run, and a
+checkpoint only needs the number of the step to restore the random state.
 
-Several workers share one batch and its draws, and average their gradients: batch size and learning rate are those of
-the run, however many workers compute it. Only dropped channels are each worker's own.
+Several workers share one batch and its draws, and average their gradients. Batch size and learning rate are those of
+the run and do not depend on the number of workers. Only dropped channels differ between workers.
 """
 
 from __future__ import annotations
@@ -21,14 +21,17 @@ from raydis.engine.state import Training
 from raydis.engine.streams import Stream, seed_of
 from raydis.methods.contract import Batch, Draws, Losses, Move
 
-Mark = Callable[[str], None]  # told behind each phase of a step that is taken apart
+Mark = Callable[[str], None]  # called with the name of each phase of a step when it ends; see `breakdown`
 
 
 class Step:
-    """The training step of a run. Make a new one after a resume, which replaces the tensors that a graph has captured.
+    """The training step of a run.
+
+    Make a new one after the run was resumed, which replaces the tensors that a CUDA graph has captured.
 
     Args:
-        graph: makes what records the step, where `compute.compile` asks for it.
+        training: the state that each step changes.
+        graph: makes the graph that captures the step. With None, it is a CUDA graph if `compute.compile` asks for one.
     """
 
     def __init__(self, training: Training, *, graph: Callable[[], Graph] | None = None) -> None:
@@ -41,7 +44,7 @@ class Step:
         self._launch = launch
 
     def __call__(self) -> Losses:
-        """Take one step; return its losses, scalars on the device: reading one would wait for the step to end."""
+        """Take one step and return its losses, as scalars on the device. To read one is to wait for the step to end."""
         training, train = self.training, self.training.config.train
         before, interval = training.images_seen, training.method.refit_images
         if interval and before and due(interval, before - train.batch_size, before):
@@ -49,7 +52,7 @@ class Step:
         training.method.begin_step(before / train.num_images)
         set_learning_rate(training, learning_rate(train, before))
         torch.manual_seed(seed_of(training.config.seed, Stream.DROPOUT, training.step, training.workers.rank))
-        if not training.method.training:  # a refit left it so
+        if not training.method.training:  # a refit sets eval mode
             training.method.train()
         losses = self._launch(next_batch(training).tensors())
         training.step += 1
@@ -61,7 +64,7 @@ class Step:
 
 
 def next_batch(training: Training) -> Batch:
-    """Return this worker's share of the step's images, draws and latents."""
+    """Return this worker's share of the images, draws and latents of the next step."""
     loader, latents = training.loader, training.latents
     return Batch(
         images=loader.batch(training.step),
@@ -72,7 +75,7 @@ def next_batch(training: Training) -> Batch:
 
 
 def draw(training: Training) -> Draws:
-    """Return this worker's share of the step's draws, which are made for the whole batch."""
+    """Return this worker's share of the random numbers of the next step, which are drawn for the whole batch."""
     size, local, rank = training.loader.batch_size, training.loader.local_batch_size, training.workers.rank
     seed = seed_of(training.config.seed, Stream.DRAWS, training.step)
     draws = training.method.draw(size, torch.Generator(training.device).manual_seed(seed))
@@ -80,7 +83,7 @@ def draw(training: Training) -> Draws:
 
 
 def make_moves(training: Training, batch: Batch, mark: Mark = lambda phase: None) -> Losses:
-    """The part of a step that is the same work every time, on the device alone: from a batch to changed weights."""
+    """Make all moves of a step on a batch. This part works on the device alone, so that a CUDA graph can capture it."""
     losses: Losses = {}
     for move in training.method.moves:
         training.optimizers[move.name].zero_grad(set_to_none=True)
@@ -94,9 +97,9 @@ def make_moves(training: Training, batch: Batch, mark: Mark = lambda phase: None
 
 
 def backward(training: Training, move: Move, batch: Batch, mark: Mark = lambda phase: None) -> Losses:
-    """Add up the gradients of a move over the equal parts of this worker's batch; return the mean losses.
+    """Accumulate the gradients of a move over equal parts of this worker's batch, and return the mean losses.
 
-    A move that couples the images of a batch sees those of all workers at once.
+    A move that couples the images of a batch gets the images of all workers in one part.
     """
     parts = [gather(training, batch)] if move.couples else batch.split(training.num_parts)
     num_parts = len(parts)
@@ -112,7 +115,7 @@ def backward(training: Training, move: Move, batch: Batch, mark: Mark = lambda p
 
 
 def gather(training: Training, batch: Batch) -> Batch:
-    """Return the whole batch, of which every worker holds a share."""
+    """Return the whole batch, gathered from all workers."""
     return Batch.of({name: training.workers.gather(tensor) for name, tensor in batch.tensors().items()})
 
 
@@ -124,20 +127,20 @@ def forward(training: Training, move: Move, part: Batch) -> Losses:
 
 
 def synchronize_gradients(training: Training, move: Move) -> None:
-    """Give all workers the mean of their gradients."""
+    """Replace the gradients of a move by their means over the workers."""
     if training.workers.world_size > 1:
         training.workers.average([weight.grad for weight in move.weights if weight.grad is not None])
 
 
 def optimizer_step(training: Training, move: Move) -> None:
-    """Change a move's weights along their gradients, which are clipped first."""
+    """Clip the gradients of a move if the configuration asks for it, and make a step of its optimiser."""
     if training.config.train.max_grad_norm is not None:
         nn.utils.clip_grad_norm_(move.weights, training.config.train.max_grad_norm, foreach=True)
     training.optimizers[move.name].step()
 
 
 def set_learning_rate(training: Training, rate: float) -> None:
-    """Set the rate of the next step for every move; in place where a graph reads it."""
+    """Set the learning rate of every move for the next step; in place if a CUDA graph reads it from a tensor."""
     for move in training.method.moves:
         for group in training.optimizers[move.name].param_groups:
             if isinstance(group["lr"], Tensor):
@@ -148,9 +151,9 @@ def set_learning_rate(training: Training, rate: float) -> None:
 
 @torch.no_grad()
 def ema_update(training: Training) -> None:
-    """Move the averaged weights and running statistics towards those of this step.
+    """Update the exponential moving average (EMA) of the weights and running statistics.
 
-    Their decay is min(ema_decay, (1 + n) / (10 + n)) after n steps (latent-diffusion).
+    As in latent-diffusion, the decay after n steps is min(ema_decay, (1 + n) / (10 + n)).
     """
     decay = min(training.config.train.ema_decay, (1 + training.step) / (10 + training.step))
     pairs = list(zip(training.average.averaged_modules, training.method.averaged_modules, strict=True))
@@ -160,7 +163,7 @@ def ema_update(training: Training) -> None:
         torch._foreach_lerp_(averaged, weights, 1.0 - decay)  # type: ignore[reportPrivateImportUsage]
     for ours, theirs in pairs:
         for average, buffer in zip(ours.buffers(), theirs.buffers(), strict=True):
-            if buffer.is_floating_point():  # a batch norm's statistics, of one age with the weights
+            if buffer.is_floating_point():  # statistics of a batch norm, which must fit the averaged weights
                 average.lerp_(buffer, 1.0 - decay)
             else:
                 average.copy_(buffer)

@@ -1,6 +1,6 @@
-"""The random streams of a run, each with a name: what is drawn for one purpose never moves what is drawn for another.
+"""The named random streams of a run. Each purpose has a stream of its own, so that changes to one leave others alone.
 
-The numbers decide the draws of every run that was ever started: never change one, and never use one twice.
+The numbers of the streams determine the random numbers of all existing runs. Never change one or use one twice.
 """
 
 from __future__ import annotations
@@ -11,26 +11,26 @@ import numpy as np
 
 
 class Stream(IntEnum):
-    """Purposes of random numbers; see `seed_of`."""
+    """What random numbers are used for; see `seed_of`."""
 
-    DRAWS = 0  # of a step: the method's own, such as times and noise
-    DROPOUT = 1  # of a step, on one worker
-    REFIT = 2  # of the raw weights
-    AVERAGE_REFIT = 3  # of the averaged weights
-    START = 4  # of what is fitted before the first step
+    DRAWS = 0  # `Method.draw` in a step
+    DROPOUT = 1  # dropout in a step, on one worker
+    REFIT = 2  # `Method.refit` of the method in training
+    AVERAGE_REFIT = 3  # `Method.refit` of the averaged method
+    START = 4  # `Method.start`
 
 
 class Sample(IntEnum):
-    """Purposes of a random sample of the images; see `sample_of`."""
+    """What a random sample of the images is used for; see `sample_of`."""
 
     CALIBRATION = 0
     START = 1
-    REFIT = 2  # and one more for every refit
+    REFIT = 2  # the i-th refit, from 0, uses REFIT + i
 
 
 def seed_of(*parts: int) -> int:
-    """Return one well-mixed 63-bit seed of several integers: a run's seed, a `Stream`, and what counts within it."""
-    counted = (*parts, len(parts))  # SeedSequence pads with zeros, so (5,) alone would be (5, 0, 0)
+    """Hash several integers to a seed of 63 bits: the seed of the run, a `Stream`, and counters such as the step."""
+    counted = (*parts, len(parts))  # SeedSequence pads with zeros, so that (5,) would give the seed of (5, 0, 0)
     return int(np.random.SeedSequence(counted).generate_state(1, np.uint64)[0] >> np.uint64(1))
 
 
@@ -38,8 +38,10 @@ def sample_of(num_images: int, count: int, *, seed: int, purpose: int) -> np.nda
     """Return sorted indices of at most `count` of `num_images` images, the same on every worker.
 
     Args:
+        num_images: size of the data set.
+        count: size of the sample.
         seed: of the run.
-        purpose: a `Sample`, plus how often it was drawn before.
+        purpose: a `Sample`; for refits plus the number of earlier refits.
     """
-    rng = np.random.default_rng([seed, purpose, 1])  # two numbers would be the loader's epochs
+    rng = np.random.default_rng([seed, purpose, 1])  # the loader uses lists of two numbers for its epochs
     return np.sort(rng.permutation(num_images)[:count])

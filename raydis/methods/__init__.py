@@ -1,1 +1,4 @@
-"""Methods: what is trained, what it costs, and how it encodes and edits."""
+"""The methods: each file holds one method for learning disentangled representations; `contract.py` is their interface.
+
+README.md beside this file describes the methods, and how to add one.
+"""

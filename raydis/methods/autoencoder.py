@@ -1,4 +1,4 @@
-"""Training of a learned first stage: an autoencoder, and where wanted a discriminator that learns against it.
+"""The training of a learned first stage: an autoencoder, optionally with a discriminator and a perceptual loss.
 
 B batch, C H W image, L h w latent.
 """
@@ -19,23 +19,24 @@ from raydis.models.precision import at_least_single
 
 
 class AutoencoderMethod(Method):
-    """Mean absolute error + the loss of the latents + the critics' terms.
+    """Minimise the mean absolute error + the loss of the latents + the perceptual and adversarial losses.
 
-    Both players learn in one step. The autoencoder's term, -mean D(reconstruction), sees the discriminator's weights as
-    constants, and the discriminator's hinge loss sees the reconstruction as one; so their sum has the gradient of each
-    player's own loss in that player's weights, and one backward pass and one optimiser move both at once (taming
-    transformers, arXiv 2012.09841, alternates). The weight is fixed where theirs follows the last layer's gradients. A
-    clipped gradient norm is that of both.
+    The autoencoder and the discriminator D are trained in the same step. The autoencoder's adversarial loss, -mean
+    D(reconstruction), treats the weights of D as constants, and the hinge loss of D treats the reconstruction as a
+    constant. The gradient of the sum is therefore, in the weights of each network, that of its own loss, and one
+    backward pass and one optimiser serve both. Taming transformers (arXiv 2012.09841) alternates instead. The weight of
+    the adversarial loss is fixed here; theirs follows the gradients of the last layer. If gradients are clipped, it is
+    by their common norm.
 
     Args:
-        autoencoder: what is trained.
+        autoencoder: the first stage to be trained.
         latent_size: h = w, px.
-        latent_weight: of the loss of the latents.
-        discriminator: None for none.
-        discriminator_weight: of its verdict in the autoencoder's loss.
-        discriminator_start: share of the budget, in [0, 1), before which neither player sees the other.
-        perceptual: None for none.
-        perceptual_weight: its weight.
+        latent_weight: weight of the loss of the latents.
+        discriminator: None to train without one.
+        discriminator_weight: weight of the adversarial loss of the autoencoder.
+        discriminator_start: share of the budget, in [0, 1), from which on the adversarial losses count.
+        perceptual: None to train without a perceptual loss.
+        perceptual_weight: weight of that loss.
     """
 
     def __init__(
@@ -59,13 +60,13 @@ class AutoencoderMethod(Method):
         self.discriminator_start = discriminator_start
         self.perceptual = perceptual
         self.perceptual_weight = perceptual_weight
-        # 0 or 1. A tensor, because a branch would leave weights without gradients, which several workers may not.
+        # 0 or 1. We multiply by it because a branch would leave weights without gradients, and all workers need them.
         self.register_buffer("adversarial", torch.ones(()), persistent=False)
         self.adversarial: Tensor
 
     @property
     def moves(self) -> Sequence[Move]:
-        """One move of both players; see the class."""
+        """One move, which trains both networks; see the class."""
         modules = [self.network] if self.discriminator is None else [self.network, self.discriminator]
         return [Move("reconstruct", modules)]
 
@@ -75,11 +76,11 @@ class AutoencoderMethod(Method):
         return {"noise": noise}
 
     def start(self, parts: Iterable[Tensor], generator: torch.Generator) -> None:
-        """Prepare the autoencoder on a sample of the images."""
+        """Initialise the autoencoder from a sample of the images."""
         self.network.start(torch.cat(list(parts)))
 
     def begin_step(self, share: float) -> None:
-        """Let the discriminator count once its share of the budget is used."""
+        """Switch the adversarial losses on when training has reached `discriminator_start`."""
         self.adversarial.fill_(float(share >= self.discriminator_start))
 
     def forward(self, batch: Batch, move: str) -> Losses:
@@ -96,7 +97,7 @@ class AutoencoderMethod(Method):
 
     @staticmethod
     def judge(discriminator: PatchDiscriminator, images: Tensor, reconstructions: Tensor) -> tuple[Tensor, Tensor]:
-        """Images and their reconstructions (B, C, H, W) -> the autoencoder's and the discriminator's own loss."""
+        """Return the adversarial losses of the autoencoder and of the discriminator, given (B, C, H, W) images."""
         constant = {name: weight.detach() for name, weight in discriminator.named_parameters()}
         verdict = -at_least_single(functional_call(discriminator, constant, (reconstructions,))).mean()
         real, drawn = (at_least_single(discriminator(shown)) for shown in (images, reconstructions.detach()))
@@ -104,5 +105,5 @@ class AutoencoderMethod(Method):
 
     @torch.no_grad()
     def reconstruct(self, images: Tensor) -> Tensor:
-        """Images (B, C, H, W) in [-1, 1] -> encoded and decoded again, in [-1, 1]."""
+        """Return images (B, C, H, W) in [-1, 1] encoded and decoded again, in [-1, 1]."""
         return self.network.decode_raw(self.network.raw(images)).clamp(-1.0, 1.0)

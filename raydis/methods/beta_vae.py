@@ -1,10 +1,10 @@
-"""beta-VAE (Higgins et al., ICLR 2017): a variational autoencoder whose Kullback-Leibler term weighs beta.
+"""beta-VAE (Higgins et al., ICLR 2017): a variational autoencoder (VAE) whose KL divergence has the weight beta.
 
 B batch, N units, C H W image.
 
-Losses as in disentanglement_lib: the cross-entropy of a Bernoulli for each pixel and channel, on values in [0, 1], and
-the Kullback-Leibler divergence, both summed over an image and averaged over the batch. A unit's number is the mean of
-its posterior.
+The losses are those of disentanglement_lib. The reconstruction loss is the cross-entropy of a Bernoulli distribution
+for each pixel and channel, on values in [0, 1]. It and the Kullback-Leibler (KL) divergence are summed over an image
+and averaged over the batch. The value of a unit is the mean of its posterior.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ from raydis.models.precision import at_least_single
 
 
 class BetaVae(UnitMethod):
-    """Minimise the cross-entropy of the reconstruction + beta KL.
+    """Minimise the reconstruction loss + beta * KL.
 
     Args:
-        encoder: with two heads of N numbers, mean and log variance.
-        decoder: from N numbers to the logits of pixels.
+        encoder: a network with two heads of N numbers, mean and log variance.
+        decoder: a network from N numbers to the logits of pixels.
         num_units: N.
-        beta: weight of the Kullback-Leibler term; 1 is the VAE.
+        beta: weight of the KL divergence; with 1 this is the VAE.
     """
 
     unit_dim = 1
@@ -43,22 +43,25 @@ class BetaVae(UnitMethod):
 
     @property
     def moves(self) -> Sequence[Move]:
-        """One move of both networks; Adam without weight decay, as published."""
+        """One move, which trains both networks by Adam without weight decay, as published."""
         return [Move("vae", [self.encoder, self.decoder], weight_decay=0.0)]
 
     def draw(self, batch_size: int, generator: torch.Generator) -> Draws:
-        """Return the standard normal noise (B, N) that the posterior is sampled with."""
+        """Return the standard normal noise (B, N) for sampling the posterior."""
         return {"noise": torch.randn(batch_size, self.num_units, generator=generator, device=generator.device)}
 
     def forward(self, batch: Batch, move: str) -> Losses:
-        """Return the loss and its two terms, nats an image."""
+        """Return the loss and its two terms, in nats for each image."""
         mean, log_variance, codes = self.sample_posterior(batch.images, batch.draws["noise"])
         logits = self.decoder(codes)
         terms = {"reconstruction": bernoulli_loss(logits, batch.images), "kl": gaussian_kl(mean, log_variance)}
         return {"loss": terms["reconstruction"] + self.beta * terms["kl"], **terms}
 
     def sample_posterior(self, images: Tensor, noise: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Return mean, log variance and a sample of the posterior of images (B, C, H, W), with noise; (B, N) each."""
+        """Return mean, log variance and a sample, (B, N) each, of the posterior of images (B, C, H, W).
+
+        The sample is the mean + the standard deviation * noise (B, N).
+        """
         mean, log_variance = (at_least_single(head) for head in self.encoder(images))
         return mean, log_variance, mean + (0.5 * log_variance).exp() * noise
 
@@ -71,19 +74,19 @@ class BetaVae(UnitMethod):
     def decode(
         self, codes: Tensor, noise: Tensor | None = None, num_steps: int | None = None, sampler: Sampler | None = None
     ) -> Tensor:
-        """Return the most probable images (B, C, H, W) in [-1, 1] of codes (B, N, 1)."""
+        """Return the images (B, C, H, W) in [-1, 1] that codes (B, N, 1) decode to: the means of their Bernoullis."""
         return 2.0 * at_least_single(self.decoder(codes.squeeze(-1))).sigmoid() - 1.0
 
 
 def bernoulli_loss(logits: Tensor, images: Tensor) -> Tensor:
-    """Return the cross-entropy of logits and images in [-1, 1], both (B, C, H, W): summed over an image, in nats.
+    """Return the cross-entropy of logits and images in [-1, 1], both (B, C, H, W), in nats summed over an image.
 
-    Targets between 0 and 1 have an entropy of their own, below which it cannot fall.
+    Values between 0 and 1 have an entropy of their own, below which the loss cannot fall.
     """
     targets = (images + 1.0) / 2.0
     return F.binary_cross_entropy_with_logits(logits.to(targets.dtype), targets, reduction="sum") / len(images)
 
 
 def gaussian_kl(mean: Tensor, log_variance: Tensor) -> Tensor:
-    """Return the divergence of N(mean, exp(log_variance)), both (B, N), from N(0, 1): summed over units, in nats."""
+    """Return the KL divergence of N(mean, exp(log_variance)), both (B, N), from N(0, 1), in nats summed over units."""
     return 0.5 * (mean.square() + log_variance.exp() - 1.0 - log_variance).sum(1).mean()

@@ -1,10 +1,11 @@
-"""The interface between the training loop and a method, and between a trained method and whoever uses it.
+"""The interface of a method: what the training loop calls, and what the users of a trained method call.
 
-The training loop (`raydis.engine`) knows nothing of a method but what stands here: the random numbers that a step
-needs, the losses and which weights follow them, and hooks that run before, after and between steps. The editor, the
-service and the report know `UnitMethod`.
+B batch, N units, D unit width, C H W image, L h w latent.
 
-Letters: B batch, N units, D unit width, C H W image, L h w latent.
+`Method` is the interface to the training loop (`raydis.engine`): the random numbers that a step needs, the losses, the
+weights that each loss trains, and hooks that run before, after and between steps. `UnitMethod` adds what scoring, the
+editor, the service and the report need: encoding to units, and drawing images from them. No code outside this folder,
+the configuration and `build.py` depends on more than these two classes.
 """
 
 from __future__ import annotations
@@ -27,13 +28,13 @@ Losses: TypeAlias = dict[str, Tensor]
 
 
 class Batch(NamedTuple):
-    """One worker's share of a training step. The first axis of every tensor is B.
+    """The input of a training step on one worker. The first axis of every tensor is B.
 
     Attributes:
         images: (B, C, H, W) in [-1, 1].
-        draws: the method's own random numbers, by name; see `Method.draw`.
-        others: a second batch of images, independent of the first, for a method with `second_batch`; else None.
-        latents: (B, L, h, w), raw latents of `images`, where `Method.autoencoder` is not None.
+        draws: the random numbers of the method, by name; see `Method.draw`.
+        others: a second batch of images, independent of the first, if the method sets `second_batch`; else None.
+        latents: (B, L, h, w), latents of `images` without the scale, if `Method.autoencoder` is not None; else None.
     """
 
     images: Tensor
@@ -42,19 +43,19 @@ class Batch(NamedTuple):
     latents: Tensor | None = None
 
     def tensors(self) -> dict[str, Tensor]:
-        """Return all tensors by name, in a fixed order; `Batch.of` restores the batch."""
+        """Return all tensors by name, in a fixed order. `Batch.of` restores the batch from them."""
         optional = {"others": self.others, "latents": self.latents}
         kept = {name: tensor for name, tensor in optional.items() if tensor is not None}
         return {"images": self.images} | {f"draws.{name}": drawn for name, drawn in self.draws.items()} | kept
 
     @classmethod
     def of(cls, tensors: Mapping[str, Tensor]) -> Batch:
-        """Return the batch whose `tensors()` these are."""
+        """Return the batch that these `tensors()` were taken from."""
         draws = {name.removeprefix("draws."): drawn for name, drawn in tensors.items() if name.startswith("draws.")}
         return cls(tensors["images"], draws, tensors.get("others"), tensors.get("latents"))
 
     def split(self, num_parts: int) -> list[Batch]:
-        """Return equal parts along the first axis; B is a multiple of `num_parts`."""
+        """Return equal parts along the first axis. B must be a multiple of `num_parts`."""
         names, tensors = zip(*self.tensors().items(), strict=True)
         rows = zip(*(tensor.chunk(num_parts) for tensor in tensors), strict=True)
         return [Batch.of(dict(zip(names, row, strict=True))) for row in rows]
@@ -62,18 +63,18 @@ class Batch(NamedTuple):
 
 @dataclass(frozen=True)
 class Move:
-    """One part of a training step: a loss, and the weights that are moved along its gradient.
+    """One part of a training step: a loss, and the modules whose weights follow its gradient.
 
-    A step makes the moves of a method one after the other, each with an optimiser of its own (AdamW).
+    A step makes the moves of a method one after the other. Each move has an AdamW optimiser of its own.
 
     Attributes:
-        name: what `Method.forward` is asked for, and what the optimiser's state is stored under.
-        modules: hold the weights that this move changes. It needs no gradient of any other.
-        learning_rate_scale: factor of `train.learning_rate`.
+        name: the argument `move` of `Method.forward`, and the name under which the optimiser's state is stored.
+        modules: the modules whose weights this move changes. The move must not need gradients of other weights.
+        learning_rate_scale: factor by which `train.learning_rate` is multiplied.
         betas: of AdamW.
-        weight_decay: of AdamW; None takes `train.weight_decay`.
-        couples: whether the loss of an image depends on the others of its batch, as a total correlation does. The loss
-            of the whole batch is then no mean over parts, so that every worker computes it from the whole batch.
+        weight_decay: of AdamW; None stands for `train.weight_decay`.
+        couples: whether the loss of an image depends on the other images of its batch, as a total correlation does.
+            The loss of a batch is then not a mean over its parts, and every worker computes it from the whole batch.
     """
 
     name: str
@@ -90,12 +91,13 @@ class Move:
 
 
 class Method(nn.Module, abc.ABC):
-    """A trainable method. Everything that changes its results is in its state dict.
+    """A trainable method. Its state dict must hold everything that affects its results.
 
     Attributes:
-        start_images: images that `start` is given; None for as many as one float tensor may hold, see `Training`.
-        refit_images: images between two calls of `refit`; None where there is nothing to refit.
-        refit_samples: images that `refit` is given.
+        start_images: number of images that `start` receives; None for as many as one float tensor may hold, see
+            `Training`.
+        refit_images: number of training images between two calls of `refit`; None if `refit` is never called.
+        refit_samples: number of images that `refit` receives.
         second_batch: whether a step takes a second, independent batch; see `Batch.others`.
     """
 
@@ -107,81 +109,90 @@ class Method(nn.Module, abc.ABC):
     @property
     @abc.abstractmethod
     def moves(self) -> Sequence[Move]:
-        """The moves of a step, in order; none for a method in closed form, which is trained when it is started."""
+        """The moves of a step, in order. A method with a closed form has none, and is trained in `start`."""
 
     @property
     def averaged_modules(self) -> Sequence[nn.Module]:
-        """The modules that the moving average of the weights follows. By default: all that a move changes."""
+        """The modules whose weights are averaged over time; by default all modules that a move changes."""
         return [module for move in self.moves for module in move.modules]
 
     def draw(self, batch_size: int, generator: torch.Generator) -> Draws:
         """Return the random numbers of one step for B = batch_size images, on the generator's device.
 
-        They are drawn for the whole batch, so that workers and parts share them out: every first axis is B.
+        They are drawn for the whole batch and then split over workers and parts, so every first axis must be B.
         """
         return {}
 
     def forward(self, batch: Batch, move: str) -> Losses:
-        """Return the losses of a move: scalars by name, of which `loss` is descended and the others are reported.
+        """Return the losses of a move as scalars by name: `loss` is minimised, the others are reported.
 
-        Each is a mean over the images of the batch, so that the mean over equal parts is that of the whole, unless
-        the move couples them.
+        Each must be a mean over the images of the batch, so that the mean over equal parts is the value for the whole
+        batch, unless the move couples the images.
         """
         raise TypeError(f"{type(self).__name__} has no moves, and so no loss")
 
     @property
     def autoencoder(self) -> Autoencoder | None:
-        """The frozen first stage that a run of its own has trained: the engine fills it before the first step."""
+        """The first stage, if a separate run has trained it. The engine loads its weights before the first step."""
         return None
 
     def start(self, parts: Iterable[Tensor], generator: torch.Generator) -> None:
-        """Fit what has a closed form to a sample of the images, (b, C, H, W) in [-1, 1] part by part."""
+        """Fit what has a closed form, before the first step.
+
+        Args:
+            parts: a sample of the images, in parts (b, C, H, W) in [-1, 1].
+            generator: for the random numbers of the fit.
+        """
 
     def begin_step(self, share: float) -> None:
-        """Called before each step with the fraction of the budget that has been used, in [0, 1)."""
+        """Prepare the next step. `share`, in [0, 1), is the fraction of the training budget that has been used."""
 
     def end_step(self) -> None:
-        """Called after each step's last move, on the device alone: it must not read anything back to the host."""
+        """Complete a step after its last move. This hook must not read values back from the device."""
 
     def refit(self, parts: Iterable[Tensor], generator: torch.Generator) -> dict[int, str]:
-        """Fit what gradients do not reach to a sample of the images.
+        """Fit again, between two steps, what gradients do not train.
+
+        Args:
+            parts: a sample of the images, in parts (b, C, H, W) in [-1, 1].
+            generator: for the random numbers of the fit.
 
         Returns:
-            the units that were left out, with the reason of each.
+            the units for which the fit failed, with the reason for each.
         """
         return {}
 
     @property
     def refitted(self) -> nn.Module | None:
-        """The module whose state `refit`, `begin_step` and `end_step` write; workers and the average copy it."""
+        """The module whose state `refit`, `begin_step` and `end_step` change. Other workers receive copies of it."""
         return None
 
     def calibrate(self, parts: Iterable[Tensor]) -> None:
-        """Measure on a sample of the images what a finished checkpoint says of itself."""
+        """Measure on a sample of the images what the checkpoint of a finished run records about the method."""
 
     def health(self) -> dict[str, int]:
-        """Return counts of what has gone wrong in the method so far, by name; all zero where it is well."""
+        """Return counts of what has gone wrong in the method so far, by name; zero means that nothing has."""
         return {}
 
     def reconstruct(self, images: Tensor) -> Tensor | None:
-        """Return images (B, C, H, W) encoded and decoded again, in [-1, 1]; None where that says nothing."""
+        """Return images (B, C, H, W) encoded and decoded again, in [-1, 1]; None if this does not measure it."""
         return None
 
 
 class FactorTable(NamedTuple):
-    """What is known of the factors of some images: one name a column of `levels` (M, F), integers."""
+    """The known factors of M images: integers `levels` (M, F), with one name for each column."""
 
     names: Sequence[str]
     levels: np.ndarray
 
 
 class TokenCloud(NamedTuple):
-    """The tokens of M images, and what the method pulls them to.
+    """The tokens of M images and the anchors that the method moves them to, for a plot.
 
     Attributes:
-        raw, pulled: (M, N, D), before and after the pull.
-        components: (M, N), the index of what each token is pulled to; -1 for nothing.
-        anchors: N tensors (K_n, D), what a unit's tokens are pulled to.
+        raw, pulled: (M, N, D), the tokens before and after they were moved.
+        components: (M, N), the index of each token's anchor; -1 for none.
+        anchors: N tensors (K_n, D), the anchors of each unit.
     """
 
     raw: Tensor
@@ -191,30 +202,30 @@ class TokenCloud(NamedTuple):
 
 
 class UnitMethod(Method):
-    """A method with latent units: it encodes images to one number a unit, and most draw images from them.
+    """A method with latent units: it encodes an image to one scalar for each unit, and draws images from units.
 
     Attributes:
         num_units: N.
-        unit_dim: D, width of the vector that a unit's number becomes.
+        unit_dim: D, width of the vector that the scalar of a unit is mapped to.
     """
 
     num_units: int
     unit_dim: int
-    unit_quantiles: Tensor  # buffer (N, Q): evenly spaced quantiles of each unit's number over the data
+    unit_quantiles: Tensor  # buffer (N, Q): evenly spaced quantiles of each unit's scalar over the data
 
     def register_quantiles(self, num_units: int, count: int = 21) -> None:
-        """Add the buffer that `calibrate` fills."""
+        """Register the buffer `unit_quantiles`, which `calibrate` fills."""
         self.register_buffer("unit_quantiles", torch.zeros(num_units, count))
 
     @abc.abstractmethod
     def units(self, images: Tensor) -> Tensor:
-        """Return the units' numbers (B, N) of images (B, C, H, W) in [-1, 1].
+        """Return the scalars (B, N) of the units for images (B, C, H, W) in [-1, 1].
 
-        They are deterministic, and do not depend on the other images of the batch.
+        They must be deterministic, and must not depend on the other images of the batch.
         """
 
     def lift(self, units: Tensor) -> Tensor:
-        """Return the codes (B, N, D) of the units' numbers (B, N): what is scored, and what images are drawn from."""
+        """Map scalars (B, N) to codes (B, N, D), which are scored, and from which images are drawn."""
         return units.unsqueeze(-1)
 
     @torch.no_grad()
@@ -224,54 +235,58 @@ class UnitMethod(Method):
 
     @property
     def noise_shape(self) -> tuple[int, int, int] | None:
-        """Shape (L, h, w) of the noise that drawing starts from; None where drawing is deterministic."""
+        """Shape (L, h, w) of the noise that drawing starts from; None if drawing takes no noise."""
         return None
 
     @property
     def max_steps(self) -> int | None:
-        """The most sampling steps that drawing can take; None where it takes none."""
+        """The largest number of sampling steps for drawing; None if drawing takes no steps."""
         return None
 
     @abc.abstractmethod
     def decode(self, codes: Tensor, noise: Tensor | None, num_steps: int | None, sampler: Sampler | None) -> Tensor:
-        """Return the images (B, C, H, W) in [-1, 1] of codes (B, N, D).
+        """Draw images (B, C, H, W) in [-1, 1] from codes (B, N, D).
 
         Args:
-            noise: (B, *noise_shape), or None where that is None.
-            num_steps, sampler: None where `max_steps` is.
+            codes: as `lift` returns them.
+            noise: (B, *noise_shape); None if `noise_shape` is None.
+            num_steps, sampler: None if `max_steps` is None.
         """
 
     def invert(self, codes: Tensor, images: Tensor, num_steps: int) -> Tensor | None:
-        """Return the noise (B, *noise_shape) that draws images under their codes (B, N, D); None for none."""
+        """Return the noise (B, *noise_shape) from which images are drawn, given their codes (B, N, D).
+
+        Return None if drawing takes no noise.
+        """
         return None
 
     def facts(self, units: Tensor) -> dict[str, Tensor]:
-        """Return what the method states of units (B, N) beside their numbers: tensors (B, N) by name."""
+        """Return further facts about units (B, N) that the service and the editor pass on: tensors (B, N) by name."""
         return {}
 
     def diagnose(
         self, parts: Iterable[Tensor], table: FactorTable | None, labels: Sequence[UnitLabel]
     ) -> dict[str, Any] | None:
-        """Return what a trained method measures of its own working, JSON-able; None where it measures nothing.
+        """Measure how the parts of a trained method work. Return what JSON can hold; None if nothing is measured.
 
         Args:
             parts: images (b, C, H, W) in [-1, 1].
-            table: the factors of these images, where they are known.
-            labels: what each of the N units tells.
+            table: the factors of these images; None if they are not known.
+            labels: the factors that each of the N units describes.
         """
         return None
 
     def token_cloud(self, images: Tensor) -> TokenCloud | None:
-        """Return the tokens of images (M, C, H, W) with what pulls them, to be drawn; None where nothing does."""
+        """Return the tokens of images (M, C, H, W) and their anchors; None if the method has no anchors."""
         return None
 
     def unit_counts(self) -> dict[str, list[int]]:
-        """Return counts that describe each unit once trained, by name, such as the components of its mixture."""
+        """Return counts that describe each unit after training, by name, such as its number of components."""
         return {}
 
     @torch.no_grad()
     def calibrate(self, parts: Iterable[Tensor]) -> None:
-        """Measure the quantiles of every unit's number."""
+        """Measure the quantiles of each unit's scalar."""
         units, quantiles = torch.cat([self.units(images) for images in parts]), self.unit_quantiles
         levels = torch.linspace(0.0, 1.0, quantiles.shape[1], dtype=quantiles.dtype, device=units.device)
         quantiles.copy_(torch.quantile(units.to(quantiles.dtype), levels, dim=0).t())

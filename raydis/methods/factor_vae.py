@@ -1,11 +1,11 @@
-"""FactorVAE (Kim and Mnih, arXiv 1802.05983): a VAE, and a discriminator that estimates its total correlation.
+"""FactorVAE (Kim and Mnih, arXiv 1802.05983): a VAE that is penalised for the total correlation (TC) of its units.
 
 B batch, N units.
 
-The discriminator learns to tell samples of the aggregate posterior from samples whose units were shuffled over the
-batch, each unit on its own. Its logits then estimate the total correlation, which the VAE lowers. As in the paper the
-shuffled samples come from a second batch. Unlike disentanglement_lib, which takes both gradients from one forward pass,
-the discriminator moves after the VAE and sees the codes of the VAE that has just moved.
+A discriminator learns to tell samples of the aggregate posterior from samples in which each unit was shuffled over the
+batch separately. Its logits estimate the total correlation, which the VAE (variational autoencoder) minimises. As in
+the paper, the shuffled samples come from a second batch. The discriminator is updated after the VAE, on the codes of
+the updated VAE; disentanglement_lib takes both gradients from one forward pass instead.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ from raydis.models.precision import at_least_single
 
 
 class FactorVae(BetaVae):
-    """Minimise the VAE's loss + gamma TC, where a discriminator's logits estimate TC.
+    """Minimise the loss of a VAE + gamma * TC, which a discriminator estimates.
 
     Args:
         encoder, decoder, num_units: as in `BetaVae`.
-        discriminator: from N numbers to two logits, of a sample of the posterior and of a shuffled one.
+        discriminator: a network from N numbers to two logits: a sample of the posterior, and a shuffled one.
         gamma: weight of the total correlation.
-        discriminator_rate_scale: its learning rate / that of the VAE.
+        discriminator_rate_scale: learning rate of the discriminator, divided by that of the VAE.
     """
 
     second_batch = True
@@ -52,7 +52,7 @@ class FactorVae(BetaVae):
 
     @property
     def moves(self) -> Sequence[Move]:
-        """The VAE's move, then the discriminator's, whose shuffling couples the images of a batch."""
+        """The move of the VAE, then that of the discriminator, whose shuffling couples the images of a batch."""
         return [
             *super().moves,
             Move(
@@ -67,11 +67,11 @@ class FactorVae(BetaVae):
 
     @property
     def averaged_modules(self) -> Sequence[nn.Module]:
-        """The VAE: nobody uses the discriminator after training."""
+        """The networks of the VAE. The discriminator is not used after training."""
         return super().moves[0].modules
 
     def draw(self, batch_size: int, generator: torch.Generator) -> Draws:
-        """Return the posterior's noise for both batches, (B, N) each, and the keys (B, N) that shuffle the units."""
+        """Return the noise of the posterior for both batches, (B, N) each, and sort keys (B, N) for the shuffling."""
         device, shape = generator.device, (batch_size, self.num_units)
         others = torch.randn(shape, generator=generator, device=device)
         return super().draw(batch_size, generator) | {
@@ -80,7 +80,7 @@ class FactorVae(BetaVae):
         }
 
     def forward(self, batch: Batch, move: str) -> Losses:
-        """Return the losses of the VAE, or the discriminator's cross-entropy."""
+        """Return the losses of the VAE, or the cross-entropy of the discriminator."""
         return self._vae_losses(batch) if move == "vae" else self._discriminator_losses(batch)
 
     def _vae_losses(self, batch: Batch) -> Losses:
@@ -105,5 +105,5 @@ class FactorVae(BetaVae):
 
 
 def shuffle_units(codes: Tensor, keys: Tensor) -> Tensor:
-    """Permute every column of codes (B, N) over the batch on its own, in the order of its keys (B, N)."""
+    """Permute each column of codes (B, N) separately, into the order of its keys (B, N)."""
     return codes.gather(0, keys.argsort(dim=0))

@@ -1,9 +1,10 @@
-"""PCA and independent component analysis of the pixels: linear, in closed form, the floor of every comparison.
+"""Principal components of the pixels, rotated by independent component analysis (ICA): a linear baseline.
 
-M images, B batch, N units, P = C H W pixels.
+M images, B batch, N units, P = C H W values of an image.
 
-The images are projected on their N first principal components, and FastICA rotates the whitened projections until they
-are as little Gaussian as it can make them. A unit's number has mean 0 and variance 1 over the images of the fit.
+The images are projected on their first N principal components (PCA). FastICA then rotates the whitened projections so
+that they are as far from Gaussian as possible. The fit needs no gradients. Over its images, the value of a unit has
+mean 0 and variance 1.
 """
 
 from __future__ import annotations
@@ -27,9 +28,9 @@ class PcaIca(UnitMethod):
     Args:
         image_shape: (C, H, W).
         num_units: N.
-        fit_images: M, images that it is fitted to.
-        max_iterations: of FastICA.
-        tolerance: of FastICA.
+        fit_images: M, the number of images for the fit.
+        max_iterations: most iterations of FastICA.
+        tolerance: change of FastICA's components below which it has converged.
     """
 
     unit_dim = 1
@@ -60,15 +61,15 @@ class PcaIca(UnitMethod):
 
     @property
     def moves(self) -> Sequence[Move]:
-        """None: `start` is the whole training."""
+        """No moves: `start` is the whole training."""
         return []
 
     def start(self, parts: Iterable[Tensor], generator: torch.Generator) -> None:
-        """Fit both maps to images in [-1, 1].
+        """Fit the map and its pseudo-inverse to images in [-1, 1].
 
         Raises:
-            FitError: fewer images or pixels than units, images that vary in fewer directions, or no convergence of
-                FastICA.
+            FitError: there are fewer images or pixels than units, the images vary in fewer directions, or FastICA does
+                not converge.
         """
         pixels = torch.cat([images.flatten(1).cpu() for images in parts]).numpy()  # (M, P)
         if min(pixels.shape) < self.num_units:
@@ -79,14 +80,14 @@ class PcaIca(UnitMethod):
         seed = int(torch.randint(2**31, (), generator=generator, device=generator.device))
         pca = PCA(self.num_units, whiten=True, svd_solver="randomized", random_state=seed)
         ica = FastICA(
-            whiten=False,  # pyright: ignore[reportArgumentType]  (the stub knows only its texts)
+            whiten=False,  # pyright: ignore[reportArgumentType]  (the stub lacks False)
             max_iter=self.max_iterations,
             tol=self.tolerance,
             random_state=seed,
         )
         whitened = pca.fit_transform(pixels)
         deviations = torch.from_numpy(pca.explained_variance_).sqrt()  # (N,), falling
-        # Rounding alone gives the others a deviation, which whitening would make as large as that of the first.
+        # Rounding errors give the others a deviation as well, which whitening would scale up to that of the first.
         varying = int((deviations > 10 * torch.finfo(deviations.dtype).eps * deviations[0]).sum())
         if varying < self.num_units:
             raise FitError(
@@ -117,6 +118,6 @@ class PcaIca(UnitMethod):
     def decode(
         self, codes: Tensor, noise: Tensor | None = None, num_steps: int | None = None, sampler: Sampler | None = None
     ) -> Tensor:
-        """Return the images (B, C, H, W) in [-1, 1] that codes (B, N, 1) stand for."""
+        """Return the images (B, C, H, W) in [-1, 1] that codes (B, N, 1) decode to."""
         pixels = codes.squeeze(-1) @ self.mixing.T + self.mean
         return pixels.view(-1, *self.image_shape).clamp(-1.0, 1.0)

@@ -1,1 +1,1 @@
-"""Plain networks: blocks, encoder, U-Net with Skip Dropout, Dynamic Gaussian Anchoring, first stages."""
+"""The networks, as plain PyTorch modules: encoders, the U-Net with Skip Dropout, anchors, and first stages."""

@@ -1,29 +1,31 @@
-"""Dynamic Gaussian Anchoring: tokens are pulled towards the mean of the Gaussian they most probably belong to.
+"""Dynamic Gaussian Anchoring (DyGA, arXiv 2410.23820): move the tokens of a unit towards the means of a mixture.
 
 S samples, B batch, N units, D unit width, K = max_gaussians components.
 
-c is a token, q its anchor (the mean of its most responsible component), lambda the share of the way that it is moved:
-c~ = c + lambda (q - c), with no gradient through q. The modes differ in lambda:
+A Gaussian mixture is fitted to the tokens of each unit. The anchor q of a token c is the mean of the component that c
+most probably belongs to. The module returns c~ = c + lambda (q - c), with no gradient through q. The mode decides
+lambda, the share of the way to the anchor:
 
 - `constant`: lambda = shift_rate for every token.
-- `ramp`: lambda = shift_rate * ramp, where the training loop raises ramp from 0 to 1; after the ramped interpolation in
-  earlier revisions of the released code.
-- `release`: the formula of the published code (arXiv 2410.23820), for parity studies. It normalises by the batch's own
-  extremes, leaves q in normalised coordinates and takes one lambda for the batch, shift_rate exp(-mean |(c - q) / (c +
-  1e-6)|), so a sample's result depends on its batch mates. With q <= 0 <= c it is at most shift_rate / e, and a few
-  entries of exactly 0, as a ReLU makes them, bring it to 0.
+- `ramp`: lambda = shift_rate * ramp, where ramp rises from 0 to 1 during training, as in earlier revisions of the
+  authors' released code.
+- `release`: the formula of the released code, for comparisons. It normalises by the extremes of the batch, leaves q in
+  normalised coordinates, and uses one lambda for the whole batch, shift_rate exp(-mean |(c - q) / (c + 1e-6)|). The
+  result for an image therefore depends on the other images of its batch. As q is never positive, lambda is at most
+  shift_rate / e if no token has a negative entry, and a few entries of exactly 0, as after a ReLU, make it 0.
 - `off`: tokens stay as they are.
 
-The paper shrinks lambda with the distance of a token to its anchor. Our former mode `relative` did so by
-exp(-mean_d |c^ - q^|), hats for normalised coordinates, where a unit's tokens span 1 over all coordinates. A fitted
-mixture has an anchor near every token on that scale: the factor had the median 0.995 on trained models, so the mode
-was `constant` in all but name, which replaces it.
+The paper lets lambda shrink with the distance between a token and its anchor. Our former mode `relative` did so by the
+factor exp(-mean_d |c^ - q^|), where hats denote normalised coordinates, in which the tokens of a unit span the length
+1. A fitted mixture has an anchor near every token on that scale, so the factor had a median of 0.995 on trained models.
+The mode was therefore nearly the same as `constant`, which replaces it.
 
-`constant` and `ramp` differ from the release on purpose: fit and use share one stored normalisation, and c and q one
-coordinate system. Between fits their means follow the tokens: an encoder in training leaves a mean that stands still
-behind within a hundred steps, and what is pulled to where tokens no longer are is noise. A step replaces mu_k by
-(inertia mu_k + the sum of the tokens that chose k) / (inertia + their number): stepwise EM (Cappé & Moulines, 2009)
-with hard assignments, the moving average of VQ-VAE's codebook (arXiv 1711.00937, appendix A.1) with an explicit count.
+`constant` and `ramp` deviate from the released code on purpose. The fit and the shift use one stored normalisation, and
+c and q the same coordinates. Between two fits, the means follow the tokens: while the encoder learns, the tokens leave
+a fixed mean behind within a hundred steps, and a shift to a place where no tokens are any more adds noise. Each step
+replaces mu_k by (inertia mu_k + the sum of the tokens that chose k) / (inertia + their number). This is stepwise EM
+(Cappé & Moulines, 2009) with hard assignments, or the moving average of VQ-VAE's codebook (arXiv 1711.00937, appendix
+A.1) with an explicit count.
 """
 
 from __future__ import annotations
@@ -46,12 +48,13 @@ _FITTED = ("offset", "scale", "log_weights", "means", "precision_cholesky", "ali
 
 @dataclass(frozen=True, eq=False)
 class Assignment:
-    """Where tokens lie in their units' mixtures.
+    """The component that each token most probably belongs to.
 
     Attributes:
-        component: (B, N), index of the most responsible component; -1 where the unit is inactive.
-        responsibility: (B, N), its posterior probability; 0 where the unit is inactive.
-        log_density: (B, N), of the normalised token, nats; 0 where the unit is inactive. Low: unlike what was fitted.
+        component: (B, N), index of the component with the largest posterior probability; -1 for an inactive unit.
+        responsibility: (B, N), that probability; 0 for an inactive unit.
+        log_density: (B, N), log-density of the normalised token in nats; 0 for an inactive unit. A low value means
+            that the token differs from those that the mixture was fitted to.
     """
 
     component: Tensor
@@ -60,24 +63,26 @@ class Assignment:
 
 
 class Anchors(nn.Module):
-    """The mixtures of all units as buffers, and the shift towards their means. Identity until `fit`.
+    """Holds the mixtures of all units and shifts tokens towards their means. It is the identity before the first fit.
 
-    Whatever changes the shifted tokens is a buffer of fixed shape, filled in place: a state dict restores it, and
-    compiled code or a captured graph goes on working after a refit.
+    Everything that changes the shifted tokens is a buffer of fixed shape that is filled in place. A state dict
+    therefore restores it, and compiled code and captured CUDA graphs remain valid after a refit.
 
     Args:
         num_units: N.
         unit_dim: D.
         mode: how far tokens move; see the module's docstring.
-        max_gaussians: K, bound on the components of a unit.
-        shift_rate: share of the way to the anchor that a token moves, in [0, 1]; the largest of `ramp` and `release`.
-        inertia: tokens that a mean weighs as while it follows the tokens in training; None: it stands still.
+        max_gaussians: K, the largest number of components of a unit.
+        shift_rate: share of the way to the anchor that a token moves, in [0, 1]. For `ramp` and `release` it is the
+            largest share.
+        inertia: the number of tokens that the present mean counts for when it follows the tokens in training. With None
+            the means stay fixed between fits.
 
     Buffers:
         offset, scale, log_weights, means, precision_cholesky, alive, active: as in `Mixtures`.
         fitted: (), whether there was a fit.
-        ramp: (), in [0, 1], set by the training loop; used by mode `ramp` alone.
-        chosen, sums: (N, K) and (N, K, D), number and sum of the normalised tokens that chose a component in this step.
+        ramp: (), in [0, 1], set in each training step and used by mode `ramp` alone.
+        chosen, sums: (N, K) and (N, K, D), number and sum of the normalised tokens of this step, by their component.
     """
 
     offset: Tensor
@@ -135,10 +140,12 @@ class Anchors(nn.Module):
         em_steps: int,
         generator: torch.Generator,
     ) -> Mixtures:
-        """Fit the mixtures to tokens (S, N, D) as the encoder gives them, not shifted ones, going on from the last fit.
+        """Fit the mixtures to tokens (S, N, D) of the encoder, which must not be shifted, from the last fit on.
 
-        Arguments, and the ValueError for bad ones, are those of `fit_mixtures`. Returns what was fitted, with the
-        reasons of inactive units.
+        The arguments, and the ValueError for wrong ones, are those of `fit_mixtures`.
+
+        Returns:
+            the fitted mixtures, with the reasons for inactive units.
         """
         num_units, _, unit_dim = self.means.shape
         if tokens.shape[1:] != (num_units, unit_dim):
@@ -160,7 +167,7 @@ class Anchors(nn.Module):
         return mixtures
 
     def mixtures(self) -> Mixtures:
-        """What the buffers hold: no course of the fit, and no reasons, not of inactive units either."""
+        """Return the mixtures that the buffers hold. Their log-likelihoods and reasons are empty."""
         return Mixtures(
             **{name: getattr(self, name) for name in _FITTED},
             log_likelihood=self.offset.new_zeros(0, len(self.offset)),
@@ -169,7 +176,7 @@ class Anchors(nn.Module):
 
     @torch.no_grad()
     def assign(self, tokens: Tensor) -> Assignment:
-        """Most responsible component of every token, (B, N, D), normalised as the fit normalised."""
+        """Find the component that each token (B, N, D) most probably belongs to."""
         joint = self._joint(self._normalise(tokens))
         density = joint.logsumexp(-1)  # (B, N)
         best, component = joint.max(-1)
@@ -180,16 +187,16 @@ class Anchors(nn.Module):
         )
 
     def anchor_tokens(self) -> Tensor:
-        """Every mean as a token, (N, K, D); 0 where `alive` (N, K) is false."""
+        """Return the means in the coordinates of tokens, (N, K, D); 0 where `alive` (N, K) is false."""
         tokens = self.means * self.scale[:, None, None] + self.offset[:, None, None]
         return torch.where(self.alive[..., None], tokens, 0.0)
 
     def nearest(self, component: Tensor) -> Tensor:
-        """The means of components (B, N), as `assign` gives them, as tokens (B, N, D)."""
+        """Return the anchors (B, N, D) of components (B, N), which `assign` has found."""
         return self._take(self.anchor_tokens(), component)
 
     def forward(self, tokens: Tensor) -> Tensor:
-        """Shift tokens (B, N, D) towards their anchors; those of inactive units stay as they are."""
+        """Shift tokens (B, N, D) towards their anchors. Tokens of inactive units stay as they are."""
         if self.mode == "off" or self.shift_rate == 0.0:
             return tokens
         anchors, rates = self.pull(tokens)
@@ -198,7 +205,7 @@ class Anchors(nn.Module):
 
     @torch.no_grad()
     def track(self) -> None:
-        """Move the means after the tokens of a training step, over all workers."""
+        """Move the means towards the tokens that all workers have seen in this training step."""
         if self.inertia is None:
             return
         if torch.distributed.is_initialized() and torch.distributed.get_world_size() > 1:
@@ -210,7 +217,7 @@ class Anchors(nn.Module):
         self.sums.zero_()
 
     def pull(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
-        """Anchor q (B, N, D) and lambda (B, N) of every token; values of inactive units mean nothing."""
+        """Return the anchor q (B, N, D) and lambda (B, N) of every token. Values of inactive units mean nothing."""
         if self.mode == "release":
             return self._released_pull(tokens)
         with torch.no_grad():
@@ -236,21 +243,21 @@ class Anchors(nn.Module):
         return anchors, rate.expand(tokens.shape[:2])
 
     def _gather(self, normalised: Tensor, component: Tensor) -> None:
-        """Add normalised tokens (B, N, D) to the step's sums, by component (B, N), where -1 belongs to none."""
+        """Add normalised tokens (B, N, D) to the sums of this step by component (B, N); -1 stands for none."""
         choice = F.one_hot(component + 1, self.max_gaussians + 1)[..., 1:].to(self.means.dtype)  # (B, N, K)
         self.chosen += choice.sum(0)
-        with torch.autocast(normalised.device.type, enabled=False):  # half precision would move means by its rounding
+        with torch.autocast(normalised.device.type, enabled=False):  # half precision would round the means
             self.sums += torch.einsum("bnk,bnd->nkd", choice, normalised)
 
     def _normalise(self, tokens: Tensor) -> Tensor:
         return (tokens.to(self.means.dtype) - self.offset[:, None]) / self.scale[:, None]
 
     def _joint(self, normalised: Tensor) -> Tensor:
-        # Precisions reach 1e6: in the half precision of autocast the choice would be noise.
+        # Inverse covariances reach 1e6. In autocast's half precision, the choice of a component would be noise.
         with torch.autocast(normalised.device.type, enabled=False):
             return joint_log_density(normalised, self.log_weights, self.means, self.precision_cholesky)
 
     def _take(self, anchors: Tensor, component: Tensor) -> Tensor:
-        """Rows of anchors (N, K, D) by component (B, N), where -1 takes the first: (B, N, D)."""
+        """Look up anchors (N, K, D) by component (B, N), giving (B, N, D); -1 takes the first."""
         units = torch.arange(len(anchors), device=anchors.device)
         return anchors[units, component.clamp_min(0)]

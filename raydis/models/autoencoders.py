@@ -1,9 +1,10 @@
-"""First stages: maps between images and the latents that the diffusion model works on.
+"""First stages: maps between images and the latents that a diffusion model works on.
 
-B batch, C H W image, P patch side, L latent channels, f the reduction, h = H/f and w = W/f. All are deterministic and
-frozen while a diffusion model learns; whatever they learnt is in their state dict. `scale` brings latents to unit
-standard deviation over the fitting images (arXiv 2112.10752, section 4.3.2; computed once over a sample instead of the
-first batch).
+B batch, C H W image, P patch side, L latent channels, f the reduction, h = H/f and w = W/f.
+
+All first stages are deterministic and stay frozen while a diffusion model is trained. Everything that they have learned
+is in their state dict. `scale` gives latents unit standard deviation over the images of the fit, as in latent-diffusion
+(arXiv 2112.10752, section 4.3.2), which computes it from the first batch instead of a sample.
 """
 
 from __future__ import annotations
@@ -19,12 +20,12 @@ from raydis.models import coder
 from raydis.models.codebook import Codebook
 from raydis.models.precision import at_least_single
 
-FIT_CHUNK = 128  # images whose patches are held in float64 at once
-START_IMAGES = 256  # whose latents a codebook's first codes are drawn from
+FIT_CHUNK = 128  # number of images whose patches are held in float64 at once
+START_IMAGES = 256  # number of images from whose latents the first codes of a codebook are drawn
 
 
 class Pixel(nn.Module):
-    """Identity: the latent is the image."""
+    """The identity, up to a scale: the latent is the image."""
 
     def __init__(self, image_channels: int) -> None:
         super().__init__()
@@ -37,26 +38,27 @@ class Pixel(nn.Module):
         self.scale.copy_(1.0 / images.std().clamp_min(1e-6))
 
     def encode(self, images: Tensor) -> Tensor:
-        """(B, C, H, W) -> (B, C, H, W) of unit standard deviation."""
+        """Scale images (B, C, H, W) to unit standard deviation."""
         return images * self.scale
 
     def decode(self, latents: Tensor) -> Tensor:
-        """Inverse of `encode`."""
+        """Invert `encode`."""
         return latents / self.scale
 
 
 class PatchPCA(nn.Module):
     """Principal components of non-overlapping image patches: (B, C, H, W) -> (B, L, H/P, W/P).
 
-    The best linear map of patches to L numbers in mean squared error (Eckart-Young); encoding and decoding are
-    one strided convolution each.
+    Of all linear maps from a patch to L numbers, this one has the least mean squared error (Eckart-Young). Encoding and
+    decoding are one strided convolution each.
 
     Args:
         image_channels: C.
         patch_size: P, px.
         latent_dim: L, at most C * P * P.
-        whitening: channel l is divided by std_l ** whitening. 0 keeps the image's own weights, under which mean colours
-            drown shape and pose in noise; at 1 every channel has unit variance and the denoising loss hears them all.
+        whitening: channel l is divided by std_l ** whitening. With 0, channels keep the variances that they have in the
+            images, so that mean colours dominate the denoising loss over shape and pose. With 1, every channel has unit
+            variance and counts alike.
     """
 
     def __init__(self, image_channels: int, patch_size: int, latent_dim: int, whitening: float = 1.0) -> None:
@@ -76,7 +78,7 @@ class PatchPCA(nn.Module):
 
     @torch.no_grad()
     def fit(self, images: Tensor) -> None:
-        """Fit to images (B, C, H, W) in [-1, 1]; B patches' covariance must have latent_dim directions at least."""
+        """Fit to images (B, C, H, W) in [-1, 1], whose patches must vary in at least latent_dim directions."""
         chunks, count = images.split(FIT_CHUNK), images[:, 0].numel() // self.patch_size**2
         mean = torch.stack([self._patches(chunk).sum(0) for chunk in chunks]).sum(0) / count
         covariance = torch.zeros(len(mean), len(mean), dtype=torch.float64, device=images.device)
@@ -85,41 +87,41 @@ class PatchPCA(nn.Module):
             covariance.addmm_(centred.t(), centred, alpha=1.0 / count)
         values, vectors = torch.linalg.eigh(covariance)
         components = vectors.flip(1)[:, : self.latent_dim].t()
-        # The sign of an eigenvector is arbitrary: fix it, so that equal data gives equal latents everywhere.
+        # The sign of an eigenvector is arbitrary. We fix it, so that equal data gives equal latents on every machine.
         largest = components.gather(1, components.abs().argmax(1, keepdim=True))
         components = components * largest.sign()
         self.mean.copy_(mean.view_as(self.mean))
         self.components.copy_(components.reshape(self.components.shape))
         deviations = values.flip(0)[: self.latent_dim].clamp_min(1e-12).sqrt()
-        deviations = deviations.clamp_min(1e-3 * deviations[0])  # whitening shall not blow up rounding errors
+        deviations = deviations.clamp_min(1e-3 * deviations[0])  # so that whitening does not amplify rounding errors
         whitened = deviations ** (1.0 - self.whitening)
         scale = deviations**-self.whitening / whitened.square().mean().sqrt()
         self.scale.copy_(scale.view_as(self.scale))
 
     def _patches(self, images: Tensor) -> Tensor:
-        """(B, C, H, W) -> all patches of all images in float64, (B H/P W/P, C P P)."""
+        """Cut images (B, C, H, W) into their patches, (B H/P W/P, C P P) in float64."""
         return F.unfold(images, self.patch_size, stride=self.patch_size).transpose(1, 2).flatten(0, 1).double()
 
     def encode(self, images: Tensor) -> Tensor:
-        """(B, C, H, W) in [-1, 1] -> (B, L, H/P, W/P) of unit mean square."""
+        """Map images (B, C, H, W) in [-1, 1] to latents (B, L, H/P, W/P) of unit mean square."""
         offset = (self.components * self.mean).sum((1, 2, 3))
         return (F.conv2d(images, self.components, stride=self.patch_size) - offset[:, None, None]) * self.scale
 
     def decode(self, latents: Tensor) -> Tensor:
-        """(B, L, H/P, W/P), square -> (B, C, H, W); the least-squares inverse of `encode`."""
+        """Map square latents (B, L, H/P, W/P) to images (B, C, H, W), by the least-squares inverse of `encode`."""
         size = latents.shape[-1]
         image = F.conv_transpose2d(latents / self.scale, self.components, stride=self.patch_size)
         return image + self.mean.repeat(1, size, size)
 
 
 class Autoencoder(nn.Module, abc.ABC):
-    """Convolutional autoencoder: what the learned first stages share.
+    """A convolutional autoencoder; the learned first stages inherit from it.
 
     Args:
         image_channels: C.
         latent_dim: L.
-        encoded_dim: channels that the encoder ends in.
-        stem_stride, model_dim, multipliers, num_blocks: of the networks, see `coder`.
+        encoded_dim: channels of the encoder's output.
+        stem_stride, model_dim, multipliers, num_blocks: sizes of both networks, see `coder`.
     """
 
     def __init__(
@@ -145,7 +147,7 @@ class Autoencoder(nn.Module, abc.ABC):
         self.scale: Tensor
 
     def start(self, images: Tensor) -> None:
-        """Set up before training what depends on images (B, C, H, W) in [-1, 1]: a codebook. Others have nothing."""
+        """Initialise from images (B, C, H, W) in [-1, 1] what depends on them, such as a codebook, before training."""
 
     def fit_scale(self, latents: Tensor) -> None:
         """Measure the scale on raw latents (B, L, h, w)."""
@@ -153,11 +155,11 @@ class Autoencoder(nn.Module, abc.ABC):
 
     @abc.abstractmethod
     def raw(self, images: Tensor) -> Tensor:
-        """Images (B, C, H, W) in [-1, 1] -> latents (B, L, h, w) as the encoder gives them, before `scale`."""
+        """Map images (B, C, H, W) in [-1, 1] to the encoder's output (B, L, h, w), which is not scaled yet."""
 
     @abc.abstractmethod
     def forward(self, images: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
-        """A training pass.
+        """Encode and decode images in training.
 
         Args:
             images: (B, C, H, W) in [-1, 1].
@@ -168,20 +170,20 @@ class Autoencoder(nn.Module, abc.ABC):
         """
 
     def encode(self, images: Tensor) -> Tensor:
-        """(B, C, H, W) in [-1, 1] -> (B, L, h, w) of unit standard deviation."""
+        """Map images (B, C, H, W) in [-1, 1] to latents (B, L, h, w) of unit standard deviation."""
         return self.raw(images) * self.scale
 
     def decode(self, latents: Tensor) -> Tensor:
-        """(B, L, h, w) -> (B, C, H, W)."""
+        """Map latents (B, L, h, w) to images (B, C, H, W)."""
         return self.decode_raw(latents / self.scale)
 
     def decode_raw(self, latents: Tensor) -> Tensor:
-        """Raw latents (B, L, h, w) -> images (B, C, H, W)."""
+        """Map latents (B, L, h, w) that are not scaled to images (B, C, H, W)."""
         return self.decoder(self.from_latent(latents))
 
 
 class VqAutoencoder(Autoencoder):
-    """Autoencoder with a codebook; `encode` stops before it and `decode` begins with it, as in latent-diffusion."""
+    """An autoencoder with a codebook. As in latent-diffusion, `decode` rounds a latent to the codes, not `encode`."""
 
     def __init__(
         self, image_channels: int, *, latent_dim: int, num_codes: int, commitment: float = 0.25, **sizes
@@ -191,14 +193,14 @@ class VqAutoencoder(Autoencoder):
 
     @torch.no_grad()
     def start(self, images: Tensor) -> None:
-        """Draw the codes from the untrained encoder's latents of images."""
+        """Draw the first codes from the latents that the untrained encoder gives to images."""
         self.codebook.fit(self.raw(images[:START_IMAGES]))
 
     def raw(self, images: Tensor) -> Tensor:
         return self.to_latent(self.encoder(images))
 
     def forward(self, images: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
-        """See `Autoencoder.forward`; the loss is the codebook's, the noise is not used."""
+        """Encode and decode images; see `Autoencoder`. The loss is the codebook's, and the noise is not used."""
         codes, loss = self.codebook(self.raw(images))
         return super().decode_raw(codes), loss
 
@@ -207,7 +209,7 @@ class VqAutoencoder(Autoencoder):
 
 
 class KlAutoencoder(Autoencoder):
-    """Autoencoder whose encoder gives a Gaussian; the latent is its mean, and a draw from it while training."""
+    """An autoencoder whose encoder returns a Gaussian. The latent is a sample of it in training, and its mean later."""
 
     def __init__(self, image_channels: int, *, latent_dim: int, **sizes) -> None:
         super().__init__(image_channels, latent_dim=latent_dim, encoded_dim=2 * latent_dim, **sizes)
@@ -216,7 +218,10 @@ class KlAutoencoder(Autoencoder):
         return self.to_latent(self.encoder(images)).chunk(2, dim=1)[0]
 
     def forward(self, images: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
-        """See `Autoencoder.forward`; the loss is the divergence from a standard normal per value of an image."""
+        """Encode and decode images; see `Autoencoder`.
+
+        The loss is the Kullback-Leibler divergence from a standard normal, divided by the number of values of an image.
+        """
         mean, log_variance = at_least_single(self.to_latent(self.encoder(images))).chunk(2, dim=1)
         log_variance = log_variance.clamp(-30.0, 20.0)
         divergence = 0.5 * (mean.square() + log_variance.exp() - 1.0 - log_variance).sum() / images.numel()

@@ -1,8 +1,9 @@
 """Building blocks of the denoising U-Net.
 
-B batch, C channels, H W latent size, N units, D unit width, E width of the time embedding.
-The layout follows latent-diffusion's U-Net (MIT, arXiv 2112.10752), so that parameter counts compare; what depends on
-the tokens or on time alone is projected once for all blocks by the U-Net and arrives here as plain tensors.
+B batch, C channels, H W latent size, N units, D unit width, L length of a sequence.
+
+The layout follows latent-diffusion's U-Net (MIT, arXiv 2112.10752), so that parameter counts can be compared. The U-Net
+projects the time and the tokens once for all blocks, and passes the projections to them.
 """
 
 from __future__ import annotations
@@ -15,12 +16,12 @@ from torch import Tensor, nn
 
 
 def group_norm(channels: int, eps: float = 1e-5) -> nn.GroupNorm:
-    """Group norm of 32 groups, or fewer where they do not divide the channels or would hold fewer than two."""
+    """Return a group norm of 32 groups, or fewer if 32 does not divide the channels or leaves one channel a group."""
     return nn.GroupNorm(math.gcd(32, channels, max(channels // 2, 1)), channels, eps=eps)
 
 
 def zero_init(layer: nn.Conv2d) -> nn.Conv2d:
-    """Start a residual branch at zero, so that the untrained block is the identity."""
+    """Set a layer that ends a residual branch to zero, so that the untrained block is the identity."""
     nn.init.zeros_(layer.weight)
     if layer.bias is not None:
         nn.init.zeros_(layer.bias)
@@ -28,7 +29,7 @@ def zero_init(layer: nn.Conv2d) -> nn.Conv2d:
 
 
 def drop_skip_channels(skip: Tensor, rate: float) -> Tensor:
-    """Skip Dropout (arXiv 2410.23820): zero whole channels of a U-Net skip connection.
+    """Zero whole channels of a U-Net skip connection, as Skip Dropout does (arXiv 2410.23820).
 
     Args:
         skip: encoder features, (B, C, H, W).
@@ -44,7 +45,7 @@ def drop_skip_channels(skip: Tensor, rate: float) -> Tensor:
 
 
 def timestep_embedding(timesteps: Tensor, dim: int) -> Tensor:
-    """Sinusoidal embedding of (B,) timesteps -> (B, dim), cosines first (Ho et al. 2020)."""
+    """Return the sinusoidal embedding (B, dim) of timesteps (B,), cosines first (Ho et al., 2020)."""
     half = dim // 2
     frequencies = torch.exp(-math.log(10_000) * torch.arange(half, device=timesteps.device) / half)
     angles = timesteps.to(frequencies.dtype)[:, None] * frequencies
@@ -53,7 +54,10 @@ def timestep_embedding(timesteps: Tensor, dim: int) -> Tensor:
 
 
 class ResBlock(nn.Module):
-    """Residual block whose second norm is scaled and shifted by time; `resample` halves or doubles H and W."""
+    """A residual block whose second norm is scaled and shifted depending on time.
+
+    `resample` is `none`, `down` or `up`: whether the block halves or doubles H and W.
+    """
 
     def __init__(self, in_dim: int, out_dim: int, dropout_rate: float, resample: str = "none") -> None:
         super().__init__()
@@ -66,7 +70,7 @@ class ResBlock(nn.Module):
         self.shortcut = nn.Identity() if in_dim == out_dim else nn.Conv2d(in_dim, out_dim, 1)
 
     def forward(self, x: Tensor, time_scale_shift: Tensor) -> Tensor:
-        """(B, C_in, H, W), (B, 2 * C_out) -> (B, C_out, H', W')."""
+        """Map features (B, C_in, H, W), with scale and shift (B, 2 * C_out), to (B, C_out, H', W')."""
         h = F.silu(self.norm_in(x))
         if self.resample == "down":
             h, x = F.avg_pool2d(h, 2), F.avg_pool2d(x, 2)
@@ -79,12 +83,12 @@ class ResBlock(nn.Module):
 
 
 def split_heads(x: Tensor, num_heads: int) -> Tensor:
-    """(B, L, C) -> (B, heads, L, C / heads)."""
+    """Reshape (B, L, C) to (B, heads, L, C / heads)."""
     return x.unflatten(-1, (num_heads, -1)).transpose(1, 2)
 
 
 class TokenTransformer(nn.Module):
-    """Spatial transformer: self-attention over pixels, cross-attention to the N tokens, gated feed-forward."""
+    """A transformer: self-attention over pixels, cross-attention to the N tokens, and a gated feed-forward layer."""
 
     def __init__(self, dim: int, num_heads: int) -> None:
         super().__init__()
@@ -103,7 +107,7 @@ class TokenTransformer(nn.Module):
         self.proj_out = zero_init(nn.Conv2d(dim, dim, 1))
 
     def forward(self, x: Tensor, token_key_value: Tensor) -> Tensor:
-        """(B, C, H, W), keys and values of the tokens (B, N, 2 * C) -> (B, C, H, W)."""
+        """Map features (B, C, H, W), with keys and values of the tokens (B, N, 2 * C), to (B, C, H, W)."""
         height, heads = x.shape[2], self.num_heads
         h = self.proj_in(self.norm(x)).flatten(2).transpose(1, 2)  # (B, H*W, C)
 

@@ -1,7 +1,9 @@
-"""Encoder and decoder of a convolutional autoencoder, in the layout of latent-diffusion (MIT, arXiv 2112.10752).
+"""The encoder and the decoder of a convolutional autoencoder, in the layout of latent-diffusion (arXiv 2112.10752).
 
-B batch, C channels, H W size. Parameter counts are those of the published networks; group norms have at least two
-channels a group, and halving convolutions are padded on both sides.
+B batch, C channels, H W size, f the reduction.
+
+The numbers of parameters are those of the published networks (MIT license). Two details differ: group norms have at
+least two channels in each group, and convolutions that halve the size are padded on both sides.
 """
 
 from __future__ import annotations
@@ -18,7 +20,7 @@ norm = partial(group_norm, eps=1e-6)
 
 
 class ConvBlock(nn.Module):
-    """Residual block of two 3x3 convolutions."""
+    """A residual block of two 3x3 convolutions."""
 
     def __init__(self, in_dim: int, out_dim: int) -> None:
         super().__init__()
@@ -29,13 +31,13 @@ class ConvBlock(nn.Module):
         self.shortcut = nn.Identity() if in_dim == out_dim else nn.Conv2d(in_dim, out_dim, 1)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, C_in, H, W) -> (B, C_out, H, W)."""
+        """Map (B, C_in, H, W) to (B, C_out, H, W)."""
         h = self.conv_in(F.silu(self.norm_in(x)))
         return self.shortcut(x) + self.conv_out(F.silu(self.norm_out(h)))
 
 
 class PixelAttention(nn.Module):
-    """Residual self-attention over pixels, one head."""
+    """Residual self-attention over pixels, with one head."""
 
     def __init__(self, dim: int) -> None:
         super().__init__()
@@ -44,21 +46,21 @@ class PixelAttention(nn.Module):
         self.out = nn.Conv2d(dim, dim, 1)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, C, H, W) -> (B, C, H, W)."""
+        """Map (B, C, H, W) to (B, C, H, W)."""
         query, key, value = self.qkv(self.norm(x)).flatten(2).transpose(1, 2).unsqueeze(1).chunk(3, dim=-1)
         attended = F.scaled_dot_product_attention(query, key, value)  # (B, 1, H*W, C)
         return x + self.out(attended.squeeze(1).transpose(1, 2).unflatten(2, x.shape[2:]))
 
 
 def middle(dim: int) -> nn.Sequential:
-    """What stands between the levels and the latent."""
+    """Return the layers that work at the size of the latent."""
     return nn.Sequential(ConvBlock(dim, dim), PixelAttention(dim), ConvBlock(dim, dim))
 
 
 def encoder(
     image_channels: int, out_dim: int, *, stem_stride: int, model_dim: int, multipliers: Sequence[int], num_blocks: int
 ) -> nn.Sequential:
-    """Images (B, C, H, W) -> (B, out_dim, H/f, W/f), f = stem_stride * 2 ** (levels - 1)."""
+    """Return a network from images (B, C, H, W) to (B, out_dim, H/f, W/f), f = stem_stride * 2 ** (levels - 1)."""
     layers: list[nn.Module] = [
         nn.Conv2d(image_channels, model_dim, 3, padding=1)
         if stem_stride == 1
@@ -83,7 +85,10 @@ def decoder(
     multipliers: Sequence[int],
     num_blocks: int,
 ) -> nn.Sequential:
-    """Latents (B, latent_dim, H/f, W/f) -> images (B, C, H, W); the mirror of `encoder` with one more block a level."""
+    """Return a network from latents (B, latent_dim, H/f, W/f) to images (B, C, H, W).
+
+    It mirrors `encoder`, with one more block at each level.
+    """
     dim = model_dim * multipliers[-1]
     layers: list[nn.Module] = [nn.Conv2d(latent_dim, dim, 3, padding=1), middle(dim)]
     for level in reversed(range(len(multipliers))):

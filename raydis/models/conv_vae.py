@@ -1,9 +1,10 @@
-"""The convolutional encoder and decoder of disentanglement_lib, which the VAE family is compared with.
+"""The convolutional encoder and decoder of disentanglement_lib, for the variational autoencoders (VAEs).
 
 B batch, C H W image.
 
-Sizes as published for 64 px (Locatello et al., arXiv 1811.12359, table 1): with 10 outputs a head and three channels
-the encoder with its two heads has 310,228 parameters, the decoder 382,339. Other sizes change the flattened map alone.
+The sizes are those published for images of 64 px (Locatello et al., arXiv 1811.12359, table 1). With three channels and
+10 outputs for each head, the encoder with its two heads has 310,228 parameters and the decoder 382,339. For other
+image sizes, only the layers next to the flattened feature map change.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ REDUCTION = 16  # four convolutions, each of which halves
 
 
 class ConvEncoder(nn.Module):
-    """Four strided convolutions and a dense layer, then one linear head for each of several outputs.
+    """Four strided convolutions and a dense layer, followed by one linear head for each output.
 
     Args:
         image_size: H = W, px, a multiple of 16.
@@ -39,7 +40,7 @@ class ConvEncoder(nn.Module):
         self.heads = nn.ModuleList(nn.Linear(hidden_dim, width) for width in head_dims)
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
-        """Turn (B, C, H, W) into one (B, width) for every head."""
+        """Map images (B, C, H, W) to one tensor (B, width) for each head."""
         hidden = self.trunk(images)
         return tuple(head(hidden) for head in self.heads)
 
@@ -50,7 +51,8 @@ class ConvDecoder(nn.Module):
     Args:
         image_size: H = W, px, a multiple of 16.
         image_channels: C.
-        input_dim: width of what is decoded.
+        input_dim: number of values that an image is decoded from.
+        hidden_dim: width of the first dense layer.
     """
 
     def __init__(self, image_size: int, image_channels: int, input_dim: int, hidden_dim: int = 256) -> None:
@@ -66,12 +68,12 @@ class ConvDecoder(nn.Module):
         )
 
     def forward(self, latents: Tensor) -> Tensor:
-        """Turn (B, input_dim) into logits of pixels, (B, C, H, W)."""
+        """Map latents (B, input_dim) to the logits of pixels, (B, C, H, W)."""
         return self.layers(latents)
 
 
 def dense_network(input_dim: int, hidden_dims: Sequence[int], output_dim: int) -> nn.Sequential:
-    """Return dense layers with leaky ReLUs (slope 0.2) between them: FactorVAE's discriminator."""
+    """Return dense layers with leaky ReLUs (slope 0.2) between them, such as FactorVAE's discriminator."""
     dims = (input_dim, *hidden_dims)
     layers = [part for pair in pairwise(dims) for part in (nn.Linear(*pair), nn.LeakyReLU(0.2))]
     return nn.Sequential(*layers, nn.Linear(dims[-1], output_dim))

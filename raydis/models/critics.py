@@ -1,4 +1,4 @@
-"""What judges a reconstruction beside its absolute error: a patch discriminator, and the distance of VGG's features.
+"""Two networks that judge reconstructed images: a patch discriminator, and a perceptual distance by VGG16's features.
 
 B batch, C H W image.
 """
@@ -13,15 +13,16 @@ from torch import Tensor, nn
 
 from raydis.models.blocks import group_norm
 
-# torchvision's numbers of VGG16's convolutions, block by block; each block but the first begins with a halving.
+# The indices of VGG16's convolutions in torchvision, block by block. Each block but the first halves the size before.
 VGG16_BLOCKS = ((0, 2), (5, 7), (10, 12, 14), (17, 19, 21), (24, 26, 28))
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 class PatchDiscriminator(nn.Sequential):
-    """Images (B, C, H, W) -> verdicts (B, 1, h, w), one an overlapping patch; high for real (arXiv 1611.07004).
+    """A network from images (B, C, H, W) to logits (B, 1, h, w), one for each overlapping patch (arXiv 1611.07004).
 
-    Group norms stand in for the published batch norms, so that a verdict does not depend on batch mates.
+    High logits mean a real image. Group norms replace the published batch norms, so that the result for an image does
+    not depend on the other images of its batch.
     """
 
     def __init__(self, image_channels: int, channels: Sequence[int]) -> None:
@@ -36,9 +37,10 @@ class PatchDiscriminator(nn.Sequential):
 
 
 class PerceptualDistance(nn.Module):
-    """Mean squared distance of VGG16's unit-length features, summed over its five blocks (arXiv 1801.03924, eq. 1).
+    """The mean squared distance of VGG16's unit-length features, summed over its five blocks (arXiv 1801.03924, eq. 1).
 
-    All channels count alike (w_l = 1). The weights are the user's own and frozen: no part of the state dict.
+    All channels have the same weight (w_l = 1). The user supplies the weights of VGG16. They are frozen, and no part of
+    the state dict.
 
     Args:
         weights: `features.N.weight` and `features.N.bias` of the convolutions; other tensors are ignored.
@@ -61,7 +63,7 @@ class PerceptualDistance(nn.Module):
         self.std: Tensor
 
     def features(self, images: Tensor) -> list[Tensor]:
-        """Images (B, 1 or 3, H, W) in [-1, 1], H and W at least 16 -> unit-length features of each block."""
+        """Return the unit-length features of each block, for images (B, 1 or 3, H, W) in [-1, 1] of at least 16 px."""
         h = ((images + 1.0) / 2.0 - self.mean) / self.std
         found = []
         for index, block in enumerate(VGG16_BLOCKS):
@@ -73,6 +75,6 @@ class PerceptualDistance(nn.Module):
         return found
 
     def forward(self, images: Tensor, others: Tensor) -> Tensor:
-        """The distance of two batches (B, C, H, W), a scalar, at least 0."""
+        """Return the distance between two batches of images (B, C, H, W), a scalar, at least 0."""
         pairs = zip(self.features(images), self.features(others), strict=True)
         return torch.stack([(ours - theirs).square().sum(1).mean() for ours, theirs in pairs]).sum()

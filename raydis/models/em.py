@@ -1,7 +1,7 @@
-"""Expectation maximisation for N full-covariance Gaussian mixtures at once, and the moves between its phases.
+"""Expectation maximisation (EM) for N full-covariance Gaussian mixtures at once, with splitting and dropping.
 
-N mixtures (one a latent unit), S points each, d coordinates, K components, P = d (d + 1) / 2 + d features.
-Points are (N, d, S), float64, centred. Every density uses covariance + ridge I.
+N mixtures (one for each latent unit), S points each, d coordinates, K components, P = d (d + 1) / 2 + d features.
+Points are (N, d, S), float64 and centred. Every density uses covariance + ridge I.
 """
 
 from __future__ import annotations
@@ -12,10 +12,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-RIDGE = 1e-3  # of a mixture's points, whose variances sum to about 1; see raydis.models.mixture
+RIDGE = 1e-3  # for points whose variances sum to about 1; raydis.models.mixture gives the reason
 _EMPTY = 1e-6  # soft count below which a component has no points
 _SAME = 1e-24  # squared distance below which two points differ by rounding only
-_CHUNK_FEATURES = {"cpu": 2**19, "cuda": 2**26}  # features held at a time: a level-2 cache; half a gigabyte
+_CHUNK_FEATURES = {"cpu": 2**19, "cuda": 2**26}  # numbers held at a time: they fill a level-2 cache, or half a gigabyte
 
 
 class State(NamedTuple):
@@ -27,16 +27,17 @@ class State(NamedTuple):
 
 
 def seed(points: Tensor, draws: Tensor) -> State:
-    """k-means++ (Arthur and Vassilvitskii, 2007): each next seed is drawn with odds of its squared distance.
+    """Draw the first means by k-means++ (Arthur and Vassilvitskii, 2007).
 
-    Components start equally heavy and spherical, with the mean squared distance to the nearest seed as variance.
+    Each further seed is a point drawn with a probability proportional to its squared distance to the nearest seed.
+    Components start with equal weights and spherical, with the mean squared distance to the nearest seed as variance.
 
     Args:
         points: (N, d, S).
         draws: uniform in [0, 1), (N, K).
 
     Returns:
-        K components a mixture, fewer where there are fewer distinct points.
+        K components for each mixture, fewer where there are fewer distinct points.
     """
     dim, num_points = points.shape[1:]
     mixtures = torch.arange(len(points), device=points.device)
@@ -56,10 +57,47 @@ def seed(points: Tensor, draws: Tensor) -> State:
     return State(log_weights, torch.stack(means, 1), (variance * eye).repeat(1, draws.shape[1], 1, 1))
 
 
-def run_em(points: Tensor, state: State, num_steps: int, least_gain: float, trace: list[Tensor]) -> State:
-    """At most num_steps EM steps; a mixture leaves the batch once a step gains it less than least_gain nats a point.
+def run_phases(
+    points: Tensor,
+    state: State,
+    *,
+    max_components: int,
+    num_splits: int,
+    split_spread: float | Tensor,
+    min_count: float,
+    num_steps: int,
+    least_gain: float,
+) -> tuple[State, Tensor]:
+    """Run EM, split loose components round by round, drop small ones, and run EM again.
 
-    Appends to the trace the mean log-density before each step, (N,); it repeats where a mixture had left.
+    Args:
+        points: (N, d, S).
+        state: the mixtures to start from.
+        max_components, split_spread: see `split_loose`.
+        num_splits: most rounds of splitting, with one EM step after each.
+        min_count: see `drop_small`.
+        num_steps, least_gain: see `run_em`; before the splits, and again after them.
+
+    Returns:
+        the fitted mixtures, and the mean log-density of a point before each of T EM steps, (T, N).
+    """
+    trace: list[Tensor] = []
+    state = run_em(points, state, num_steps, least_gain, trace)
+    for _ in range(num_splits):
+        state, num_split = split_loose(state, split_spread, max_components)
+        if num_split == 0:
+            break
+        state = run_em(points, state, 1, least_gain, trace)
+    state = run_em(points, drop_small(points, state, min_count), num_steps, least_gain, trace)
+    # The last step sees only components that stay, so their counts are above the bound and their moments are exact.
+    state = run_em(points, drop_small(points, state, min_count), 1, least_gain, trace)
+    return state, torch.stack(trace)
+
+
+def run_em(points: Tensor, state: State, num_steps: int, least_gain: float, trace: list[Tensor]) -> State:
+    """Make at most num_steps EM steps, for each mixture until a step gains less than least_gain nats a point.
+
+    Append to the trace the mean log-density before each step, (N,). It repeats for a mixture that has stopped.
     """
     state = State(*(part.clone() for part in state))
     latest = points.new_full(points.shape[:1], -math.inf)
@@ -79,10 +117,10 @@ def run_em(points: Tensor, state: State, num_steps: int, least_gain: float, trac
 
 
 def e_step(points: Tensor, state: State) -> tuple[Tensor, Tensor, Tensor]:
-    """Expected sufficient statistics, without ever holding all responsibilities.
+    """Return the expected sufficient statistics, without holding the responsibilities of all points at once.
 
     A Gaussian's log-density is linear in the features (x_i x_j for i <= j, and x_i), and its moments are sums of the
-    features weighted by responsibility: each half of an EM step is one matrix product with the features.
+    features weighted by responsibility. Each half of an EM step is therefore one matrix product with the features.
 
     Returns:
         counts (N, K), weighted sums of the features (N, K, P), mean log-density of a point (N,).
@@ -97,7 +135,7 @@ def e_step(points: Tensor, state: State) -> tuple[Tensor, Tensor, Tensor]:
     for part in points.split(chunk, dim=-1):
         features = features[..., : part.shape[-1]]
         start = 0
-        for i in range(dim):  # d products of rows: an index over pairs would gather, at ten times the cost
+        for i in range(dim):  # d products of rows: indexing the pairs would copy rows, at ten times the cost
             torch.mul(part[:, i:], part[:, i : i + 1], out=features[:, start : start + dim - i])
             start += dim - i
         features[:, start:] = part
@@ -111,7 +149,7 @@ def e_step(points: Tensor, state: State) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def _natural_parameters(state: State) -> tuple[Tensor, Tensor]:
-    """log(weight N(x; mean, covariance + ridge I)) as constant (N, K) + coefficients (N, K, P) . features(x)."""
+    """Write log(weight N(x; mean, covariance + ridge I)) as constant (N, K) + coefficients (N, K, P) . features(x)."""
     dim = state.means.shape[-1]
     eye = torch.eye(dim, dtype=state.means.dtype, device=state.means.device)
     cholesky = torch.linalg.cholesky(state.covariances + RIDGE * eye)
@@ -126,7 +164,7 @@ def _natural_parameters(state: State) -> tuple[Tensor, Tensor]:
 
 
 def m_step(counts: Tensor, moments: Tensor) -> State:
-    """Weights, means and covariances of the weighted points. A component without points becomes absent."""
+    """Return the mixtures with the moments of the weighted points. A component without points becomes absent."""
     dim = (math.isqrt(9 + 8 * moments.shape[-1]) - 3) // 2  # from P
     rows, cols = torch.triu_indices(dim, dim, device=moments.device)
     moments = moments / counts.clamp_min(_EMPTY).unsqueeze(-1)
@@ -138,16 +176,16 @@ def m_step(counts: Tensor, moments: Tensor) -> State:
 
 
 def split_loose(state: State, spread: float | Tensor, max_components: int) -> tuple[State, int]:
-    """Replace loose components, loosest first and while there is room, by the two halves of each.
+    """Replace each loose component by its two halves, the loosest first, as long as there is room.
 
-    A Gaussian of variance v along its principal axis, cut there through its mean, has halves with means at
-    +-sqrt(2 v / pi) and variance v (1 - 2 / pi): the mixture's mean and covariance stay what they were.
+    A Gaussian of variance v along its principal axis, cut through its mean across that axis, has halves with means at
+    +-sqrt(2 v / pi) and variance v (1 - 2 / pi). The mean and covariance of the mixture stay the same.
 
     Args:
         state: N mixtures.
-        spread: root-mean-square distance to the mean, sqrt(trace covariance), above which a component is loose; a
-            number, or one a mixture, (N, 1).
-        max_components: bound on the components of a mixture.
+        spread: root-mean-square distance to the mean, sqrt(trace covariance), above which a component is loose; one
+            number for all mixtures, or (N, 1).
+        max_components: largest number of components of a mixture.
 
     Returns:
         the mixtures, and how many components were split.
@@ -177,7 +215,7 @@ def drop_small(points: Tensor, state: State, min_count: float) -> State:
 
 
 def _compact(state: State, keep: Tensor) -> State:
-    """Move the components to keep, (N, K), to the front, cut K to the largest number of them, renormalise weights."""
+    """Keep the components marked in `keep` (N, K): move them to the front, shorten K, and renormalise the weights."""
     order = keep.int().argsort(dim=1, descending=True, stable=True)[:, : int(keep.sum(1).max())]
     mixtures = torch.arange(len(order), device=order.device).unsqueeze(1)
     state = State(*(part[mixtures, order] for part in state))

@@ -1,9 +1,10 @@
-"""Image encoder: an image becomes N scalars (the latent units), and each scalar its own token.
+"""The image encoder: it maps an image to N scalars (the latent units), and each scalar to a vector (its token).
 
 B batch, N units, D unit width, H W image size.
-Layout of DyGA+SD's released encoder (arXiv 2410.23820), which follows EncDiff (arXiv 2402.09712): 23,570,324
-parameters at the reference sizes (N = 20, D = 32). A token depends on the image only through its unit's scalar, so
-a unit's tokens lie on a curve in R^D.
+
+The layout is that of DyGA+SD's released encoder (arXiv 2410.23820), which follows EncDiff (arXiv 2402.09712). It has
+23,570,324 parameters at the reference sizes (N = 20, D = 32). A token depends on the image only through the scalar of
+its unit, so the tokens of a unit lie on a curve in R^D.
 """
 
 from __future__ import annotations
@@ -21,7 +22,10 @@ from raydis.models.norm import GlobalBatchNorm2d
 
 
 class UnitMLP(nn.Module):
-    """N private MLPs, 1 -> ... -> D, as batched matrix products: unit i's weights are row i."""
+    """N separate multi-layer perceptrons (MLPs) from one scalar to D numbers, computed as batched matrix products.
+
+    Row i of each weight tensor belongs to unit i.
+    """
 
     def __init__(self, num_units: int, unit_dim: int, hidden_dims: Sequence[int], activation: str) -> None:
         super().__init__()
@@ -35,7 +39,7 @@ class UnitMLP(nn.Module):
             nn.init.uniform_(bias, -bound, bound)
 
     def forward(self, units: Tensor) -> Tensor:
-        """(B, N) -> tokens (B, N, D)."""
+        """Map units (B, N) to tokens (B, N, D)."""
         h = units.t().unsqueeze(-1)  # (N, B, 1)
         last = len(self.weights) - 1
         for layer, (weight, bias) in enumerate(zip(self.weights, self.biases, strict=True)):
@@ -46,16 +50,17 @@ class UnitMLP(nn.Module):
 
 
 class Encoder(nn.Module):
-    """Convolutions that halve the image, a dense head to N scalars, and the units' MLPs.
+    """Convolutions that halve the image, dense layers to N scalars, and an MLP for each scalar.
 
     Args:
         image_size: H = W, px; divisible by stem_stride * 2 ** (len(channels) - 1).
         image_channels: 1 or 3.
         stem_stride: 1 for a first convolution of 7x7 at full size, s > 1 for an s x s patch embedding.
-        channels: of the convolutions; those behind the first halve the size.
-        hidden_dims: hidden layers of the dense head.
-        norm: `batch` as released, over the images of all workers, or `group`, which does not look at batch mates.
-        token_hidden_dims, token_activation: of the units' MLPs.
+        channels: output channels of each convolution; all but the first halve the size.
+        hidden_dims: widths of the hidden dense layers.
+        norm: `batch` as in the released code, over the images of all workers; or `group`, which treats every image on
+            its own.
+        token_hidden_dims, token_activation: widths of the MLPs' hidden layers, and the activation of their output.
     """
 
     def __init__(
@@ -89,9 +94,9 @@ class Encoder(nn.Module):
         self.tokens = UnitMLP(num_units, unit_dim, token_hidden_dims, token_activation)
 
     def units(self, images: Tensor) -> Tensor:
-        """Images (B, C, H, W) in [-1, 1] -> scalars (B, N), unbounded."""
+        """Map images (B, C, H, W) in [-1, 1] to unbounded scalars (B, N)."""
         return self.head(self.convolutions(images).flatten(1))
 
     def forward(self, images: Tensor) -> Tensor:
-        """Images (B, C, H, W) in [-1, 1] -> raw tokens (B, N, D)."""
+        """Map images (B, C, H, W) in [-1, 1] to tokens (B, N, D)."""
         return self.tokens(self.units(images))

@@ -1,7 +1,8 @@
 """Batch norm over the images of all workers.
 
-B images of one worker, C channels, H W size; W workers, whose B are equal.
-nn.SyncBatchNorm does the same on GPUs and refuses CPU tensors; this one takes both.
+B images of one worker, C channels, H W size. All W workers have the same B.
+
+nn.SyncBatchNorm does the same, but on GPUs only. This module also takes CPU tensors.
 """
 
 from __future__ import annotations
@@ -18,11 +19,11 @@ OVER_IMAGES = (0, 2, 3)
 
 
 class GlobalBatchNorm2d(nn.BatchNorm2d):
-    """nn.BatchNorm2d whose statistics, in training, are those of the images that all workers hold at once.
+    """An nn.BatchNorm2d that, in training, takes its statistics over the images of all workers.
 
-    Parameters, buffers and their names are nn.BatchNorm2d's, so a checkpoint does not know how many workers wrote it.
-    Within a torch.distributed group every member must call it together, with inputs of equal shape, which the results
-    then are: running statistics as well. In eval mode, alone or outside of a group it is nn.BatchNorm2d itself.
+    Its parameters and buffers have the names of nn.BatchNorm2d, so a checkpoint does not depend on the number of
+    workers. In a torch.distributed group, all members must call it together with inputs of equal shape; running
+    statistics are then the same on all of them. In eval mode, and without a group, it behaves as nn.BatchNorm2d.
     """
 
     running_mean: Tensor
@@ -30,10 +31,10 @@ class GlobalBatchNorm2d(nn.BatchNorm2d):
     num_batches_tracked: Tensor
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, C, H, W) -> (B, C, H, W)."""
+        """Normalise features (B, C, H, W)."""
         if not (self.training and distributed.is_initialized() and distributed.get_world_size() > 1):
             return super().forward(x)
-        assert self.momentum is not None  # torch's other choice: an average over all batches
+        assert self.momentum is not None  # None would mean an average over all batches
         with torch.no_grad():
             mean, variance = _global_moments(x)
             count = x.numel() // x.shape[1] * distributed.get_world_size()
@@ -44,10 +45,10 @@ class GlobalBatchNorm2d(nn.BatchNorm2d):
 
 
 def _global_moments(x: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and biased variance (C,) over the images of all workers, the same to the bit on each of them.
+    """Return the mean and the biased variance (C,) over the images of all workers, bit-equal on each of them.
 
-    Combined from the workers' own means and variances (Chan, Golub and LeVeque 1983), not from sums of squares, which
-    cancel where a channel's mean is far from 0.
+    They are combined from the means and variances of the workers (Chan, Golub and LeVeque, 1983). Sums of squares would
+    lose precision by cancellation where the mean of a channel is far from 0.
     """
     own = torch.stack(torch.var_mean(at_least_single(x), OVER_IMAGES, correction=0))  # (2, C)
     parts = [torch.empty_like(own) for _ in range(distributed.get_world_size())]
@@ -57,7 +58,7 @@ def _global_moments(x: Tensor) -> tuple[Tensor, Tensor]:
 
 
 class _Normalise(torch.autograd.Function):
-    """x -> weight (x - mean) / sqrt(variance + eps) + bias, with the gradient that flows through both moments."""
+    """The map x -> weight (x - mean) / sqrt(variance + eps) + bias, with the gradients through both moments."""
 
     @staticmethod
     def forward(

@@ -1,4 +1,4 @@
-"""What networks compute in higher precision than autocast's half: statistics, and distances that would round to 0."""
+"""Compute in single precision where autocast's half precision is too coarse, as for losses and statistics."""
 
 from __future__ import annotations
 
@@ -7,5 +7,5 @@ from torch import Tensor
 
 
 def at_least_single(values: Tensor) -> Tensor:
-    """Return half precision as float32, and float32 and float64 as they are."""
+    """Return values of half precision as float32, and float32 and float64 as they are."""
     return values.to(torch.promote_types(values.dtype, torch.float32))

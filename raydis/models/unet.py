@@ -1,16 +1,19 @@
-"""Denoising U-Net conditioned on tokens by cross-attention, with Skip Dropout.
+"""The denoising U-Net, which reads the tokens by cross-attention, with Skip Dropout.
 
 B batch, C channels, H W latent size, N units, D unit width.
-Architecture of latent-diffusion's U-Net as DyGA+SD and EncDiff use it (arXiv 2410.23820, 2402.09712): at the reference
-sizes it has 37,549,507 parameters for D = 32. Two projections that latent-diffusion repeats in every block, of time
-and of the tokens, are one matrix each here: same parameters, two matrix products a step instead of dozens, and the
-tokens' share (`condition`) is computed once for a whole sampling run.
+
+The architecture is that of latent-diffusion's U-Net, as DyGA+SD and EncDiff use it (arXiv 2410.23820, 2402.09712). At
+the reference sizes it has 37,549,507 parameters for D = 32. Latent-diffusion projects the time and the tokens in every
+block. Here one matrix projects the time for all blocks, and another the tokens. The parameters are the same, a step
+needs two matrix products instead of dozens, and the projection of the tokens (`condition`) is computed once for a whole
+sampling run.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import cast
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import NamedTuple, cast
 
 import torch
 import torch.nn.functional as F
@@ -27,7 +30,7 @@ from raydis.models.blocks import (
 
 
 class Stage(nn.Module):
-    """One residual block, and a transformer behind it where this spatial size attends."""
+    """A residual block, followed by a transformer where the network attends to the tokens at this spatial size."""
 
     def __init__(self, block: ResBlock, transformer: TokenTransformer | None) -> None:
         super().__init__()
@@ -35,27 +38,91 @@ class Stage(nn.Module):
         self.transformer = transformer
 
 
+class Level(NamedTuple):
+    """One spatial size of the U-Net."""
+
+    dim: int  # channels
+    attends: bool  # whether its stages attend to the tokens
+
+
 def stages_of(modules: nn.ModuleList) -> list[Stage]:
-    """The list with its elements' type, which torch does not keep."""
+    """Return the stages with their type, which a ModuleList does not keep."""
     return cast(list[Stage], list(modules))
 
 
+def make_stage(
+    in_dim: int,
+    out_dim: int,
+    *,
+    attends: bool = False,
+    resample: str = "none",
+    num_heads: int,
+    dropout_rate: float,
+) -> Stage:
+    """Return one stage of the U-Net, with a transformer if it attends to the tokens."""
+    transformer = TokenTransformer(out_dim, num_heads) if attends else None
+    return Stage(ResBlock(in_dim, out_dim, dropout_rate, resample), transformer)
+
+
+def make_down(
+    make: Callable[..., Stage], levels: Sequence[Level], num_blocks: int, dim: int
+) -> tuple[list[Stage], list[int]]:
+    """Return the stages of the contracting half, and the channels of every skip connection that it starts.
+
+    Args:
+        make: `make_stage`, given the settings that all stages share.
+        levels: from the finest to the coarsest.
+        num_blocks: stages for each level.
+        dim: channels of the input, which is a skip connection as well.
+    """
+    stages: list[Stage] = []
+    skip_dims = [dim]
+    for index, level in enumerate(levels):
+        if index:
+            stages.append(make(dim, dim, resample="down"))
+            skip_dims.append(dim)
+        for _ in range(num_blocks):
+            stages.append(make(dim, level.dim, attends=level.attends))
+            dim = level.dim
+            skip_dims.append(dim)
+    return stages, skip_dims
+
+
+def make_up(
+    make: Callable[..., Stage], levels: Sequence[Level], num_blocks: int, skip_dims: Sequence[int]
+) -> list[Stage]:
+    """Return the stages of the expanding half, each of which takes the latest skip connection that is left.
+
+    The arguments are those of `make_down`, and the channels that it returned.
+    """
+    stages: list[Stage] = []
+    left = list(skip_dims)
+    dim = levels[-1].dim
+    for index, level in reversed(list(enumerate(levels))):
+        for _ in range(num_blocks + 1):
+            stages.append(make(dim + left.pop(), level.dim, attends=level.attends))
+            dim = level.dim
+        if index:
+            stages.append(make(dim, dim, resample="up"))
+    return stages
+
+
 class UNet(nn.Module):
-    """eps_theta(z_t, t, tokens).
+    """The network eps_theta(z_t, t, tokens).
 
     Args:
         latent_dim: channels of the latent, in and out.
         latent_size: H = W of the latent, px.
         unit_dim: width D of a token.
         model_dim: channels at the finest level.
-        multipliers: channels of a level over `model_dim`; each further level halves H and W.
-        num_blocks: residual blocks a level.
-        attention_sizes: spatial sizes, px, that attend to the tokens; the middle always does.
+        multipliers: channels of each level divided by `model_dim`. Each further level halves H and W.
+        num_blocks: residual blocks for each level.
+        attention_sizes: spatial sizes, px, at which the network attends to the tokens. The middle always does.
         num_heads: attention heads.
         dropout_rate: dropout inside residual blocks.
-        skip_dropout_rate: probability that a skip channel is dropped in training.
-        skip_dropout_sizes: spatial sizes, px, whose skip connections are dropped from. The released code compares
-            sizes with down-sampling factors; its effect, the sizes 16 and 8, is stated outright here.
+        skip_dropout_rate: probability that a channel of a skip connection is dropped in training.
+        skip_dropout_sizes: spatial sizes, px, at which Skip Dropout acts. The released code compares sizes with
+            down-sampling factors, which selects the sizes 16 and 8; here the sizes themselves are given.
     """
 
     def __init__(
@@ -82,37 +149,18 @@ class UNet(nn.Module):
         self.time_out = nn.Linear(time_dim, time_dim)
         self.conv_in = nn.Conv2d(latent_dim, model_dim, 3, padding=1)
 
-        def stage(in_dim: int, out_dim: int, size: int | None, resample: str = "none") -> Stage:
-            transformer = TokenTransformer(out_dim, num_heads) if size is None or size in attention_sizes else None
-            return Stage(ResBlock(in_dim, out_dim, dropout_rate, resample), transformer)
-
-        dim, size = model_dim, latent_size
-        skips = [(dim, size)]
-        down: list[Stage] = []
-        for level, multiplier in enumerate(multipliers):
-            for _ in range(num_blocks):
-                down.append(stage(dim, model_dim * multiplier, size))
-                dim = model_dim * multiplier
-                skips.append((dim, size))
-            if level < len(multipliers) - 1:
-                down.append(Stage(ResBlock(dim, dim, dropout_rate, "down"), None))
-                size //= 2
-                skips.append((dim, size))
-        self.down = nn.ModuleList(down)
-        middle = [stage(dim, dim, None), Stage(ResBlock(dim, dim, dropout_rate), None)]
-        self.middle = nn.ModuleList(middle)
-
-        up: list[Stage] = []
-        for level, multiplier in reversed(list(enumerate(multipliers))):
-            for block in range(num_blocks + 1):
-                up.append(stage(dim + skips.pop()[0], model_dim * multiplier, size))
-                dim = model_dim * multiplier
-                if level and block == num_blocks:
-                    up.append(Stage(ResBlock(dim, dim, dropout_rate, "up"), None))
-                    size *= 2
-        self.up = nn.ModuleList(up)
-        self.norm_out = group_norm(dim)
-        self.conv_out = zero_init(nn.Conv2d(dim, latent_dim, 3, padding=1))
+        make = partial(make_stage, num_heads=num_heads, dropout_rate=dropout_rate)
+        levels = [
+            Level(model_dim * multiplier, attends=latent_size >> index in attention_sizes)
+            for index, multiplier in enumerate(multipliers)
+        ]
+        down, skip_dims = make_down(make, levels, num_blocks, model_dim)
+        dim = levels[-1].dim
+        middle = [make(dim, dim, attends=True), make(dim, dim)]
+        up = make_up(make, levels, num_blocks, skip_dims)
+        self.down, self.middle, self.up = nn.ModuleList(down), nn.ModuleList(middle), nn.ModuleList(up)
+        self.norm_out = group_norm(levels[0].dim)
+        self.conv_out = zero_init(nn.Conv2d(levels[0].dim, latent_dim, 3, padding=1))
 
         stages = [*down, *middle, *up]
         self.time_dims = [2 * each.block.conv_in.out_channels for each in stages]
@@ -121,11 +169,11 @@ class UNet(nn.Module):
         self.token_proj = nn.Linear(unit_dim, sum(self.token_dims), bias=False)
 
     def condition(self, tokens: Tensor) -> Tensor:
-        """Keys and values of the tokens for every transformer: (B, N, D) -> (B, N, sum of 2 * C)."""
+        """Project tokens (B, N, D) to their keys and values in every transformer, (B, N, sum of 2 * C)."""
         return self.token_proj(tokens)
 
     def forward(self, latents: Tensor, timesteps: Tensor, condition: Tensor) -> Tensor:
-        """Predict the noise in noisy latents.
+        """Predict the noise in noisy latents, or what `Objective.prediction` names instead.
 
         Args:
             latents: z_t, (B, C, H, W).
@@ -133,7 +181,7 @@ class UNet(nn.Module):
             condition: `condition(tokens)`, (B, N, sum of 2 * C).
 
         Returns:
-            eps_theta, (B, C, H, W).
+            the prediction, (B, C, H, W).
         """
         embedding = self.time_out(F.silu(self.time_in(timestep_embedding(timesteps, self.model_dim))))
         times = iter(self.time_proj(F.silu(embedding)).split(self.time_dims, dim=-1))

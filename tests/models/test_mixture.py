@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.distributions import MultivariateNormal
 
-from raydis.models import mixture as mixture_module
+from raydis.models import em
 from raydis.models.em import RIDGE, State, drop_small
 from raydis.models.mixture import Mixtures, fit_mixtures, joint_log_density
 
@@ -115,7 +115,7 @@ def test_weights_sum_to_one_and_hold_at_least_the_smallest_count(
         dropped.append(int(state.log_weights.isfinite().sum() - left.log_weights.isfinite().sum()))
         return left
 
-    monkeypatch.setattr(mixture_module, "drop_small", drop)
+    monkeypatch.setattr(em, "drop_small", drop)
     mixtures = fit(curves(num_samples), seed=seed, num_gaussians=8, num_splits=0, min_count=min_count)
     weights = mixtures.log_weights.exp()
     torch.testing.assert_close(weights.sum(1), torch.ones(3))

@@ -1,4 +1,4 @@
-"""DyGA+SD (arXiv 2410.23820): the method, and what its anchors do."""
+"""DyGA+SD (Dynamic Gaussian Anchoring and Skip Dropout, arXiv 2410.23820), and a diagnosis of its anchors."""
 
 from __future__ import annotations
 

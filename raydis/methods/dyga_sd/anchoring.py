@@ -1,6 +1,9 @@
-"""Whether Dynamic Gaussian Anchoring acts: how far tokens move, and how well a unit's Gaussians tell its factor.
+"""Measure what Dynamic Gaussian Anchoring does in a trained model.
 
 M images, N units, D unit width, K components, F factors.
+
+For each unit we measure how far its tokens move, how near they are to their anchors, and how much the components of its
+Gaussian mixture tell about the factor that the unit describes.
 """
 
 from __future__ import annotations
@@ -19,28 +22,31 @@ from raydis.metrics.telling import UnitLabel
 from raydis.models.anchors import Anchors
 from raydis.models.mixture import COLLAPSED, NORMALISATION_EPS
 
-STILL = 1e-4  # of a unit's spread: a token that moves less has not moved
+STILL = 1e-4  # in units of the spread; a token that moves less counts as unmoved
 
 
 @dataclass(frozen=True)
 class UnitAnchoring:
-    """One unit's anchors on the images looked at. Distances are in units of the unit's spread.
+    """The anchors of one unit on the given images. Distances are in units of the spread.
 
-    The spread is the root-mean-square distance of its raw tokens to their mean. A unit that has collapsed has no
-    measure for distances, and its components tell nothing: it and one without a mixture have None where None may stand.
+    The spread is the root-mean-square distance of the unit's raw tokens to their mean. Where tokens do not vary, no
+    distance can be measured in these units. A unit without a mixture, and one that has collapsed, has None for all
+    attributes that allow it.
 
     Attributes:
-        num_gaussians: components of its mixture; 0 where it has none.
-        spread: in the tokens' own scale.
-        collapsed: whether the tokens do not vary, by the bound of the fit; they may have ceased to since.
-        moved_share: of the tokens, those that the shift moves by more than 1e-4.
+        num_gaussians: number of components of the mixture; 0 without a mixture.
+        spread: in the scale of the tokens.
+        collapsed: whether the tokens do not vary, by the threshold of the fit. They may have stopped varying since.
+        moved_share: share of the tokens that the shift moves by more than 1e-4.
         distance_moved: root-mean-square length of the shift.
-        distance_to_anchor: root-mean-square distance of raw tokens to their anchors; 1 would be that to the mean.
+        distance_to_anchor: root-mean-square distance of raw tokens to their anchors; to their mean it would be 1.
         responsibility: mean posterior probability of the chosen component.
-        factor: the first factor that the unit tells by its label, by name; None where it tells none.
-        num_levels: levels of that factor on these images.
-        factor_share: mutual information of component and factor over the factor's entropy; 1: a Gaussian has one level.
-        component_share: the same over the components' entropy; 1: a level has one Gaussian.
+        factor: name of the first factor in the unit's label; None if there is none.
+        num_levels: number of levels of that factor in these images.
+        factor_share: mutual information of component and factor, divided by the entropy of the factor. It is 1 if the
+            component determines the level.
+        component_share: the same divided by the entropy of the component. It is 1 if the level determines the
+            component.
     """
 
     unit: int
@@ -59,13 +65,14 @@ class UnitAnchoring:
 
 @dataclass(frozen=True)
 class Anchoring:
-    """All units, and means over those that have anchors and have not collapsed (None where there is none).
+    """The anchors of all units, and means over the units that have anchors and have not collapsed.
 
     Attributes:
-        num_images: images looked at.
-        num_anchored_units: units that the means are over.
-        num_collapsed_units: units with a mixture that have collapsed since its fit.
-        means: by field of `UnitAnchoring`.
+        num_images: number of images.
+        num_anchored_units: number of units that the means are taken over.
+        num_collapsed_units: number of units with a mixture that have collapsed since its fit.
+        means: by attribute of `UnitAnchoring`; None where there is nothing to average.
+        units: one entry for each unit.
     """
 
     num_images: int
@@ -75,7 +82,7 @@ class Anchoring:
     units: tuple[UnitAnchoring, ...]
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain dicts, lists and numbers."""
+        """Return plain dicts, lists and numbers, as JSON can hold them."""
         return asdict(self) | {"units": [asdict(unit) for unit in self.units]}
 
 
@@ -83,11 +90,13 @@ class Anchoring:
 def diagnose_anchors(
     anchors: Anchors, tokens: Iterable[Tensor], table: FactorTable | None, labels: Sequence[UnitLabel]
 ) -> Anchoring:
-    """Measure anchors on raw tokens (b, N, D), which come in parts: densities take K times their memory.
+    """Measure the anchors on the tokens of some images.
 
     Args:
-        table: factors of the same images; None where there are none.
-        labels: what each of the N units tells.
+        anchors: of the trained model.
+        tokens: raw tokens (b, N, D), in parts because the densities take K times their memory.
+        table: factors of the same images; None if they are not known.
+        labels: the factors that each of the N units describes.
     """
     columns: dict[str, list[Tensor]] = {"raw": [], "shifted": [], "component": [], "responsibility": []}
     for part in tokens:
@@ -100,7 +109,7 @@ def diagnose_anchors(
     spread = _root_mean_square(raw - raw.mean(0))  # (N,)
     extent = (raw.amax((0, 2)) - raw.amin((0, 2))).double() + NORMALISATION_EPS
     collapsed = (spread / extent).square() <= COLLAPSED
-    measured = {  # of collapsed units these are quotients by next to nothing, which nobody reads
+    measured = {  # for collapsed units these are quotients by nearly 0, and are not used
         "moved_share": ((shifted - raw).norm(dim=-1) > STILL * spread).double().mean(0),
         "distance_moved": _root_mean_square(shifted - raw) / spread,
         "distance_to_anchor": _root_mean_square(raw - anchors.nearest(component)) / spread,
@@ -132,7 +141,7 @@ def diagnose_anchors(
 
 
 def _told_factor(component: np.ndarray, label: UnitLabel, table: FactorTable | None) -> dict[str, Any]:
-    """How well the components (M,) of a unit tell the factor that the unit tells, as fields of `UnitAnchoring`."""
+    """Return what the components (M,) of a unit tell about its first factor, as attributes of `UnitAnchoring`."""
     if table is None or not label.factors:
         return {}
     factor, _ = label.factors[0]
@@ -152,7 +161,7 @@ def _information(a: np.ndarray, b: np.ndarray) -> float:
 
 
 def _root_mean_square(vectors: Tensor) -> Tensor:
-    """Of the lengths of vectors (M, N, D): (N,)."""
+    """Return the root-mean-square length (N,) of vectors (M, N, D)."""
     return vectors.double().square().sum(-1).mean(0).sqrt()
 
 

@@ -1,8 +1,11 @@
-"""DyGA+SD (arXiv 2410.23820): units -> tokens -> anchors -> cross-attention of a denoising U-Net.
+"""DyGA+SD (arXiv 2410.23820): a diffusion model conditioned on disentangled units of an encoder.
 
 B batch, N units, D unit width, C H W image, L channels of the latent, h w its size.
-With anchors off and skip_dropout_rate 0 this is EncDiff (arXiv 2402.09712) with this encoder: every control of the
-paper is a setting, not another class.
+
+The encoder maps an image to N units and each unit to a vector, its token. Dynamic Gaussian Anchoring (DyGA) moves each
+token towards an anchor. A U-Net, trained with Skip Dropout (SD), denoises the image and reads the tokens by
+cross-attention. With anchors off and a skip_dropout_rate of 0, the method is EncDiff (arXiv 2402.09712) with this
+encoder, so the controls of the paper are settings of this class.
 """
 
 from __future__ import annotations
@@ -26,13 +29,14 @@ from raydis.models.unet import UNet
 
 
 class DygaSd(UnitMethod):
-    """Encoder, anchors, first stage and U-Net under one roof; everything that changes `encode` is in the state dict.
+    """An encoder, anchors, a first stage and a U-Net, trained by denoising.
 
     Args:
-        encoder, unet, anchors, first_stage: the networks; their sizes must agree.
-        objective: schedule, times and loss.
+        encoder, unet, anchors, first_stage: the networks. Their sizes must agree.
+        objective: noise schedule, training times and loss.
         latent_size: h = w, px.
-        refit: when and how the anchors are fitted; None: never.
+        refit: when and how the anchors are fitted; None if they never are.
+        num_quantiles: Q of `unit_quantiles`.
     """
 
     def __init__(
@@ -62,15 +66,15 @@ class DygaSd(UnitMethod):
 
     @property
     def autoencoder(self) -> Autoencoder | None:
-        """The first stage, where it is a learned one."""
+        """The first stage if it is a learned one, else None."""
         return self.first_stage if isinstance(self.first_stage, Autoencoder) else None
 
     @property
     def moves(self) -> Sequence[Move]:
-        """One move: denoising trains encoder and U-Net together, and the average follows both.
+        """One move: denoising trains encoder and U-Net together, and the moving average follows both.
 
-        The release averages the U-Net alone and conditions it on the tokens of the raw encoder; here both are averaged,
-        so that the two that work together are of one age.
+        The released code averages the U-Net alone, and conditions it on the tokens of the encoder that is not averaged.
+        Here both are averaged, so that they come from the same stage of training.
         """
         return [Move("denoise", [self.encoder, self.unet])]
 
@@ -80,7 +84,7 @@ class DygaSd(UnitMethod):
         return {"timesteps": self.objective.draw_timesteps(batch_size, generator), "noise": noise}
 
     def start(self, parts: Iterable[Tensor], generator: torch.Generator) -> None:
-        """Fit a first stage of closed form."""
+        """Fit the first stage, if it has a closed form."""
         if not isinstance(self.first_stage, Autoencoder):
             self.first_stage.fit(torch.cat(list(parts)))
 
@@ -98,26 +102,26 @@ class DygaSd(UnitMethod):
 
     @property
     def refitted(self) -> nn.Module:
-        """The anchors with their ramp."""
+        """The anchors, including their ramp."""
         return self.anchors
 
     def begin_step(self, share: float) -> None:
-        """Raise the anchors' ramp to the share of the budget that has been used."""
+        """Set the ramp of the anchors to the share of the budget that has been used."""
         self.anchors.ramp.fill_(share)
 
     def end_step(self) -> None:
-        """Let the anchors follow the tokens."""
+        """Move the anchors towards the tokens of this step."""
         self.anchors.track()
 
     def health(self) -> dict[str, int]:
-        """Return how many units the last fit found no mixture for; 0 before the first."""
+        """Return the number of units without a mixture after the last fit; 0 before the first fit."""
         return {"num_unanchored_units": int((self.anchors.fitted & ~self.anchors.active).sum())}
 
     def forward(self, batch: Batch, move: str) -> Losses:
         """Return the denoising loss of a batch."""
         images, latents = batch.images, batch.latents
         timesteps, noise = batch.draws["timesteps"], batch.draws["noise"]
-        with torch.autocast(images.device.type, enabled=False):  # bfloat16 would add more noise than the first times do
+        with torch.autocast(images.device.type, enabled=False):  # bfloat16 would add more noise than the earliest times
             scaled = self.first_stage.encode(images) if latents is None else latents * self.first_stage.scale
         alpha_bar = self.objective.alpha_bars[timesteps]
         noisy = add_noise(scaled, noise, alpha_bar)
@@ -127,12 +131,12 @@ class DygaSd(UnitMethod):
 
     @torch.no_grad()
     def units(self, images: Tensor) -> Tensor:
-        """Images (B, C, H, W) in [-1, 1] -> the units' scalars (B, N)."""
+        """Return the scalars (B, N) of the units for images (B, C, H, W) in [-1, 1]."""
         return self.encoder.units(images)
 
     @torch.no_grad()
     def lift(self, units: Tensor) -> Tensor:
-        """Scalars (B, N) -> codes (B, N, D): each unit's token, pulled towards its anchor."""
+        """Map scalars (B, N) to codes (B, N, D): the token of each unit, moved towards its anchor."""
         return self.anchors(self.encoder.tokens(units))
 
     @property
@@ -149,7 +153,7 @@ class DygaSd(UnitMethod):
     def decode(
         self, codes: Tensor, noise: Tensor | None = None, num_steps: int | None = None, sampler: Sampler | None = None
     ) -> Tensor:
-        """Return the images (B, C, H, W) in [-1, 1] that are sampled from noise (B, L, h, w) under codes (B, N, D)."""
+        """Sample images (B, C, H, W) in [-1, 1] from noise (B, L, h, w), conditioned on codes (B, N, D)."""
         assert noise is not None
         assert num_steps is not None
         assert sampler is not None
@@ -158,12 +162,12 @@ class DygaSd(UnitMethod):
 
     @torch.no_grad()
     def invert(self, codes: Tensor, images: Tensor, num_steps: int) -> Tensor:
-        """The starting noise (B, L, h, w) from which `ddim` draws images (B, C, H, W) under their codes (B, N, D)."""
+        """Return the noise (B, L, h, w) from which `ddim` draws images (B, C, H, W), given their codes (B, N, D)."""
         latents = self.first_stage.encode(images)
         return ddim_invert(self._denoiser(codes), latents, self.objective.alpha_bars, num_steps)
 
     def _denoiser(self, codes: Tensor) -> PredictSample:
-        """The network's prediction of z_0 under codes (B, N, D)."""
+        """Return the function that predicts z_0 conditioned on codes (B, N, D)."""
         condition, objective = self.unet.condition(codes), self.objective
 
         def predict(z: Tensor, t: Tensor) -> Tensor:
@@ -172,18 +176,18 @@ class DygaSd(UnitMethod):
         return predict
 
     def facts(self, units: Tensor) -> dict[str, Tensor]:
-        """Return of each unit the component of its mixture that its token belongs to, -1 for none, and how surely."""
+        """Return for each unit the component that its token belongs to (-1 for none), and its probability."""
         assignment = self.anchors.assign(self.encoder.tokens(units))
         return {"component": assignment.component, "responsibility": assignment.responsibility}
 
     def unit_counts(self) -> dict[str, list[int]]:
-        """Return the number of components of every unit's mixture; 0 where it has none."""
+        """Return the number of components of each unit's mixture; 0 without a mixture."""
         return {"num_components": self.anchors.alive.sum(-1).tolist()}
 
     def diagnose(
         self, parts: Iterable[Tensor], table: FactorTable | None, labels: Sequence[UnitLabel]
     ) -> dict[str, Any] | None:
-        """Return what the anchors do, see `Anchoring`; None before the first fit."""
+        """Return the measurements of `Anchoring`; None before the first fit."""
         if not self.anchors.fitted:
             return None
         tokens = (self.encoder.tokens(self.units(images)) for images in parts)
@@ -191,7 +195,7 @@ class DygaSd(UnitMethod):
 
     @torch.no_grad()
     def token_cloud(self, images: Tensor) -> TokenCloud | None:
-        """Return the tokens of images with the means that they are pulled to; None before the first fit."""
+        """Return the tokens of images and the means that they are moved to; None before the first fit."""
         if not self.anchors.fitted:
             return None
         raw = self.encoder.tokens(self.units(images))
