@@ -13,6 +13,7 @@ import pytest
 from rich.console import Console
 
 from raydis.config.presets import expand
+from raydis.engine.record import RunRecord
 from raydis.errors import ConfigError, ResourceError, StoreError, SweepError
 from raydis.store import LocalStore
 from raydis.sweep import run
@@ -20,10 +21,11 @@ from raydis.sweep.progress import SweepProgress
 from raydis.sweep.run import SweepResult, check_first_stages, check_result, parallel_trials, run_sweep
 from raydis.sweep.spec import SweepSpec
 from raydis.sweep.summary import TrialRecord
+from tests.records import finished
 
 
 def failed(number: int, reason: str) -> TrialRecord:
-    return TrialRecord(number, None, {}, "failed", reason, None, 32, None, 1.0, None)
+    return TrialRecord(number, None, {}, "failed", reason, RunRecord("failed", reason), 1.0, None)
 
 
 def test_a_sweep_without_a_valid_trial_ends_with_the_reasons_of_all() -> None:
@@ -115,7 +117,7 @@ class Grid:
 
     def fit(self) -> Grid:
         trial = {"number": 0, "control": None, "settings": {"train.learning_rate": 0.125}}
-        self.progress.state.update(trial, {"finished": True, "status": "valid", "factor_vae": 0.75})
+        self.progress.state.update(trial, finished(factor_vae=0.75))
         if self.error is not None:
             raise self.error
         return self
