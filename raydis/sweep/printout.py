@@ -12,7 +12,8 @@ from rich.table import Table
 from raydis.metrics.protocol import ScoreName, Scores
 from raydis.metrics.standing import Objective, with_spread
 from raydis.store import Location
-from raydis.sweep.run import STUDY_FILE, SweepResult
+from raydis.sweep.folder import STUDY_FILE
+from raydis.sweep.result import SweepResult
 from raydis.sweep.spec import SweepSpec
 from raydis.sweep.summary import Replicates
 from raydis.sweep.words import brief, duration, print_facts, short

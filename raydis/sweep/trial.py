@@ -17,7 +17,7 @@ from raydis.config import DataConfig, RunConfig
 from raydis.config.files import parse
 from raydis.engine.record import RunRecord
 from raydis.errors import ClusterError, RaydisError, StoreError, final_error
-from raydis.sweep.spec import configure
+from raydis.sweep.settings import configure
 
 CHECKPOINT_URI = "checkpoint_uri"  # key beside the record's, for a checkpoint that Tune was not given
 LAUNCHER_SHARE = 0.001  # of the head's own resource, see `trial_resources`

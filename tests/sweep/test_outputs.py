@@ -22,7 +22,7 @@ from raydis.metrics.standing import DEFAULT_OBJECTIVES
 from raydis.store import LocalStore, Location
 from raydis.sweep.printout import print_result
 from raydis.sweep.progress import SweepProgress, SweepState
-from raydis.sweep.run import SweepResult
+from raydis.sweep.result import SweepResult
 from raydis.sweep.searcher import StudySearcher
 from raydis.sweep.spec import SweepSpec
 from raydis.sweep.summary import choose_best, pareto_front, read_records, replicates, to_json, write_tables

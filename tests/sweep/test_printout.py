@@ -18,7 +18,7 @@ from raydis.registry.promotion import Decision, Promotion
 from raydis.registry.registry import ModelRef
 from raydis.sweep.printout import print_result
 from raydis.sweep.publish import Published
-from raydis.sweep.run import SweepResult
+from raydis.sweep.result import SweepResult
 from raydis.sweep.spec import SweepSpec
 from raydis.sweep.summary import Replicates, TrialRecord
 

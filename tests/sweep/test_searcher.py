@@ -15,7 +15,8 @@ from raydis.config.presets import expand
 from raydis.engine.record import RunRecord
 from raydis.errors import FitError
 from raydis.sweep.searcher import StudySearcher, journal
-from raydis.sweep.spec import SweepSpec, configure
+from raydis.sweep.settings import configure
+from raydis.sweep.spec import SweepSpec
 from tests.records import finished, running
 
 GOOD = finished(dci_disentanglement=0.4, factor_vae=0.7).to_ray()
