@@ -82,9 +82,9 @@ class UNet(nn.Module):
         self.time_out = nn.Linear(time_dim, time_dim)
         self.conv_in = nn.Conv2d(latent_dim, model_dim, 3, padding=1)
 
-        def stage(in_dim: int, out_dim: int, size: int | None, resample: str = "none") -> Stage:
+        def stage(in_dim: int, out_dim: int, size: int | None) -> Stage:
             transformer = TokenTransformer(out_dim, num_heads) if size is None or size in attention_sizes else None
-            return Stage(ResBlock(in_dim, out_dim, dropout_rate, resample), transformer)
+            return Stage(ResBlock(in_dim, out_dim, dropout_rate), transformer)
 
         dim, size = model_dim, latent_size
         skips = [(dim, size)]

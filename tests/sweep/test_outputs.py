@@ -17,7 +17,8 @@ from rich.console import Console
 
 from raydis.config.files import parse
 from raydis.config.presets import expand
-from raydis.metrics.protocol import Scores
+from raydis.engine.record import RunRecord
+from raydis.metrics.protocol import SCORE_NAMES, Scores
 from raydis.metrics.standing import DEFAULT_OBJECTIVES
 from raydis.store import LocalStore, Location
 from raydis.sweep.printout import print_result
@@ -84,6 +85,16 @@ def result(spec: SweepSpec) -> SweepResult:
 
 def expected(name: str) -> str:
     return (HERE / name).read_text()
+
+
+@pytest.mark.parametrize("number", range(7))
+def test_a_row_of_ray_is_what_it_was(number: int) -> None:
+    for row in rows_of(number):
+        written = RunRecord.from_ray(row).to_ray()
+        assert {*written} <= {*row, *SCORE_NAMES}
+        assert {name: written[name] for name in row if name in written and name != "scores"} == {
+            name: row[name] for name in row if name in written and name != "scores"
+        }
 
 
 def test_the_tables_of_a_sweep_are_what_they_were(result: SweepResult, tmp_path: Path) -> None:
