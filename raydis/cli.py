@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from raydis.edge import EXIT_CODE_HELP, run_command
 from raydis.errors import ConfigError
+
+if TYPE_CHECKING:
+    from raydis.engine.record import RunRecord
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -81,10 +84,11 @@ def train(
 
     result = run(resolved, storage=lasting_storage(storage), name=name, on_report=_print_report)
     typer.echo(f"checkpoint  {result.checkpoint}")
-    if result.metrics.get("psnr") is not None:
-        typer.echo(f"reconstruction  {result.metrics['psnr']:.2f} dB")
-    if result.scores:
-        typer.echo(json.dumps({key: value for key, value in result.scores.items() if key != "importance"}))
+    if result.record.psnr is not None:
+        typer.echo(f"reconstruction  {result.record.psnr:.2f} dB")
+    if result.record.scores:
+        scores = result.record.scores.to_dict()
+        typer.echo(json.dumps({key: value for key, value in scores.items() if key != "importance"}))
 
 
 def _profile(config: Any) -> str:
@@ -107,10 +111,10 @@ def _profile(config: Any) -> str:
     return describe(take_apart(Training(config, open_dataset(config.data), device=device), limit_s=20.0))
 
 
-def _print_report(row: dict[str, Any]) -> None:
-    if not row["finished"]:  # the last report scores what the one before it has trained
-        loss = "" if row["loss"] is None else f"  loss {row['loss']:.4f}"
-        typer.echo(f"{row['images_seen']} of {row['num_images']} images{loss}", err=True)
+def _print_report(record: RunRecord) -> None:
+    if not record.finished:  # the last report scores what the one before it has trained
+        loss = "" if record.loss is None else f"  loss {record.loss:.4f}"
+        typer.echo(f"{record.images_seen} of {record.num_images} images{loss}", err=True)
 
 
 def _pick_images(editor: Any, images: list[Path], count: int) -> Any:

@@ -24,11 +24,13 @@ from raydis.config import DataConfig, PixelStage, RunConfig
 from raydis.config.presets import expand
 from raydis.data import open_dataset
 from raydis.editor.editor import Editor
+from raydis.engine.record import RunRecord
 from raydis.engine.session import run_session
 from raydis.engine.state import Training
 from raydis.errors import CHECKPOINT, DATA, OUTPUT, REGISTRY, RESOURCES, STORAGE, USAGE
 from raydis.report.grids import draw_swaps, draw_traversal
 from raydis.train import trainer
+from tests.records import scores_of
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -94,13 +96,12 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     asked: dict[str, Any] = {}
 
     def record(config: RunConfig, **options: Any) -> trainer.TrainResult:
-        row = {"images_seen": 32, "num_images": 64, "loss": 0.25}
         on_report = options.pop("on_report")
-        on_report({**row, "finished": False})
-        on_report({**row, "finished": True})  # the scores of the same images
+        on_report(RunRecord("running", images_seen=32, num_images=64, loss=0.25))
+        last = RunRecord("valid", images_seen=32, num_images=64, loss=0.25, scores=scores_of(factor_vae=0.5))
+        on_report(last)  # the scores of the same images
         asked.update(config=config, **options)
-        scores = json.dumps({"factor_vae": 0.5, "importance": [[1.0]]})
-        return trainer.TrainResult("name", "runs/train/name", "runs/train/name/checkpoint", {"scores": scores})
+        return trainer.TrainResult("runs/train/name/checkpoint", last)
 
     monkeypatch.setattr(trainer, "run", record)
     return asked
@@ -113,12 +114,15 @@ def test_train_runs_a_preset_with_overrides_and_tells_where_the_checkpoint_is(ru
         expand({"preset": "tiny", "train": {"num_images": 64}, "method": {"anchors": {"mode": "off"}}})
     )
     assert (asked["storage"], asked["name"]) == ("runs", None)
-    assert outcome.out.splitlines() == ["checkpoint  runs/train/name/checkpoint", '{"factor_vae": 0.5}']
+    where, scores = outcome.out.splitlines()
+    assert where == "checkpoint  runs/train/name/checkpoint"
+    expected = {name: value for name, value in scores_of(factor_vae=0.5).to_dict().items() if name != "importance"}
+    assert json.loads(scores) == expected
     assert outcome.err == "32 of 64 images  loss 0.2500\n"
 
 
 def test_a_report_of_a_method_without_a_loss_tells_its_images_alone(capsys: pytest.CaptureFixture[str]) -> None:
-    _print_report({"images_seen": 32, "num_images": 64, "loss": None, "finished": False})
+    _print_report(RunRecord("running", images_seen=32, num_images=64))
     assert capsys.readouterr().err == "32 of 64 images\n"
 
 

@@ -13,6 +13,7 @@ from raydis.engine.evaluate import check_scorable, evaluate, reconstruction_psnr
 from raydis.engine.finite import check_finite
 from raydis.engine.fit import fit
 from raydis.engine.information import information_of
+from raydis.engine.record import RunRecord
 from raydis.engine.state import Progress, Training
 from raydis.methods.contract import FactorTable, UnitMethod
 from raydis.metrics.protocol import NUM_DRAWS, SEARCH, Protocol, Scores
@@ -21,12 +22,17 @@ from raydis.metrics.telling import Information, label_units
 
 @dataclass(frozen=True)
 class Report:
-    """What a run has to say at one moment; `checkpoint` is a folder that the receiver may move away."""
+    """What a session hands over at one moment; `checkpoint` is a folder that the receiver may move away."""
 
     progress: Progress  # `finished` once the model is scored
     scores: Scores | None  # at rungs and at the end, where the run evaluates itself
     psnr: float | None  # of reconstructions, dB: at the end, where the run trains a first stage
     checkpoint: Path | None  # on rank 0, when one is due
+
+    @property
+    def record(self) -> RunRecord:
+        """What the run tells everybody else."""
+        return RunRecord.of(self.progress, self.scores, self.psnr)
 
 
 def run_session(training: Training, workdir: Path, *, parent: dict[str, str] | None = None) -> Iterator[Report]:

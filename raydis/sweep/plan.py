@@ -9,7 +9,8 @@ from rich.console import Console
 from raydis.config import ComputeConfig
 from raydis.metrics.protocol import PUBLISHED, SEARCH
 from raydis.metrics.standing import describe
-from raydis.sweep.spec import Choice, Domain, SweepSpec
+from raydis.sweep.domains import Choice, Domain
+from raydis.sweep.spec import SweepSpec
 from raydis.sweep.words import brief, print_facts
 
 

@@ -12,7 +12,8 @@ from rich.table import Table
 from raydis.metrics.protocol import ScoreName, Scores
 from raydis.metrics.standing import Objective, with_spread
 from raydis.store import Location
-from raydis.sweep.run import STUDY_FILE, SweepResult
+from raydis.sweep.folder import STUDY_FILE
+from raydis.sweep.result import SweepResult
 from raydis.sweep.spec import SweepSpec
 from raydis.sweep.summary import Replicates
 from raydis.sweep.words import brief, duration, print_facts, short
@@ -35,7 +36,7 @@ def print_result(result: SweepResult, spec: SweepSpec, storage: str, console: Co
         ended = sum(record.state != "stopped" for record in result.records)
         facts["interrupted"] = f"{ended} of {spec.total_trials} trials ended; nothing was promoted"
     if result.best is not None:
-        best = _scores(result.best.scores, spec.objectives)
+        best = _scores(result.best.run.scores, spec.objectives)
         facts["best"] = f"trial {result.best.number}, {best}; * marks the Pareto front"
         checkpoint = shlex.quote(str(result.best.checkpoint))
         next_commands.append(f"python -m raydis traverse {checkpoint} -o traversal.png")

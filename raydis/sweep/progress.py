@@ -14,6 +14,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from raydis.engine.record import RunRecord
 from raydis.metrics.standing import Objective, best_of
 from raydis.sweep.searcher import trial_state
 from raydis.sweep.words import describe, duration, short
@@ -65,15 +66,16 @@ class SweepState:
         view.state = "running"
         return view
 
-    def update(self, config: dict[str, Any], result: dict[str, Any]) -> None:
+    def update(self, config: dict[str, Any], record: RunRecord) -> None:
         """A trial reported."""
         view = self.trials.get(config["number"]) or self.start(config)
-        view.images_seen = result.get("images_seen") or view.images_seen
-        view.loss = result.get("loss", view.loss)
-        if result.get("finished"):
-            state, _ = trial_state(result, False, self.objectives)
+        view.images_seen = record.images_seen or view.images_seen
+        view.loss = record.loss
+        if record.finished:
+            state, _ = trial_state(record, False, self.objectives)
             view.state = "done" if state is TrialState.COMPLETE else "failed"
-            view.scores = {name: result[name] for name in self.metrics if result.get(name) is not None}
+            values = record.values()
+            view.scores = {name: value for name in self.metrics if (value := values.get(name)) is not None}
 
     def fail(self, config: dict[str, Any]) -> None:
         """A trial raised an error, or its process died."""
@@ -163,7 +165,7 @@ class SweepProgress(tune.Callback):
         self.state.start(trial.config)
 
     def on_trial_result(self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **i: Any) -> None:
-        self.state.update(trial.config, result)
+        self.state.update(trial.config, RunRecord.from_ray(result))
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         self.state.fail(trial.config)

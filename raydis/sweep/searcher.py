@@ -10,9 +10,8 @@ ever, and cannot hold a search space that is not picklable. Here each trial ends
 
 from __future__ import annotations
 
-import pickle
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +23,7 @@ from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState
 from ray.tune.search import Searcher
 
+from raydis.engine.record import RunRecord
 from raydis.metrics.standing import Objective, missing
 from raydis.sweep.space import as_point, control_settings, suggest_settings
 from raydis.sweep.spec import SweepSpec
@@ -79,12 +79,13 @@ class StudySearcher(Searcher):
         trial = self._trials.pop(trial_id, None)
         if trial is None:
             return
-        state, reason = trial_state(result, error, self.spec.objectives)
+        record = None if result is None else RunRecord.from_ray(result)
+        state, reason = trial_state(record, error, self.spec.objectives)
         if reason is not None:
             trial.set_user_attr("reason", reason)
-        metrics = [goal.metric for goal in self.spec.objectives]
-        values = [result[name] for name in metrics] if result and state is TrialState.COMPLETE else None
-        self.study.tell(trial, values, state=state)
+        scores = record.values() if record and state is TrialState.COMPLETE else {}
+        values = [value for goal in self.spec.objectives if (value := scores.get(goal.metric)) is not None]
+        self.study.tell(trial, values or None, state=state)
 
     def close(self) -> None:
         """Tell Optuna that trials which never ended were stopped, as after an interruption."""
@@ -96,35 +97,25 @@ class StudySearcher(Searcher):
         return True
 
     def save(self, checkpoint_path: str) -> None:
-        """Tune's snapshot of the searcher."""
-        Path(checkpoint_path).write_bytes(pickle.dumps({"study": self.study, "trials": self._trials}))
-
-    def restore(self, checkpoint_path: str) -> None:
-        """Continue from a snapshot; trials asked for after it, which nobody runs any more, are told as failed."""
-        state = pickle.loads(Path(checkpoint_path).read_bytes())
-        self.study, self._trials = state["study"], state["trials"]
-        known = {trial.number for trial in self._trials.values()}
-        for orphan in self.study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
-            if orphan.number not in known:
-                self.study.tell(orphan.number, state=TrialState.FAIL)
+        """Write nothing where Tune asks for a snapshot: the study's own storage is its memory."""
 
 
 def trial_state(
-    result: Mapping[str, Any] | None, error: bool, objectives: Sequence[Objective]
+    record: RunRecord | None, error: bool, objectives: Sequence[Objective]
 ) -> tuple[TrialState, str | None]:
     """Optuna's state of a trial that ended, and why where it is not COMPLETE.
 
     Args:
-        result: the last report: `finished`, `status`, `reason` and the objectives; None if there was none.
+        record: its last; None if there was none.
         error: the trial raised, or its process died.
     """
-    if error or result is None:
+    if error or record is None:
         return TrialState.FAIL, "it ended without a result: see its error.txt"
-    if not result.get("finished"):
-        return TrialState.PRUNED, f"stopped after {result.get('images_seen', 0)} images"
-    if result.get("status") != "valid":
-        return TrialState.FAIL, str(result.get("reason") or result.get("status"))
-    if reason := missing(result, objectives):
+    if not record.finished:
+        return TrialState.PRUNED, f"stopped after {record.images_seen or 0} images"
+    if record.state != "valid":
+        return TrialState.FAIL, record.reason or record.state
+    if reason := missing(record.values(), objectives):
         return TrialState.FAIL, reason
     return TrialState.COMPLETE, None
 

@@ -8,7 +8,9 @@ from typing import Any
 
 import optuna
 
-from raydis.sweep.spec import Choice, FloatRange, IntRange, SweepSpec, value_at
+from raydis.sweep.domains import Choice, FloatRange, IntRange
+from raydis.sweep.settings import value_at
+from raydis.sweep.spec import SweepSpec
 
 
 def suggest_settings(trial: optuna.Trial, search: Mapping[str, Any]) -> dict[str, Any]:

@@ -6,15 +6,11 @@ corners of the space must be valid runs.
 
 from __future__ import annotations
 
-import copy
-import difflib
 import itertools
-import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-import numpy as np
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from raydis.config import RunConfig
@@ -23,89 +19,10 @@ from raydis.config.presets import expand
 from raydis.config.section import Model
 from raydis.errors import ConfigError
 from raydis.metrics.standing import DEFAULT_OBJECTIVES, Objective
+from raydis.sweep.domains import Domain, corners
+from raydis.sweep.settings import check_key, configure
 
 NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
-FIXED_SECTIONS = {
-    "data": "scores on different data do not compare",
-    "evaluation": "scores of different protocols do not compare",
-    "compute": "trials differ by their settings, not by their machines",
-}
-MAX_CORNERS = 1024
-
-
-class IntRange(Model):
-    """Integers from `low` to `high`, both included."""
-
-    kind: Literal["int"]
-    low: int
-    high: int
-    step: int = Field(default=1, ge=1, description="Distance between neighbours; only without log.")
-    log: bool = Field(default=False, description="Draw evenly in the logarithm.")
-
-    @model_validator(mode="after")
-    def _bounds(self) -> Self:
-        _check_bounds(self.low, self.high, self.log)
-        if self.log and self.step != 1:
-            raise ValueError(f"step={self.step} does not go with log=true: remove one of them")
-        if (self.high - self.low) % self.step:
-            raise ValueError(f"high={self.high} cannot be reached from low={self.low} in steps of {self.step}")
-        return self
-
-    def ends(self) -> tuple[Any, ...]:
-        """The values that a corner of the space can have."""
-        return (self.low, self.high)
-
-    def holds(self, value: Any) -> bool:
-        """Whether a value lies in the range."""
-        whole = isinstance(value, int) and not isinstance(value, bool)
-        return whole and self.low <= value <= self.high and (value - self.low) % self.step == 0
-
-
-class FloatRange(Model):
-    """Numbers from `low` to `high`."""
-
-    kind: Literal["float"]
-    low: float
-    high: float
-    log: bool = Field(default=False, description="Draw evenly in the logarithm.")
-
-    @model_validator(mode="after")
-    def _bounds(self) -> Self:
-        _check_bounds(self.low, self.high, self.log)
-        return self
-
-    def ends(self) -> tuple[Any, ...]:
-        """The values that a corner of the space can have."""
-        return (self.low, self.high)
-
-    def holds(self, value: Any) -> bool:
-        """Whether a value lies in the range."""
-        return isinstance(value, int | float) and not isinstance(value, bool) and self.low <= value <= self.high
-
-
-class Choice(Model):
-    """One of several values; a value may be a list or a whole section, which then replaces what was there."""
-
-    kind: Literal["choice"]
-    values: tuple[Any, ...] = Field(min_length=1)
-
-    @model_validator(mode="after")
-    def _distinct(self) -> Self:
-        labels = [json.dumps(value, sort_keys=True) for value in self.values]
-        if len(set(labels)) != len(labels):
-            raise ValueError(f"values {', '.join(labels)} are not distinct")
-        return self
-
-    def ends(self) -> tuple[Any, ...]:
-        """The values that a corner of the space can have: all of them."""
-        return self.values
-
-    def holds(self, value: Any) -> bool:
-        """Whether a value is one of the choices."""
-        return any(type(value) is type(known) and value == known for known in self.values)
-
-
-Domain = Annotated[IntRange | FloatRange | Choice, Field(discriminator="kind")]
 
 
 class Control(Model):
@@ -270,57 +187,6 @@ def load_spec(path: Path, overrides: list[str]) -> SweepSpec:
     return parse(SweepSpec, tree, source=str(path))
 
 
-def configure(base: RunConfig, settings: Mapping[str, Any]) -> RunConfig:
-    """The base run with the values at some dotted keys replaced.
-
-    Raises:
-        ConfigError: the result is not a valid run.
-    """
-    tree: Tree = base.model_dump(mode="json")
-    for key, value in settings.items():
-        *above, last = key.split(".")
-        node = tree
-        for name in above:
-            node = node.setdefault(name, {})
-        node[last] = copy.deepcopy(value)
-    return parse(RunConfig, tree, source=_text(settings) or "run")
-
-
-def value_at(config: RunConfig, key: str) -> Any:
-    """The plain value of a run at a dotted key."""
-    value: Any = config.model_dump(mode="json")
-    for name in key.split("."):
-        value = value[name]
-    return value
-
-
-def corners(search: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
-    """Corners of the space: all of them, or where there are too many a fixed random part, in which every end occurs."""
-    ends = [domain.ends() for domain in search.values()]
-    if int(np.prod([len(values) for values in ends], dtype=np.int64)) <= MAX_CORNERS:
-        for values in itertools.product(*ends):
-            yield dict(zip(search, values, strict=True))
-        return
-    rng, longest = np.random.default_rng(0), max(map(len, ends))
-    for row in range(MAX_CORNERS):
-        picks = [row % len(values) if row < longest else int(rng.integers(len(values))) for values in ends]
-        yield {key: values[pick] for key, values, pick in zip(search, ends, picks, strict=True)}
-
-
-def check_key(key: str, where: str) -> None:
-    """Refuses a key that no run has, or that must be the same in all trials of a sweep."""
-    section = key.split(".")[0]
-    if section in FIXED_SECTIONS:
-        raise ValueError(f"{where}: {key} must be the same in all trials ({FIXED_SECTIONS[section]}): set run.{key}")
-    known = field_paths(RunConfig)
-    if key not in known:
-        near = difflib.get_close_matches(key, known, n=1, cutoff=0.5) or [
-            path for path in known if path.endswith(f".{key}")
-        ]
-        hint = f"did you mean {near[0]}?" if near else "use a dotted key of the run, as in method.num_units"
-        raise ValueError(f"{where}: {key} is no key of a run; {hint}")
-
-
 def _nested(search: Tree) -> Tree:
     """Dotted keys as nested mappings."""
     tree: Tree = {}
@@ -344,14 +210,3 @@ def _flat(tree: Tree, prefix: str = "") -> Iterator[tuple[str, Any]]:
             yield from _flat(node, f"{key}.")
         else:
             yield key, node
-
-
-def _check_bounds(low: float, high: float, log: bool) -> None:
-    if low > high:
-        raise ValueError(f"empty range: low={low} is above high={high}")
-    if log and low <= 0:
-        raise ValueError(f"low={low} has no logarithm: raise low above 0 or set log=false")
-
-
-def _text(settings: Mapping[str, Any]) -> str:
-    return ", ".join(f"{key}={value}" for key, value in settings.items())

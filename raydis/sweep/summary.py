@@ -16,13 +16,14 @@ import pyarrow.parquet
 from optuna.trial import TrialState
 from ray.tune import Result, ResultGrid
 
+from raydis.engine.record import RunRecord
 from raydis.errors import explain
-from raydis.metrics.protocol import SCORE_NAMES, ScoreName, Scores
+from raydis.metrics.protocol import SCORE_NAMES
 from raydis.metrics.standing import Objective, best_of, missing
 from raydis.store import Location, Store
 from raydis.sweep.searcher import trial_state
 from raydis.sweep.spec import SweepSpec
-from raydis.sweep.trial import trial_name
+from raydis.sweep.trial import CHECKPOINT_URI
 
 State = Literal["complete", "stopped", "failed"]
 STATES: dict[TrialState, State] = {
@@ -40,8 +41,8 @@ class TrialRecord:
         number, control: its place, and the control's name if it was one.
         settings: dotted key of the run -> value.
         state, reason: `complete` trials have valid, finite scores; the others have a reason.
-        scores: whatever evaluation there was.
-        images_seen, loss, time_s: of the last report; time_s is None where there was none.
+        run: the last that its run reported.
+        time_s: of that report since the trial's start; None where there was none.
         checkpoint: folder or s3:// URI of the last one.
     """
 
@@ -50,23 +51,18 @@ class TrialRecord:
     settings: dict[str, Any]
     state: State
     reason: str | None
-    scores: Scores | None
-    images_seen: int
-    loss: float | None
+    run: RunRecord
     time_s: float | None
     checkpoint: str | None
 
-    @property
-    def name(self) -> str:
-        return trial_name(self.number)
-
     def value(self, metric: str) -> float | None:
-        """A score by name."""
-        return None if self.scores is None else getattr(self.scores, metric)
+        """Return a score by name; None where there is none."""
+        return self.run.values().get(metric)
 
-    def spread(self, metric: ScoreName) -> float | None:
+    def spread(self, metric: str) -> float | None:
         """Return a score's standard deviation over its draws; None where it is unknown."""
-        return self.scores.spread.get(metric) if self.scores and self.scores.spread else None
+        scores = self.run.scores
+        return scores.spread.get(metric) if scores and scores.spread else None
 
 
 def read_records(grid: ResultGrid, spec: SweepSpec, storage: Location) -> list[TrialRecord]:
@@ -75,23 +71,20 @@ def read_records(grid: ResultGrid, spec: SweepSpec, storage: Location) -> list[T
 
 
 def _record(result: Result, spec: SweepSpec, storage: Location) -> TrialRecord:
-    config, metrics = result.config or {}, result.metrics or {}
-    state, reason = trial_state(metrics, result.error is not None, spec.objectives)
+    config, row = result.config or {}, result.metrics or {}
+    run = RunRecord.from_ray(row)
+    state, reason = trial_state(run, result.error is not None, spec.objectives)
     if result.error is not None:
         reason = explain(result.error).line
-    checkpoint = metrics.get("checkpoint_uri") or (
-        result.checkpoint and str(storage.at_pyarrow_path(result.checkpoint.path))
-    )
+    checkpoint = row.get(CHECKPOINT_URI) or (result.checkpoint and str(storage.at_pyarrow_path(result.checkpoint.path)))
     return TrialRecord(
         number=config["number"],
         control=config["control"],
         settings=config["settings"],
         state=STATES[state],
         reason=reason,
-        scores=Scores.from_dict(json.loads(metrics["scores"])) if metrics.get("scores") else None,
-        images_seen=metrics.get("images_seen") or 0,
-        loss=metrics.get("loss"),
-        time_s=metrics.get("time_total_s"),
+        run=run,
+        time_s=row.get("time_total_s"),
         checkpoint=checkpoint or None,
     )
 
@@ -119,7 +112,7 @@ def _rankable(records: Sequence[TrialRecord], objectives: Sequence[Objective]) -
     """Metrics of the trials that are complete and have a standing, by number."""
     found = {}
     for record in records:
-        values = record.scores.values() if record.scores else {}
+        values = record.run.values()
         if record.state == "complete" and not missing(values, objectives):
             found[record.number] = {name: value for name, value in values.items() if value is not None}
     return found
@@ -171,16 +164,16 @@ def write_tables(store: Store, folder: str, records: Sequence[TrialRecord], fron
 
 def trials_table(records: Sequence[TrialRecord], front: set[int]) -> pa.Table:
     """The records as a table; settings that are no plain numbers or texts, or of mixed types, are JSON."""
-    scores = (*SCORE_NAMES, "num_active_units")
     columns: dict[str, list[Any]] = {
         "number": [record.number for record in records],
         "control": [record.control for record in records],
         "state": [record.state for record in records],
         "on_front": [record.number in front for record in records],
-        **{name: [record.value(name) for record in records] for name in scores},
+        **{name: [record.value(name) for record in records] for name in SCORE_NAMES},
+        "num_active_units": [scores.num_active_units if (scores := row.run.scores) else None for row in records],
         **{f"{name}_spread": [record.spread(name) for record in records] for name in SCORE_NAMES},
-        "images_seen": [record.images_seen for record in records],
-        "loss": [record.loss for record in records],
+        "images_seen": [record.run.images_seen or 0 for record in records],
+        "loss": [record.run.loss for record in records],
         "time_s": [_rounded(record.time_s) for record in records],
         "reason": [record.reason for record in records],
         "checkpoint": [record.checkpoint for record in records],
@@ -200,9 +193,9 @@ def to_json(records: Sequence[TrialRecord], front: set[int]) -> list[dict[str, A
             "state": record.state,
             "reason": record.reason,
             "on_front": record.number in front,
-            "scores": record.scores.to_dict() if record.scores else None,
-            "images_seen": record.images_seen,
-            "loss": record.loss if record.loss is not None and math.isfinite(record.loss) else None,
+            "scores": record.run.scores.to_dict() if record.run.scores else None,
+            "images_seen": record.run.images_seen or 0,
+            "loss": loss if (loss := record.run.loss) is not None and math.isfinite(loss) else None,
             "time_s": _rounded(record.time_s),
             "checkpoint": record.checkpoint,
         }

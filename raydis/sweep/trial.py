@@ -15,9 +15,11 @@ from ray import tune
 
 from raydis.config import DataConfig, RunConfig
 from raydis.config.files import parse
+from raydis.engine.record import RunRecord
 from raydis.errors import ClusterError, RaydisError, StoreError, final_error
-from raydis.sweep.spec import configure
+from raydis.sweep.settings import configure
 
+CHECKPOINT_URI = "checkpoint_uri"  # key beside the record's, for a checkpoint that Tune was not given
 LAUNCHER_SHARE = 0.001  # of the head's own resource, see `trial_resources`
 
 
@@ -32,8 +34,6 @@ def run_trial(config: dict[str, Any]) -> None:
         config: the sweep's constants `run` (base RunConfig), `sweep` (its name), `folder` (its URI), and the
             searcher's suggestion: `number`, `control`, `settings`.
     """
-    from raydis.train.report import failure
-
     try:
         run = configure(parse(RunConfig, config["run"], source="run"), config["settings"])
         parent = {"sweep": config["sweep"], "trial": trial_name(config["number"])}
@@ -46,7 +46,7 @@ def run_trial(config: dict[str, Any]) -> None:
     except (RaydisError, OSError) as error:
         if (final := final_error(error)) is None:
             raise
-        tune.report(failure(final))
+        tune.report(RunRecord.of_failure(final).to_ray())
     finally:
         _release_memory()
 
@@ -95,7 +95,7 @@ def _train_with_workers(run: RunConfig, parent: dict[str, str], folder: str) -> 
     from raydis.train.trainer import fit_with_ray
 
     result = fit_with_ray(run, name=parent["trial"], storage=folder, parent=parent, callbacks=[TuneReportCallback()])
-    tune.report(result.metrics | {"checkpoint_uri": result.checkpoint})
+    tune.report(result.record.to_ray() | {CHECKPOINT_URI: result.checkpoint})
 
 
 @functools.lru_cache(maxsize=1)

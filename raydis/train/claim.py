@@ -49,14 +49,14 @@ def run_name(store: Store, config: RunConfig) -> str:
     return name
 
 
-def claim(store: Store, name: str, config: RunConfig, *, resume: bool) -> RunConfig:
+def claim(store: Store, name: str, config: RunConfig) -> RunConfig:
     """Note a run's configuration in its folder, or compare it with the one that is there.
 
     Returns:
         the configuration to train. A `name@alias` in it is the version that it named when the run was first started.
 
     Raises:
-        ConfigError: the run was started with other values, which are named; or it exists and `resume` is False.
+        ConfigError: the run was started with other values, which are named.
         RegistryError: a first stage's `name@alias` that does not exist.
     """
     key = _key(name)
@@ -67,8 +67,6 @@ def claim(store: Store, name: str, config: RunConfig, *, resume: bool) -> RunCon
         with contextlib.suppress(StoreConflict):
             store.write(key, record, if_absent=True)
             return located
-    if not resume:
-        raise ConfigError(f"run {name} exists in {store.uri}/train: resume it, or choose another name")
     recorded = json.loads(store.read(key))
     resolved = migrate_config(recorded.get("resolved", recorded))  # an earlier raydis wrote nothing else
     located = _as_recorded(config, recorded, name, store.uri)

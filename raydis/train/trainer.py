@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import logging
 import threading
 import time
@@ -36,6 +35,7 @@ from raydis.cluster.resources import (
 from raydis.cluster.storage import check_storage
 from raydis.config import RunConfig
 from raydis.engine.plan import budget_warnings
+from raydis.engine.record import RunRecord
 from raydis.errors import ClusterError, RaydisError, explain, final_error
 from raydis.store import open_store
 from raydis.store.lease import Lease
@@ -57,21 +57,12 @@ class TrainResult:
     """What a run left behind.
 
     Attributes:
-        name: of the run.
-        folder: where it lies, a path or s3:// URI.
-        checkpoint: its last checkpoint, likewise.
-        metrics: the last report; see `raydis.train.report.metrics_of`.
+        checkpoint: its last checkpoint, a path or s3:// URI.
+        record: its last record.
     """
 
-    name: str
-    folder: str
     checkpoint: str
-    metrics: dict[str, Any]
-
-    @property
-    def scores(self) -> dict[str, Any] | None:
-        """`Scores.to_dict()` of the finished model; None where the run does not evaluate itself."""
-        return json.loads(self.metrics["scores"]) if self.metrics.get("scores") else None
+    record: RunRecord
 
 
 class SendReports(train.UserCallback):
@@ -89,20 +80,18 @@ def run(
     *,
     storage: str = "runs",
     name: str | None = None,
-    resume: bool = True,
-    on_report: Callable[[dict[str, Any]], None] | None = None,
+    on_report: Callable[[RunRecord], None] | None = None,
 ) -> TrainResult:
     """Train one configuration under Ray Train, on this machine or on the cluster it finds itself on.
 
     Args:
         storage: folder or s3://bucket/prefix; the run lies in `train/NAME` below it.
         name: default: data set and a hash of the configuration, so that the same call goes on where it stopped.
-        resume: False refuses a run that exists.
-        on_report: called with each report's metrics while the run goes on.
+        on_report: called with each record while the run goes on.
 
     Raises:
         ClusterError: the cluster lost the run's workers, or did not start them, too often: the same call goes on.
-        ConfigError: another configuration has this name, or `resume` is False and the run exists.
+        ConfigError: another configuration has this name.
         LeaseTaken: another process trains this run.
         LeaseLost: another process has taken the run over, while this one did not move for a minute.
         RegistryError: a first stage's `name@alias` that does not exist.
@@ -117,7 +106,7 @@ def run(
         if not grows:
             max_parallel_runs(config.compute, nodes)
         with _forward_reports(on_report) as callbacks:
-            return fit_with_ray(config, name=name, storage=storage, resume=resume, callbacks=callbacks)
+            return fit_with_ray(config, name=name, storage=storage, callbacks=callbacks)
 
 
 def fit_with_ray(
@@ -125,7 +114,6 @@ def fit_with_ray(
     *,
     name: str | None = None,
     storage: str,
-    resume: bool = True,
     parent: dict[str, str] | None = None,
     callbacks: Sequence[train.UserCallback] = (),
 ) -> TrainResult:
@@ -141,15 +129,13 @@ def fit_with_ray(
     name = name or run_name(store, config)
     lease = Lease(store, f"train/{name}/{LEASE_FILE}", what=f"run {name}")
     with lease.held():
-        config = claim(store, name, config, resume=resume)
+        config = claim(store, name, config)
         check_storage(store, f"train/{name}/{RUN_FILE}")
         result = _fit(config, lease, name=name, parent=parent, callbacks=callbacks)
     assert result.checkpoint is not None  # a session's last report brings one
     return TrainResult(
-        name=name,
-        folder=str(store.location / f"train/{name}"),
         checkpoint=str(store.location.at_pyarrow_path(result.checkpoint.path)),
-        metrics=result.metrics or {},
+        record=RunRecord.from_ray(result.metrics or {}),
     )
 
 
@@ -246,7 +232,7 @@ def _trainer(
 
 
 @contextlib.contextmanager
-def _forward_reports(on_report: Callable[[dict[str, Any]], None] | None) -> Iterator[list[train.UserCallback]]:
+def _forward_reports(on_report: Callable[[RunRecord], None] | None) -> Iterator[list[train.UserCallback]]:
     """Callbacks for Ray Train that make `on_report` hear every report, in this process."""
     if on_report is None:
         yield []
@@ -257,8 +243,8 @@ def _forward_reports(on_report: Callable[[dict[str, Any]], None] | None) -> Iter
     queue = Queue(actor_options={"num_cpus": 0, "scheduling_strategy": here})
 
     def forward() -> None:
-        while (metrics := queue.get()) is not None:
-            on_report(metrics)
+        while (row := queue.get()) is not None:
+            on_report(RunRecord.from_ray(row))
 
     thread = threading.Thread(target=forward, daemon=True)
     thread.start()

@@ -10,7 +10,9 @@ from pydantic import TypeAdapter, ValidationError
 from raydis.config import RunConfig
 from raydis.config.files import apply_overrides, field_paths, parse
 from raydis.errors import ConfigError
-from raydis.sweep.spec import Domain, SweepSpec, configure, corners, value_at
+from raydis.sweep.domains import Domain, corners
+from raydis.sweep.settings import configure, value_at
+from raydis.sweep.spec import SweepSpec
 
 SCORED = ["dyga_sd", "beta_vae", "factor_vae", "pca_ica"]
 STAGES = ["vq", "kl"]

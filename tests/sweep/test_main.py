@@ -9,9 +9,11 @@ from pathlib import Path
 
 import pytest
 
+from raydis.engine.record import RunRecord
 from raydis.errors import STORAGE, SWEEP_FAILED, ConfigError
 from raydis.sweep import run
 from raydis.sweep.__main__ import find_quickstart, main
+from raydis.sweep.result import SweepResult
 from raydis.sweep.summary import TrialRecord
 
 CHECKOUT = Path(__file__).resolve().parents[2]
@@ -134,8 +136,8 @@ def test_whatever_could_not_be_kept_the_results_are_shown_first(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    best = TrialRecord(0, None, {}, "complete", None, None, 32, 0.5, 1.0, "/runs/c")
-    result = run.SweepResult("s", "/runs/sweeps/s", [best], {0}, [], best, None, **{"interrupted": False, **missing})
+    best = TrialRecord(0, None, {}, "complete", None, RunRecord("valid"), 1.0, "/runs/c")
+    result = SweepResult("s", "/runs/sweeps/s", [best], {0}, [], best, None, **{"interrupted": False, **missing})
     monkeypatch.setattr(run, "run_sweep", lambda *_, **__: result)
     assert call(monkeypatch, str(smoke)) == code
     printed = capsys.readouterr()

@@ -12,12 +12,13 @@ from rich.console import Console
 
 from raydis.config.files import parse
 from raydis.config.presets import expand
+from raydis.engine.record import RunRecord
 from raydis.metrics.protocol import PUBLISHED, SEARCH, Protocol, Scores, unscored
 from raydis.registry.promotion import Decision, Promotion
 from raydis.registry.registry import ModelRef
 from raydis.sweep.printout import print_result
 from raydis.sweep.publish import Published
-from raydis.sweep.run import SweepResult
+from raydis.sweep.result import SweepResult
 from raydis.sweep.spec import SweepSpec
 from raydis.sweep.summary import Replicates, TrialRecord
 
@@ -45,9 +46,7 @@ def result() -> SweepResult:
         settings={"method.num_units": 6},
         state="complete",
         reason=None,
-        scores=scores(0.3, 0.5),
-        images_seen=512,
-        loss=0.25,
+        run=RunRecord("valid", images_seen=512, loss=0.25, scores=scores(0.3, 0.5)),
         time_s=65.0,
         checkpoint="/runs/trial-0000/checkpoint",
     )
@@ -78,9 +77,9 @@ def test_the_scores_shown_are_those_that_decide(result: SweepResult) -> None:
 
 def test_scores_of_one_draw_are_shown_without_a_spread(result: SweepResult) -> None:
     assert result.best is not None
-    assert result.best.scores is not None
-    single = dataclasses.replace(result.best.scores, num_draws=1, spread=None)
-    best = dataclasses.replace(result.best, scores=single, time_s=None)
+    assert result.best.run.scores is not None
+    single = dataclasses.replace(result.best.run.scores, num_draws=1, spread=None)
+    best = dataclasses.replace(result.best, run=RunRecord("valid", scores=single), time_s=None)
     text = printed(dataclasses.replace(result, records=[best], best=best), spec_of())
     assert "best       trial 0, dci 0.300, fvae 0.500 (search protocol" in text
 

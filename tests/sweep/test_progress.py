@@ -10,9 +10,11 @@ from typing import Any
 import pytest
 from rich.console import Console
 
+from raydis.engine.record import RunRecord
 from raydis.metrics.standing import DEFAULT_OBJECTIVES, Objective
 from raydis.sweep.progress import SweepProgress, SweepState
 from raydis.sweep.words import brief, describe, duration
+from tests.records import finished, running
 
 
 class Clock:
@@ -31,9 +33,8 @@ def state_with(clock: Clock) -> SweepState:
     return SweepState(4, 1000, DEFAULT_OBJECTIVES, clock)
 
 
-def scored(dci: float, factor_vae: float) -> dict[str, Any]:
-    scores = {"dci_disentanglement": dci, "factor_vae": factor_vae}
-    return {"finished": True, "status": "valid", "images_seen": 1000, "loss": 0.1, **scores}
+def scored(dci: float, factor_vae: float, **more: float) -> RunRecord:
+    return finished(1000, dci_disentanglement=dci, factor_vae=factor_vae, **more)
 
 
 def test_time_left_is_extrapolated_from_the_images_seen() -> None:
@@ -43,7 +44,7 @@ def test_time_left_is_extrapolated_from_the_images_seen() -> None:
     state.start(config(0))
     state.start(config(1))
     clock.now += 30.0
-    state.update(config(0), {"images_seen": 500, "loss": 0.2, "finished": False})
+    state.update(config(0), running(500, loss=0.2))
     state.update(config(1), scored(0.5, 0.7))
     assert state.share == pytest.approx(0.375)  # one and a half of four trials
     assert state.left_s == pytest.approx(50.0)
@@ -65,8 +66,7 @@ def test_a_line_tells_counts_the_best_and_the_time_left() -> None:
 
 def test_invalid_scores_count_as_a_failed_trial_and_are_never_the_best() -> None:
     state = state_with(Clock())
-    invalid = {"finished": True, "status": "invalid", "factor_vae": None, "dci_disentanglement": None}
-    state.update(config(0), invalid)
+    state.update(config(0), RunRecord(state="invalid", reason="all codes are constant"))
     assert state.count("failed") == 1
     assert state.best() is None
 
@@ -74,7 +74,7 @@ def test_invalid_scores_count_as_a_failed_trial_and_are_never_the_best() -> None
 def test_a_line_names_the_lowest_where_low_is_better_and_none_that_failed() -> None:
     state = SweepState(4, 1000, [Objective(metric="mig", direction="min")], Clock())
     for number, value in enumerate((0.4, 0.2, 0.1, None, float("nan"))):
-        state.update(config(number), {"finished": True, "status": "valid", "images_seen": 1000, "mig": value})
+        state.update(config(number), finished(1000, mig=value))
     state.fail(config(2))
     assert state.line().endswith(", best 1: mig 0.20")
     assert (state.count("done"), state.count("failed")) == (2, 3)  # as the summary will count them
@@ -85,7 +85,7 @@ def test_a_line_fits_a_hundred_columns_in_a_long_sweep() -> None:
     more = [Objective(metric="dci_completeness"), Objective(metric="dci_informativeness")]
     state = SweepState(1000, 10, [*DEFAULT_OBJECTIVES, *more], clock)
     for number in range(999):
-        state.update(config(number), scored(0.5, 0.7) | {"dci_completeness": 0.5, "dci_informativeness": 0.25})
+        state.update(config(number), scored(0.5, 0.7, dci_completeness=0.5, dci_informativeness=0.25))
     state.fail(config(5))
     clock.now += 1e6
     assert len(state.line()) <= 100
@@ -101,7 +101,7 @@ def test_without_a_terminal_lines_come_at_most_every_ten_seconds() -> None:
         progress.on_trial_start(0, [], trial)
         for _ in range(250):  # 25 seconds
             clock.now += 0.1
-            progress.on_trial_result(0, [], trial, {"images_seen": 100, "loss": 0.5})
+            progress.on_trial_result(0, [], trial, running(100, loss=0.5).to_ray())
             progress.on_step_end(0, [])
     lines = out.getvalue().splitlines()
     assert len(lines) == 3  # two while it runs, one at its end

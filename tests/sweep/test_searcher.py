@@ -12,10 +12,14 @@ import pytest
 
 from raydis.config.files import parse
 from raydis.config.presets import expand
+from raydis.engine.record import RunRecord
+from raydis.errors import FitError
 from raydis.sweep.searcher import StudySearcher, journal
-from raydis.sweep.spec import SweepSpec, configure
+from raydis.sweep.settings import configure
+from raydis.sweep.spec import SweepSpec
+from tests.records import finished, running
 
-GOOD = {"finished": True, "status": "valid", "dci_disentanglement": 0.4, "factor_vae": 0.7, "images_seen": 512}
+GOOD = finished(dci_disentanglement=0.4, factor_vae=0.7).to_ray()
 
 
 def spec_of(**over: Any) -> SweepSpec:
@@ -36,12 +40,15 @@ def states(searcher: StudySearcher) -> list[str]:
     ("result", "error", "state", "reason"),
     [
         (GOOD, False, "COMPLETE", None),
-        (GOOD | {"factor_vae": math.nan}, False, "FAIL", "factor_vae is nan"),
-        (GOOD | {"dci_disentanglement": None}, False, "FAIL", "dci_disentanglement is None"),
-        (GOOD | {"status": "invalid", "reason": "all codes are constant"}, False, "FAIL", "all codes are constant"),
-        (GOOD | {"status": "failed", "reason": "FitError: nan"}, False, "FAIL", "FitError: nan"),
-        ({"finished": False, "images_seen": 128}, False, "PRUNED", "stopped after 128 images"),
-        ({"finished": False, "images_seen": 128}, True, "FAIL", "it ended without a result: see its error.txt"),
+        (finished(dci_disentanglement=0.4, factor_vae=math.nan).to_ray(), False, "FAIL", "factor_vae is nan"),
+        (finished(factor_vae=0.7).to_ray(), False, "FAIL", "dci_disentanglement is None"),
+        (RunRecord("invalid", "all codes are constant").to_ray(), False, "FAIL", "all codes are constant"),
+        (RunRecord("not_ready", "no unit is open").to_ray(), False, "FAIL", "no unit is open"),
+        (RunRecord("unscored").to_ray(), False, "FAIL", "unscored"),
+        (RunRecord.of_failure(FitError("nan")).to_ray(), False, "FAIL", "FitError: nan"),
+        ({}, False, "PRUNED", "stopped after 0 images"),
+        (running(128).to_ray(), False, "PRUNED", "stopped after 128 images"),
+        (running(128).to_ray(), True, "FAIL", "it ended without a result: see its error.txt"),
         (None, True, "FAIL", "it ended without a result: see its error.txt"),
     ],
 )
@@ -83,10 +90,9 @@ def test_a_mixed_run_of_outcomes_keeps_the_sampler_going(sampler: str) -> None:
         assert suggestion["number"] == number
         run = configure(spec.run, suggestion["settings"])
         values = {"dci_disentanglement": run.method.num_units / 10, "factor_vae": 1 - run.method.unet.skip_dropout_rate}
-        outcome = (GOOD | values, GOOD | {"factor_vae": math.nan}, {"finished": False}, None)[
-            0 if number % 5 else number // 5 % 4
-        ]
-        searcher.on_trial_complete(f"t{number}", outcome, error=outcome is None)
+        bad = finished(dci_disentanglement=0.4, factor_vae=math.nan)
+        outcome = (finished(**values), bad, running(), None)[0 if number % 5 else number // 5 % 4]
+        searcher.on_trial_complete(f"t{number}", outcome and outcome.to_ray(), error=outcome is None)
     counts = Counter(states(searcher))
     assert counts == {"COMPLETE": 34, "FAIL": 4, "PRUNED": 2}
 
@@ -132,21 +138,10 @@ def test_the_study_can_be_read_from_its_file_while_the_sweep_runs(tmp_path: Path
     assert [direction.name for direction in study.directions] == ["MAXIMIZE", "MAXIMIZE"]
 
 
-def test_a_restored_searcher_goes_on_and_fails_trials_that_the_snapshot_did_not_know(tmp_path: Path) -> None:
-    searcher = StudySearcher(spec_of(), study_name="a", storage=journal(tmp_path / "study"))
-    searcher.suggest("before")
-    searcher.save(str(tmp_path / "snapshot"))
-    searcher.suggest("after")
-    restored = StudySearcher(spec_of(), study_name="a", storage=journal(tmp_path / "study"))
-    restored.restore(str(tmp_path / "snapshot"))
-    restored.on_trial_complete("before", GOOD)
-    assert states(restored) == ["COMPLETE", "FAIL"]
-
-
 def test_one_objective_and_a_minimum_are_told_as_such() -> None:
     objectives = [{"metric": "dci_completeness", "direction": "min"}]
     searcher = StudySearcher(spec_of(objectives=objectives), study_name="a")
     searcher.suggest("t0")
-    searcher.on_trial_complete("t0", GOOD | {"dci_completeness": 0.25})
+    searcher.on_trial_complete("t0", finished(dci_completeness=0.25).to_ray())
     assert searcher.study.directions[0].name == "MINIMIZE"
     assert searcher.study.trials[0].value == 0.25

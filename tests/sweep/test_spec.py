@@ -11,7 +11,8 @@ from raydis.config import RunConfig
 from raydis.config.files import parse
 from raydis.config.presets import expand
 from raydis.errors import ConfigError
-from raydis.sweep.spec import MAX_CORNERS, SweepSpec, configure, corners, load_spec, value_at
+from raydis.sweep.settings import value_at
+from raydis.sweep.spec import SweepSpec, load_spec
 
 UNITS = {"method.num_units": {"kind": "int", "low": 4, "high": 6}}
 
@@ -160,32 +161,6 @@ def test_a_section_and_a_key_inside_of_it_cannot_both_be_searched() -> None:
     }
     with pytest.raises(ConfigError, match=r"method\.unet\.model_dim lies inside method\.unet"):
         spec_of(search=search)
-
-
-def test_configure_replaces_values_and_whole_sections_and_leaves_the_base_alone() -> None:
-    base = spec_of().run
-    run = configure(base, {"method.unet.multipliers": [1, 1], "first_stage": {"kind": "pixel"}, "seed": 5,
-                           "method.unet.skip_dropout_sizes": [16], "method.unet.attention_sizes": [8]})  # fmt: skip
-    assert run.method.unet.multipliers == (1, 1)
-    assert run.first_stage.kind == "pixel"
-    assert run.seed == 5
-    assert base.first_stage.kind == "patch_pca"
-    assert configure(base, {}) == base
-
-
-def test_corners_of_a_small_space_are_all_of_them() -> None:
-    space = spec_of(search=UNITS | {"method.unit_dim": {"kind": "choice", "values": [4, 8, 16]}}).search
-    found = [tuple(corner.values()) for corner in corners(space)]
-    assert sorted(found) == [(units, dim) for units in (4, 6) for dim in (4, 8, 16)]
-
-
-def test_corners_of_a_large_space_are_bounded_and_hold_every_end() -> None:
-    names = ("num_timesteps", "x", "y", "z", "v", "w")
-    domain = spec_of(search={"method.unit_dim": {"kind": "choice", "values": list(range(1, 6))}}).search
-    space = dict.fromkeys(names, domain["method.unit_dim"])  # 5^6 corners
-    found = list(corners(space))
-    assert len(found) == MAX_CORNERS
-    assert all({corner[name] for corner in found} == {1, 2, 3, 4, 5} for name in names)
 
 
 def test_a_resolved_spec_is_a_sweep_file_itself(tmp_path: Path) -> None:

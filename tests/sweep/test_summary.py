@@ -14,7 +14,9 @@ import pytest
 
 from raydis.config.files import parse
 from raydis.config.presets import expand
-from raydis.metrics.protocol import SEARCH, Scores, unscored
+from raydis.engine.record import RunRecord
+from raydis.errors import FitError
+from raydis.metrics.protocol import Scores
 from raydis.metrics.standing import Objective
 from raydis.store import LocalStore, Location
 from raydis.sweep.progress import SweepState
@@ -28,14 +30,15 @@ from raydis.sweep.summary import (
     to_json,
     write_tables,
 )
+from tests.records import finished, running
 
+FAILED = RunRecord.of_failure(FitError("the loss became nan"))
 BOTH = (Objective(metric="dci_disentanglement"), Objective(metric="factor_vae"))
 
 
-def scores(dci: float, factor_vae: float) -> Scores:
-    template = unscored("invalid", "-", protocol=SEARCH, num_images=324, data_fingerprint="shapes").to_dict()
-    valid = {"status": "valid", "reason": None, "dci_disentanglement": dci, "factor_vae": factor_vae}
-    return Scores.from_dict(template | valid | {"dci_completeness": 0.5, "dci_informativeness": 0.5})
+def run(dci: float, factor_vae: float) -> RunRecord:
+    both = {"dci_disentanglement": dci, "factor_vae": factor_vae}
+    return finished(**both, dci_completeness=0.5, dci_informativeness=0.5)
 
 
 def record(number: int, dci: float = 0.0, factor_vae: float = 0.0, **over: Any) -> TrialRecord:
@@ -45,9 +48,7 @@ def record(number: int, dci: float = 0.0, factor_vae: float = 0.0, **over: Any) 
         "settings": {"method.num_units": 4 + number},
         "state": "complete",
         "reason": None,
-        "scores": scores(dci, factor_vae),
-        "images_seen": 512,
-        "loss": 0.25,
+        "run": run(dci, factor_vae),
         "time_s": 1.5,
         "checkpoint": f"/runs/trial-{number:04d}/checkpoint_000000",
     }
@@ -64,10 +65,10 @@ def test_replicates_are_the_complete_runs_of_a_control_taken_together() -> None:
         record(0, 0.9, 0.9),
         record(1, 0.2, 0.5, control="off/1"),
         record(2, 0.4, 0.7, control="off/2"),
-        record(3, control="off/3", state="failed", scores=None),
+        record(3, control="off/3", state="failed", run=FAILED),
         record(4, 0.3, 0.6, control="on/1"),
         record(5, 0.8, 0.8, control="single"),
-        record(6, control="dead/1", state="failed", scores=None),
+        record(6, control="dead/1", state="failed", run=FAILED),
     ]
     off, on, dead = replicates(records, BOTH)
     assert (off.control, off.num_runs, off.num_complete) == ("off", 3, 2)
@@ -78,7 +79,7 @@ def test_replicates_are_the_complete_runs_of_a_control_taken_together() -> None:
 
 
 def test_a_failed_trial_is_never_on_the_front() -> None:
-    records = [record(0, 0.5, 0.5), record(1, 0.9, 0.9, state="failed"), record(2, state="stopped", scores=None)]
+    records = [record(0, 0.5, 0.5), record(1, 0.9, 0.9, state="failed"), record(2, state="stopped", run=running(32))]
     assert pareto_front(records, BOTH) == {0}
     assert pareto_front(records[1:], BOTH) == set()
 
@@ -114,9 +115,8 @@ def test_the_live_line_and_the_summary_name_the_same_best_trial_and_it_is_on_the
     assert best in pareto_front(records, goals)
     state = SweepState(4, 512, goals)
     for row in reversed(records):  # whichever ends first
-        scored = {"dci_disentanglement": row.value("dci_disentanglement"), "factor_vae": row.value("factor_vae")}
         config = {"number": row.number, "control": None, "settings": row.settings}
-        state.update(config, {"finished": True, "status": "valid", "images_seen": 512, "loss": 0.1, **scored})
+        state.update(config, row.run)
     live = state.best()
     assert live is not None
     assert live.number == best
@@ -142,8 +142,7 @@ def test_a_trial_without_an_objectives_metric_is_no_zero_but_left_out() -> None:
 def test_records_are_read_from_what_trials_reported_last() -> None:
     search = {"method.num_units": {"kind": "int", "low": 4, "high": 8}}
     spec = parse(SweepSpec, {"name": "t", "run": expand({"preset": "tiny"}), "search": search}, source="t")
-    done = {"finished": True, "status": "valid", "dci_disentanglement": 0.4, "factor_vae": 0.6, "images_seen": 512}
-    done |= {"scores": json.dumps(scores(0.4, 0.6).to_dict()), "loss": 0.1, "time_total_s": 9.0}
+    done = run(0.4, 0.6).to_ray() | {"time_total_s": 9.0}
     crash = RuntimeError("worker said\nTraceback (most recent call last):\nValueError: boom")
 
     def result(number: int, metrics: Any, error: Any = None, checkpoint: str | None = None) -> SimpleNamespace:
@@ -152,11 +151,11 @@ def test_records_are_read_from_what_trials_reported_last() -> None:
         return SimpleNamespace(config=config, metrics=metrics, error=error, checkpoint=place)
 
     results = [
-        result(2, {"finished": False, "images_seen": 100}, error=crash),
+        result(2, running(100).to_ray(), error=crash),
         result(0, done, checkpoint="bucket/my runs#1/50%20"),  # Ray reports raw keys
         result(1, done | {"checkpoint_uri": "s3://bucket/train/b"}),
-        result(3, done | {"status": "invalid", "reason": "codes are constant", "scores": None}),
-        result(4, {"finished": False, "images_seen": 64}),
+        result(3, RunRecord("invalid", "codes are constant").to_ray() | {"time_total_s": 9.0}),
+        result(4, running(64).to_ray()),
         result(5, None, error=crash),
     ]
     storage = Location.parse("s3://bucket")
@@ -165,7 +164,7 @@ def test_records_are_read_from_what_trials_reported_last() -> None:
     assert [row.checkpoint for row in records[:3]] == ["s3://bucket/my runs#1/50%20", "s3://bucket/train/b", None]
     reasons = [None, None, "ValueError: boom", "codes are constant", "stopped after 64 images", "ValueError: boom"]
     assert [row.reason for row in records] == reasons
-    assert records[0].scores == scores(0.4, 0.6)
+    assert records[0].run == run(0.4, 0.6)
     assert [row.time_s for row in records] == [9.0, 9.0, None, 9.0, None, None]
 
 
@@ -173,11 +172,12 @@ def test_tables_hold_a_row_a_trial_and_a_column_a_setting(tmp_path: Path) -> Non
     records = [
         record(0, 0.5, 0.5),
         record(1, 0.6, 0.7, settings={"method.num_units": 5, "method.unet.multipliers": [1, 2], "x.mixed": "a"}),
-        record(2, scores=None, state="failed", reason="FitError: the loss became nan, at 1", settings={"x.mixed": 3}),
+        record(2, run=FAILED, state="failed", reason="FitError: the loss became nan, at 1", settings={"x.mixed": 3}),
     ]
-    assert records[1].scores is not None
-    spread = {"factor_vae": 0.02, "mig": 0.01}
-    records[1] = replace(records[1], scores=replace(records[1].scores, num_draws=3, spread=spread))
+    scores = records[1].run.scores
+    assert scores is not None
+    scores = replace(scores, num_draws=3, spread={"factor_vae": 0.02, "mig": 0.01})
+    records[1] = replace(records[1], run=replace(records[1].run, scores=scores))
     write_tables(LocalStore(tmp_path), "sweeps/s", records, {1})
     table = pyarrow.parquet.read_table(tmp_path / "sweeps/s/trials.parquet").to_pylist()
     assert [row["method.num_units"] for row in table] == [4, 5, None]
@@ -192,12 +192,9 @@ def test_tables_hold_a_row_a_trial_and_a_column_a_setting(tmp_path: Path) -> Non
 
 
 def test_rows_survive_json_and_keep_all_scores() -> None:
-    rows = json.loads(json.dumps(to_json([record(0, 0.5, 0.5, loss=float("nan"))], {0}), allow_nan=False))
+    rows = json.loads(
+        json.dumps(to_json([record(0, run=replace(run(0.5, 0.5), loss=float("nan")))], {0}), allow_nan=False)
+    )
     assert rows[0]["loss"] is None
     assert rows[0]["on_front"] is True
-    assert Scores.from_dict(rows[0]["scores"]) == scores(0.5, 0.5)
-
-
-def test_a_trials_name_is_its_folder() -> None:
-    assert record(7).name == "trial-0007"
-    assert record(7).value("factor_vae") == pytest.approx(0.0)
+    assert Scores.from_dict(rows[0]["scores"]) == run(0.5, 0.5).scores

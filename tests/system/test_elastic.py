@@ -16,6 +16,7 @@ from raydis.checkpoint.open import open_checkpoint
 from raydis.config import RunConfig
 from raydis.config.presets import expand
 from raydis.data import open_dataset
+from raydis.engine.record import RunRecord
 from raydis.engine.session import run_session
 from raydis.engine.state import Training
 from tests.double import ROUNDING, double_precision
@@ -56,9 +57,9 @@ def run_and_lose_a_node(folder: str) -> None:
         ray.init(cluster.address, log_to_driver=False, runtime_env={"worker_process_setup_hook": hook})
         reports = []
 
-        def lose_it_once(report: dict[str, object]) -> None:
-            reports.append(report)
-            if report["images_seen"] == 1152 and len(cluster.worker_nodes) == 1:
+        def lose_it_once(record: RunRecord) -> None:
+            reports.append(record.to_ray())
+            if record.images_seen == 1152 and len(cluster.worker_nodes) == 1:
                 cluster.remove_node(other, allow_graceful=False)
 
         config = RunConfig.model_validate(expand({**TREE, "compute": {"num_workers": 2, "min_workers": 1}}))

@@ -47,14 +47,14 @@ def test_a_runs_name_is_a_hash_of_what_was_set(tiny_run: Any) -> None:
 
 
 def test_a_run_goes_on_under_a_version_that_has_one_more_field(tiny_run: Any, store: LocalStore) -> None:
-    claim(store, "mine", tiny_run(), resume=True)
+    claim(store, "mine", tiny_run())
     recorded = json.loads(store.read("train/mine/run.json"))
     del recorded["resolved"]["train"]["ema_decay"], recorded["resolved"]["method"]["anchors"]["inertia"]
     store.write("train/mine/run.json", json.dumps(recorded).encode())
     config = tiny_run(train={"ema_decay": 0.9999})  # its default
-    assert claim(store, "mine", config, resume=True) == config
+    assert claim(store, "mine", config) == config
     with pytest.raises(ConfigError, match=r"\(its run\.json\): train\.ema_decay was not there, is 0\.9\. Set what"):
-        claim(store, "mine", tiny_run(), resume=True)
+        claim(store, "mine", tiny_run())
 
 
 @pytest.mark.parametrize(
@@ -66,9 +66,9 @@ def test_a_run_goes_on_under_a_version_that_has_one_more_field(tiny_run: Any, st
     ],
 )
 def test_what_was_set_differently_is_named(tiny_run: Any, store: LocalStore, over: Any, said: str) -> None:
-    claim(store, "mine", tiny_run(), resume=True)
+    claim(store, "mine", tiny_run())
     with pytest.raises(ConfigError, match=rf"^run mine in \S+ was started with another configuration .*{said}"):
-        claim(store, "mine", tiny_run(**over), resume=True)
+        claim(store, "mine", tiny_run(**over))
 
 
 @pytest.mark.parametrize(
@@ -79,35 +79,29 @@ def test_what_was_set_differently_is_named(tiny_run: Any, store: LocalStore, ove
     ],
 )
 def test_what_an_upgrade_changed_is_named(tiny_run: Any, store: LocalStore, key: str, value: float, said: str) -> None:
-    claim(store, "mine", tiny_run(), resume=True)
+    claim(store, "mine", tiny_run())
     recorded = json.loads(store.read("train/mine/run.json"))
     recorded["resolved"]["train"][key] = value
     store.write("train/mine/run.json", json.dumps(recorded).encode())
     with pytest.raises(ConfigError, match=said):
-        claim(store, "mine", tiny_run(), resume=True)
-
-
-def test_a_run_that_exists_is_refused_where_it_shall_be_new(tiny_run: Any, store: LocalStore) -> None:
-    claim(store, "mine", tiny_run(), resume=False)
-    with pytest.raises(ConfigError, match=r"run mine exists in .*: resume it, or choose another name"):
-        claim(store, "mine", tiny_run(), resume=False)
+        claim(store, "mine", tiny_run())
 
 
 def test_an_alias_that_moves_does_not_move_a_run(store: LocalStore, caplog: pytest.LogCaptureFixture) -> None:
     config, first = behind("stage@best"), publish(store, 1)
-    assert claim(store, "mine", config, resume=True) == behind(first)
+    assert claim(store, "mine", config) == behind(first)
     publish(store, 2)
     assert run_name(store, config) == default_name(config)
-    assert claim(store, "mine", config, resume=True) == behind(first)
+    assert claim(store, "mine", config) == behind(first)
     assert f"run mine goes on with first_stage.checkpoint={first}, which stage@best named when it began" in caplog.text
     store.delete("registry/stage/aliases/best.json")
-    assert claim(store, "mine", config, resume=True) == behind(first)
-    assert claim(store, "mine", behind(first), resume=True) == behind(first)  # the same, said in full
+    assert claim(store, "mine", config) == behind(first)
+    assert claim(store, "mine", behind(first)) == behind(first)  # the same, said in full
     publish(store, 2, alias="other")
     with pytest.raises(ConfigError, match=r"first_stage\.checkpoint was \S+versions/1\", is \S+versions/2"):
-        claim(store, "mine", behind("stage@other"), resume=True)
+        claim(store, "mine", behind("stage@other"))
     with pytest.raises(RegistryError):
-        claim(store, "new", config, resume=True)
+        claim(store, "new", config)
     assert not store.exists("train/new/run.json")
 
 
@@ -135,11 +129,11 @@ def earlier(store: LocalStore, name: str, config: RunConfig, *without: str) -> N
 
 def test_an_earlier_versions_run_goes_on_and_names_what_differs(tiny_run: Any, store: LocalStore) -> None:
     earlier(store, "mine", tiny_run(), "train.precision")
-    assert claim(store, "mine", tiny_run(), resume=True) == tiny_run()
+    assert claim(store, "mine", tiny_run()) == tiny_run()
     with pytest.raises(ConfigError, match=r"seed was 0, is 1"):
-        claim(store, "mine", tiny_run(seed=1), resume=True)
+        claim(store, "mine", tiny_run(seed=1))
     earlier(store, "stage", behind(publish(store, 1)))
-    assert claim(store, "stage", behind("stage@best"), resume=True).first_stage == behind(publish(store, 1)).first_stage
+    assert claim(store, "stage", behind("stage@best")).first_stage == behind(publish(store, 1)).first_stage
 
 
 def test_an_earlier_versions_unnamed_run_is_found_among_others(tiny_run: Any, store: LocalStore) -> None:
@@ -148,5 +142,5 @@ def test_an_earlier_versions_unnamed_run_is_found_among_others(tiny_run: Any, st
     earlier(store, "shapes3d_procedural-of-mine", tiny_run(seed=2))
     assert run_name(store, tiny_run()) == "shapes3d_procedural-111111111111"
     assert run_name(store, tiny_run(seed=2)) == default_name(tiny_run(seed=2))
-    claim(store, default_name(tiny_run()), tiny_run(), resume=True)
+    claim(store, default_name(tiny_run()), tiny_run())
     assert run_name(store, tiny_run()) == default_name(tiny_run())

@@ -12,10 +12,11 @@ import torch
 from raydis.config import RunConfig
 from raydis.config.presets import expand
 from raydis.data import open_dataset
+from raydis.engine.record import RunRecord
 from raydis.engine.session import run_session
 from raydis.engine.state import Training
 from raydis.errors import FitError, LeaseLost
-from raydis.train.report import failure, metrics_of, report_session
+from raydis.train.report import report_session
 
 
 def test_no_checkpoint_is_handed_over_once_the_run_is_somebody_elses() -> None:
@@ -48,9 +49,11 @@ def test_every_report_is_flat_and_has_the_same_keys_whatever_the_method(
     plan = {"num_images": 128, "report_images": 64}
     config = RunConfig.model_validate(expand({"preset": "tiny", "train": plan, "method": method}))
     training = Training(config, open_dataset(config.data), device=torch.device("cpu"))
-    rows = [metrics_of(report) for report in run_session(training, tmp_path)]
+    rows = [report.record.to_ray() for report in run_session(training, tmp_path)]
     assert [row["status"] for row in rows][-2:] == ["running", "valid"]
-    assert {frozenset(row) for row in [*rows, failure(FitError("diverged"))]} == {frozenset(rows[0])}
+    assert {frozenset(row) for row in [*rows, RunRecord.of_failure(FitError("diverged")).to_ray()]} == {
+        frozenset(rows[0])
+    }
     for row in rows:
         assert all(value is None or isinstance(value, int | float | str) for value in row.values())
         assert (row["loss"] is not None, row["health"]) == (has_loss, health)

@@ -20,10 +20,10 @@ from raydis.checkpoint.open import Checkpoint, open_checkpoint
 from raydis.config import RunConfig
 from raydis.config.presets import expand
 from raydis.data import open_dataset
+from raydis.engine.record import RunRecord
 from raydis.engine.session import run_session
 from raydis.engine.state import Training
 from raydis.errors import ClusterError, ConfigError, DataError, LeaseLost, LeaseTaken, ResourceError, StoreError
-from raydis.metrics.protocol import Scores
 from raydis.registry import Registry
 from raydis.store import LocalStore
 from raydis.store.lease import Lease
@@ -65,14 +65,14 @@ def processes_of(mark: str, command: str) -> list[int]:
 @pytest.mark.filterwarnings("ignore")  # Ray's own
 def test_two_workers_train_what_one_process_would(tiny_run: Any, tmp_path: Path) -> None:
     config = tiny_run(method=SMOOTH, compute={"num_workers": 2})
-    reports: list[dict[str, Any]] = []
+    reports: list[RunRecord] = []
     result = run(config, storage=str(tmp_path / "store"), name="two", on_report=reports.append)
-    assert [row["images_seen"] for row in reports] == [128, 256, 384, 512, 512]
-    assert [row["finished"] for row in reports] == [False, False, False, False, True]
-    assert len({frozenset(row) for row in reports}) == 1  # the same keys in every report
-    assert result.folder == str(tmp_path / "store/train/two")
-    assert result.scores is not None
-    assert Scores.from_dict(result.scores).protocol == "search"
+    assert [record.images_seen for record in reports] == [128, 256, 384, 512, 512]
+    assert [record.state for record in reports] == ["running", "running", "running", "running", "valid"]
+    assert result.record == reports[-1]
+    assert result.record.scores is not None
+    assert result.record.scores.protocol == "search"
+    assert result.checkpoint.startswith(str(tmp_path / "store/train/two"))
     trained = open_checkpoint(Path(result.checkpoint))
     assert trained.config == config.model_copy(update={"compute": trained.config.compute})
     assert (trained.config.compute.num_workers, trained.config.compute.device) == (2, "cpu")  # decided by the cluster
@@ -90,9 +90,10 @@ def test_a_killed_worker_is_replaced_and_the_run_ends_as_if_nothing_had_happened
 ) -> None:
     config, seen, killed = tiny_run(train=LONG), [], []
 
-    def kill_once(report: dict[str, Any]) -> None:
-        seen.append(report["images_seen"])
-        if report["images_seen"] >= 1152 and not killed:
+    def kill_once(record: RunRecord) -> None:
+        assert record.images_seen is not None
+        seen.append(record.images_seen)
+        if record.images_seen >= 1152 and not killed:
             killed.extend(processes_of(cluster, "RayTrainWorker"))
             for process in killed:
                 os.kill(process, signal.SIGKILL)
@@ -106,10 +107,10 @@ def test_a_killed_worker_is_replaced_and_the_run_ends_as_if_nothing_had_happened
     for name, weight in alone.weights().items():
         assert torch.equal(weights[name], weight), name
 
-    reports: list[dict[str, Any]] = []
+    reports: list[RunRecord] = []
     same = run(config, storage=str(tmp_path / "store"), on_report=reports.append)
     assert not reports  # there was nothing left to do
-    assert (same.checkpoint, same.metrics["images_seen"]) == (result.checkpoint, 2048)
+    assert (same.checkpoint, same.record.images_seen) == (result.checkpoint, 2048)
 
 
 @pytest.mark.ray
@@ -170,7 +171,7 @@ def test_a_run_shrinks_to_the_nodes_that_are_left_and_grows_again_at_its_next_re
     config = tiny_run(compute={"num_workers": 4, "min_workers": 1})
     result = fit_with_ray(config, name="elastic", storage=str(tmp_path))
     assert trainers.started == [4, 4, 2, 4]  # three would not share 32 images
-    assert (result.checkpoint, result.metrics) == ("last", {"num_workers": 4})
+    assert (result.checkpoint, result.record) == ("last", RunRecord("running", num_workers=4))
     assert "run elastic: no place for all of its 4 workers, it goes on with 2" in caplog.text
 
 
@@ -225,7 +226,6 @@ def test_ray_is_given_the_very_prefix_that_the_run_was_claimed_under(
         result = fit_with_ray(tiny_run(), name="mine", storage=f"s3://bucket/{name}")
         assert {key.rpartition("/")[0] for key in server.objects} == {f"bucket/{name}/train/mine"}
     assert asked == [f"bucket/{name}/train"]
-    assert result.folder == f"s3://bucket/{name}/train/mine"
     assert result.checkpoint == f"s3://bucket/{name}/train/mine/checkpoint_1"
 
     result = fit_with_ray(tiny_run(), name="mine", storage=str(tmp_path / name))
@@ -381,15 +381,15 @@ def test_two_workers_train_a_first_stage_and_then_a_model_behind_it(
     stage = run(
         RunConfig.model_validate({**tree, "evaluation": {"protocol": "none"}, "compute": both}), storage=storage
     )
-    assert stage.metrics["psnr"] > 5.0
-    assert stage.scores is None
+    assert stage.record.psnr is not None
+    assert stage.record.psnr > 5.0
+    assert stage.record.scores is None
     assert Registry(LocalStore(storage)).register(Path(stage.checkpoint), "stage") == 1
 
     first_stage = {"kind": "vq", "checkpoint": "stage@1", **network}
     tree = expand({"preset": "tiny", "first_stage": first_stage, "compute": both})
     result = run(RunConfig.model_validate(tree), storage=storage)
-    assert result.scores is not None
-    assert result.metrics.keys() == stage.metrics.keys()
+    assert result.record.scores is not None
     weights = open_checkpoint(Path(result.checkpoint)).weights()
     source = open_checkpoint(Path(stage.checkpoint)).weights()
     name = "codebook.codes"

@@ -1,0 +1,110 @@
+"""The values that a sweep may give to a key of the run, and the corners of the space that all keys make."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from collections.abc import Iterator, Mapping
+from typing import Annotated, Any, Literal, Self
+
+import numpy as np
+from pydantic import Field, model_validator
+
+from raydis.config.section import Model
+
+MAX_CORNERS = 1024
+
+
+class IntRange(Model):
+    """Integers from `low` to `high`, both included."""
+
+    kind: Literal["int"]
+    low: int
+    high: int
+    step: int = Field(default=1, ge=1, description="Distance between neighbours; only without log.")
+    log: bool = Field(default=False, description="Draw evenly in the logarithm.")
+
+    @model_validator(mode="after")
+    def _bounds(self) -> Self:
+        _check_bounds(self.low, self.high, self.log)
+        if self.log and self.step != 1:
+            raise ValueError(f"step={self.step} does not go with log=true: remove one of them")
+        if (self.high - self.low) % self.step:
+            raise ValueError(f"high={self.high} cannot be reached from low={self.low} in steps of {self.step}")
+        return self
+
+    def ends(self) -> tuple[Any, ...]:
+        """The values that a corner of the space can have."""
+        return (self.low, self.high)
+
+    def holds(self, value: Any) -> bool:
+        """Whether a value lies in the range."""
+        whole = isinstance(value, int) and not isinstance(value, bool)
+        return whole and self.low <= value <= self.high and (value - self.low) % self.step == 0
+
+
+class FloatRange(Model):
+    """Numbers from `low` to `high`."""
+
+    kind: Literal["float"]
+    low: float
+    high: float
+    log: bool = Field(default=False, description="Draw evenly in the logarithm.")
+
+    @model_validator(mode="after")
+    def _bounds(self) -> Self:
+        _check_bounds(self.low, self.high, self.log)
+        return self
+
+    def ends(self) -> tuple[Any, ...]:
+        """The values that a corner of the space can have."""
+        return (self.low, self.high)
+
+    def holds(self, value: Any) -> bool:
+        """Whether a value lies in the range."""
+        return isinstance(value, int | float) and not isinstance(value, bool) and self.low <= value <= self.high
+
+
+class Choice(Model):
+    """One of several values; a value may be a list or a whole section, which then replaces what was there."""
+
+    kind: Literal["choice"]
+    values: tuple[Any, ...] = Field(min_length=1)
+
+    @model_validator(mode="after")
+    def _distinct(self) -> Self:
+        labels = [json.dumps(value, sort_keys=True) for value in self.values]
+        if len(set(labels)) != len(labels):
+            raise ValueError(f"values {', '.join(labels)} are not distinct")
+        return self
+
+    def ends(self) -> tuple[Any, ...]:
+        """The values that a corner of the space can have: all of them."""
+        return self.values
+
+    def holds(self, value: Any) -> bool:
+        """Whether a value is one of the choices."""
+        return any(type(value) is type(known) and value == known for known in self.values)
+
+
+Domain = Annotated[IntRange | FloatRange | Choice, Field(discriminator="kind")]
+
+
+def corners(search: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+    """Corners of the space: all of them, or where there are too many a fixed random part, in which every end occurs."""
+    ends = [domain.ends() for domain in search.values()]
+    if int(np.prod([len(values) for values in ends], dtype=np.int64)) <= MAX_CORNERS:
+        for values in itertools.product(*ends):
+            yield dict(zip(search, values, strict=True))
+        return
+    rng, longest = np.random.default_rng(0), max(map(len, ends))
+    for row in range(MAX_CORNERS):
+        picks = [row % len(values) if row < longest else int(rng.integers(len(values))) for values in ends]
+        yield {key: values[pick] for key, values, pick in zip(search, ends, picks, strict=True)}
+
+
+def _check_bounds(low: float, high: float, log: bool) -> None:
+    if low > high:
+        raise ValueError(f"empty range: low={low} is above high={high}")
+    if log and low <= 0:
+        raise ValueError(f"low={low} has no logarithm: raise low above 0 or set log=false")
