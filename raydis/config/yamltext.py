@@ -12,6 +12,8 @@ import re
 from typing import TypeAlias
 
 import yaml
+from yaml.composer import ComposerError
+from yaml.reader import ReaderError
 
 from raydis.errors import ConfigError
 
@@ -65,9 +67,9 @@ def load_yaml(text: str, name: str) -> Value:
     except yaml.MarkedYAMLError as error:
         line = f"line {error.problem_mark.line + 1}: " if error.problem_mark else ""
         # Only a ComposerError's context is a part of the sentence; another's says what was read when it happened.
-        parts = [error.context, error.problem] if isinstance(error, yaml.composer.ComposerError) else [error.problem]
+        parts = [error.context, error.problem] if isinstance(error, ComposerError) else [error.problem]
         raise ConfigError(f"{name}: {line}not YAML: {', '.join(filter(None, parts))}") from error
-    except yaml.reader.ReaderError as error:
+    except ReaderError as error:
         line = text.count("\n", 0, error.position) + 1
         found = f"U+{error.character:04X}"
         raise ConfigError(f"{name}: line {line}: not YAML: the character {found} is not allowed") from error
