@@ -17,6 +17,7 @@ from typing import Any, Literal, TypeVar, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
 
+from raydis.config.former import former_keys
 from raydis.errors import ConfigError
 
 M = TypeVar("M", bound=BaseModel)
@@ -114,8 +115,10 @@ def parse(model: type[M], tree: Tree, *, source: str) -> M:
 
     Raises:
         ConfigError: in one line, every problem by its dotted path: unknown keys with the nearest valid name, values
-            out of range with what was found and the bound.
+            out of range with what was found and the bound. A key or value that older versions knew is told alone.
     """
+    if renamed := former_keys(tree):
+        raise ConfigError(f"{source}: {'; '.join(renamed)}")
     try:
         return model.model_validate(tree)
     except ValidationError as error:

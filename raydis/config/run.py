@@ -19,8 +19,6 @@ from raydis.config.vae import BetaVaeConfig, FactorVaeConfig
 
 def _with_kind(tree: Any) -> Any:
     """A method that does not say its kind is DyGA+SD."""
-    if isinstance(tree, dict) and "family" in tree:
-        raise ValueError(f"method.family was renamed: write method.kind={tree['family']}")
     return {"kind": "dyga_sd", **tree} if isinstance(tree, dict) else tree
 
 

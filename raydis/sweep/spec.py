@@ -19,6 +19,7 @@ from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from raydis.config import RunConfig
 from raydis.config.files import Tree, apply_overrides, field_paths, parse, read_yaml
+from raydis.config.former import replacement
 from raydis.config.presets import expand
 from raydis.config.section import Model
 from raydis.errors import ConfigError
@@ -141,21 +142,6 @@ class PromotionConfig(Model):
     )
     protocol: Literal["published", "search"] = Field(default="published", description="Protocol of the final scores.")
     estimator: Literal["reference", "hist", "tree"] = Field(default="reference", description="DCI's classifier in it.")
-
-    @model_validator(mode="before")
-    @classmethod
-    def _no_rule(cls, values: Any) -> Any:
-        """Refuse the key that once chose the best trial beside the objectives, with what to write instead."""
-        if isinstance(values, dict) and "rule" in values:
-            metrics = {"dci": ["dci_disentanglement"], "factor_vae": ["factor_vae"]}.get(
-                values["rule"], ["dci_disentanglement", "factor_vae"]
-            )
-            instead = ", ".join(f"{{metric: {metric}}}" for metric in metrics)
-            raise ValueError(
-                f"rule={values['rule']} no longer exists, because the sweep's objectives alone say which trial is "
-                f"best: remove it and write `objectives: [{instead}]` at the top of the sweep file"
-            )
-        return values
 
 
 class SweepSpec(Model):
@@ -314,6 +300,8 @@ def check_key(key: str, where: str) -> None:
         raise ValueError(f"{where}: {key} must be the same in all trials ({FIXED_SECTIONS[section]}): set run.{key}")
     known = field_paths(RunConfig)
     if key not in known:
+        if instead := replacement(key):
+            raise ValueError(f"{where}: {key} {instead}")
         near = difflib.get_close_matches(key, known, n=1, cutoff=0.5) or [
             path for path in known if path.endswith(f".{key}")
         ]
