@@ -5,8 +5,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from typing import Any, NamedTuple
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from raydis.config.tree import Tree, is_tree
 
 _OBJECTIVES = (
     "no longer exists, because the sweep's objectives alone say which trial is best: "
@@ -41,7 +43,7 @@ FORMER = (
 )
 
 
-def former_keys(tree: Mapping[str, Any]) -> list[str]:
+def former_keys(tree: Tree) -> list[str]:
     """Return a sentence for each former key or value in the tree of a run or of a sweep file."""
     return list(_found(tree, "")) + list(_found(tree.get("run"), "run."))
 
@@ -51,14 +53,14 @@ def replacement(key: str) -> str | None:
     return next((former.instead for former in FORMER if former.key == key and former.value is None), None)
 
 
-def _found(tree: Any, prefix: str) -> Iterator[str]:
+def _found(tree: object, prefix: str) -> Iterator[str]:
     told: set[str] = set()
     for former in FORMER:
         *above, last = former.key.split(".")
         node = tree
         for name in above:
-            node = node.get(name) if isinstance(node, Mapping) else None
-        if not isinstance(node, Mapping) or last not in node or former.key in told:
+            node = node.get(name) if is_tree(node) else None
+        if not is_tree(node) or last not in node or former.key in told:
             continue
         if former.value is None or former.value == node[last]:
             told.add(former.key)

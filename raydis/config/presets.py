@@ -10,16 +10,17 @@ size, `vq_small` and `kl_small` in minutes on a laptop CPU for the images of `sm
 from __future__ import annotations
 
 import copy
-from typing import Any, TypedDict
+from typing import TypedDict
 
 from raydis.config.autoencoder import KlConfig, VqConfig
 from raydis.config.data import DataConfig
 from raydis.config.dyga_sd import AnchorConfig, DiffusionConfig, DygaSdConfig, EncoderConfig, UNetConfig
-from raydis.config.files import Tree, merge
+from raydis.config.files import merge
 from raydis.config.first_stage import PatchPcaStage, PixelStage
 from raydis.config.pca_ica import PcaIcaConfig
 from raydis.config.run import RunConfig
 from raydis.config.train import EvaluationConfig, TrainConfig
+from raydis.config.tree import Tree, is_tree
 from raydis.config.vae import BetaVaeConfig, FactorVaeConfig
 from raydis.errors import ConfigError
 
@@ -217,13 +218,13 @@ def expand(tree: Tree) -> Tree:
     over = {key: value for key, value in tree.items() if key != "preset"}
     for section, tag in TAGS.items():
         wanted = over.get(section)
-        chosen = wanted.get(tag) if isinstance(wanted, dict) else None
+        chosen = wanted.get(tag) if is_tree(wanted) else None
         if chosen is not None and chosen != base[section][tag]:
             base[section] = {"image_size": base["data"]["image_size"]} if section == "data" else {}
     return merge(base, over)
 
 
-def as_tree(preset: RunConfig) -> dict[str, Any]:
+def as_tree(preset: RunConfig) -> Tree:
     """Return what a preset sets, and the variant of each section even where that is the default."""
     tree = preset.model_dump(mode="json", exclude_unset=True)
     for section, tag in TAGS.items():

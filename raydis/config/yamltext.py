@@ -41,11 +41,13 @@ class _Loader(yaml.BaseLoader):
     """PyYAML's parser with the plain scalars of the core schema: null, bool, int, float, and text otherwise."""
 
     def resolve(self, kind: type[yaml.Node], value: str, implicit: tuple[bool, bool]) -> str:
-        if kind is yaml.ScalarNode and implicit[0]:  # neither quoted nor tagged
-            if value == "<<":
-                return _MERGE
-            return _TAG + next((name for name, pattern in _PLAIN.items() if pattern.fullmatch(value)), "str")
-        return super().resolve(kind, value, implicit)
+        if kind is not yaml.ScalarNode:
+            return f"{_TAG}seq" if kind is yaml.SequenceNode else f"{_TAG}map"
+        if not implicit[0]:  # quoted
+            return f"{_TAG}str"
+        if value == "<<":
+            return _MERGE
+        return _TAG + next((name for name, pattern in _PLAIN.items() if pattern.fullmatch(value)), "str")
 
 
 def load_yaml(text: str, name: str) -> Value:
@@ -59,11 +61,7 @@ def load_yaml(text: str, name: str) -> Value:
             or that is no text, a tag of another type, or nesting and aliases beyond MAX_DEPTH and MAX_VALUES.
     """
     try:
-        loader = _Loader(text)
-        try:
-            node = loader.get_single_node()
-        finally:
-            loader.dispose()
+        node = _Loader(text).get_single_node()
     except yaml.MarkedYAMLError as error:
         line = f"line {error.problem_mark.line + 1}: " if error.problem_mark else ""
         # Only a ComposerError's context is a part of the sentence; another's says what was read when it happened.

@@ -4,6 +4,9 @@ Conditional writes are single PUTs with If-None-Match or If-Match, tried out bef
 `raydis.store.s3_conditions`); multipart uploads stay unconditional.
 """
 
+# boto3 has no types
+# pyright: reportMissingTypeStubs=false
+
 from __future__ import annotations
 
 import contextlib
@@ -128,14 +131,18 @@ class S3Store:
     def _download_version(self, target: Address, tag: str, file: BinaryIO) -> None:
         """Write one version of an object; after a broken connection go on where it stopped."""
         for attempt in range(1, self._num_attempts + 1):
-            rest: Condition = {"Range": f"bytes={file.tell()}-"} if file.tell() else {}
-            response = self._client.get_object(**target, IfMatch=tag, **rest)
+            wanted: Condition = {"IfMatch": tag}
+            if file.tell():
+                wanted["Range"] = f"bytes={file.tell()}-"
+            response = self._client.get_object(**target, **wanted)
             if tag_of(response) != tag:  # a server that ignores If-Match
                 raise StoreConflict(
                     f"{target['Key']} in s3://{self._bucket} was not downloaded: expected version {tag}, "
                     f"found {tag_of(response)}. Look it up again"
                 )
-            if rest and response["ResponseMetadata"]["HTTPStatusCode"] != 206:  # a server that ignores Range
+            if (
+                "Range" in wanted and response["ResponseMetadata"]["HTTPStatusCode"] != 206
+            ):  # a server that ignores Range
                 file.seek(0)
                 file.truncate()
             try:

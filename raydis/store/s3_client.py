@@ -4,6 +4,9 @@ Endpoint, region and credentials come from boto3's own chain: AWS_ENDPOINT_URL, 
 and AWS_SECRET_ACCESS_KEY, AWS_PROFILE, web identity, instance role.
 """
 
+# boto3 has no types
+# pyright: reportMissingTypeStubs=false, reportUnknownMemberType=false, reportUnknownVariableType=false
+
 from __future__ import annotations
 
 import functools

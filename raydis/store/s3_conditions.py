@@ -4,6 +4,9 @@ Two processes would then both own what only one can. So before its first conditi
 conditions out, once for each bucket; a process that only reads never writes anything.
 """
 
+# boto3 has no types
+# pyright: reportMissingTypeStubs=false
+
 from __future__ import annotations
 
 import contextlib

@@ -1,9 +1,13 @@
 """What boto3 raises, as errors of ours: what failed, what was found, what to do."""
 
+# boto3 has no types
+# pyright: reportMissingTypeStubs=false
+
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Generator
+from typing import cast
 
 from botocore.exceptions import (
     BotoCoreError,
@@ -18,13 +22,13 @@ from s3transfer.exceptions import RetriesExceededError
 
 from raydis.errors import StoreConflict, StoreError, StoreMissing, one_line
 from raydis.store.location import Location
-from raydis.store.s3_client import S3Client
+from raydis.store.s3_client import Answer, S3Client
 
 CREDENTIALS = "check AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, AWS_PROFILE, or the machine's role"
 
 
 @contextlib.contextmanager
-def told(client: S3Client, location: Location, verb: str, key: str) -> Iterator[None]:
+def told(client: S3Client, location: Location, verb: str, key: str) -> Generator[None]:
     """Within the block boto3's exceptions become StoreErrors that say what was to be done with which key.
 
     Raises:
@@ -50,12 +54,16 @@ def told(client: S3Client, location: Location, verb: str, key: str) -> Iterator[
 
 def status_of(error: ClientError) -> int | None:
     """HTTP status of a refusal."""
-    return error.response.get("ResponseMetadata", {}).get("HTTPStatusCode")
+    return _answer(error).get("ResponseMetadata", {}).get("HTTPStatusCode")
+
+
+def _answer(error: ClientError) -> Answer:
+    return cast(Answer, error.response)
 
 
 def _refused(client: S3Client, location: Location, what: str, key: str, error: ClientError) -> StoreError:
     status = status_of(error)
-    code = error.response.get("Error", {}).get("Code", "")
+    code: str = _answer(error).get("Error", {}).get("Code", "")
     if code == "NoSuchBucket" or (code == "404" and _bucket_is_missing(client, location)):
         return StoreError(
             f"{what}: bucket {location.bucket} does not exist at {client.meta.endpoint_url}: "
