@@ -3,7 +3,8 @@
 PyYAML parses the text. Its own constructors follow YAML 1.1, so this file reads the parsed nodes by the core schema of
 YAML 1.2: `1e-4` is a float, `0o17` an int, and `off`, `no` and `2024-01-31` are strings, as `anchors.mode: off` needs.
 Two deviations from the schema are deliberate: `480_000` is an int, and `010` stays a string, because it is 8 in YAML
-1.1 and 10 in YAML 1.2.
+1.1 and 10 in YAML 1.2. ruamel.yaml knows YAML 1.2, but makes a date of `2024-01-31`, obeys `%YAML 1.1`, and tells of a
+duplicate key where its mapping starts instead of where the key was first given.
 """
 
 from __future__ import annotations
