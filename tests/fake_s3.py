@@ -104,7 +104,7 @@ def serving(server: FakeS3, patch: pytest.MonkeyPatch) -> Iterator[FakeS3]:
     environment = {"AWS_ENDPOINT_URL": server.url, "AWS_ACCESS_KEY_ID": "a", "AWS_SECRET_ACCESS_KEY": "b"}
     for name, value in (environment | {"AWS_DEFAULT_REGION": "us-east-1"}).items():
         patch.setenv(name, value)
-    patch.setattr("raydis.store.s3._proved", set())  # a port may come again
+    patch.setattr("raydis.store.s3_conditions._proved", set())  # a port may come again
     try:
         yield server
     finally:

@@ -41,8 +41,9 @@ RANKS = {
 ONLY_IN = {
     "ray": {"cluster", "train", "sweep", "serve"},
     "optuna": {"sweep"},
-    "boto3": {"store/s3.py"},
-    "botocore": {"store/s3.py"},
+    "boto3": {"store/s3_client.py"},
+    "botocore": {"store/s3.py", "store/s3_client.py", "store/s3_conditions.py", "store/s3_errors.py"},
+    "s3transfer": {"store/s3_errors.py"},
     "fastapi": {"serve"},
     "matplotlib": {"report"},
     "yaml": {"config/yamltext.py"},

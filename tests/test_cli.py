@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -19,9 +20,11 @@ import torch
 from PIL import Image
 
 from raydis.checkpoint.manifest import verify
-from raydis.cli import _pick_images, _print_report, main
+from raydis.cli import main
+from raydis.cli.pictures import _pick_images
+from raydis.cli.runs import _print_report
 from raydis.config import DataConfig, PixelStage, RunConfig
-from raydis.config.presets import expand
+from raydis.config.presets import PRESETS, expand
 from raydis.data import open_dataset
 from raydis.editor.editor import Editor
 from raydis.engine.record import RunRecord
@@ -453,6 +456,20 @@ def test_the_module_is_a_command(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "raydis", "models", "show", "absent", "--storage", str(tmp_path)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120, check=False)
     refused(Outcome(done.returncode, done.stdout, done.stderr), "no model absent@best", code=REGISTRY)
+
+
+def test_help_names_every_preset(run: Run) -> None:
+    helped = run("train", "--help").out
+    assert [name for name in PRESETS if not re.search(rf"\b{name}\b", helped)] == []
+
+
+def test_models_list_and_show_of_a_local_registry_need_neither_torch_nor_boto3(published: Path) -> None:
+    for arguments in (["models", "list"], ["models", "show", "mine@1"]):
+        script = f"import sys; sys.argv = {['raydis', *arguments, '--storage', str(published)]!r}\n"
+        script += "from raydis.cli import main\ntry: main()\nfinally: "
+        script += "print([name for name in ('torch', 'ray', 'boto3', 'numpy') if name in sys.modules])"
+        done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=True)
+        assert done.stdout.rstrip().endswith("[]"), done.stdout
 
 
 def test_help_names_the_verbs_and_imports_no_framework() -> None:

@@ -37,7 +37,7 @@ class ReconstructionConfig(AutoencoderNetwork, MethodSection):
         self.check_image_size(run.data.image_size, "method")
         if not isinstance(run.first_stage, PixelStage):
             raise ValueError(
-                f"method.kind={self.kind} is a first stage and sees the pixels themselves: "
+                f"method.kind={run.method.kind} is a first stage and sees the pixels themselves: "
                 f"set first_stage.kind=pixel instead of {run.first_stage.kind}"
             )
         if self.perceptual_weights is not None and run.data.image_size < 16:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, model_validator
 
 from raydis.config.method import MethodSection
 from raydis.config.section import Model, Rate, Size
@@ -108,15 +108,6 @@ class AnchorConfig(Model):
         description="Images between two fits; the first fit ends the start without anchors, a tenth of a run of the "
         "default length and a hundredth of a published one (both refit after an epoch of 3D Shapes).",
     )
-
-    @field_validator("mode", mode="before")
-    @classmethod
-    def _not_relative(cls, mode: Any) -> Any:
-        if mode == "relative":
-            raise ValueError(
-                "relative was removed, because its shift was that of constant to 0.5 % (median): use constant"
-            )
-        return mode
 
     @model_validator(mode="after")
     def _bounds(self) -> Self:

@@ -1,8 +1,7 @@
 """From YAML text and `--set` assignments to a typed model, with errors that name the key and the nearest valid one.
 
-A tree is what YAML yields: mappings with string keys, lists and scalars, see `raydis.config.yamltext`. That is imported
-where text is read, for training from a preset needs no YAML. The caller writes precedence as `merge(file, ...)` and
-then `apply_overrides`.
+`raydis.config.yamltext` is imported where text is read, for training from a preset needs no YAML. The caller writes
+precedence as `merge(file, ...)` and then `apply_overrides`.
 """
 
 from __future__ import annotations
@@ -17,11 +16,11 @@ from typing import Any, Literal, TypeVar, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
 
+from raydis.config.former import former_keys
+from raydis.config.tree import Tree, is_tree
 from raydis.errors import ConfigError
 
 M = TypeVar("M", bound=BaseModel)
-Tree = dict[str, Any]
-
 _BOUNDS = {
     "greater_than": ("gt", "above"),
     "greater_than_equal": ("ge", "at least"),
@@ -62,7 +61,7 @@ def read_yaml(path: str | Path) -> Tree:
     tree = load_yaml(text, str(path))
     if tree is None:
         return {}
-    if not isinstance(tree, dict):
+    if not is_tree(tree):
         raise ConfigError(f"{path}: found {_show(tree)} at the top level, expected a mapping of keys to values")
     return tree
 
@@ -72,10 +71,7 @@ def merge(base: Tree, over: Tree) -> Tree:
     merged = copy.deepcopy(base)
     for key, value in over.items():
         below = merged.get(key)
-        if isinstance(below, dict) and isinstance(value, dict):
-            merged[key] = merge(below, value)
-        else:
-            merged[key] = copy.deepcopy(value)
+        merged[key] = merge(below, value) if is_tree(below) and is_tree(value) else copy.deepcopy(value)
     return merged
 
 
@@ -95,12 +91,13 @@ def apply_overrides(tree: Tree, assignments: Sequence[str]) -> Tree:
             raise ConfigError(f"--set {assignment}: expected KEY=VALUE with a dotted key, as in train.batch_size=64")
         node = result
         for depth, name in enumerate(names[:-1], 1):
-            below = node.get(name)
-            if below is not None and not isinstance(below, dict):
+            if node.get(name) is None:
+                node[name] = {}
+            below = node[name]
+            if not is_tree(below):
                 raise ConfigError(
                     f"--set {assignment}: {'.'.join(names[:depth])} is {_show(below)}, not a mapping with keys below it"
                 )
-            node[name] = below = {} if below is None else below
             node = below
         node[names[-1]] = load_yaml(text, f"--set {assignment}")
     return result
@@ -114,8 +111,10 @@ def parse(model: type[M], tree: Tree, *, source: str) -> M:
 
     Raises:
         ConfigError: in one line, every problem by its dotted path: unknown keys with the nearest valid name, values
-            out of range with what was found and the bound.
+            out of range with what was found and the bound. A key or value that older versions knew is told alone.
     """
+    if renamed := former_keys(tree):
+        raise ConfigError(f"{source}: {'; '.join(renamed)}")
     try:
         return model.model_validate(tree)
     except ValidationError as error:
@@ -154,13 +153,17 @@ def _path(loc: tuple[Any, ...], tree: Any, kind: str) -> tuple[Any, ...]:
     path: list[Any] = []
     node = tree
     for index, part in enumerate(loc):
-        is_key = part in node if isinstance(node, dict) else isinstance(part, int) and isinstance(node, list)
-        if is_key:
+        if _holds(node, part):
             node = node[part]
             path.append(part)
         elif kind == "missing" and index == len(loc) - 1:
             path.append(part)
     return tuple(path)
+
+
+def _holds(node: object, part: object) -> bool:
+    """Whether a part of a location is a key of a mapping or an index of a list."""
+    return part in node if is_tree(node) else isinstance(part, int) and isinstance(node, list)
 
 
 def _message(detail: Any, path: tuple[Any, ...], model: type[BaseModel], tree: Tree) -> str:
@@ -214,7 +217,7 @@ def _fits(section: type[BaseModel], node: Any) -> bool:
         for name, field in section.model_fields.items()
         if get_origin(field.annotation) is Literal and len(get_args(field.annotation)) == 1
     }
-    return not isinstance(node, dict) or all(node.get(name, values[0]) == values[0] for name, values in tags.items())
+    return not is_tree(node) or all(node.get(name, values[0]) == values[0] for name, values in tags.items())
 
 
 def _show(value: Any) -> str:

@@ -13,6 +13,7 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from raydis.config import RunConfig
+from raydis.config.tree import is_tree
 
 APART = "compute"
 MOST_NAMED = 6
@@ -68,7 +69,7 @@ def _differences(was: Mapping[str, Any], now: BaseModel, chosen: Mapping[str, An
         key, value, before = prefix + name, getattr(now, name), was.get(name)
         if key == APART:
             continue
-        if isinstance(value, BaseModel) and isinstance(before, Mapping):
+        if isinstance(value, BaseModel) and is_tree(before):
             yield from _differences(before, value, chosen, f"{key}.")
         elif name not in was:
             below = {k: v for k, v in chosen.items() if k == key or k.startswith(f"{key}.")}

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 
 class MethodSection(Model):
-    """The configuration of one method.
+    """The configuration of one method. Each adds `kind`, a literal of its own, by which the methods are told apart.
 
     Attributes:
         scored: whether it has units, so that a run of it can be scored and a sweep can rank it.
@@ -19,7 +19,6 @@ class MethodSection(Model):
         uses_first_stage: whether it works on the latent of a first stage.
     """
 
-    kind: str  # a literal of its own in every method
     scored: ClassVar[bool] = True
     has_blocks: ClassVar[bool] = False
     uses_first_stage: ClassVar[bool] = False

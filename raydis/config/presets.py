@@ -1,4 +1,4 @@
-"""Named starting points for a run: plain trees that a YAML or the command line overrides key by key.
+"""Named starting points for a run, which a YAML file or the command line overrides key by key.
 
 `reference` is the published system's size (arXiv 2410.23820): the defaults of `raydis.config`, a tenth of the
 published budget among them, in bf16 where the release is fp32. `small` is what a laptop CPU trains in minutes;
@@ -10,184 +10,193 @@ size, `vq_small` and `kl_small` in minutes on a laptop CPU for the images of `sm
 from __future__ import annotations
 
 import copy
-from typing import Any
+from typing import TypedDict
 
+from raydis.config.autoencoder import KlConfig, VqConfig
+from raydis.config.data import DataConfig
+from raydis.config.dyga_sd import AnchorConfig, DiffusionConfig, DygaSdConfig, EncoderConfig, UNetConfig
 from raydis.config.files import merge
+from raydis.config.first_stage import PatchPcaStage, PixelStage
+from raydis.config.pca_ica import PcaIcaConfig
+from raydis.config.run import RunConfig
+from raydis.config.train import EvaluationConfig, TrainConfig
+from raydis.config.tree import Tree, is_tree
+from raydis.config.vae import BetaVaeConfig, FactorVaeConfig
 from raydis.errors import ConfigError
 
-Tree = dict[str, Any]
+TAGS = {"data": "name", "first_stage": "kind", "method": "kind"}  # section -> the key that says which variant it is
 
-REFERENCE: Tree = {
-    "data": {"name": "shapes3d_procedural", "image_size": 64},
-    "first_stage": {"kind": "patch_pca", "patch_size": 4, "latent_dim": 12},
-    "method": {"kind": "dyga_sd"},
-    "train": {"precision": "bf16"},  # the release trains in fp32
+
+class _Course(TypedDict):
+    num_images: int
+    ema_decay: float
+    report_images: int
+    checkpoint_images: int
+
+
+FULL_DATA = DataConfig(name="shapes3d_procedural", image_size=64)
+SMALL_DATA = DataConfig(
+    name="shapes3d_procedural",
+    image_size=64,
+    levels={"floor_hue": 4, "wall_hue": 4, "object_hue": 4, "scale": (0, 7), "orientation": (0, 7, 14)},
+)
+SMALL_COURSE: _Course = {
+    "num_images": 30_000,
+    "ema_decay": 0.995,
+    "report_images": 3_000,
+    "checkpoint_images": 15_000,
+}
+
+REFERENCE = RunConfig(
+    data=FULL_DATA,
+    first_stage=PatchPcaStage(patch_size=4, latent_dim=12),
+    method=DygaSdConfig(),
+    train=TrainConfig(precision="bf16"),  # the release trains in fp32
     # EncDiff's published curve on 3D Shapes (FactorVAE / DCI by images): 0.48 M 0.77/0.53, 0.96 M 0.97/0.73,
     # 1.92 M 1.00/0.93, 3.36 M 1.00/0.95. Half of what there is to know is known after a tenth of the budget.
-    "evaluation": {"rungs": [480_000, 960_000, 1_920_000]},
-}
+    evaluation=EvaluationConfig(rungs=(480_000, 960_000, 1_920_000)),
+)
 
-SMALL: Tree = {
-    "data": {
-        "name": "shapes3d_procedural",
-        "image_size": 64,
-        "levels": {"floor_hue": 4, "wall_hue": 4, "object_hue": 4, "scale": [0, 7], "orientation": [0, 7, 14]},
-    },
-    "first_stage": {"kind": "patch_pca", "patch_size": 8, "latent_dim": 24},
-    "method": {
-        "kind": "dyga_sd",
-        "num_units": 12,
-        "unit_dim": 16,
-        "encoder": {
-            "stem_stride": 8,
-            "channels": [64, 128],
-            "hidden_dims": [128],
-            "norm": "group",
-            "token_hidden_dims": [64, 64],
-        },
-        "unet": {
-            "model_dim": 32,
-            "multipliers": [1, 1],
-            "num_blocks": 1,
-            "attention_sizes": [8, 4],
-            "num_heads": 1,
-            "dropout_rate": 0.0,
-            "skip_dropout_rate": 0.2,
-            "skip_dropout_sizes": [8],
-        },
-        "diffusion": {"prediction": "sample"},
-        "anchors": {"num_gaussians": 6, "max_gaussians": 16, "fit_samples": 1_500, "refit_images": 5_000},
-    },
-    "train": {
-        "num_images": 30_000,
-        "batch_size": 32,
-        "learning_rate": 2e-3,
-        "learning_rate_schedule": "cosine",
-        "warmup_images": 3_200,
-        "max_grad_norm": 1.0,
-        "ema_decay": 0.995,
-        "report_images": 3_000,
-        "checkpoint_images": 15_000,
-    },
-    "evaluation": {"protocol": "search"},
-}
+SMALL = RunConfig(
+    data=SMALL_DATA,
+    first_stage=PatchPcaStage(patch_size=8, latent_dim=24),
+    method=DygaSdConfig(
+        num_units=12,
+        unit_dim=16,
+        encoder=EncoderConfig(
+            stem_stride=8, channels=(64, 128), hidden_dims=(128,), norm="group", token_hidden_dims=(64, 64)
+        ),
+        unet=UNetConfig(
+            model_dim=32,
+            multipliers=(1, 1),
+            num_blocks=1,
+            attention_sizes=(8, 4),
+            num_heads=1,
+            dropout_rate=0.0,
+            skip_dropout_rate=0.2,
+            skip_dropout_sizes=(8,),
+        ),
+        diffusion=DiffusionConfig(prediction="sample"),
+        anchors=AnchorConfig(num_gaussians=6, max_gaussians=16, fit_samples=1_500, refit_images=5_000),
+    ),
+    train=TrainConfig(
+        **SMALL_COURSE,
+        batch_size=32,
+        learning_rate=2e-3,
+        learning_rate_schedule="cosine",
+        warmup_images=3_200,
+        max_grad_norm=1.0,
+    ),
+    evaluation=EvaluationConfig(protocol="search"),
+)
 
-TINY: Tree = {
-    "data": {
-        "name": "shapes3d_procedural",
-        "image_size": 16,
-        "levels": {"floor_hue": 3, "wall_hue": 3, "object_hue": 3, "scale": 2, "shape": 2, "orientation": 3},
-    },
-    "first_stage": {"kind": "patch_pca", "patch_size": 4, "latent_dim": 6},
-    "method": {
-        "kind": "dyga_sd",
-        "num_units": 4,
-        "unit_dim": 8,
-        "encoder": {
-            "stem_stride": 4,
-            "channels": [16, 32],
-            "hidden_dims": [32],
-            "norm": "group",
-            "token_hidden_dims": [16],
-        },
-        "unet": {
-            "model_dim": 16,
-            "multipliers": [1, 2],
-            "num_blocks": 1,
-            "attention_sizes": [2],
-            "num_heads": 2,
-            "dropout_rate": 0.0,
-            "skip_dropout_rate": 0.1,
-            "skip_dropout_sizes": [4],
-        },
-        "anchors": {"num_gaussians": 2, "max_gaussians": 4, "fit_samples": 200, "refit_images": 128},
-    },
-    "train": {
-        "num_images": 512,
-        "batch_size": 32,
-        "learning_rate": 1e-3,
-        "ema_decay": 0.9,
-        "report_images": 128,
-        "checkpoint_images": 256,
-    },
-    "evaluation": {"protocol": "search", "estimator": "tree"},
-}
+TINY = RunConfig(
+    data=DataConfig(
+        name="shapes3d_procedural",
+        image_size=16,
+        levels={"floor_hue": 3, "wall_hue": 3, "object_hue": 3, "scale": 2, "shape": 2, "orientation": 3},
+    ),
+    first_stage=PatchPcaStage(patch_size=4, latent_dim=6),
+    method=DygaSdConfig(
+        num_units=4,
+        unit_dim=8,
+        encoder=EncoderConfig(
+            stem_stride=4, channels=(16, 32), hidden_dims=(32,), norm="group", token_hidden_dims=(16,)
+        ),
+        unet=UNetConfig(
+            model_dim=16,
+            multipliers=(1, 2),
+            num_blocks=1,
+            attention_sizes=(2,),
+            num_heads=2,
+            dropout_rate=0.0,
+            skip_dropout_rate=0.1,
+            skip_dropout_sizes=(4,),
+        ),
+        anchors=AnchorConfig(num_gaussians=2, max_gaussians=4, fit_samples=200, refit_images=128),
+    ),
+    train=TrainConfig(
+        num_images=512,
+        batch_size=32,
+        learning_rate=1e-3,
+        ema_decay=0.9,
+        report_images=128,
+        checkpoint_images=256,
+    ),
+    evaluation=EvaluationConfig(protocol="search", estimator="tree"),
+)
 
-VQ: Tree = {
-    "data": REFERENCE["data"],
-    "first_stage": {"kind": "pixel"},
-    "method": {"kind": "vq"},
-    "train": {
-        "batch_size": 256,
-        "learning_rate": 4.5e-4,
-        "weight_decay": 0.0,
-        "ema_decay": 0.999,
-        "max_grad_norm": 1.0,
-        "warmup_images": 48_000,
-    },
-    "evaluation": {"protocol": "none"},
-}
 
-VQ_SMALL: Tree = {
-    "data": SMALL["data"],
-    "first_stage": {"kind": "pixel"},
-    "method": {
-        "kind": "vq",
-        "stem_stride": 4,
-        "model_dim": 32,
-        "multipliers": [1, 2],
-        "num_blocks": 1,
-        "latent_dim": 4,
-    },
-    "train": {
-        "num_images": 30_000,
-        "batch_size": 16,
-        "learning_rate": 2e-3,
-        "learning_rate_schedule": "cosine",
-        "warmup_images": 1_600,
-        "weight_decay": 0.0,
-        "max_grad_norm": 1.0,
-        "ema_decay": 0.995,
-        "report_images": 3_000,
-        "checkpoint_images": 15_000,
-    },
-    "evaluation": {"protocol": "none"},
-}
+def _first_stage(method: VqConfig | KlConfig) -> RunConfig:
+    """Return the training of a first stage at the published size."""
+    return RunConfig(
+        data=FULL_DATA,
+        first_stage=PixelStage(),
+        method=method,
+        train=TrainConfig(
+            batch_size=256,
+            learning_rate=4.5e-4,
+            weight_decay=0.0,
+            ema_decay=0.999,
+            max_grad_norm=1.0,
+            warmup_images=48_000,
+        ),
+        evaluation=EvaluationConfig(protocol="none"),
+    )
 
-# disentanglement_lib takes 300,000 steps at a rate of 1e-4, with which a thousand steps learn hardly more than the mean
-# image. It was chosen by reconstruction: beta-VAE (beta = 1) after 5,000 images in batches of 64 is at 7.9 dB with
-# 1e-4, 8.4 with 5e-4 and 9.0 with 1e-3, and batches of 32 take more steps.
-BETA_VAE_SMALL: Tree = {
-    "data": SMALL["data"],
-    "first_stage": {"kind": "pixel"},
-    "method": {"kind": "beta_vae", "beta": 4.0},
-    "train": {
-        "num_images": 30_000,
-        "batch_size": 32,
-        "learning_rate": 1e-3,
-        "ema_decay": 0.995,
-        "report_images": 3_000,
-        "checkpoint_images": 15_000,
-    },
-    "evaluation": {"protocol": "search"},
-}
 
-PRESETS: dict[str, Tree] = {
+def _small_first_stage(method: VqConfig | KlConfig) -> RunConfig:
+    """Return the training of a first stage for the images of `small`."""
+    return RunConfig(
+        data=SMALL_DATA,
+        first_stage=PixelStage(),
+        method=method,
+        train=TrainConfig(
+            **SMALL_COURSE,
+            batch_size=16,
+            learning_rate=2e-3,
+            learning_rate_schedule="cosine",
+            warmup_images=1_600,
+            weight_decay=0.0,
+            max_grad_norm=1.0,
+        ),
+        evaluation=EvaluationConfig(protocol="none"),
+    )
+
+
+def _small_rival(method: BetaVaeConfig | FactorVaeConfig | PcaIcaConfig) -> RunConfig:
+    """Return the training of a method that sees pixels on the images of `small`.
+
+    disentanglement_lib takes 300,000 steps at a rate of 1e-4, with which a thousand steps learn hardly more than the
+    mean image. The rate was chosen by reconstruction: beta-VAE (beta = 1) after 5,000 images in batches of 64 is at
+    7.9 dB with 1e-4, 8.4 with 5e-4 and 9.0 with 1e-3, and batches of 32 take more steps.
+    """
+    return RunConfig(
+        data=SMALL_DATA,
+        first_stage=PixelStage(),
+        method=method,
+        train=TrainConfig(**SMALL_COURSE, batch_size=32, learning_rate=1e-3),
+        evaluation=EvaluationConfig(protocol="search"),
+    )
+
+
+PRESETS: dict[str, RunConfig] = {
     "reference": REFERENCE,
     "small": SMALL,
     "tiny": TINY,
-    "vq": VQ,
-    "kl": {**VQ, "method": {"kind": "kl"}},
-    "vq_small": VQ_SMALL,
-    "kl_small": {**VQ_SMALL, "method": {**VQ_SMALL["method"], "kind": "kl", "latent_dim": 8}},
-    "beta_vae_small": BETA_VAE_SMALL,
-    "factor_vae_small": {
-        **BETA_VAE_SMALL,
-        "method": {"kind": "factor_vae", "gamma": 10.0, "discriminator_dims": [256, 256, 256]},
-    },
+    "vq": _first_stage(VqConfig()),
+    "kl": _first_stage(KlConfig()),
+    "vq_small": _small_first_stage(
+        VqConfig(stem_stride=4, model_dim=32, multipliers=(1, 2), num_blocks=1, latent_dim=4)
+    ),
+    "kl_small": _small_first_stage(
+        KlConfig(stem_stride=4, model_dim=32, multipliers=(1, 2), num_blocks=1, latent_dim=8)
+    ),
+    "beta_vae_small": _small_rival(BetaVaeConfig(beta=4.0)),
+    "factor_vae_small": _small_rival(FactorVaeConfig(gamma=10.0, discriminator_dims=(256, 256, 256))),
     # FastICA can turn for ever. With scikit-learn's tolerance of 1e-4 it does in 5 of 48 fits (6 to 20 units, three
     # seeds, images of `tiny` and `small`); with 5e-3 in 1 of 144 (6 to 20 units, twelve seeds).
-    "pca_ica_small": {**BETA_VAE_SMALL, "method": {"kind": "pca_ica", "tolerance": 5e-3}},
+    "pca_ica_small": _small_rival(PcaIcaConfig(tolerance=5e-3)),
 }
 
 
@@ -205,11 +214,19 @@ def expand(tree: Tree) -> Tree:
     name = tree["preset"]
     if not isinstance(name, str) or name not in PRESETS:
         raise ConfigError(f"unknown preset {name!r}: use one of {', '.join(PRESETS)}")
-    base = copy.deepcopy(PRESETS[name])
+    base = as_tree(PRESETS[name])
     over = {key: value for key, value in tree.items() if key != "preset"}
-    for section, variant in (("data", "name"), ("first_stage", "kind"), ("method", "kind")):
+    for section, tag in TAGS.items():
         wanted = over.get(section)
-        chosen = wanted.get(variant) if isinstance(wanted, dict) else None
-        if chosen is not None and chosen != base[section].get(variant):
+        chosen = wanted.get(tag) if is_tree(wanted) else None
+        if chosen is not None and chosen != base[section][tag]:
             base[section] = {"image_size": base["data"]["image_size"]} if section == "data" else {}
     return merge(base, over)
+
+
+def as_tree(preset: RunConfig) -> Tree:
+    """Return what a preset sets, and the variant of each section even where that is the default."""
+    tree = preset.model_dump(mode="json", exclude_unset=True)
+    for section, tag in TAGS.items():
+        tree[section][tag] = getattr(getattr(preset, section), tag)
+    return tree

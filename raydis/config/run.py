@@ -14,14 +14,13 @@ from raydis.config.first_stage import FirstStageConfig, KlStage, PatchPcaStage, 
 from raydis.config.pca_ica import PcaIcaConfig
 from raydis.config.section import Model
 from raydis.config.train import EvaluationConfig, TrainConfig
+from raydis.config.tree import is_tree
 from raydis.config.vae import BetaVaeConfig, FactorVaeConfig
 
 
 def _with_kind(tree: Any) -> Any:
     """A method that does not say its kind is DyGA+SD."""
-    if isinstance(tree, dict) and "family" in tree:
-        raise ValueError(f"method.family was renamed: write method.kind={tree['family']}")
-    return {"kind": "dyga_sd", **tree} if isinstance(tree, dict) else tree
+    return {"kind": "dyga_sd", **tree} if is_tree(tree) else tree
 
 
 MethodConfig = Annotated[
@@ -64,6 +63,8 @@ class RunConfig(Model):
                 )
             case VqStage() | KlStage() as stage:
                 stage.check_image_size(self.data.image_size, "first_stage")
+            case _:
+                pass
         self.method.check(self)
         if not self.method.uses_first_stage and not isinstance(self.first_stage, PatchPcaStage | PixelStage):
             raise ValueError(

@@ -24,7 +24,8 @@ class VaeSection(MethodSection):
     def check(self, run: RunConfig) -> None:
         if run.data.image_size % REDUCTION:
             raise ValueError(
-                f"data.image_size={run.data.image_size} must be a multiple of {REDUCTION} for method.kind={self.kind}"
+                f"data.image_size={run.data.image_size} must be a multiple of {REDUCTION} for "
+                f"method.kind={run.method.kind}"
             )
 
 

@@ -1,64 +1,173 @@
 """YAML text -> a tree: mappings with string keys, lists and scalars.
 
-Scalars follow the core schema of YAML 1.2, not PyYAML's 1.1: `1e-4` is a float, `480_000` an int, and `off`, `no` and
-`2024-01-31` are strings, as `anchors.mode: off` needs.
+PyYAML parses the text. Its own constructors follow YAML 1.1, so this file reads the parsed nodes by the core schema of
+YAML 1.2: `1e-4` is a float, `0o17` an int, and `off`, `no` and `2024-01-31` are strings, as `anchors.mode: off` needs.
+Two deviations from the schema are deliberate: `480_000` is an int, and `010` stays a string, because it is 8 in YAML
+1.1 and 10 in YAML 1.2. ruamel.yaml knows YAML 1.2, but makes a date of `2024-01-31`, obeys `%YAML 1.1`, and tells of a
+duplicate key where its mapping starts instead of where the key was first given.
 """
 
 from __future__ import annotations
 
 import re
-from typing import Any
+from typing import TypeAlias
 
 import yaml
+from yaml.composer import ComposerError
+from yaml.reader import ReaderError
 
 from raydis.errors import ConfigError
 
+Value: TypeAlias = "bool | int | float | str | list[Value] | dict[str, Value] | None"
 
-class _Loader(yaml.SafeLoader):
-    """SafeLoader with the scalars of YAML 1.2's core schema; a key given twice is an error."""
+MAX_DEPTH = 100  # levels of nesting; the deepest key of a sweep file has six
+MAX_VALUES = 100_000  # once each alias is replaced by what it stands for: aliases of aliases can grow without limit
 
-    yaml_implicit_resolvers: dict[str, list[tuple[str, re.Pattern[str]]]] = {}  # noqa: RUF012  (PyYAML's own name)
-
-    def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
-        # Checked while composing: later, a merge key (<<) has already copied the other mapping's keys into this one.
-        node = super().compose_mapping_node(anchor)
-        first: dict[str, yaml.Node] = {}
-        for key, _ in node.value:
-            if isinstance(key, yaml.ScalarNode) and first.setdefault(key.value, key) is not key:
-                again, before = key.start_mark.line + 1, first[key.value].start_mark.line + 1
-                raise ConfigError(f"{self.name}: line {again}: duplicate key {key.value}, first given on line {before}")
-        return node
-
-
-for _tag, _pattern, _first in (
-    ("null", r"~|null|Null|NULL|", ["~", "n", "N", ""]),
-    ("bool", r"true|True|TRUE|false|False|FALSE", list("tTfF")),
-    ("int", r"[-+]?(?:0|[1-9][0-9_]*)|0x[0-9a-fA-F]+", list("-+0123456789")),
-    (
-        "float",
-        r"[-+]?(?:\.[0-9]+|[0-9][0-9_]*\.[0-9]*)(?:[eE][-+]?[0-9]+)?|[-+]?[0-9][0-9_]*[eE][-+]?[0-9]+"
+_DIGITS = r"[0-9](?:_?[0-9])*"
+_PLAIN = {
+    name: re.compile(pattern)
+    for name, pattern in {
+        "null": r"|~|null|Null|NULL",
+        "bool": r"true|True|TRUE|false|False|FALSE",
+        "int": rf"[-+]?(?:0|(?!0){_DIGITS})|0o[0-7]+|0x[0-9a-fA-F]+",
+        "float": rf"[-+]?(?:(?:\.[0-9]+|{_DIGITS}\.[0-9]*)(?:[eE][-+]?[0-9]+)?|{_DIGITS}[eE][-+]?[0-9]+)"
         r"|[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN)",
-        list("-+.0123456789"),
-    ),
-    ("merge", r"<<", ["<"]),
-):
-    _Loader.add_implicit_resolver(f"tag:yaml.org,2002:{_tag}", re.compile(rf"^(?:{_pattern})$"), _first)
+    }.items()
+}
+_TAG = "tag:yaml.org,2002:"
+_MERGE = f"{_TAG}merge"
 
 
-def load_yaml(text: str, name: str) -> Any:
-    """What the text says; `name` is where it came from, the first word of an error.
+class _Loader(yaml.BaseLoader):
+    """PyYAML's parser with the plain scalars of the core schema: null, bool, int, float, and text otherwise."""
+
+    def resolve(self, kind: type[yaml.Node], value: str, implicit: tuple[bool, bool]) -> str:
+        if kind is not yaml.ScalarNode:
+            return f"{_TAG}seq" if kind is yaml.SequenceNode else f"{_TAG}map"
+        if not implicit[0]:  # quoted
+            return f"{_TAG}str"
+        if value == "<<":
+            return _MERGE
+        return _TAG + next((name for name, pattern in _PLAIN.items() if pattern.fullmatch(value)), "str")
+
+
+def load_yaml(text: str, name: str) -> Value:
+    """Return what the text says; None where it says nothing.
+
+    Args:
+        name: where the text came from, the first word of an error.
 
     Raises:
-        ConfigError: bad YAML, or a key given twice (with both lines).
+        ConfigError: with the line: text that is not YAML or has several documents, a key given twice (with both lines)
+            or that is no text, a tag of another type, or nesting and aliases beyond MAX_DEPTH and MAX_VALUES.
     """
-    loader = _Loader(text)
-    loader.name = name
     try:
-        return loader.get_single_data()
+        node = _Loader(text).get_single_node()
     except yaml.MarkedYAMLError as error:
         line = f"line {error.problem_mark.line + 1}: " if error.problem_mark else ""
-        raise ConfigError(f"{name}: {line}not YAML: {error.problem or error.context}") from error
-    except (yaml.YAMLError, ValueError) as error:
-        raise ConfigError(f"{name}: not YAML: {' '.join(str(error).split())}") from error
-    finally:
-        loader.dispose()
+        # Only a ComposerError's context is a part of the sentence; another's says what was read when it happened.
+        parts = [error.context, error.problem] if isinstance(error, ComposerError) else [error.problem]
+        raise ConfigError(f"{name}: {line}not YAML: {', '.join(filter(None, parts))}") from error
+    except ReaderError as error:
+        line = text.count("\n", 0, error.position) + 1
+        found = f"U+{error.character:04X}"
+        raise ConfigError(f"{name}: line {line}: not YAML: the character {found} is not allowed") from error
+    except RecursionError as error:
+        raise ConfigError(f"{name}: nested too deeply: use at most {MAX_DEPTH} levels") from error
+    try:
+        return None if node is None else _Reader().read(node, 0)[0]
+    except _Refused as error:
+        raise ConfigError(f"{name}: {error}") from error
+
+
+class _Refused(Exception):
+    """A node that no tree can hold, with its line."""
+
+    def __init__(self, node: yaml.Node, reason: str) -> None:
+        super().__init__(f"line {_line(node)}: {reason}")
+
+
+class _Reader:
+    """Nodes -> values. A node that aliases name becomes one value, which all of them share."""
+
+    def __init__(self) -> None:
+        self._open: set[int] = set()  # ids of the nodes around the present one
+        self._done: dict[int, tuple[Value, int]] = {}  # by a node's id: its value, and how many values that holds
+
+    def read(self, node: yaml.Node, depth: int) -> tuple[Value, int]:
+        """Return the value of a node, and how many values that holds."""
+        if id(node) in self._done:
+            return self._done[id(node)]
+        if id(node) in self._open:
+            raise _Refused(node, "an alias lies inside of what it stands for: write the values out")
+        if depth > MAX_DEPTH:
+            raise _Refused(node, f"nested too deeply: use at most {MAX_DEPTH} levels")
+        self._open.add(id(node))
+        if isinstance(node, yaml.MappingNode) and node.tag == f"{_TAG}map":
+            value, size = self._mapping(node, depth)
+        elif isinstance(node, yaml.SequenceNode) and node.tag == f"{_TAG}seq":
+            items = [self.read(item, depth + 1) for item in node.value]
+            value, size = [item for item, _ in items], 1 + sum(count for _, count in items)
+        elif isinstance(node, yaml.ScalarNode):
+            value, size = _scalar(node), 1
+        else:
+            raise _unknown_tag(node)
+        if size > MAX_VALUES:
+            raise _Refused(node, f"more than {MAX_VALUES} values, counted with aliases: use fewer aliases")
+        self._open.remove(id(node))
+        self._done[id(node)] = value, size
+        return value, size
+
+    def _mapping(self, node: yaml.MappingNode, depth: int) -> tuple[Value, int]:
+        own: dict[str, Value] = {}
+        merged: dict[str, Value] = {}
+        first: dict[str, int] = {}
+        size = 1
+        for key, below in node.value:
+            if not isinstance(key, yaml.ScalarNode) or key.tag not in (_MERGE, f"{_TAG}str"):
+                found = key.value if isinstance(key, yaml.ScalarNode) else "a list or mapping"
+                raise _Refused(key, f"found {found} as a key, expected text: put it in quotes")
+            if key.value in first:
+                raise _Refused(key, f"duplicate key {key.value}, first given on line {first[key.value]}")
+            first[key.value] = _line(key)
+            value, count = self.read(below, depth + 1)
+            size += count
+            if key.tag != _MERGE:
+                own[key.value] = value
+                continue
+            for source in reversed(value if isinstance(value, list) else [value]):  # of several, the first one wins
+                if not isinstance(source, dict):
+                    raise _Refused(below, "the merge key << needs a mapping or a list of mappings")
+                merged |= source
+        return merged | own, size
+
+
+def _scalar(node: yaml.ScalarNode) -> Value:
+    text: str = node.value
+    name = "str" if node.tag == _MERGE else node.tag.removeprefix(_TAG)
+    if name == "str":
+        return text
+    if name not in _PLAIN:
+        raise _unknown_tag(node)
+    if not _PLAIN[name].fullmatch(text):  # of a tag: plain text has matched before
+        raise _Refused(node, f"{text!r} does not look like a !!{name}: remove the tag")
+    try:
+        match name:
+            case "null":
+                return None
+            case "bool":
+                return text.lower() == "true"
+            case "int":
+                return int(text, 0)
+            case _:
+                return float(text.lower().replace(".inf", "inf").replace(".nan", "nan"))
+    except ValueError as error:  # Python reads at most 4,300 digits
+        raise _Refused(node, f"{text[:20]}... has too many digits for a number") from error
+
+
+def _unknown_tag(node: yaml.Node) -> _Refused:
+    return _Refused(node, f"the tag {node.tag.replace(_TAG, '!!')} is not known here: remove it")
+
+
+def _line(node: yaml.Node) -> int:
+    return node.start_mark.line + 1

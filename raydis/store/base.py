@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import secrets
 import unicodedata
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, Protocol
@@ -144,7 +144,7 @@ def check_condition(if_absent: bool, if_match: str | None) -> None:
 
 
 @contextlib.contextmanager
-def temporary_beside(path: Path) -> Iterator[BinaryIO]:
+def temporary_beside(path: Path) -> Generator[BinaryIO]:
     """A new file in the folder of `path`, which is made, for the caller to rename; removed where it was not."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.parent / f"{RESERVED_PREFIX}{secrets.token_hex(8)}"

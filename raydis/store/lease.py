@@ -15,10 +15,10 @@ import secrets
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from raydis.errors import LeaseLost, LeaseTaken, StoreConflict, StoreError, StoreMissing
 from raydis.store.base import Store
@@ -61,7 +61,7 @@ class Lease:
         self._tag = ""
 
     @contextlib.contextmanager
-    def held(self) -> Iterator[Lease]:
+    def held(self) -> Generator[Lease]:
         """Hold the lease for the length of a `with`: acquire it, renew it in the background, release it at the end.
 
         Raises:
@@ -215,12 +215,12 @@ def _state_and_start(pid: int) -> tuple[str, str]:
 def _record(store: Store, key: str) -> Record:
     """The record, empty where nobody holds the lease; one that is no record is somebody's whom we do not know."""
     try:
-        record = json.loads(store.read(key))
+        record: object = json.loads(store.read(key))
     except StoreMissing:
         return {}
     except ValueError:
         return {"token": ""}
-    return record if isinstance(record, dict) else {"token": ""}
+    return cast(Record, record) if isinstance(record, dict) else {"token": ""}
 
 
 def _holder(record: Record) -> str:

@@ -7,7 +7,7 @@ import fcntl
 import hashlib
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 from typing import BinaryIO
 
@@ -145,14 +145,14 @@ class LocalStore:
             raise StoreMissing(f"no key {key} in {self.uri}") from error
 
     @contextlib.contextmanager
-    def _errors(self, action: str) -> Iterator[None]:
+    def _errors(self, action: str) -> Generator[None]:
         try:
             yield
         except OSError as error:
             raise StoreError(f"cannot {action} in the store {self.uri}: {os_reason(error)}") from error
 
     @contextlib.contextmanager
-    def _lock(self) -> Iterator[None]:
+    def _lock(self) -> Generator[None]:
         # flock belongs to the open file: it keeps threads apart as well as processes, and a killed holder frees it.
         with open(self._root / LOCK_NAME, "ab") as file:
             try:

@@ -9,6 +9,7 @@ from typing import Any
 
 from raydis.config import RunConfig
 from raydis.config.files import Tree, field_paths, parse
+from raydis.config.former import replacement
 
 FIXED_SECTIONS = {
     "data": "scores on different data do not compare",
@@ -48,6 +49,8 @@ def check_key(key: str, where: str) -> None:
         raise ValueError(f"{where}: {key} must be the same in all trials ({FIXED_SECTIONS[section]}): set run.{key}")
     known = field_paths(RunConfig)
     if key not in known:
+        if instead := replacement(key):
+            raise ValueError(f"{where}: {key} {instead}")
         near = difflib.get_close_matches(key, known, n=1, cutoff=0.5) or [
             path for path in known if path.endswith(f".{key}")
         ]

@@ -59,21 +59,6 @@ class PromotionConfig(Model):
     protocol: Literal["published", "search"] = Field(default="published", description="Protocol of the final scores.")
     estimator: Literal["reference", "hist", "tree"] = Field(default="reference", description="DCI's classifier in it.")
 
-    @model_validator(mode="before")
-    @classmethod
-    def _no_rule(cls, values: Any) -> Any:
-        """Refuse the key that once chose the best trial beside the objectives, with what to write instead."""
-        if isinstance(values, dict) and "rule" in values:
-            metrics = {"dci": ["dci_disentanglement"], "factor_vae": ["factor_vae"]}.get(
-                values["rule"], ["dci_disentanglement", "factor_vae"]
-            )
-            instead = ", ".join(f"{{metric: {metric}}}" for metric in metrics)
-            raise ValueError(
-                f"rule={values['rule']} no longer exists, because the sweep's objectives alone say which trial is "
-                f"best: remove it and write `objectives: [{instead}]` at the top of the sweep file"
-            )
-        return values
-
 
 class SweepSpec(Model):
     """One sweep."""

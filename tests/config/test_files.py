@@ -42,38 +42,6 @@ def problems(tree: dict[str, Any], model: type[BaseModel] = Drawing) -> str:
     return str(caught.value)
 
 
-@pytest.mark.parametrize(
-    ("text", "value"),
-    [
-        ("1e-4", 1e-4),
-        ("1E5", 1e5),
-        (".5", 0.5),
-        ("-1.", -1.0),
-        ("480_000", 480_000),
-        ("0x1F", 31),
-        ("-7", -7),
-        ("0", 0),
-        ("true", True),
-        ("null", None),
-        ("~", None),
-        ("", None),
-        (".inf", float("inf")),
-        ("off", "off"),
-        ("no", "no"),
-        ("010", "010"),
-        ("1:30", "1:30"),
-        ("2024-01-31", "2024-01-31"),
-        ("1e", "1e"),
-        ("'12'", "12"),
-        ("[8, 4.5, a]", [8, 4.5, "a"]),
-    ],
-)
-def test_scalars_are_those_of_yaml_1_2(tmp_path: Path, text: str, value: Any) -> None:
-    found = read_yaml(yaml_file(tmp_path, f"key: {text}"))["key"]
-    assert (found, type(found)) == (value, type(value))
-    assert apply_overrides({}, [f"key={text}"]) == {"key": value}
-
-
 def test_a_run_config_written_as_people_write_it_is_read(tmp_path: Path) -> None:
     text = """
     method:
@@ -88,28 +56,6 @@ def test_a_run_config_written_as_people_write_it_is_read(tmp_path: Path) -> None
 
 def test_an_empty_file_is_an_empty_tree(tmp_path: Path) -> None:
     assert read_yaml(yaml_file(tmp_path, "# nothing but a comment\n")) == {}
-
-
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        ("a: 1\nb: 2\na: 3\n", r"x\.yaml: line 3: duplicate key a, first given on line 1$"),
-        ("o: {a: 1, a: 1}\n", r"x\.yaml: line 1: duplicate key a, first given on line 1$"),
-        ("a: [1\nb: 2\n", r"x\.yaml: line 2: not YAML: expected ',' or '\]'"),
-        ("a: 1\n\tb: 2\n", r"x\.yaml: line 2: not YAML: found character '\\t'"),
-        ("a: !!python/object/apply:os.getcwd []\n", r"line 1: not YAML: could not determine a constructor"),
-        ("- 1\n", r"found \[1\] at the top level, expected a mapping"),
-        ("--- {a: 1}\n--- {b: 2}\n", r"line 2: not YAML: but found another document"),
-    ],
-)
-def test_bad_yaml_is_told_with_file_and_line(tmp_path: Path, text: str, message: str) -> None:
-    with pytest.raises(ConfigError, match=message):
-        read_yaml(yaml_file(tmp_path, text))
-
-
-def test_a_merge_key_may_be_overridden_and_is_no_duplicate(tmp_path: Path) -> None:
-    text = "p: {b: &b {<<: &a {x: 1, y: 2}, x: 3}}\nc: {<<: *b, y: 4}\n"
-    assert read_yaml(yaml_file(tmp_path, text)) == {"p": {"b": {"x": 3, "y": 2}}, "c": {"x": 3, "y": 4}}
 
 
 def test_a_file_that_cannot_be_read_says_why(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ import pytest
 from pydantic import TypeAdapter, ValidationError
 
 from raydis.config import RunConfig
-from raydis.config.files import apply_overrides, field_paths, parse
+from raydis.config.files import field_paths, parse
 from raydis.errors import ConfigError
 from raydis.sweep.domains import Domain, corners
 from raydis.sweep.settings import configure, value_at
@@ -40,13 +40,6 @@ def test_a_method_without_a_kind_is_dyga_sd() -> None:
 def test_an_unknown_kind_is_refused_with_those_that_exist() -> None:
     with pytest.raises(ConfigError, match="'kind' is 'beta', expected one of 'dyga_sd', 'beta_vae', 'factor_vae'"):
         parse(RunConfig, {"method": {"kind": "beta"}}, source="file")
-
-
-def test_the_old_key_of_the_kind_is_refused_with_the_new_one() -> None:
-    with pytest.raises(ConfigError, match=r"file: method: method\.family was renamed: write method\.kind=vq"):
-        parse(RunConfig, {"method": {"family": "vq"}}, source="file")
-    with pytest.raises(ConfigError, match=r"write method\.kind=kl"):
-        parse(RunConfig, apply_overrides({}, ["method.family=kl"]), source="--set")
 
 
 @pytest.mark.parametrize(

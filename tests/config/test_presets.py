@@ -1,11 +1,14 @@
 from __future__ import annotations
 
+import hashlib
+import json
 from typing import Any
 
 import pytest
 
 from raydis.config import PixelStage, RunConfig
 from raydis.config.files import parse
+from raydis.config.identity import settings
 from raydis.config.presets import PRESETS, expand
 from raydis.errors import ConfigError
 
@@ -13,6 +16,51 @@ from raydis.errors import ConfigError
 @pytest.mark.parametrize("name", PRESETS)
 def test_every_preset_is_a_valid_run(name: str) -> None:
     parse(RunConfig, expand({"preset": name}), source=name)
+
+
+NAMES = {  # the ends of the names of runs that were trained before presets were typed
+    "reference": "0993116c5660",
+    "small": "2e6a0776fea5",
+    "tiny": "16754110b162",
+    "vq": "ddc6b8408acb",
+    "kl": "a9749a5e1fd1",
+    "vq_small": "7bada5235cb6",
+    "kl_small": "b901cc3d7f83",
+    "beta_vae_small": "81cbb3055817",
+    "factor_vae_small": "d5687c51b1d1",
+    "pca_ica_small": "e3b311d7ff8f",
+}
+
+
+def test_a_run_of_a_preset_keeps_its_name() -> None:
+    texts = {name: json.dumps(settings(preset), sort_keys=True) for name, preset in PRESETS.items()}
+    assert {name: hashlib.sha256(text.encode()).hexdigest()[:12] for name, text in texts.items()} == NAMES
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_a_preset_expands_to_what_it_sets_and_the_variants_of_its_sections(name: str) -> None:
+    tree = expand({"preset": name})
+    assert RunConfig.model_validate(tree) == PRESETS[name]
+    assert {"name"} <= tree["data"].keys()
+    assert tree["method"]["kind"] == PRESETS[name].method.kind
+    assert tree["first_stage"]["kind"] == PRESETS[name].first_stage.kind
+
+
+def test_what_a_preset_does_not_set_is_not_in_its_tree() -> None:
+    assert expand({"preset": "kl"}) == {
+        "data": {"name": "shapes3d_procedural", "image_size": 64},
+        "first_stage": {"kind": "pixel"},
+        "method": {"kind": "kl"},
+        "train": {
+            "batch_size": 256,
+            "learning_rate": 4.5e-4,
+            "weight_decay": 0.0,
+            "ema_decay": 0.999,
+            "max_grad_norm": 1.0,
+            "warmup_images": 48_000,
+        },
+        "evaluation": {"protocol": "none"},
+    }
 
 
 def test_reference_has_the_published_sizes() -> None:

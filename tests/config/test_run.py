@@ -60,7 +60,6 @@ def test_the_first_stage_sets_the_size_of_the_latent(stage: dict[str, Any], size
             "an image_folder has none: remove data.levels",
         ),
         ({"method": {"unet": {"model_dim": 60}}}, r"num_heads=8 must divide model_dim\*multiplier=60"),
-        ({"method": {"anchors": {"mode": "relative"}}}, r"relative was removed, .*: use constant"),
         ({"method": {"anchors": {"num_gaussians": 40}}}, r"num_gaussians=40 must not exceed max_gaussians=32"),
         ({"first_stage": {"kind": "patch_pca", "patch_size": 3}}, r"first_stage\.patch_size=3 must divide .*=64"),
         ({"data": {"image_size": 48}}, "a latent of 12 px cannot be halved 3 times: give .* fewer levels"),
@@ -115,7 +114,6 @@ def test_the_first_stage_sets_the_size_of_the_latent(stage: dict[str, Any], size
             {"method": {"kind": "vae"}},
             r"'vae' found using 'kind' does not match .*'dyga_sd', 'beta_vae', 'factor_vae', 'pca_ica', 'vq', 'kl'",
         ),
-        ({"method": {"family": "vq"}}, r"method\.family was renamed: write method\.kind=vq"),
         (
             {"method": {"kind": "beta_vae"}, "first_stage": {"kind": "vq", "checkpoint": "x"}},
             r"method\.kind=beta_vae sees the pixels themselves: remove first_stage\.kind=vq",

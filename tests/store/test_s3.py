@@ -74,7 +74,7 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Script]:
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "test")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "test")
     monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
-    monkeypatch.setattr("raydis.store.s3._proved", set())  # a port may come again
+    monkeypatch.setattr("raydis.store.s3_conditions._proved", set())  # a port may come again
     yield script
     script.closing.set()
     http.shutdown()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -44,20 +43,38 @@ def call(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
     return int(ended.value.code or 0)
 
 
+HEAVY = ("ray", "torch", "pyarrow", "optuna", "sklearn", "scipy", "matplotlib", "boto3", "h5py", "fastapi")
+
+
 @pytest.mark.parametrize(
-    "arguments", [("-m", "raydis.sweep", "--dry-run"), ("-m", "raydis", "models", "list", "--storage", "absent")]
+    "arguments",
+    [
+        ("raydis.sweep", "--dry-run"),
+        ("raydis.sweep", "--help"),
+        ("raydis", "--help"),
+        ("raydis", "models", "list", "--storage", "absent"),
+    ],
+    ids=" ".join,
 )
-def test_what_starts_nothing_imports_neither_ray_nor_torch_nor_scikit_learn(arguments: tuple[str, ...]) -> None:
-    """Each takes seconds to import, which nobody should wait for who wants to see a plan or a list."""
+def test_what_starts_nothing_answers_within_a_second_of_cpu_and_imports_no_framework(
+    arguments: tuple[str, ...],
+) -> None:
+    """A framework takes seconds to import, which nobody should wait for who wants to see a plan or a list."""
     script = (
-        f"import runpy, sys; sys.argv = {['raydis', *arguments[2:]]!r}\n"
-        f"try: runpy.run_module({arguments[1]!r}, run_name='__main__')\n"
+        f"import resource, runpy, sys; sys.argv = {['raydis', *arguments[1:]]!r}\n"
+        f"try: runpy.run_module({arguments[0]!r}, run_name='__main__')\n"
         "except SystemExit as end: assert not end.code, end.code\n"
-        "print('imported', *sorted({'ray', 'torch', 'sklearn'} & set(sys.modules)))"
+        "spent = resource.getrusage(resource.RUSAGE_SELF)\n"
+        f"print(spent.ru_utime + spent.ru_stime, *sorted({set(HEAVY)!r} & set(sys.modules)))"
     )
-    done = subprocess.run([sys.executable, "-c", script], cwd=CHECKOUT, capture_output=True, text=True, timeout=120)
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.splitlines()[-1] == "imported"
+    spent: list[float] = []
+    while len(spent) < 3 and min(spent, default=1.0) >= 1.0:  # the first may compile the modules
+        done = subprocess.run([sys.executable, "-c", script], cwd=CHECKOUT, capture_output=True, text=True, timeout=120)
+        assert done.returncode == 0, done.stderr
+        seconds, *imported = done.stdout.splitlines()[-1].split()
+        assert imported == []
+        spent.append(float(seconds))
+    assert min(spent) < 1.0
 
 
 def test_a_dry_run_shows_the_plan_and_writes_nothing(
@@ -164,8 +181,7 @@ def test_without_any_quickstart_the_error_says_where_it_was_looked_for(
         find_quickstart()
 
 
-def test_the_plan_needs_no_torch(smoke: Path) -> None:
+def test_printing_a_sweep_needs_no_torch() -> None:
     code = "import sys\nfrom raydis.sweep import printout, spec\nprint('torch' in sys.modules)"
-    environment = os.environ | {"PYTHONPATH": str(Path(__file__).resolve().parents[2])}
-    printed = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+    printed = subprocess.run([sys.executable, "-c", code], cwd=CHECKOUT, capture_output=True, text=True, check=True)
     assert printed.stdout == "False\n"

@@ -132,11 +132,27 @@ def test_an_override_reaches_into_a_domain_of_the_space(tmp_path: Path) -> None:
         ),
         (
             {"promotion": {"alias": "canary", "rule": "dci"}},
-            r"promotion: rule=dci no longer .*remove it and write `objectives: \[\{metric: dci_disentanglement\}\]`",
+            r"promotion\.rule=dci no longer .*remove it and write `objectives: \[\{metric: dci_disentanglement\}\]`",
         ),
         ({"promotion": {"rule": "factor_vae"}}, r"write `objectives: \[\{metric: factor_vae\}\]`"),
         ({"promotion": {"rules": "mean"}}, r"promotion\.rules: unknown key"),
         ({"objectives": [{"metric": "mean"}]}, r"objectives\.0\.metric: "),
+        (
+            {"run": {"preset": "tiny", "method": {"family": "kl"}}},
+            r"run\.method\.family=kl is called method\.kind now: rename it",
+        ),
+        (
+            {"search": {"method.family": {"kind": "choice", "values": ["dyga_sd"]}}},
+            r"search: method\.family is called method\.kind now: rename it",
+        ),
+        (
+            {"search": {"method.anchors.mode": {"kind": "choice", "values": ["off", "relative"]}}},
+            r"search: .*method\.anchors\.mode=relative was removed, .*use constant",
+        ),
+        (
+            {"controls": [{"name": "a", "set": {"method.family": "dyga_sd"}}]},
+            r"control a: method\.family is called method\.kind now",
+        ),
     ],
 )
 def test_a_wrong_spec_is_refused_with_what_to_do(over: dict[str, Any], message: str) -> None:

@@ -16,7 +16,7 @@ import yaml
 
 from raydis.checkpoint.manifest import verify
 from raydis.config import RunConfig
-from raydis.config.presets import PRESETS, expand
+from raydis.config.presets import expand
 from raydis.errors import EditError
 from raydis.registry import Registry
 from raydis.serve.model import Drawing, open_model
@@ -63,7 +63,7 @@ def test_a_method_is_trained_searched_scored_promoted_traversed_and_served(
 
     run = {
         "preset": preset,
-        "data": PRESETS["tiny"]["data"],
+        "data": expand({"preset": "tiny"})["data"],
         "method": SHORTER[preset],
         "train": {"num_images": 6_400, "learning_rate": 2e-3, "ema_decay": 0.9, "report_images": 3_200},
         "evaluation": {"estimator": "tree"},
