@@ -221,7 +221,8 @@ class Training:
     def resume(self, checkpoint: Checkpoint) -> None:
         """Continue from a checkpoint of the same configuration and data. Raises CheckpointError for another."""
         checkpoint.check_belongs(self.config, data_name=self.dataset.name, data_fingerprint=self.dataset.fingerprint)
-        kept = migrate_training(checkpoint.training(), [move.name for move in self.method.moves])
+        moves = [move.name for move in self.method.moves]
+        kept = migrate_training(checkpoint.training(), checkpoint.manifest.format_version, moves)
         tensors, values = kept.tensors, kept.values
         self.average.load_state_dict(checkpoint.weights())
         self.method.load_state_dict(_below("method.", tensors))
