@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from typing import Any
+from typing import Any, cast
 
 from raydis.errors import CheckpointError
 
@@ -42,4 +42,4 @@ def from_json(source: str, data: bytes) -> Tree:
         raise CheckpointError(f"{source} is not JSON: {error}") from error
     if not isinstance(tree, dict):
         raise CheckpointError(f"{source} holds a {type(tree).__name__}, expected a mapping")
-    return tree
+    return cast("Tree", tree)

@@ -23,8 +23,8 @@ from raydis.cluster.connect import fetch_result
 from raydis.cluster.resources import Node, free_nodes, worker_resources
 from raydis.config import EvaluationConfig, RunConfig
 from raydis.metrics.protocol import Scores, derived_seed
-from raydis.registry.promotion import Promotion, promote
 from raydis.registry import Registry
+from raydis.registry.promotion import Promotion, promote
 from raydis.store import open_store
 from raydis.sweep.spec import PromotionConfig, SweepSpec
 from raydis.sweep.summary import TrialRecord
