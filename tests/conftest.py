@@ -27,7 +27,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from raydis.build import build_method
-from raydis.checkpoint.manifest import Manifest, file_entry
+from raydis.checkpoint.manifest import Manifest
+from raydis.checkpoint.verify import hash_file
 from raydis.checkpoint.write import write_checkpoint
 from raydis.config import RunConfig
 from raydis.config.presets import expand
@@ -130,7 +131,7 @@ def make_checkpoint(tmp_path: Path) -> MakeCheckpoint:
         (folder / "training.safetensors").write_bytes(b"moments")
         (folder / "training.json").write_text("{}")
         manifest = Manifest(
-            files={path.name: file_entry(path) for path in folder.iterdir()},
+            files={path.name: hash_file(path).entry for path in folder.iterdir()},
             images_seen=10,
             data_name="shapes3d_procedural",
             data_fingerprint="abc",

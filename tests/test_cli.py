@@ -19,7 +19,7 @@ import pytest
 import torch
 from PIL import Image
 
-from raydis.checkpoint.manifest import verify
+from raydis.checkpoint.open import open_checkpoint
 from raydis.cli import main
 from raydis.cli.pictures import _pick_images
 from raydis.cli.runs import _print_report
@@ -85,7 +85,7 @@ def later(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The same weights after more training, as their manifest says."""
     folder = tmp_path_factory.mktemp("later") / "checkpoint"
     shutil.copytree(checkpoint, folder)
-    manifest = verify(folder).model_copy(update={"images_seen": 64})
+    manifest = open_checkpoint(folder).manifest.model_copy(update={"images_seen": 64})
     (folder / "manifest.json").write_bytes(manifest.to_json())
     return folder
 
@@ -385,8 +385,8 @@ def published(checkpoint: Path, later: Path, tmp_path_factory: pytest.TempPathFa
 
     storage = tmp_path_factory.mktemp("storage")
     registry = Registry(open_store(str(storage)))
-    registry.set_alias("mine", "best", registry.register(checkpoint, "mine"))
-    registry.register(later, "mine")
+    registry.set_alias("mine", "best", registry.register(open_checkpoint(checkpoint), "mine"))
+    registry.register(open_checkpoint(later), "mine")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("RAYDIS_CACHE", str(tmp_path_factory.mktemp("cache")))
         yield storage

@@ -3,6 +3,6 @@
 config.json          the RunConfig
 weights.safetensors  all that encoding and editing need
 metrics.json         scores and losses
-manifest.json        the sha256 of each file, and where the weights come from
+manifest.json        the version of the format, the sha256 of each file, and where the weights come from
 training.safetensors, training.json  the state of the training, while it can be resumed
 """

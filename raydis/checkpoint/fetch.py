@@ -9,7 +9,9 @@ import secrets
 import shutil
 from pathlib import Path
 
-from raydis.checkpoint.manifest import MANIFEST, Manifest, parse_manifest, verify
+from raydis.checkpoint.manifest import MANIFEST, Manifest, parse_manifest
+from raydis.checkpoint.open import Checkpoint, checkpoint_of
+from raydis.checkpoint.verify import VerifiedFiles, verify
 from raydis.errors import CheckpointError, StoreError
 from raydis.store import Location, Store, StoreMissing, open_store
 
@@ -17,28 +19,27 @@ log = logging.getLogger(__name__)
 
 
 def default_cache() -> Path:
-    """Where fetched checkpoints are kept unless a caller says otherwise: below $RAYDIS_CACHE, else ~/.cache/raydis."""
+    """Return the folder of fetched checkpoints: below $RAYDIS_CACHE, else ~/.cache/raydis."""
     return Path(os.environ.get("RAYDIS_CACHE") or Path.home() / ".cache" / "raydis") / "checkpoints"
 
 
-def fetch_checkpoint(uri: str | Path, cache_dir: Path) -> Path:
-    """A verified local folder of the checkpoint at a local path or an `s3://bucket/folder` URI.
+def fetch_checkpoint(uri: str | Path, cache_dir: Path) -> Checkpoint:
+    """Open the checkpoint at a local path or an `s3://bucket/folder` URI, after checking every file once.
 
     A local checkpoint is used where it lies; one on S3 is downloaded to `cache_dir`, unless it is there already.
 
     Raises:
-        CheckpointError: no checkpoint there, or it does not match its manifest.
+        CheckpointError: no checkpoint there, it does not match its manifest, or this raydis cannot run it.
         StoreError: the store refused, or no such place can exist.
     """
     location = Location.parse(uri)
     if location.folder is None:
         return download_checkpoint(open_store(location), "", cache_dir)
-    verify(location.folder)
-    return location.folder
+    return checkpoint_of(verify(location.folder))
 
 
-def download_checkpoint(store: Store, prefix: str, cache_dir: Path) -> Path:
-    """A verified copy of the checkpoint under `prefix` ("" for the store's root), in `cache_dir`.
+def download_checkpoint(store: Store, prefix: str, cache_dir: Path) -> Checkpoint:
+    """Open a verified copy of the checkpoint under `prefix` ("" for the store's root), in `cache_dir`.
 
     Its folder is named by the hash of its manifest, which holds the hashes of all other files: equal checkpoints
     share a folder. Processes may fetch the same one at once. A folder never changes and is never removed, because
@@ -46,9 +47,13 @@ def download_checkpoint(store: Store, prefix: str, cache_dir: Path) -> Path:
     new one beside it, under the same name with a number.
 
     Raises:
-        CheckpointError: no checkpoint there, or what arrived does not match its manifest.
+        CheckpointError: no checkpoint there, what arrived does not match its manifest, or this raydis cannot run it.
         StoreError: the store refused, or the cache's disk is full.
     """
+    return checkpoint_of(_download_files(store, prefix, cache_dir))
+
+
+def _download_files(store: Store, prefix: str, cache_dir: Path) -> VerifiedFiles:
     start = f"{prefix}/" if prefix else ""
     source = str(store.location / prefix if prefix else store.location)
     try:
@@ -58,11 +63,10 @@ def download_checkpoint(store: Store, prefix: str, cache_dir: Path) -> Path:
     manifest = parse_manifest(text, f"{source}/{MANIFEST}")
     target = cache_dir / hashlib.sha256(text).hexdigest()[:32]
     number = 1
-    while not _is_whole(target):
+    while (copy := _whole(target)) is None:
         if not target.exists():
             try:
-                _download(store, start, manifest, text, target)
-                return target
+                return _download(store, start, manifest, text, target)
             except FileExistsError:  # another process was first: its copy serves as well, if it is whole
                 continue
             except CheckpointError as error:
@@ -74,22 +78,21 @@ def download_checkpoint(store: Store, prefix: str, cache_dir: Path) -> Path:
                 ) from error
         number += 1
         target = target.with_name(f"{target.name.partition('-')[0]}-{number}")
-    return target
+    return copy
 
 
-def _is_whole(copy: Path) -> bool:
-    """Whether a copy is there and undamaged."""
+def _whole(copy: Path) -> VerifiedFiles | None:
+    """Return the files of a copy; None where it is not there, or damaged."""
     if not copy.exists():
-        return False
+        return None
     try:
-        verify(copy)
+        return verify(copy)
     except CheckpointError as error:
         log.warning("%s. Another copy takes its place; remove this one when nothing uses it", error)
-        return False
-    return True
+        return None
 
 
-def _download(store: Store, start: str, manifest: Manifest, text: bytes, target: Path) -> None:
+def _download(store: Store, start: str, manifest: Manifest, text: bytes, target: Path) -> VerifiedFiles:
     """Put a verified copy under a name that is free. Raises FileExistsError where it no longer is."""
     arriving = target.with_name(f"{target.name}.tmp-{secrets.token_hex(4)}")
     try:
@@ -99,12 +102,13 @@ def _download(store: Store, start: str, manifest: Manifest, text: bytes, target:
             except StoreMissing as error:
                 raise CheckpointError(f"it lacks {name}, which its manifest lists") from error
         (arriving / MANIFEST).write_bytes(text)
-        verify(arriving)
+        files = verify(arriving)
         try:
             arriving.rename(target)
         except OSError as error:
             if target.exists():
                 raise FileExistsError(target) from error
             raise
+        return files.moved(target)
     finally:
         shutil.rmtree(arriving, ignore_errors=True)

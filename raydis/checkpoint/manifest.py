@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
-from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from raydis.errors import CheckpointError
 
-FORMAT_VERSION: Literal[1] = 1
+# 2: the configuration says `method.kind` and has no anchor mode `relative`; a training has one optimiser a move, and a
+# report that waits for its scores has a dictionary of losses and one of health counts. Code between the two wrote some
+# of this as version 1; `raydis.checkpoint.migrate` reads all of it.
+FORMAT_VERSION: Literal[2] = 2
+KNOWN_VERSIONS = (1, 2)
 MANIFEST = "manifest.json"
 CONFIG = "config.json"
 WEIGHTS = "weights.safetensors"
@@ -45,7 +47,7 @@ class Manifest(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    format_version: Literal[1] = FORMAT_VERSION
+    format_version: Literal[1, 2] = FORMAT_VERSION
     files: dict[str, FileEntry]
     images_seen: int = Field(ge=0)
     data_name: str
@@ -92,63 +94,14 @@ def parse_manifest(text: bytes, source: str) -> Manifest:
     try:
         tree: Any = json.loads(text)
         version = tree["format_version"]
-        if version != FORMAT_VERSION:
+        if version not in KNOWN_VERSIONS:
             raise CheckpointError(
-                f"{source} has format version {version}, this raydis reads {FORMAT_VERSION}: "
+                f"{source} has format version {version}, this raydis reads {' and '.join(map(str, KNOWN_VERSIONS))}: "
                 "open it with the raydis that wrote it (see its `packages`)"
             )
         return Manifest.model_validate(tree)
     except (ValueError, KeyError, TypeError) as error:  # ValidationError and JSONDecodeError are ValueErrors
         raise CheckpointError(f"{source} is not a checkpoint's manifest: {_reason(error)}") from error
-
-
-def verify(folder: Path) -> Manifest:
-    """Reads a checkpoint's manifest and hashes every file against it.
-
-    Files whose name begins with a dot are left to whoever put them there.
-
-    Raises:
-        CheckpointError: no manifest, a file that is missing, unknown, or not the one that was written: the message
-            names it with the expected and the found hash.
-    """
-    try:
-        text = (folder / MANIFEST).read_bytes()
-    except FileNotFoundError as error:
-        raise CheckpointError(f"no checkpoint in {folder}: there is no {MANIFEST}{_present(folder)}") from error
-    except OSError as error:
-        raise CheckpointError(f"no checkpoint in {folder}: {error.strerror}") from error
-    manifest = parse_manifest(text, str(folder / MANIFEST))
-    found = {path.name for path in folder.iterdir() if not path.name.startswith(".")} - {MANIFEST}
-    if missing := sorted(set(manifest.files) - found):
-        raise CheckpointError(
-            f"checkpoint {folder} lacks {', '.join(missing)}, which its manifest lists: fetch it again"
-        )
-    if unknown := sorted(found - set(manifest.files)):
-        raise CheckpointError(f"checkpoint {folder} holds {', '.join(unknown)}, unknown to its manifest: remove it")
-    for name, expected in manifest.files.items():
-        try:
-            entry = file_entry(folder / name)
-        except OSError as error:
-            raise CheckpointError(f"checkpoint {folder}: {name} cannot be read: {error.strerror}") from error
-        if entry != expected:
-            raise CheckpointError(
-                f"checkpoint {folder}: {name} is damaged: expected sha256 {expected.sha256} ({expected.bytes} bytes), "
-                f"found {entry.sha256} ({entry.bytes} bytes). Fetch it again or use another checkpoint"
-            )
-    return manifest
-
-
-def file_entry(path: Path) -> FileEntry:
-    """Hash and size of a file."""
-    with path.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-        return FileEntry(sha256=digest, bytes=file.tell())
-
-
-def _present(folder: Path) -> str:
-    """What an interrupted replacement left beside the folder, as a hint."""
-    kept = sorted(path.name for path in folder.parent.glob(f"{folder.name}.old-*"))
-    return f"; {kept[0]} beside it is the one before, kept by a replacement that was interrupted" if kept else ""
 
 
 def _reason(error: Exception) -> str:

@@ -1,42 +1,67 @@
-"""What older versions of raydis wrote, read as this version writes it."""
+"""What older versions of the format hold, read as this version holds it. Nothing on the disk is changed.
+
+Version 1 was written by several states of the code, which did not say more than 1: its migrations recognise what each
+of them wrote, and leave alone what is as it is today.
+"""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 from raydis.checkpoint.state import TrainingState
 
+Tree = dict[str, Any]
 
-def migrate_config(config: dict[str, Any]) -> dict[str, Any]:
-    """Replace in a tree that older code stored what `RunConfig` no longer knows; change the tree in place, return it.
 
-    `method.family` is called `method.kind` now.
+def migrate_config(config: Tree, format_version: int = 1) -> Tree:
+    """Replace in a tree of an older format what `RunConfig` no longer knows; change the tree in place, return it.
 
-    `anchors.mode: relative` becomes `constant`. It shifted a token by shift_rate exp(-distance) of the way to its
-    anchor, with a factor of median 0.995 on trained models: a typical shift is longer than before by 0.5 % of itself.
+    Args:
+        format_version: of the checkpoint. A record that has no version of its own, as a run's `run.json`, may have been
+            written by any code: take 1, the default.
     """
-    method = config.get("method")
-    if not isinstance(method, dict):
-        return config
-    if "family" in method:
-        method["kind"] = method.pop("family")
-    anchors = method.get("anchors")
-    if isinstance(anchors, dict) and anchors.get("mode") == "relative":
-        anchors["mode"] = "constant"
+    if format_version < 2:
+        _config_1_to_2(config)
     return config
 
 
-def migrate_training(state: TrainingState, moves: Sequence[str]) -> TrainingState:
-    """Return a state that older code stored as `Training` stores it now; one of this code is returned as it is.
-
-    The moments of the single optimiser, `optimizer.3.exp_avg`, belong to the method's first move, as
-    `optimizer.MOVE.3.exp_avg`. A report that waits for its scores had one loss and one count of failures, and before
-    that there was none.
+def migrate_training(state: TrainingState, format_version: int, moves: Sequence[str]) -> TrainingState:
+    """Return the state of a training of an older format as `Training` stores it now.
 
     Args:
+        format_version: of the checkpoint.
         moves: names of the method's moves, in order.
+    """
+    return _training_1_to_2(state, moves) if format_version < 2 else state
+
+
+def _config_1_to_2(config: Tree) -> None:
+    """`method.family` became `method.kind`, and `anchors.mode: relative` is now `constant`.
+
+    `relative` shifted a token by shift_rate exp(-distance) of the way to its anchor, with a factor of median 0.995 on
+    trained models: a typical shift is longer than before by 0.5 % of itself.
+    """
+    method = _section(config, "method")
+    if "family" in method:
+        method["kind"] = method.pop("family")
+    anchors = _section(method, "anchors")
+    if anchors.get("mode") == "relative":
+        anchors["mode"] = "constant"
+
+
+def _section(tree: Tree, name: str) -> Tree:
+    """Return a section of a tree; an empty one where it is no mapping, which the configuration's own check reports."""
+    section = tree.get(name)
+    return cast("Tree", section) if isinstance(section, dict) else {}
+
+
+def _training_1_to_2(state: TrainingState, moves: Sequence[str]) -> TrainingState:
+    """The moments of the single optimiser, `optimizer.3.exp_avg`, belong to the method's first move.
+
+    They are `optimizer.MOVE.3.exp_avg` now. A report that waits for its scores had one loss and one count of failures;
+    the first code had no such report.
     """
     tensors = {
         f"optimizer.{moves[0]}.{name.partition('.')[2]}" if re.match(r"optimizer\.\d+\.", name) else name: tensor

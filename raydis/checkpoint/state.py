@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from torch import Tensor
+if TYPE_CHECKING:  # a registry reads checkpoints without torch
+    from torch import Tensor
 
 
 @dataclass(frozen=True)

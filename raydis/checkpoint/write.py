@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import functools
 import importlib.metadata
-import json
 import os
 import platform
 import shutil
@@ -16,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import save_file  # pyright: ignore[reportUnknownVariableType]
 from torch import Tensor
 
 import raydis
@@ -28,9 +27,10 @@ from raydis.checkpoint.manifest import (
     WEIGHTS,
     Manifest,
     Parent,
-    file_entry,
 )
 from raydis.checkpoint.state import TrainingState
+from raydis.checkpoint.text import to_json
+from raydis.checkpoint.verify import hash_file
 from raydis.config import RunConfig
 from raydis.errors import CheckpointError
 
@@ -49,7 +49,7 @@ def write_checkpoint(
     images_seen: int,
     parent: dict[str, str] | None = None,
 ) -> Manifest:
-    """Writes a checkpoint folder, or replaces it, so that nothing half-written ever has its name.
+    """Write a checkpoint folder, or replace it, so that nothing half-written ever has its name.
 
     Args:
         metrics: JSON-able, all numbers finite; what could not be measured is null.
@@ -63,14 +63,14 @@ def write_checkpoint(
     try:
         shutil.rmtree(temporary, ignore_errors=True)  # of a killed process that had this process's id
         temporary.mkdir(parents=True)
-        _write_json(temporary / CONFIG, config.model_dump(mode="json"))
-        _write_json(temporary / METRICS, metrics)
+        (temporary / CONFIG).write_bytes(to_json(CONFIG, config.model_dump(mode="json")))
+        (temporary / METRICS).write_bytes(to_json(METRICS, metrics))
         _write_tensors(temporary / WEIGHTS, weights)
         if training is not None:
             _write_tensors(temporary / TRAINING_FILES[0], training.tensors)
-            _write_json(temporary / TRAINING_FILES[1], training.values)
+            (temporary / TRAINING_FILES[1]).write_bytes(to_json(TRAINING_FILES[1], training.values))
         manifest = Manifest(
-            files={path.name: file_entry(path) for path in sorted(temporary.iterdir())},
+            files={path.name: hash_file(path).entry for path in sorted(temporary.iterdir())},
             images_seen=images_seen,
             data_name=data_name,
             data_fingerprint=data_fingerprint,
@@ -91,7 +91,7 @@ def write_checkpoint(
 
 @functools.cache
 def code_revision(package: Path) -> str | None:
-    """git commit of the checkout that tracks `package`, with `-dirty` where files were changed; None outside one.
+    """Return the git commit of the checkout that tracks `package`, `-dirty` where files were changed; None outside one.
 
     A package installed below somebody else's checkout (a virtual environment in it, say) is not that checkout's code.
     """
@@ -109,7 +109,7 @@ def code_revision(package: Path) -> str | None:
 
 @functools.cache
 def package_versions() -> dict[str, str]:
-    """Versions of Python, raydis and those of PACKAGES that are installed."""
+    """Return the versions of Python, raydis and those of PACKAGES that are installed."""
     versions = {"python": platform.python_version(), "raydis": raydis.__version__}
     for name in PACKAGES:
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
@@ -118,7 +118,7 @@ def package_versions() -> dict[str, str]:
 
 
 def _move_into_place(temporary: Path, folder: Path) -> None:
-    """Renames `temporary` to `folder`. Where that exists it first steps aside, whole, and is then removed."""
+    """Rename `temporary` to `folder`. Where that exists it first steps aside, whole, and is then removed."""
     aside = folder.with_name(f"{folder.name}.old-{os.getpid()}")
     if folder.exists():
         shutil.rmtree(aside, ignore_errors=True)
@@ -132,13 +132,3 @@ def _write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
     contiguous = torch.contiguous_format
     copies = {name: tensor.detach().to("cpu", copy=True, memory_format=contiguous) for name, tensor in tensors.items()}
     save_file(copies, path, metadata={"format": "pt"})
-
-
-def _write_json(path: Path, tree: Any) -> None:
-    try:
-        text = json.dumps(tree, indent=2, allow_nan=False)
-    except (ValueError, TypeError) as error:
-        raise CheckpointError(
-            f"{path.name} cannot hold these values: {error}. Use null for what could not be measured, and plain numbers"
-        ) from error
-    path.write_text(text + "\n", encoding="utf-8")

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from raydis.data.dataset import ArrayDataset, FactorDataset
+from raydis.data.pixels import normalise
 from raydis.data.space import check_indices
 from raydis.errors import ConfigError
 
@@ -48,11 +49,6 @@ def share_of_memory(total: int, free: int, num_gpus: float) -> int:
     """
     part = min(num_gpus, 1.0) or 1.0
     return min(int(total * part), free) // 2
-
-
-def normalise(images: Tensor) -> Tensor:
-    """Turn uint8 (B, H, W, C) into (B, C, H, W) in [-1, 1], x/127.5 - 1, of torch's default dtype."""
-    return images.permute(0, 3, 1, 2).contiguous().to(torch.get_default_dtype()).div_(127.5).sub_(1.0)
 
 
 def to_device(tensor: Tensor, device: torch.device) -> Tensor:

@@ -11,7 +11,6 @@ follows the noise.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
@@ -19,38 +18,19 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from raydis.build import build_method
 from raydis.checkpoint.fetch import default_cache, fetch_checkpoint
 from raydis.checkpoint.manifest import Manifest
-from raydis.checkpoint.open import Checkpoint, open_checkpoint
+from raydis.checkpoint.open import Checkpoint
 from raydis.config import RunConfig
-from raydis.data.loader import normalise
+from raydis.data.pixels import denormalise, normalise
+from raydis.editor.noise import checked_details, drawn_noise
+from raydis.editor.open import open_method
 from raydis.editor.sampling import Sampling, choose_sampling
-from raydis.errors import CheckpointError, ConfigError, EditError
-from raydis.methods.contract import Method, TokenCloud, UnitMethod
+from raydis.editor.units import Encoded, UnitInfo, describe_units, edited, swapped, swapped_each, traversed
+from raydis.errors import EditError
+from raydis.methods.contract import TokenCloud, UnitMethod
 from raydis.metrics.telling import UnitLabel, label_units
 from raydis.registry import locate
-
-
-@dataclass(frozen=True)
-class Encoded:
-    """What `encode` says of B images."""
-
-    units: np.ndarray  # (B, N) float32, the units' scalars
-    codes: np.ndarray  # (B, N, D) float32, what conditions the decoder
-    facts: dict[str, np.ndarray]  # (B, N) each: what the method states of units beside their numbers, by name
-
-
-@dataclass(frozen=True)
-class UnitInfo:
-    """What is known of one unit: its range over the data, what it tells, and what its method counts of it."""
-
-    index: int
-    low: float
-    median: float
-    high: float
-    label: UnitLabel
-    counts: dict[str, int]
 
 
 class Editor:
@@ -81,11 +61,14 @@ class Editor:
         self.max_steps = method.max_steps
 
     @classmethod
-    def open(cls, checkpoint: str | Path, *, storage: str = "runs", device: str | torch.device = "cpu") -> Self:
+    def open(
+        cls, checkpoint: str | Path | Checkpoint, *, storage: str = "runs", device: str | torch.device = "cpu"
+    ) -> Self:
         """Open a checkpoint after verifying every file of it.
 
         Args:
-            checkpoint: a folder, its s3:// URI, or the `name@version` or `name@alias` of a registered model.
+            checkpoint: a folder, its s3:// URI, or the `name@version` or `name@alias` of a registered model; or an
+                opened checkpoint, whose files are verified already.
             storage: folder or s3://bucket/prefix whose registry knows that name.
             device: where the model computes.
 
@@ -94,17 +77,16 @@ class Editor:
             RegistryError: no such model, version or alias.
             StoreError: the storage refused.
         """
-        folder = fetch_checkpoint(locate(str(checkpoint), storage), default_cache())
-        opened = open_checkpoint(folder)
-        method, channels = _open_method(opened)
-        if not isinstance(method, UnitMethod):
-            raise CheckpointError(
-                f"checkpoint {folder} is a first stage, which has no units: open that of a run that names it as its "
-                "first_stage.checkpoint"
-            )
-        size = opened.config.data.image_size
+        if not isinstance(checkpoint, Checkpoint):
+            checkpoint = fetch_checkpoint(locate(str(checkpoint), storage), default_cache())
+        method, channels = open_method(checkpoint)
+        size = checkpoint.config.data.image_size
         return cls(
-            method.to(device), opened.config, opened.manifest, opened.metrics, image_shape=(size, size, channels)
+            method.to(device),
+            checkpoint.config,
+            checkpoint.manifest,
+            checkpoint.metrics,
+            image_shape=(size, size, channels),
         )
 
     @property
@@ -119,19 +101,7 @@ class Editor:
 
     def units(self) -> list[UnitInfo]:
         """Range, label and counts of each unit, in order."""
-        quantiles, counts = self.method.unit_quantiles.cpu(), self.method.unit_counts()
-        middle = quantiles.shape[1] // 2
-        return [
-            UnitInfo(
-                index,
-                float(row[0]),
-                float(row[middle]),
-                float(row[-1]),
-                label,
-                {name: values[index] for name, values in counts.items()},
-            )
-            for index, (row, label) in enumerate(zip(quantiles, self.labels, strict=True))
-        ]
+        return describe_units(self._quantiles(), self.labels, self.method.unit_counts())
 
     @torch.no_grad()
     def encode(self, images: np.ndarray) -> Encoded:
@@ -192,9 +162,13 @@ class Editor:
             raise EditError(
                 f"units have shape {tuple(values.shape)}: give finite values of shape (B, {self.num_units})"
             )
-        noise = self._noise(seed, len(values)) if details is None else self._details(details, len(values))
-        images = self.method.decode(self.method.lift(values), noise, steps, chosen)
-        return ((images + 1.0) * 127.5).round().clamp(0, 255).byte().permute(0, 2, 3, 1).cpu().numpy()
+        shape = self.method.noise_shape
+        if details is None:
+            noise = drawn_noise(seed, len(values), shape)
+        else:
+            noise = checked_details(details, len(values), shape)
+        noise = None if noise is None else noise.to(self.device)
+        return denormalise(self.method.decode(self.method.lift(values), noise, steps, chosen)).cpu().numpy()
 
     def edit(
         self,
@@ -230,15 +204,8 @@ class Editor:
         set_units: Mapping[int, float] | None = None,
         shift_units: Mapping[int, float] | None = None,
     ) -> np.ndarray:
-        """A copy of scalars (B, N) with some set and some shifted. Raises EditError as `edit` does."""
-        units = units.copy()
-        for index, value in (set_units or {}).items():
-            units[:, self._checked(index)] = value
-        for index, amount in (shift_units or {}).items():
-            if index in (set_units or {}):
-                raise EditError(f"unit {index} is both set and shifted: give one of them")
-            units[:, self._checked(index)] += amount
-        return units
+        """Return a copy of scalars (B, N) with some set and some shifted. Raises EditError as `edit` does."""
+        return edited(units, set_units, shift_units)
 
     def swap(
         self,
@@ -255,10 +222,7 @@ class Editor:
 
         `keep_details` keeps those of `source`.
         """
-        values = self.encode(source).units.copy()
-        donors = self.encode(target).units
-        chosen = [self._checked(index) for index in units]
-        values[:, chosen] = donors[:, chosen]
+        values = swapped(self.encode(source).units, self.encode(target).units, units)
         details = self._kept(source, sampler, num_steps) if keep_details else None
         return self.decode(values, seed=seed, num_steps=num_steps, sampler=sampler, details=details)
 
@@ -274,8 +238,7 @@ class Editor:
     ) -> np.ndarray:
         """Draw one image (H, W, C) N times, each time with one unit of another image: (N, H, W, C)."""
         pair = self.encode(np.stack([source, target])).units
-        values = np.repeat(pair[:1], self.num_units, axis=0)
-        np.fill_diagonal(values, pair[1])
+        values = swapped_each(pair[0], pair[1])
         details = self._kept(source[None], sampler, num_steps, repeats=len(values)) if keep_details else None
         return self.decode(values, seed=seed, num_steps=num_steps, sampler=sampler, details=details)
 
@@ -294,45 +257,19 @@ class Editor:
 
         Row i changes unit units[i] alone; the columns are the 2.5 % to the 97.5 % quantile, evenly spaced in rank.
         """
-        chosen = [self._checked(index) for index in (range(self.num_units) if units is None else units)]
-        ranks = np.linspace(0.025, 0.975, num_values)
-        levels = np.linspace(0.0, 1.0, self.method.unit_quantiles.shape[1])
-        quantiles = self.method.unit_quantiles.cpu().numpy()
-        values = np.repeat(self.encode(image[None]).units, len(chosen) * num_values, axis=0)
-        for row, index in enumerate(chosen):
-            values[row * num_values : (row + 1) * num_values, index] = np.interp(ranks, levels, quantiles[index])
+        chosen = range(self.num_units) if units is None else units
+        values = traversed(self.encode(image[None]).units[0], self._quantiles(), chosen, num_values)
         details = self._kept(image[None], sampler, num_steps, repeats=len(values)) if keep_details else None
         drawn = self.decode(values, seed=seed, num_steps=num_steps, sampler=sampler, details=details)
         return drawn.reshape(len(chosen), num_values, *drawn.shape[1:])
+
+    def _quantiles(self) -> np.ndarray:
+        return self.method.unit_quantiles.cpu().numpy()
 
     def _kept(self, images: np.ndarray, sampler: str | None, num_steps: int | None, repeats: int = 1) -> np.ndarray:
         """The details of images, each repeated, once it is known that the sampler can keep them."""
         self.sampling(num_steps, sampler, keep_details=True)
         return np.repeat(self.details(images, num_steps=num_steps), repeats, axis=0)
-
-    def _details(self, details: np.ndarray, count: int) -> Tensor:
-        """Details as starting noise (count, L, h, w). Raises EditError where they are none."""
-        noise = torch.as_tensor(details, dtype=torch.float32)
-        shape = (count, *(self.method.noise_shape or ()))
-        if noise.shape != shape or not bool(torch.isfinite(noise).all()):
-            raise EditError(f"details have shape {tuple(noise.shape)}: give finite values of shape {shape}")
-        return noise.to(self.device)
-
-    def _noise(self, seed: int | Sequence[int], count: int) -> Tensor | None:
-        """Starting noise (count, L, h, w), drawn on the host: the same on every device; None without noise."""
-        seeds = [seed] * count if isinstance(seed, int) else list(seed)
-        if len(seeds) != count:
-            raise EditError(f"{len(seeds)} seeds for {count} images: give one seed, or one an image")
-        shape = self.method.noise_shape
-        if shape is None:
-            return None
-        noises = {each: torch.randn(shape, generator=torch.Generator().manual_seed(each)) for each in set(seeds)}
-        return torch.stack([noises[each] for each in seeds]).to(self.device)
-
-    def _checked(self, index: int) -> int:
-        if not 0 <= index < self.num_units:
-            raise EditError(f"no unit {index}: this model has units 0 to {self.num_units - 1}")
-        return index
 
     def _tensor(self, images: np.ndarray) -> Tensor:
         if images.dtype != np.uint8 or images.ndim != 4 or images.shape[1:] != self.image_shape:
@@ -342,23 +279,3 @@ class Editor:
             )
         owned = np.require(images, requirements=("C", "W"))  # Pillow's arrays are read-only, which torch warns of
         return normalise(torch.from_numpy(owned).to(self.device))
-
-
-def _open_method(checkpoint: Checkpoint) -> tuple[Method, int]:
-    """The trained method of a checkpoint, and the channels C of its images, which the configuration does not know.
-
-    Raises:
-        CheckpointError: weights that fit neither colour nor grey images of the configuration.
-    """
-    weights, found = checkpoint.weights(), ""
-    for channels in (3, 1):
-        try:
-            method = build_method(checkpoint.config, channels)
-            method.load_state_dict(weights)
-        except (RuntimeError, ConfigError) as error:
-            found = found or " ".join(str(error).split())[:300]
-        else:
-            return method, channels
-    raise CheckpointError(
-        f"checkpoint {checkpoint.folder}: its weights do not fit its config.json ({found}): use another checkpoint"
-    )

@@ -13,7 +13,6 @@ import torch
 from torch import Tensor
 
 from raydis.checkpoint.fetch import default_cache, fetch_checkpoint
-from raydis.checkpoint.open import open_checkpoint
 from raydis.config import RunConfig
 from raydis.config.first_stage import KlNetwork, KlStage, VqNetwork, VqStage
 from raydis.data import Loader
@@ -93,7 +92,7 @@ def fill_first_stage(autoencoder: Autoencoder, config: RunConfig) -> None:
     stage = config.first_stage
     assert isinstance(stage, VqStage | KlStage)
     try:
-        checkpoint = open_checkpoint(fetch_checkpoint(stage.checkpoint, default_cache()))
+        checkpoint = fetch_checkpoint(stage.checkpoint, default_cache())
     except CheckpointError as error:
         raise CheckpointError(
             f"first_stage.checkpoint={stage.checkpoint}: {error}. Train one with "

@@ -26,6 +26,7 @@ from raydis.engine.group import Workers
 from raydis.engine.latents import Latents, fill_first_stage, open_latents
 from raydis.engine.plan import num_parts
 from raydis.engine.streams import Sample, Stream, sample_of, seed_of
+from raydis.errors import CheckpointError
 from raydis.methods.contract import Method, Move
 
 log = logging.getLogger(__name__)
@@ -221,8 +222,15 @@ class Training:
     def resume(self, checkpoint: Checkpoint) -> None:
         """Continue from a checkpoint of the same configuration and data. Raises CheckpointError for another."""
         checkpoint.check_belongs(self.config, data_name=self.dataset.name, data_fingerprint=self.dataset.fingerprint)
-        kept = migrate_training(checkpoint.training(), [move.name for move in self.method.moves])
+        moves = [move.name for move in self.method.moves]
+        kept = migrate_training(checkpoint.training(), checkpoint.manifest.format_version, moves)
         tensors, values = kept.tensors, kept.values
+        played = tuple(f"optimizer.{move}." for move in moves)
+        if foreign := [name for name in tensors if name.startswith("optimizer.") and not name.startswith(played)]:
+            raise CheckpointError(
+                f"checkpoint {checkpoint.folder} holds {foreign[0]}, but this run has the moves "
+                f"{', '.join(moves) or 'none'}: resume it with the raydis that wrote it"
+            )
         self.average.load_state_dict(checkpoint.weights())
         self.method.load_state_dict(_below("method.", tensors))
         for move in self.method.moves:

@@ -9,12 +9,13 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
+from raydis.checkpoint.open import Checkpoint
 from raydis.errors import MetricError, RegistryError
 from raydis.metrics.protocol import Scores, comparable
 from raydis.metrics.standing import Objective, describe, missing, standing, standing_spread
-from raydis.registry.registry import DEFAULT_ALIAS, MAX_TRIES, ModelRef, Registry
+from raydis.registry.names import ModelRef
+from raydis.registry.registry import DEFAULT_ALIAS, MAX_TRIES, Registry
 from raydis.store import StoreConflict
 
 # In standard deviations of the difference. By chance in the draws alone, a version that is no better exceeds two of
@@ -90,14 +91,19 @@ def decide(
 
 
 def promote(
-    registry: Registry, folder: Path, name: str, *, objectives: Sequence[Objective], alias: str = DEFAULT_ALIAS
+    registry: Registry,
+    checkpoint: Checkpoint,
+    name: str,
+    *,
+    objectives: Sequence[Objective],
+    alias: str = DEFAULT_ALIAS,
 ) -> Promotion:
-    """Register a checkpoint folder as a version of `name`, and move the alias to it if it is better.
+    """Register a checkpoint as a version of `name`, and move the alias to it if it is better.
 
     Raises:
         CheckpointError, RegistryError, StoreError: see `Registry.register` and `move_if_better`.
     """
-    ref = ModelRef(name, registry.register(folder, name))
+    ref = ModelRef(name, registry.register(checkpoint, name))
     return Promotion(ref, move_if_better(registry, ref, objectives=objectives, alias=alias))
 
 

@@ -14,40 +14,23 @@ from __future__ import annotations
 
 import hashlib
 import json
-import re
 import shlex
-from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from raydis.checkpoint.fetch import download_checkpoint
-from raydis.checkpoint.manifest import MANIFEST, METRICS, Manifest, parse_manifest, verify
-from raydis.config import RunConfig
-from raydis.config.first_stage import LearnedStage
+from raydis.checkpoint.manifest import MANIFEST, METRICS, Manifest, parse_manifest
+from raydis.checkpoint.open import Checkpoint
+from raydis.checkpoint.text import from_json
+from raydis.checkpoint.verify import entry_of
 from raydis.errors import CheckpointError, RegistryError
-from raydis.store import Store, StoreConflict, StoreMissing, open_store
+from raydis.registry.names import ModelRef, alias_key, check_word, numbers_in, numbers_key, version_in
+from raydis.store import Store, StoreConflict, StoreMissing
 
 DEFAULT_ALIAS = "best"
 MAX_TRIES = 100  # of one conditional write; each lost try means that somebody else got on
-
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
-
-
-@dataclass(frozen=True)
-class ModelRef:
-    """One version of one model, and the prefix of its files in the registry's store."""
-
-    name: str
-    version: int
-
-    @property
-    def prefix(self) -> str:
-        return f"registry/{self.name}/versions/{self.version}"
-
-    def __str__(self) -> str:
-        return f"{self.name}@{self.version}"
 
 
 @dataclass(frozen=True)
@@ -73,61 +56,69 @@ class Registry:
     def __init__(self, store: Store) -> None:
         self.store = store
 
-    def register(self, folder: Path, name: str) -> int:
-        """Add a checkpoint folder, without its training state, as a version; return the version's number.
+    def register(self, checkpoint: Checkpoint, name: str) -> int:
+        """Add a checkpoint, without its training state, as a version; return the version's number.
 
         The same content has the same number, however often and by however many processes it is registered; other
         content gets the next one. A registration that was interrupted is completed by the next one.
 
         Raises:
-            CheckpointError: the folder is not a checkpoint, or does not match its manifest.
+            CheckpointError: a file of the checkpoint changed after it was verified.
             RegistryError: `name` is not allowed.
             StoreError: the store refused.
         """
-        _check(name, "model name")
-        manifest = verify(folder).without_training()
+        check_word(name, "model name")
+        manifest = checkpoint.manifest.without_training()
         text = manifest.to_json()
         version, is_complete = self._number_of(name, hashlib.sha256(text).hexdigest())
         if not is_complete:
             prefix = ModelRef(name, version).prefix
             for file in sorted(manifest.files):
-                self.store.upload(folder / file, f"{prefix}/{file}")
+                self._send(checkpoint, file, f"{prefix}/{file}")
             self.store.write(f"{prefix}/{MANIFEST}", text)
         return version
 
+    def _send(self, checkpoint: Checkpoint, file: str, key: str) -> None:
+        """Store one file of a checkpoint as it was verified. Raises CheckpointError where it changed since."""
+        if (data := checkpoint.files.texts.get(file)) is not None:
+            self.store.write(key, data)
+            return
+        self.store.upload(checkpoint.files.path(file), key)
+        checkpoint.files.path(file)  # a file that changed while it was sent may have arrived half old, half new
+
     def names(self) -> list[str]:
-        """Models with at least one version."""
-        return sorted({key.split("/")[1] for key in self.store.list("registry/") if _version_in(key)})
+        """Return the models with at least one version."""
+        return sorted({key.split("/")[1] for key in self.store.list("registry/") if version_in(key)})
 
     def versions(self, name: str) -> list[int]:
-        """Complete versions of a model, in order; empty for an unknown one."""
-        return sorted(version for key in self.store.list(f"registry/{name}/versions/") if (version := _version_in(key)))
+        """Return the complete versions of a model, in order; empty for an unknown one."""
+        return sorted(version for key in self.store.list(f"registry/{name}/versions/") if (version := version_in(key)))
 
     def aliases(self, name: str) -> dict[str, int]:
-        """The version that each alias of a model points to."""
+        """Return the version that each alias of a model points to."""
         prefix = f"registry/{name}/aliases/"
         names = [key.removeprefix(prefix).removesuffix(".json") for key in self.store.list(prefix)]
         states = {alias: self.alias(name, alias).version for alias in names}
         return {alias: version for alias, version in states.items() if version is not None}
 
     def resolve(self, text: str) -> ModelRef:
-        """The version that `name@3`, `name@alias` or `name` (which means `name@best`) names.
+        """Return the version that `name@3`, `name@alias` or `name` (which means `name@best`) names.
 
         Raises:
             RegistryError: no such model, version or alias; the message lists those that exist.
         """
         name, _, wanted = text.partition("@")
-        _check(name, "model name")
+        check_word(name, "model name")
         if wanted.isdecimal():
             version: int | None = int(wanted)
         else:
-            version = self.alias(name, _check(wanted or DEFAULT_ALIAS, "alias")).version
+            version = self.alias(name, check_word(wanted or DEFAULT_ALIAS, "alias")).version
         if version is None or not self.store.exists(f"{ModelRef(name, version).prefix}/{MANIFEST}"):
             raise RegistryError(self._nothing_at(name, wanted or DEFAULT_ALIAS, version))
         return ModelRef(name, version)
 
     def manifest(self, ref: ModelRef) -> Manifest:
-        """Manifest of a version. Raises RegistryError where there is none."""
+        """Return the manifest of a version. Raises RegistryError where there is none."""
         key = f"{ref.prefix}/{MANIFEST}"
         try:
             return parse_manifest(self.store.read(key), f"{self.store.uri}/{key}")
@@ -135,23 +126,21 @@ class Registry:
             raise RegistryError(self._nothing_at(ref.name, str(ref.version), ref.version)) from error
 
     def metrics(self, ref: ModelRef) -> dict[str, Any]:
-        """metrics.json of a version, checked against its manifest. Raises RegistryError, CheckpointError."""
+        """Return metrics.json of a version, checked against its manifest. Raises RegistryError, CheckpointError."""
         expected = self.manifest(ref).files[METRICS].sha256
-        text = self.store.read(f"{ref.prefix}/{METRICS}")
-        found = hashlib.sha256(text).hexdigest()
+        text, named = self.store.read(f"{ref.prefix}/{METRICS}"), f"{METRICS} of {ref} in {self.store.uri}"
+        found = entry_of(text).sha256
         if found != expected:
-            raise CheckpointError(
-                f"{METRICS} of {ref} in {self.store.uri} is damaged: expected sha256 {expected}, found {found}"
-            )
-        return json.loads(text)
+            raise CheckpointError(f"{named} is damaged: expected sha256 {expected}, found {found}")
+        return from_json(named, text)
 
-    def fetch(self, ref: ModelRef, cache_dir: Path) -> Path:
-        """A verified local folder of a version; see `transfer.download_checkpoint`."""
+    def fetch(self, ref: ModelRef, cache_dir: Path) -> Checkpoint:
+        """Open a verified local copy of a version; see `download_checkpoint`."""
         return download_checkpoint(self.store, ref.prefix, cache_dir)
 
     def alias(self, name: str, alias: str) -> AliasState:
-        """Where an alias points now. Raises RegistryError where its file cannot be understood."""
-        key = _alias_key(name, alias)
+        """Return where an alias points now. Raises RegistryError where its file cannot be understood."""
+        key = alias_key(name, alias)
         tag = self.store.tag(key)  # before the text: if the alias moves in between, the tag is the one that fails
         if tag is None:
             return AliasState()
@@ -166,7 +155,7 @@ class Registry:
             ) from error
 
     def move_alias(self, name: str, alias: str, version: int, *, expected: AliasState) -> None:
-        """Points an alias to a version, if it still is as `expected`, which `alias` returned.
+        """Point an alias to a version, if it still is as `expected`, which `alias` returned.
 
         Raises:
             RegistryError: no such version.
@@ -180,14 +169,14 @@ class Registry:
             "moves": expected.moves + 1,
             "moved": datetime.now(UTC).isoformat(timespec="seconds"),
         }
-        key, text = _alias_key(name, alias), f"{json.dumps(state)}\n".encode()
+        key, text = alias_key(name, alias), f"{json.dumps(state)}\n".encode()
         if expected.tag is None:
             self.store.write(key, text, if_absent=True)
         else:
             self.store.write(key, text, if_match=expected.tag)
 
     def set_alias(self, name: str, alias: str, version: int) -> None:
-        """Points an alias to a version, whatever it pointed to. Raises RegistryError where there is no such version."""
+        """Point an alias to a version, whatever it pointed to. Raises RegistryError where there is no such version."""
         for _ in range(MAX_TRIES):
             state = self.alias(name, alias)
             if state.version == version:
@@ -199,28 +188,28 @@ class Registry:
         raise RegistryError(f"{name}@{alias} in {self.store.uri} moved {MAX_TRIES} times meanwhile: try again")
 
     def _number_of(self, name: str, content: str) -> tuple[int, bool]:
-        """The number that a content has, or is given now, and whether the version is complete."""
+        """Return the number that a content has, or is given now, and whether the version is complete."""
         for _ in range(MAX_TRIES):
             keys = list(self.store.list(f"registry/{name}/"))
-            complete = {version for key in keys if (version := _version_in(key))}
-            contents, tag = self._contents(name) if _numbers_key(name) in keys else ({}, None)
+            complete = {version for key in keys if (version := version_in(key))}
+            contents, tag = self._contents(name) if numbers_key(name) in keys else ({}, None)
             for version in sorted(complete - set(contents)):  # of a raydis that kept no numbers.json: read this once
                 text = self.store.read(f"{ModelRef(name, version).prefix}/{MANIFEST}")
                 contents[version] = hashlib.sha256(text).hexdigest()
             if known := [version for version, other in contents.items() if other == content]:
                 return min(known), min(known) in complete
-            version = max([*contents, *_numbers_in(keys)], default=0) + 1
+            version = max([*contents, *numbers_in(keys)], default=0) + 1
             text = json.dumps(dict(sorted((contents | {version: content}).items())), indent=2)
             try:
-                self.store.write(_numbers_key(name), f"{text}\n".encode(), if_absent=tag is None, if_match=tag)
+                self.store.write(numbers_key(name), f"{text}\n".encode(), if_absent=tag is None, if_match=tag)
             except StoreConflict:
                 continue
             return version, False
-        raise RegistryError(f"{_numbers_key(name)} in {self.store.uri} changed {MAX_TRIES} times meanwhile: try again")
+        raise RegistryError(f"{numbers_key(name)} in {self.store.uri} changed {MAX_TRIES} times meanwhile: try again")
 
     def _contents(self, name: str) -> tuple[dict[int, str], str | None]:
-        """Content by number as numbers.json has it, and the tag of this state; None where the file does not exist."""
-        key = _numbers_key(name)
+        """Return the content by number as numbers.json has it, and the tag of this state; None without the file."""
+        key = numbers_key(name)
         tag = self.store.tag(key)  # before the text, as in `alias`
         if tag is None:
             return {}, None
@@ -232,14 +221,14 @@ class Registry:
             ) from error
 
     def _nothing_at(self, name: str, wanted: str, version: int | None) -> str:
-        """The error of a reference that leads nowhere: what there is instead, and the command that helps."""
+        """Return the error of a reference that leads nowhere: what there is instead, and the command that helps."""
         missing, versions = f"no model {name}@{wanted} in {self.store.uri}", self.versions(name)
         if not versions:
             found = ", ".join(self.names()) or "no models"
             return f"{missing}; found {found}. Run a sweep first: it registers its best trial"
         listed = f"found version{'s' * (len(versions) > 1)} {', '.join(map(str, versions))}"
         if wanted.isdecimal():
-            begun = set(self._contents(name)[0]) | _numbers_in(self.store.list(f"registry/{name}/"))
+            begun = set(self._contents(name)[0]) | numbers_in(self.store.list(f"registry/{name}/"))
             interrupted = version in begun
             return f"{missing}; {listed}" + ("; the registration of this one was interrupted" if interrupted else "")
         where = f"--storage {shlex.quote(self.store.uri)}"
@@ -248,63 +237,3 @@ class Registry:
             return f"{missing}: it points to version {version}, which is gone; {listed}. {set_it}"
         aliases = ", ".join(self.aliases(name))
         return f"{missing}; {listed} {f'with aliases {aliases}' if aliases else f'without alias {wanted}'}. {set_it}"
-
-
-def names_version(checkpoint: str) -> bool:
-    """Whether a checkpoint is given as `name@version` or `name@alias`, and not by the place where it lies."""
-    return "@" in checkpoint and "/" not in checkpoint and not Path(checkpoint).exists()
-
-
-def locate(checkpoint: str, storage: str) -> str:
-    """Folder or s3:// URI of a checkpoint that may be given as `name@version` or `name@alias` of a storage's registry.
-
-    Raises:
-        RegistryError: no such model, version or alias.
-    """
-    if not names_version(checkpoint):
-        return checkpoint
-    registry = Registry(open_store(storage))
-    return str(registry.store.location / registry.resolve(checkpoint).prefix)
-
-
-def locate_first_stage(config: RunConfig, storage: str) -> RunConfig:
-    """The run with its learned first stage's `name@alias`, if it is one, replaced by the version that it names now.
-
-    Raises:
-        RegistryError: see `locate`.
-    """
-    stage = config.first_stage
-    if not isinstance(stage, LearnedStage):
-        return config
-    stage = stage.model_copy(update={"checkpoint": locate(stage.checkpoint, storage)})
-    return config.model_copy(update={"first_stage": stage})
-
-
-def _alias_key(name: str, alias: str) -> str:
-    return f"registry/{_check(name, 'model name')}/aliases/{_check(alias, 'alias')}.json"
-
-
-def _numbers_key(name: str) -> str:
-    return f"registry/{name}/numbers.json"
-
-
-def _numbers_in(keys: Iterable[str]) -> set[int]:
-    """Numbers of the versions that the keys belong to, complete or not."""
-    parts = [key.split("/") for key in keys]
-    return {int(part[3]) for part in parts if len(part) > 4 and part[2] == "versions" and part[3].isdecimal()}
-
-
-def _version_in(key: str) -> int | None:
-    """Number of the version whose manifest this key is."""
-    parts = key.split("/")
-    is_manifest = len(parts) == 5 and parts[2] == "versions" and parts[4] == MANIFEST and parts[3].isdecimal()
-    return int(parts[3]) if is_manifest else None
-
-
-def _check(text: str, what: str) -> str:
-    if not _NAME.fullmatch(text) or (what == "alias" and text.isdecimal()):
-        raise RegistryError(
-            f"{what} {text[:80]!r} is not allowed: up to 64 letters, digits, '.', '_' and '-', a letter or digit first"
-            + (", and not digits alone, which name a version" if what == "alias" else "")
-        )
-    return text

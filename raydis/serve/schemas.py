@@ -9,7 +9,7 @@ from fastapi import UploadFile
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, Json
 
 from raydis.diffusion.samplers import DEFAULT_SAMPLER, DEFAULT_STEPS, Sampler
-from raydis.editor.editor import UnitInfo
+from raydis.editor.units import UnitInfo
 from raydis.metrics.telling import Kind
 from raydis.serve.model import MAX_STEPS, Codes, ServedModel
 from raydis.serve.service import Edited

@@ -108,13 +108,13 @@ class LocalStore:
 
     def download(self, key: str, path: Path, *, if_match: str | None = None) -> None:
         with self._errors(f"download {key} to {path}"), self._open(key) as source, temporary_beside(path) as file:
-            # The tag of the bytes that are copied: the key may be replaced while they are.
+            # The tag of the bytes that are copied, where it is asked for: the key may be replaced while they are.
             state = hashlib.sha256()
             while piece := source.read(COPY_BYTES):
-                state.update(piece)
+                if if_match is not None:
+                    state.update(piece)
                 file.write(piece)
-            found = state.hexdigest()
-            if if_match is not None and found != if_match:
+            if if_match is not None and (found := state.hexdigest()) != if_match:
                 raise StoreConflict(
                     f"{key} in {self.uri} was not downloaded: expected version {if_match}, found {found}. "
                     "Look it up again"

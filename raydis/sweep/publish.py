@@ -7,28 +7,33 @@ protocols look at the same images.
 
 from __future__ import annotations
 
-import json
 import math
-import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import ray
 
 from raydis.checkpoint.fetch import fetch_checkpoint
-from raydis.checkpoint.manifest import MANIFEST, METRICS, MODEL_FILES, file_entry, verify
+from raydis.checkpoint.open import Checkpoint
 from raydis.cluster.connect import fetch_result
 from raydis.cluster.resources import Node, free_nodes, worker_resources
 from raydis.config import EvaluationConfig, RunConfig
 from raydis.metrics.protocol import Scores, derived_seed
+from raydis.registry import Registry
 from raydis.registry.promotion import Promotion, promote
-from raydis.registry.registry import Registry
 from raydis.store import open_store
 from raydis.sweep.spec import PromotionConfig, SweepSpec
 from raydis.sweep.summary import TrialRecord
+
+if TYPE_CHECKING:  # the driver needs no torch
+    import torch
+
+    from raydis.data import FactorDataset
+    from raydis.methods.contract import UnitMethod
 
 MAX_SCORING_CPUS = 8  # DCI fits one classifier a factor; no data set has more factors
 
@@ -73,16 +78,21 @@ def _publish(
 
     Ray may run it again where its process dies: the second run writes the same bytes.
     """
-    from raydis.engine.device import num_threads, use_threads
+    from raydis.data import open_dataset
+    from raydis.editor.editor import Editor
+    from raydis.engine.device import num_threads, resolve_device, use_threads
+    from raydis.report.grids import draw_traversal, save_picture
 
     run, num_jobs = spec.run, num_threads(num_cpus)
     use_threads(num_jobs)
     with tempfile.TemporaryDirectory(prefix="raydis-") as work:
         source = fetch_checkpoint(checkpoint, Path(work, "fetched"))
-        scores = _score(source, run, config, num_jobs)
-        final = with_scores(source, Path(work, "final"), scores)
+        editor, dataset = Editor.open(source, device=resolve_device(run.compute)), open_dataset(run.data)
+        scores = _score(editor.method, dataset, editor.device, run, config, num_jobs)
+        final = with_scores(source, scores)
         picture = Path(work, "traversal.png")
-        _draw(final, run, picture)
+        image = dataset.images(np.array([len(dataset) // 2]))[0]
+        save_picture(draw_traversal(editor, image), picture)
         store = open_store(storage)
         store.upload(picture, f"{folder}/{picture.name}")
         registry = Registry(store)
@@ -90,18 +100,10 @@ def _publish(
     return Published(scores, promotion, f"{folder}/{picture.name}")
 
 
-def with_scores(source: Path, folder: Path, scores: Scores) -> Path:
-    """A copy of a checkpoint without its training state, whose metrics hold `scores` and keep the old as `search`."""
-    manifest = verify(source).without_training()
-    folder.mkdir(parents=True)
-    for name in MODEL_FILES:
-        shutil.copyfile(source / name, folder / name)
-    metrics = json.loads((source / METRICS).read_text(encoding="utf-8"))
-    metrics = metrics | {"scores": scores.to_dict(), "search_scores": metrics.get("scores")}
-    (folder / METRICS).write_text(json.dumps(metrics, indent=2, allow_nan=False) + "\n", encoding="utf-8")
-    files = manifest.files | {METRICS: file_entry(folder / METRICS)}
-    (folder / MANIFEST).write_bytes(manifest.model_copy(update={"files": files}).to_json())
-    return folder
+def with_scores(source: Checkpoint, scores: Scores) -> Checkpoint:
+    """Return a checkpoint without its training state, whose metrics hold `scores` and keep the old as `search`."""
+    found = {"scores": scores.to_dict(), "search_scores": source.metrics.get("scores")}
+    return source.with_metrics(source.metrics | found)
 
 
 def final_evaluation(evaluation: EvaluationConfig, config: PromotionConfig) -> EvaluationConfig:
@@ -110,29 +112,20 @@ def final_evaluation(evaluation: EvaluationConfig, config: PromotionConfig) -> E
     return evaluation.model_copy(update={"protocol": config.protocol, "estimator": config.estimator, "seed": seed})
 
 
-def _score(folder: Path, run: RunConfig, config: PromotionConfig, num_jobs: int) -> Scores:
-    from raydis.data import Loader, open_dataset
-    from raydis.editor.editor import Editor
-    from raydis.engine.device import resolve_device
+def _score(
+    method: UnitMethod,
+    dataset: FactorDataset,
+    device: torch.device,
+    run: RunConfig,
+    config: PromotionConfig,
+    num_jobs: int,
+) -> Scores:
+    from raydis.data import Loader
     from raydis.engine.evaluate import evaluate
 
-    device = resolve_device(run.compute)
-    editor = Editor.open(folder, device=device)
-    dataset = open_dataset(run.data)
     num_gpus = run.compute.num_gpus
     loader = Loader(dataset, batch_size=run.train.batch_size, seed=run.seed, device=device, num_gpus=num_gpus)
     wanted = final_evaluation(run.evaluation, config)
-    scores = evaluate(editor.method, dataset, loader, wanted, num_jobs=num_jobs)
+    scores = evaluate(method, dataset, loader, wanted, num_jobs=num_jobs)
     assert scores is not None  # the protocol is not `none`
     return scores
-
-
-def _draw(folder: Path, run: RunConfig, picture: Path) -> None:
-    from raydis.data import open_dataset
-    from raydis.editor.editor import Editor
-    from raydis.engine.device import resolve_device
-    from raydis.report.grids import draw_traversal, save_picture
-
-    dataset = open_dataset(run.data)
-    image = dataset.images(np.array([len(dataset) // 2]))[0]
-    save_picture(draw_traversal(Editor.open(folder, device=resolve_device(run.compute)), image), picture)

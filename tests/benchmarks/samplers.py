@@ -28,7 +28,7 @@ from raydis.checkpoint.fetch import default_cache, fetch_checkpoint
 from raydis.config import RunConfig
 from raydis.config.presets import expand
 from raydis.data import FactorDataset, open_dataset
-from raydis.data.loader import normalise
+from raydis.data.pixels import normalise
 from raydis.diffusion.samplers import SAMPLERS, sample
 from raydis.diffusion.schedule import alpha_bars
 from raydis.editor.editor import Editor

@@ -16,10 +16,11 @@ import torch
 from safetensors.torch import load_file
 
 import raydis
-from raydis.checkpoint.manifest import FileEntry, Manifest, file_entry
+from raydis.checkpoint.manifest import FileEntry, Manifest
 from raydis.checkpoint.migrate import migrate_training
 from raydis.checkpoint.open import open_checkpoint
 from raydis.checkpoint.state import TrainingState
+from raydis.checkpoint.verify import entry_of
 from raydis.checkpoint.write import code_revision, write_checkpoint
 from raydis.config import RunConfig
 from raydis.config.dyga_sd import AnchorConfig, DygaSdConfig
@@ -53,12 +54,12 @@ def write(folder: Path, **changes: Any) -> Manifest:
     return write_checkpoint(folder, **(arguments | changes))
 
 
-def forge(folder: Path, name: str, data: bytes) -> None:
+def forge(folder: Path, name: str, data: bytes, **changes: Any) -> None:
     """Replaces a file and its entry, as somebody who wants the checkpoint to be accepted would."""
     (folder / name).write_bytes(data)
     tree = json.loads((folder / "manifest.json").read_text())
-    tree["files"][name] = file_entry(folder / name).model_dump()
-    (folder / "manifest.json").write_text(json.dumps(tree))
+    tree["files"][name] = entry_of(data).model_dump()
+    (folder / "manifest.json").write_text(json.dumps(tree | changes))
 
 
 def assert_equal(found: dict[str, torch.Tensor], expected: dict[str, torch.Tensor]) -> None:
@@ -81,7 +82,7 @@ def test_everything_written_comes_back_equal(tmp_path: Path) -> None:
 def test_the_manifest_says_what_the_weights_are_and_where_they_come_from(tmp_path: Path) -> None:
     manifest = write(tmp_path / "c", parent={"sweep": "quickstart", "trial": "17"})
     assert open_checkpoint(tmp_path / "c").manifest == manifest
-    assert manifest.files["config.json"] == file_entry(tmp_path / "c" / "config.json")
+    assert manifest.files["config.json"] == entry_of((tmp_path / "c" / "config.json").read_bytes())
     assert manifest.files["weights.safetensors"].bytes == (tmp_path / "c" / "weights.safetensors").stat().st_size
     assert (manifest.images_seen, manifest.seed) == (640, 7)
     assert (manifest.data_name, manifest.data_fingerprint) == ("shapes3d_procedural", "abc")
@@ -128,7 +129,7 @@ def test_a_flipped_bit_is_found_and_both_hashes_are_told(tmp_path: Path, name: s
     data = bytearray((tmp_path / "c" / name).read_bytes())
     data[-3] ^= 1
     (tmp_path / "c" / name).write_bytes(data)
-    found: FileEntry = file_entry(tmp_path / "c" / name)
+    found: FileEntry = entry_of(bytes(data))
     with pytest.raises(
         CheckpointError,
         match=rf"{name} is damaged: expected sha256 {manifest.files[name].sha256} .*, found {found.sha256} ",
@@ -164,7 +165,10 @@ def test_a_folder_without_a_manifest_is_no_checkpoint(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"format_version": 2}, "has format version 2, this raydis reads 1"),
+        (
+            {"format_version": 3},
+            "has format version 3, this raydis reads 1 and 2: open it with the raydis that wrote it",
+        ),
         ({"seed": "x"}, "is not a checkpoint's manifest: seed: Input should be a valid integer"),
         ({"files": {}}, r"files are \[\], expected config\.json, weights\.safetensors, metrics\.json"),
         ({"color": 1}, "color: Extra inputs are not permitted"),
@@ -214,12 +218,12 @@ def test_a_config_of_another_raydis_names_the_key_and_the_version_that_wrote_it(
 
 
 def of_older_code(folder: Path, **sections: Any) -> Path:
-    """A checkpoint whose config.json has the anchor mode `relative`, with its manifest, as older code wrote it."""
+    """A version-1 checkpoint whose config.json has the anchor mode `relative`, with its manifest."""
     config = RunConfig(method=DygaSdConfig(num_units=4, anchors=AnchorConfig(shift_rate=0.5)), seed=7)
     write(folder, config=config)
     tree = config.model_dump(mode="json")
     tree["method"]["anchors"]["mode"] = "relative"
-    forge(folder, "config.json", json.dumps(tree | sections).encode())
+    forge(folder, "config.json", json.dumps(tree | sections).encode(), format_version=1)
     return folder
 
 
@@ -337,7 +341,7 @@ def test_the_code_revision_is_the_commit_that_tracks_the_package_and_nobody_else
 def test_the_moments_of_a_single_optimiser_become_those_of_the_first_move() -> None:
     kept = {"method.optimizer.0.weight": torch.ones(1), "method.unet.1.weight": torch.ones(2)}
     older = {"optimizer.0.step": torch.tensor(3.0), "optimizer.12.exp_avg_sq": torch.ones(4)}
-    found = migrate_training(TrainingState(kept | older, {"step": 3}), ["reconstruct", "discriminate"])
+    found = migrate_training(TrainingState(kept | older, {"step": 3}), 1, ["reconstruct", "discriminate"])
     renamed = {"optimizer.reconstruct.0.step": "optimizer.0.step"}
     renamed |= {"optimizer.reconstruct.12.exp_avg_sq": "optimizer.12.exp_avg_sq"}
     assert_equal(found.tensors, kept | {name: older[old] for name, old in renamed.items()})
@@ -347,13 +351,14 @@ def test_the_moments_of_a_single_optimiser_become_those_of_the_first_move() -> N
 def test_a_report_that_waits_for_its_scores_has_one_loss_and_one_count_of_failures() -> None:
     older = {"step": 5, "loss": 0.25, "num_unanchored_units": 2, "finished": True}
     values = {"step": 5, "unscored": dict(older)}
-    found = migrate_training(TrainingState({}, values), ["denoise"]).values["unscored"]
+    found = migrate_training(TrainingState({}, values), 1, ["denoise"]).values["unscored"]
     assert found == {"step": 5, "losses": {"loss": 0.25}, "health": {"num_unanchored_units": 2}, "finished": True}
     assert values["unscored"] == older  # it is not changed in place
 
 
+@pytest.mark.parametrize("format_version", [1, 2])  # code between the two formats wrote today's state as version 1
 @pytest.mark.parametrize("moves", [["denoise"], []])
-def test_a_training_of_this_code_is_left_as_it_is(moves: list[str]) -> None:
+def test_a_training_of_this_code_is_left_as_it_is(moves: list[str], format_version: int) -> None:
     tensors = {f"optimizer.{move}.0.step": torch.tensor(3.0) for move in moves}
     values = {"step": 3, "unscored": {"losses": {"loss": 0.5}, "health": {}, "finished": True}}
-    assert migrate_training(TrainingState(tensors, values), moves) == TrainingState(tensors, values)
+    assert migrate_training(TrainingState(tensors, values), format_version, moves) == TrainingState(tensors, values)

@@ -25,7 +25,7 @@ from pathlib import Path
 from raydis.checkpoint.fetch import download_checkpoint
 from raydis.store import open_store
 for _ in range(20):
-    folder = download_checkpoint(open_store(sys.argv[1]), "runs/1", Path(sys.argv[2]))
+    folder = download_checkpoint(open_store(sys.argv[1]), "runs/1", Path(sys.argv[2])).folder
     for name in ("config.json", "metrics.json", "weights.safetensors", "manifest.json"):
         time.sleep(0.01)
         assert (folder / name).read_bytes() or name == "config.json", name
@@ -34,6 +34,11 @@ for _ in range(20):
 
 def contents(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def fetched(store: LocalStore, cache: Path) -> Path:
+    """The folder of the copy of runs/1."""
+    return download_checkpoint(store, "runs/1", cache).folder
 
 
 def upload(folder: Path, store: LocalStore, prefix: str) -> None:
@@ -54,23 +59,23 @@ def test_the_cache_lies_where_the_environment_says(monkeypatch: pytest.MonkeyPat
 def test_a_checkpoint_arrives_as_it_was_sent(make_checkpoint: Make, store: LocalStore, tmp_path: Path) -> None:
     folder = make_checkpoint()
     upload(folder, store, "runs/1")
-    assert contents(download_checkpoint(store, "runs/1", tmp_path / "cache")) == contents(folder)
+    assert contents(fetched(store, tmp_path / "cache")) == contents(folder)
 
 
 def test_a_second_fetch_downloads_nothing(make_checkpoint: Make, store: LocalStore, tmp_path: Path) -> None:
     upload(make_checkpoint(), store, "runs/1")
-    first = download_checkpoint(store, "runs/1", tmp_path / "cache")
+    first = fetched(store, tmp_path / "cache")
     store.delete("runs/1/weights.safetensors")
-    assert download_checkpoint(store, "runs/1", tmp_path / "cache") == first
+    assert fetched(store, tmp_path / "cache") == first
 
 
 def test_another_checkpoint_under_the_same_prefix_gets_another_folder(
     make_checkpoint: Make, store: LocalStore, tmp_path: Path
 ) -> None:
     upload(make_checkpoint(), store, "runs/1")
-    first = download_checkpoint(store, "runs/1", tmp_path / "cache")
+    first = fetched(store, tmp_path / "cache")
     upload(make_checkpoint("second", weights=b"other"), store, "runs/1")
-    second = download_checkpoint(store, "runs/1", tmp_path / "cache")
+    second = fetched(store, tmp_path / "cache")
     assert (first / "weights.safetensors").read_bytes() == b"weights"
     assert (second / "weights.safetensors").read_bytes() == b"other"
 
@@ -85,18 +90,18 @@ def test_a_copy_that_was_damaged_is_left_alone_and_another_one_is_fetched(
 ) -> None:
     folder = make_checkpoint()
     upload(folder, store, "runs/1")
-    first = download_checkpoint(store, "runs/1", tmp_path / "cache")
+    first = fetched(store, tmp_path / "cache")
     damage(first)
     damaged = contents(first)
-    second = download_checkpoint(store, "runs/1", tmp_path / "cache")
+    second = fetched(store, tmp_path / "cache")
     assert second.name == f"{first.name}-2"
     assert contents(second) == contents(folder)
     assert contents(first) == damaged
-    assert download_checkpoint(store, "runs/1", tmp_path / "cache") == second
+    assert fetched(store, tmp_path / "cache") == second
     assert f"{first}: metrics.json is damaged" in caplog.text
     assert "Another copy takes its place; remove this one when nothing uses it" in caplog.text
     damage(second)
-    assert download_checkpoint(store, "runs/1", tmp_path / "cache").name == f"{first.name}-3"
+    assert fetched(store, tmp_path / "cache").name == f"{first.name}-3"
 
 
 @pytest.mark.parametrize("stranger", ["notes.txt", "manifest.json"])
@@ -105,9 +110,9 @@ def test_what_a_user_put_into_a_copy_is_not_removed(
 ) -> None:
     folder = make_checkpoint()
     upload(folder, store, "runs/1")
-    first = download_checkpoint(store, "runs/1", tmp_path / "cache")
+    first = fetched(store, tmp_path / "cache")
     (first / stranger).write_bytes(b"mine")
-    assert contents(download_checkpoint(store, "runs/1", tmp_path / "cache")) == contents(folder)
+    assert contents(fetched(store, tmp_path / "cache")) == contents(folder)
     assert (first / stranger).read_bytes() == b"mine"
 
 
@@ -116,13 +121,13 @@ def test_a_reader_that_maps_a_copy_is_not_disturbed_when_it_is_found_damaged(
 ) -> None:
     weights = bytes(range(256)) * 256
     upload(make_checkpoint(weights=weights), store, "runs/1")
-    first = download_checkpoint(store, "runs/1", tmp_path / "cache")
+    first = fetched(store, tmp_path / "cache")
     with (
         (first / "weights.safetensors").open("rb") as file,
         mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as view,
     ):
         damage(first)
-        second = download_checkpoint(store, "runs/1", tmp_path / "cache")
+        second = fetched(store, tmp_path / "cache")
         assert second != first
         assert view[:] == weights
         assert (first / "config.json").read_bytes() == b"{}"  # what it has yet to open is there as well
@@ -134,7 +139,7 @@ def test_processes_that_fetch_a_damaged_copy_at_once_never_lose_the_folder_they_
 ) -> None:
     upload(make_checkpoint(weights=bytes(1 << 20)), store, "runs/1")
     cache = tmp_path / "cache"
-    first = download_checkpoint(store, "runs/1", cache)
+    first = fetched(store, cache)
     path = os.pathsep.join([str(CHECKOUT), os.environ.get("PYTHONPATH", "")])
     processes = [
         subprocess.Popen(
@@ -155,17 +160,17 @@ def test_processes_that_fetch_a_damaged_copy_at_once_never_lose_the_folder_they_
 def test_a_copy_that_cannot_be_read_is_passed_over(make_checkpoint: Make, store: LocalStore, tmp_path: Path) -> None:
     folder = make_checkpoint()
     upload(folder, store, "runs/1")
-    first = download_checkpoint(store, "runs/1", tmp_path / "cache")
+    first = fetched(store, tmp_path / "cache")
     (first / "weights.safetensors").unlink()
     (first / "weights.safetensors").mkdir()
-    assert contents(download_checkpoint(store, "runs/1", tmp_path / "cache")) == contents(folder)
+    assert contents(fetched(store, tmp_path / "cache")) == contents(folder)
 
 
 def test_a_cache_that_cannot_be_written_to_says_so(make_checkpoint: Make, store: LocalStore, tmp_path: Path) -> None:
     upload(make_checkpoint(), store, "runs/1")
     (tmp_path / "cache").write_bytes(b"a file")
     with pytest.raises(StoreError, match=r"cannot download runs/1/\S+ to .*cache"):
-        download_checkpoint(store, "runs/1", tmp_path / "cache")
+        fetched(store, tmp_path / "cache")
 
 
 def test_a_full_disk_at_the_last_file_of_a_copy_says_so_and_leaves_nothing(
@@ -177,7 +182,7 @@ def test_a_full_disk_at_the_last_file_of_a_copy_says_so_and_leaves_nothing(
     upload(make_checkpoint(), store, "runs/1")
     monkeypatch.setattr(Path, "write_bytes", full)
     with pytest.raises(StoreError, match=r"cannot keep .*runs/1 in .*cache \(No space left on device\): make room"):
-        download_checkpoint(store, "runs/1", tmp_path / "cache")
+        fetched(store, tmp_path / "cache")
     assert list((tmp_path / "cache").iterdir()) == []
 
 
@@ -185,10 +190,10 @@ def test_a_damaged_object_is_refused_and_not_cached(make_checkpoint: Make, store
     upload(make_checkpoint(), store, "runs/1")
     store.write("runs/1/weights.safetensors", b"w3ights")
     with pytest.raises(CheckpointError, match=r"cannot fetch .*runs/1: .*weights\.safetensors is damaged"):
-        download_checkpoint(store, "runs/1", tmp_path / "cache")
+        fetched(store, tmp_path / "cache")
     store.delete("runs/1/weights.safetensors")
     with pytest.raises(CheckpointError, match=r"runs/1: it lacks weights\.safetensors, which its manifest lists"):
-        download_checkpoint(store, "runs/1", tmp_path / "cache")
+        fetched(store, tmp_path / "cache")
     assert list((tmp_path / "cache").iterdir()) == []
 
 
@@ -200,7 +205,7 @@ def test_a_manifest_that_names_a_file_elsewhere_is_refused(
     tree["files"]["../../escaped"] = tree["files"]["config.json"]
     store.write("runs/1/manifest.json", json.dumps(tree).encode())
     with pytest.raises(CheckpointError, match=r"files are \['\.\./\.\./escaped'"):
-        download_checkpoint(store, "runs/1", tmp_path / "cache")
+        fetched(store, tmp_path / "cache")
 
 
 def test_fetching_the_same_checkpoint_at_once_gives_one_whole_folder(
@@ -209,7 +214,7 @@ def test_fetching_the_same_checkpoint_at_once_gives_one_whole_folder(
     folder = make_checkpoint(weights=bytes(1 << 20))
     upload(folder, store, "runs/1")
     with ThreadPoolExecutor(8) as pool:
-        found = set(pool.map(lambda _: download_checkpoint(store, "runs/1", tmp_path / "cache"), range(16)))
+        found = set(pool.map(lambda _: fetched(store, tmp_path / "cache"), range(16)))
     assert len(found) == 1
     assert contents(found.pop()) == contents(folder)
     assert len(list((tmp_path / "cache").iterdir())) == 1
@@ -217,7 +222,7 @@ def test_fetching_the_same_checkpoint_at_once_gives_one_whole_folder(
 
 def test_a_local_checkpoint_is_used_where_it_lies_after_a_check(make_checkpoint: Make, tmp_path: Path) -> None:
     folder = make_checkpoint()
-    assert fetch_checkpoint(str(folder), tmp_path / "cache") == folder
+    assert fetch_checkpoint(str(folder), tmp_path / "cache").folder == folder
     assert not (tmp_path / "cache").exists()
     (folder / "metrics.json").unlink()
     with pytest.raises(CheckpointError, match=r"lacks metrics\.json"):

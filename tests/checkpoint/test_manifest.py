@@ -5,17 +5,18 @@ from pathlib import Path
 
 import pytest
 
-from raydis.checkpoint.manifest import MODEL_FILES, parse_manifest, verify
+from raydis.checkpoint.manifest import MODEL_FILES, parse_manifest
+from raydis.checkpoint.verify import verify
 from raydis.errors import CheckpointError
 
 
 def test_a_manifest_survives_its_own_json(make_checkpoint: Callable[..., Path]) -> None:
-    manifest = verify(make_checkpoint())
+    manifest = verify(make_checkpoint()).manifest
     assert parse_manifest(manifest.to_json(), "here") == manifest
 
 
 def test_publishing_leaves_out_the_training_files_and_nothing_else(make_checkpoint: Callable[..., Path]) -> None:
-    manifest = verify(make_checkpoint())
+    manifest = verify(make_checkpoint()).manifest
     published = manifest.without_training()
     assert (manifest.can_resume, published.can_resume) == (True, False)
     assert published.files == {name: manifest.files[name] for name in MODEL_FILES}
@@ -32,7 +33,7 @@ def test_half_a_training_state_is_refused(make_checkpoint: Callable[..., Path]) 
 @pytest.mark.parametrize("digest", ["", "abc", "G" * 64, "A" * 64])
 def test_only_a_sha256_in_lower_case_hex_is_a_hash(make_checkpoint: Callable[..., Path], digest: str) -> None:
     folder = make_checkpoint()
-    manifest = verify(folder)
+    manifest = verify(folder).manifest
     text = manifest.to_json().decode().replace(manifest.files["metrics.json"].sha256, digest)
     with pytest.raises(CheckpointError, match=r"files\.metrics\.json\.sha256: String should match pattern"):
         parse_manifest(text.encode(), "here")

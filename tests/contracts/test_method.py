@@ -20,7 +20,7 @@ from raydis.config import RunConfig
 from raydis.config.presets import expand
 from raydis.data import open_dataset
 from raydis.data.dataset import ArrayDataset
-from raydis.data.loader import normalise
+from raydis.data.pixels import normalise
 from raydis.editor.editor import Editor
 from raydis.engine.evaluate import encode_images
 from raydis.engine.fit import fit

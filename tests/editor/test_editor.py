@@ -14,8 +14,9 @@ from raydis.checkpoint.open import open_checkpoint
 from raydis.checkpoint.write import write_checkpoint
 from raydis.data import FactorDataset
 from raydis.diffusion.samplers import SAMPLERS
-from raydis.editor.editor import EditError, Editor, Encoded
-from raydis.errors import CheckpointError, RegistryError
+from raydis.editor.editor import Editor
+from raydis.editor.units import Encoded
+from raydis.errors import CheckpointError, EditError, RegistryError
 from raydis.registry import Registry
 from raydis.store import LocalStore
 
@@ -376,7 +377,7 @@ def test_a_registered_model_is_opened_by_its_name(
 ) -> None:
     monkeypatch.setenv("RAYDIS_CACHE", str(tmp_path / "cache"))
     registry = Registry(LocalStore(tmp_path / "runs"))
-    registry.set_alias("mine", "best", registry.register(checkpoint, "mine"))
+    registry.set_alias("mine", "best", registry.register(open_checkpoint(checkpoint), "mine"))
     expected = editor.encode(images).units
     for name in ("mine@best", "mine@1"):
         opened = Editor.open(name, storage=str(tmp_path / "runs"))

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -170,7 +171,7 @@ def test_an_interrupted_run_goes_on_as_if_nothing_had_happened(
     assert training.num_refits == whole.training.num_refits
 
 
-def as_older_code_wrote_it(folder: Path, target: Path) -> Checkpoint:
+def as_older_code_wrote_it(folder: Path, target: Path, *, format_version: int = 1) -> Checkpoint:
     """The same checkpoint with the one optimiser, the one loss and the one count of failures that there once were."""
     opened = open_checkpoint(folder)
     tensors, values = (state := opened.training()).tensors, state.values
@@ -189,6 +190,8 @@ def as_older_code_wrote_it(folder: Path, target: Path) -> Checkpoint:
         data_fingerprint=opened.manifest.data_fingerprint,
         images_seen=opened.manifest.images_seen,
     )
+    manifest = json.loads((target / "manifest.json").read_text())
+    (target / "manifest.json").write_text(json.dumps(manifest | {"format_version": format_version}))
     return open_checkpoint(target)
 
 
@@ -202,6 +205,21 @@ def test_a_checkpoint_of_older_code_goes_on_as_if_nothing_had_happened(
     (progress,) = fit(training)
     assert without_speed(progress) == without_speed(whole.reports[-1].progress)
     assert differing(everything(training), whole.final) == []
+
+
+def test_moments_of_no_move_are_refused_instead_of_starting_without_them(
+    whole: Whole, unlabelled: FactorDataset, tmp_path: Path
+) -> None:
+    folder = whole.checkpoints[384]
+    assert folder is not None
+    training = start(whole.config, unlabelled)
+    before = everything(training)
+    with pytest.raises(
+        CheckpointError, match=r"holds optimizer\.\d+\.\w+, but this run has the moves denoise: resume it"
+    ):
+        training.resume(as_older_code_wrote_it(folder, tmp_path / "older", format_version=2))
+    assert differing(everything(training), before) == []
+    assert not training.resumed
 
 
 def test_a_run_of_older_code_that_waits_for_its_scores_is_finished_without_a_step(

@@ -8,11 +8,12 @@ from typing import Any
 import numpy as np
 import pytest
 
+from raydis.checkpoint.open import open_checkpoint
 from raydis.errors import RegistryError
 from raydis.metrics.protocol import SCORE_NAMES, Scores
 from raydis.metrics.standing import DEFAULT_OBJECTIVES, Objective
+from raydis.registry import ModelRef, Registry
 from raydis.registry.promotion import ScoredVersion, decide, move_if_better, promote
-from raydis.registry.registry import ModelRef, Registry
 from raydis.store import LocalStore
 
 Make = Callable[..., Path]
@@ -187,7 +188,7 @@ def test_promotion_registers_always_and_moves_the_alias_only_for_the_better(
 ) -> None:
     values = (0.5, 0.4, 0.6, None)
     folders = [make_checkpoint(f"c{n}", VALID | {"dci_disentanglement": v}) for n, v in enumerate(values)]
-    promotions = [promote(registry, folder, "m", objectives=DCI) for folder in folders]
+    promotions = [promote(registry, open_checkpoint(folder), "m", objectives=DCI) for folder in folders]
     assert [promotion.ref.version for promotion in promotions] == [1, 2, 3, 4]
     assert [promotion.decision.promote for promotion in promotions] == [True, False, True, False]
     assert registry.resolve("m@best") == ModelRef("m", 3)
@@ -196,7 +197,7 @@ def test_promotion_registers_always_and_moves_the_alias_only_for_the_better(
 def test_a_registered_version_can_be_considered_again_under_another_alias(
     registry: Registry, make_checkpoint: Make
 ) -> None:
-    promote(registry, make_checkpoint("c", VALID | {"dci_disentanglement": 0.5}), "m", objectives=DCI)
+    promote(registry, open_checkpoint(make_checkpoint("c", VALID | {"dci_disentanglement": 0.5})), "m", objectives=DCI)
     assert move_if_better(registry, ModelRef("m", 1), alias="canary", objectives=DCI).promote
     assert move_if_better(registry, ModelRef("m", 1), alias="canary", objectives=DCI).reason == "m@1 is canary"
     assert registry.aliases("m") == {"best": 1, "canary": 1}
@@ -211,7 +212,8 @@ def test_a_promotion_that_finds_the_alias_moved_decides_anew(
         move(name, alias, version, expected=expected)
 
     good, better, candidate = (
-        registry.register(make_checkpoint(f"c{v}", VALID | {"dci_disentanglement": v}), "m") for v in (0.5, 0.9, 0.7)
+        registry.register(open_checkpoint(make_checkpoint(f"c{v}", VALID | {"dci_disentanglement": v})), "m")
+        for v in (0.5, 0.9, 0.7)
     )
     registry.set_alias("m", "best", good)
     move = registry.move_alias
@@ -224,4 +226,4 @@ def test_a_promotion_that_finds_the_alias_moved_decides_anew(
 
 def test_scores_that_cannot_be_read_are_named(registry: Registry, make_checkpoint: Make) -> None:
     with pytest.raises(RegistryError, match=r"the scores of m@1 in .* cannot be read: .*colour"):
-        promote(registry, make_checkpoint("c", {"colour": 1}), "m", objectives=BOTH)
+        promote(registry, open_checkpoint(make_checkpoint("c", {"colour": 1})), "m", objectives=BOTH)

@@ -7,10 +7,11 @@ from typing import Any
 
 import pytest
 
+from raydis.checkpoint.open import open_checkpoint
 from raydis.config import RunConfig
 from raydis.config.first_stage import KlStage
 from raydis.errors import CheckpointError, RegistryError, StoreError
-from raydis.registry.registry import AliasState, ModelRef, Registry, locate, locate_first_stage
+from raydis.registry import AliasState, ModelRef, Registry, locate, locate_first_stage
 from raydis.store import LocalStore, StoreConflict
 
 Make = Callable[..., Path]
@@ -25,21 +26,26 @@ def registry(tmp_path: Path) -> Registry:
 def filled(registry: Registry, make_checkpoint: Make) -> Registry:
     """Versions 1 and 2 of `quickstart`, no alias."""
     for number in (1, 2):
-        registry.register(make_checkpoint(f"c{number}", weights=b"%d" % number), "quickstart")
+        registry.register(open_checkpoint(make_checkpoint(f"c{number}", weights=b"%d" % number)), "quickstart")
     return registry
 
 
 def test_versions_count_up_from_one_for_each_name(registry: Registry, make_checkpoint: Make) -> None:
     folders = [make_checkpoint(f"c{number}", weights=b"%d" % number) for number in range(4)]
     names = ("a", "a", "b", "a")
-    assert [registry.register(folder, name) for folder, name in zip(folders, names, strict=True)] == [1, 2, 1, 3]
+    assert [registry.register(open_checkpoint(folder), name) for folder, name in zip(folders, names, strict=True)] == [
+        1,
+        2,
+        1,
+        3,
+    ]
     assert registry.versions("a") == [1, 2, 3]
     assert registry.names() == ["a", "b"]
 
 
 def test_versions_are_in_the_order_of_numbers_not_of_text(registry: Registry, make_checkpoint: Make) -> None:
     for number in range(11):
-        registry.register(make_checkpoint(f"c{number}", weights=b"%d" % number), "a")
+        registry.register(open_checkpoint(make_checkpoint(f"c{number}", weights=b"%d" % number)), "a")
     assert registry.versions("a") == list(range(1, 12))
 
 
@@ -59,7 +65,7 @@ def test_a_damaged_folder_is_not_registered(registry: Registry, make_checkpoint:
     folder = make_checkpoint()
     (folder / "weights.safetensors").write_bytes(b"w3ights")
     with pytest.raises(CheckpointError, match=r"weights\.safetensors is damaged"):
-        registry.register(folder, "a")
+        registry.register(open_checkpoint(folder), "a")
     assert list(registry.store.list()) == []
 
 
@@ -83,16 +89,16 @@ def test_an_interrupted_registration_is_no_version_until_the_next_one_completes_
     monkeypatch.setattr(filled.store, "upload", breaking_upload)
     monkeypatch.setattr(filled.store, "write", breaking_write)
     with pytest.raises(StoreError, match=r"the network is gone"):
-        filled.register(folder, "quickstart")
+        filled.register(open_checkpoint(folder), "quickstart")
     monkeypatch.undo()
     assert filled.versions("quickstart") == [1, 2]
     with pytest.raises(RegistryError, match=r"found versions 1, 2; the registration of this one was interrupted"):
         filled.resolve("quickstart@3")
-    assert filled.register(make_checkpoint("other", weights=b"fourth"), "quickstart") == 4
-    assert filled.register(folder, "quickstart") == 3
+    assert filled.register(open_checkpoint(make_checkpoint("other", weights=b"fourth")), "quickstart") == 4
+    assert filled.register(open_checkpoint(folder), "quickstart") == 3
     assert filled.versions("quickstart") == [1, 2, 3, 4]
     fetched = filled.fetch(ModelRef("quickstart", 3), tmp_path / "cache")
-    assert (fetched / "weights.safetensors").read_bytes() == b"third"
+    assert (fetched.folder / "weights.safetensors").read_bytes() == b"third"
 
 
 def test_the_same_content_keeps_its_number_and_is_uploaded_once(
@@ -100,14 +106,14 @@ def test_the_same_content_keeps_its_number_and_is_uploaded_once(
 ) -> None:
     folder = tmp_path / "c1"
     monkeypatch.setattr(filled.store, "upload", None)  # what is there is not sent again
-    assert filled.register(folder, "quickstart") == 1
+    assert filled.register(open_checkpoint(folder), "quickstart") == 1
     (folder / "training.safetensors").unlink()  # nor does it matter whether a training could go on from it
     (folder / "training.json").unlink()
     (folder / "manifest.json").write_bytes(filled.store.read("registry/quickstart/versions/1/manifest.json"))
-    assert filled.register(folder, "quickstart") == 1
+    assert filled.register(open_checkpoint(folder), "quickstart") == 1
     assert filled.versions("quickstart") == [1, 2]
     monkeypatch.undo()
-    assert filled.register(folder, "another") == 1  # a number belongs to a name
+    assert filled.register(open_checkpoint(folder), "another") == 1  # a number belongs to a name
 
 
 def test_a_number_is_never_given_to_other_content_even_if_its_version_was_deleted(
@@ -115,8 +121,8 @@ def test_a_number_is_never_given_to_other_content_even_if_its_version_was_delete
 ) -> None:
     for key in list(filled.store.list("registry/quickstart/versions/2/")):
         filled.store.delete(key)
-    assert filled.register(make_checkpoint("third", weights=b"3"), "quickstart") == 3
-    assert filled.register(tmp_path / "c2", "quickstart") == 2
+    assert filled.register(open_checkpoint(make_checkpoint("third", weights=b"3")), "quickstart") == 3
+    assert filled.register(open_checkpoint(tmp_path / "c2"), "quickstart") == 2
 
 
 def test_a_registry_from_before_numbers_were_kept_goes_on(
@@ -124,11 +130,11 @@ def test_a_registry_from_before_numbers_were_kept_goes_on(
 ) -> None:
     filled.store.delete("registry/quickstart/numbers.json")
     filled.store.write("registry/quickstart/versions/3/config.json", b"{}")  # interrupted: whose it was is lost
-    assert filled.register(tmp_path / "c2", "quickstart") == 2
-    assert filled.register(make_checkpoint("fourth", weights=b"4"), "quickstart") == 4
+    assert filled.register(open_checkpoint(tmp_path / "c2"), "quickstart") == 2
+    assert filled.register(open_checkpoint(make_checkpoint("fourth", weights=b"4")), "quickstart") == 4
     read: list[str] = []
     monkeypatch.setattr(filled.store, "read", lambda key, read_it=filled.store.read: read.append(key) or read_it(key))
-    assert filled.register(tmp_path / "c1", "quickstart") == 1
+    assert filled.register(open_checkpoint(tmp_path / "c1"), "quickstart") == 1
     assert read == ["registry/quickstart/numbers.json"]  # the old manifests were read once
 
 
@@ -146,17 +152,17 @@ def test_registering_asks_the_store_as_often_with_many_versions_as_with_few(
     asked = []
     for number in range(12):
         calls.clear()
-        registry.register(make_checkpoint(f"c{number}", weights=b"%d" % number), "m")
+        registry.register(open_checkpoint(make_checkpoint(f"c{number}", weights=b"%d" % number)), "m")
         asked.append(sorted(calls))
     assert asked[1:] == [asked[1]] * 11
-    assert asked[1] == ["list", "read", "tag", "upload", "upload", "upload", "write", "write"]
+    assert asked[1] == ["list", "read", "tag", "upload", "write", "write", "write", "write"]
 
 
 @pytest.mark.parametrize("text", [b"", b"[]", b'{"one": "x"}', b"3"])
 def test_a_file_of_numbers_that_is_none_is_named(filled: Registry, tmp_path: Path, text: bytes) -> None:
     filled.store.write("registry/quickstart/numbers.json", text)
     with pytest.raises(RegistryError, match=r"quickstart/numbers\.json in .* cannot be read .*: delete it; it is made"):
-        filled.register(tmp_path / "c1", "quickstart")
+        filled.register(open_checkpoint(tmp_path / "c1"), "quickstart")
 
 
 def test_references_resolve_by_number_by_alias_and_by_the_default_alias(filled: Registry) -> None:
@@ -200,7 +206,7 @@ def test_an_alias_to_a_version_that_is_gone_says_so(filled: Registry) -> None:
 @pytest.mark.parametrize("name", ["", "a/b", "../a", "-a", "a" * 65, "a b", "ä"])
 def test_names_that_are_no_plain_word_are_refused(registry: Registry, make_checkpoint: Make, name: str) -> None:
     with pytest.raises(RegistryError, match=r"model name .* is not allowed: up to 64 letters"):
-        registry.register(make_checkpoint(), name)
+        registry.register(open_checkpoint(make_checkpoint()), name)
     with pytest.raises(RegistryError, match=r"model name .* is not allowed"):
         registry.resolve(f"{name}@1")
 
@@ -245,7 +251,7 @@ def test_an_alias_file_that_is_none_is_named(filled: Registry, text: bytes) -> N
 
 
 def test_a_fetched_version_is_the_registered_one(filled: Registry, tmp_path: Path) -> None:
-    folder = filled.fetch(filled.resolve("quickstart@2"), tmp_path / "cache")
+    folder = filled.fetch(filled.resolve("quickstart@2"), tmp_path / "cache").folder
     assert (folder / "weights.safetensors").read_bytes() == b"2"
     assert not (folder / "training.json").exists()
     assert filled.manifest(ModelRef("quickstart", 2)).images_seen == 10

@@ -12,6 +12,7 @@ import torch
 from PIL import Image
 
 from raydis.build import build_method
+from raydis.checkpoint.open import open_checkpoint
 from raydis.checkpoint.write import write_checkpoint
 from raydis.config import RunConfig
 from raydis.config.presets import expand
@@ -83,7 +84,7 @@ def served(editor: Editor) -> ServedModel:
 def registry(checkpoint: Path, tmp_path: Path) -> Registry:
     """Holds tiny@1, which is also tiny@best."""
     registry = Registry(open_store(str(tmp_path / "runs")))
-    registry.set_alias("tiny", "best", registry.register(checkpoint, "tiny"))
+    registry.set_alias("tiny", "best", registry.register(open_checkpoint(checkpoint), "tiny"))
     return registry
 
 

@@ -11,6 +11,7 @@ import yaml
 from ray.serve import Deployment
 from ray.serve.schema import DeploymentSchema, ServeDeploySchema
 
+from raydis.checkpoint.open import open_checkpoint
 from raydis.errors import CheckpointError, ConfigError, RegistryError
 from raydis.registry import Registry
 from raydis.serve.app import ServeArgs, build
@@ -39,7 +40,9 @@ def test_a_replica_that_starts_after_the_alias_moved_serves_the_version_of_the_o
     registry: Registry, write_tiny: Callable[..., Path], tmp_path: Path
 ) -> None:
     deployment = built(registry, "tiny@best")
-    registry.set_alias("tiny", "best", registry.register(write_tiny(tmp_path / "second", seed=1), "tiny"))
+    registry.set_alias(
+        "tiny", "best", registry.register(open_checkpoint(write_tiny(tmp_path / "second", seed=1)), "tiny")
+    )
     late = replica_of(deployment)
     late.reconfigure(deployment.user_config)
     assert str(late.service.model.ref) == "tiny@1"
@@ -59,7 +62,9 @@ def test_serve_can_tell_a_moved_alias_from_the_unchanged_config(
     registry: Registry, write_tiny: Callable[..., Path], tmp_path: Path
 ) -> None:
     before, same = (built(registry, "tiny@best") for _ in range(2))
-    registry.set_alias("tiny", "best", registry.register(write_tiny(tmp_path / "second", seed=1), "tiny"))
+    registry.set_alias(
+        "tiny", "best", registry.register(open_checkpoint(write_tiny(tmp_path / "second", seed=1)), "tiny")
+    )
     after = built(registry, "tiny@best")
     assert same.ray_actor_options == before.ray_actor_options  # replicas stay
     assert after.ray_actor_options != before.ray_actor_options  # replicas are replaced
@@ -77,7 +82,7 @@ def test_a_replica_refuses_a_version_whose_files_were_replaced_since_the_applica
 ) -> None:
     deployment = built(registry, "tiny@1")
     shutil.rmtree(Path(registry.store.uri) / "registry")
-    registry.register(write_tiny(tmp_path / "other", seed=1), "tiny")
+    registry.register(open_checkpoint(write_tiny(tmp_path / "other", seed=1)), "tiny")
     replica = replica_of(deployment)
     with pytest.raises(ConfigError, match=r"this replica serves .*tiny@1 \w+.* and cannot change to .*tiny@1 \w+"):
         replica.reconfigure(deployment.user_config)
@@ -113,7 +118,7 @@ def test_a_version_with_weights_that_are_not_finite_stops_the_start(
     def spoil(weights: dict[str, torch.Tensor]) -> None:
         weights["encoder.convolutions.0.weight"][:] = torch.nan
 
-    registry.register(write_tiny(tmp_path / "spoilt", spoil=spoil), "tiny")
+    registry.register(open_checkpoint(write_tiny(tmp_path / "spoilt", spoil=spoil)), "tiny")
     with pytest.raises(CheckpointError, match=r"tiny@2 cannot be served: its weights .* are not finite"):
         build({"storage": registry.store.uri, "model": "tiny@2"})
 

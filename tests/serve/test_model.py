@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 
+from raydis.checkpoint.open import open_checkpoint
 from raydis.editor.editor import Editor
 from raydis.editor.sampling import Sampling
 from raydis.errors import CheckpointError, EditError
@@ -90,11 +91,11 @@ def test_the_identity_of_a_model_changes_with_its_content_and_with_its_number(
     first = open_model(registry, ModelRef("tiny", 1)).identity
     assert first.startswith("tiny@1 ")
     assert open_model(registry, ModelRef("tiny", 1)).identity == first
-    registry.register(write_tiny(tmp_path / "second", seed=2), "again")
-    registry.register(checkpoint, "again")
+    registry.register(open_checkpoint(write_tiny(tmp_path / "second", seed=2)), "again")
+    registry.register(open_checkpoint(checkpoint), "again")
     assert open_model(registry, ModelRef("again", 2)).identity == first.replace("tiny@1", "again@2")
     elsewhere = Registry(open_store(str(tmp_path / "others")))
-    elsewhere.register(write_tiny(tmp_path / "other", seed=1), "tiny")
+    elsewhere.register(open_checkpoint(write_tiny(tmp_path / "other", seed=1)), "tiny")
     other = open_model(elsewhere, ModelRef("tiny", 1)).identity
     assert other.startswith("tiny@1 ")
     assert other != first
@@ -106,6 +107,6 @@ def test_weights_that_are_not_finite_are_refused_by_name(
     def spoil(weights: dict[str, torch.Tensor]) -> None:
         weights["encoder.convolutions.0.weight"][0, 0, 0, 0] = torch.nan
 
-    registry.register(write_tiny(tmp_path / "spoilt", spoil=spoil), "tiny")
+    registry.register(open_checkpoint(write_tiny(tmp_path / "spoilt", spoil=spoil)), "tiny")
     with pytest.raises(CheckpointError, match=r"tiny@2 cannot be served: .*convolutions\.0\.weight are not finite"):
         open_model(registry, ModelRef("tiny", 2))

@@ -14,8 +14,8 @@ from raydis.config.files import parse
 from raydis.config.presets import expand
 from raydis.engine.record import RunRecord
 from raydis.metrics.protocol import PUBLISHED, SEARCH, Protocol, Scores, unscored
+from raydis.registry import ModelRef
 from raydis.registry.promotion import Decision, Promotion
-from raydis.registry.registry import ModelRef
 from raydis.sweep.printout import print_result
 from raydis.sweep.publish import Published
 from raydis.sweep.result import SweepResult

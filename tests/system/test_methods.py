@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import yaml
 
-from raydis.checkpoint.manifest import verify
+from raydis.checkpoint.open import open_checkpoint
 from raydis.config import RunConfig
 from raydis.config.presets import expand
 from raydis.errors import EditError
@@ -84,7 +84,7 @@ def test_a_method_is_trained_searched_scored_promoted_traversed_and_served(
     assert summary["promotion"]["promoted"] is True
     best = summary["trials"][summary["best"]]
     assert best["state"] == "complete"
-    assert verify(Path(best["checkpoint"])).parent is not None
+    assert open_checkpoint(Path(best["checkpoint"])).manifest.parent is not None
 
     python("raydis", "traverse", "rival@best", "--output", "grid.png")
     assert (tmp_path / "grid.png").read_bytes().startswith(b"\x89PNG")

@@ -30,6 +30,7 @@ import yaml
 from PIL import Image
 
 from raydis.build import build_method
+from raydis.checkpoint.open import open_checkpoint
 from raydis.checkpoint.write import write_checkpoint
 from raydis.config import RunConfig
 from raydis.config.presets import expand
@@ -78,7 +79,9 @@ class Running:
 def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
     folder = tmp_path_factory.mktemp("serve")
     registry = Registry(open_store(str(folder / "runs")))
-    registry.set_alias("quickstart", "best", registry.register(write_tiny(folder / "one", seed=1), "quickstart"))
+    registry.set_alias(
+        "quickstart", "best", registry.register(open_checkpoint(write_tiny(folder / "one", seed=1)), "quickstart")
+    )
     config = yaml.safe_load((ROOT / "serve_configs" / "local.yaml").read_text())
     port, *others = free_ports(5)
     config["http_options"]["port"] = port
@@ -157,7 +160,9 @@ def test_autoscaling_and_back_pressure_are_on(service: Running) -> None:
 
 def test_all_replicas_serve_one_version_whatever_is_refused_dies_or_moves(service: Running, tmp_path: Path) -> None:
     def register(name: str, seed: int, **options: float) -> int:
-        return service.registry.register(write_tiny(tmp_path / name, seed=seed, **options), "quickstart")
+        return service.registry.register(
+            open_checkpoint(write_tiny(tmp_path / name, seed=seed, **options)), "quickstart"
+        )
 
     service.deploy("quickstart@best", min_replicas=2)
     wait_until(lambda: len(service.replicas()) == 2 and service.status() == "RUNNING", START_S)

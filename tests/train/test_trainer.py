@@ -384,7 +384,7 @@ def test_two_workers_train_a_first_stage_and_then_a_model_behind_it(
     assert stage.record.psnr is not None
     assert stage.record.psnr > 5.0
     assert stage.record.scores is None
-    assert Registry(LocalStore(storage)).register(Path(stage.checkpoint), "stage") == 1
+    assert Registry(LocalStore(storage)).register(open_checkpoint(Path(stage.checkpoint)), "stage") == 1
 
     first_stage = {"kind": "vq", "checkpoint": "stage@1", **network}
     tree = expand({"preset": "tiny", "first_stage": first_stage, "compute": both})

@@ -1,0 +1,39 @@
+"""The trained method in a checkpoint."""
+
+from __future__ import annotations
+
+from raydis.build import build_method
+from raydis.checkpoint.open import Checkpoint
+from raydis.errors import CheckpointError, ConfigError
+from raydis.methods.contract import Method, UnitMethod
+
+
+def open_method(checkpoint: Checkpoint) -> tuple[UnitMethod, int]:
+    """Return a trained method with units, and the channels C of its images, which no configuration knows.
+
+    Raises:
+        CheckpointError: weights that fit neither colour nor grey images of the configuration, a file of them that
+            changed since it was verified, or a first stage, which has no units.
+    """
+    method, channels = _trained(checkpoint)
+    if not isinstance(method, UnitMethod):
+        raise CheckpointError(
+            f"checkpoint {checkpoint.folder} is a first stage, which has no units: open that of a run that names it as "
+            "its first_stage.checkpoint"
+        )
+    return method, channels
+
+
+def _trained(checkpoint: Checkpoint) -> tuple[Method, int]:
+    weights, found = checkpoint.weights(), ""
+    for channels in (3, 1):
+        try:
+            method = build_method(checkpoint.config, channels)
+            method.load_state_dict(weights)
+        except (RuntimeError, ConfigError) as error:
+            found = found or " ".join(str(error).split())[:300]
+        else:
+            return method, channels
+    raise CheckpointError(
+        f"checkpoint {checkpoint.folder}: its weights do not fit its config.json ({found}): use another checkpoint"
+    )
