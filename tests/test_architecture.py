@@ -45,6 +45,7 @@ ONLY_IN = {
     "botocore": {"store/s3.py"},
     "fastapi": {"serve"},
     "matplotlib": {"report"},
+    "jinja2": {"report"},
     "yaml": {"config/yamltext.py"},
 }
 NEVER_IN = {"torch": {"metrics", "store", "registry", "config", "errors", "edge"}}

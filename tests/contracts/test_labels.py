@@ -23,7 +23,7 @@ from raydis.registry import ModelRef
 from raydis.report import grids, page
 from raydis.report.grids import draw_grid, draw_swaps, draw_traversal
 from raydis.report.page import render_report
-from raydis.report.plots import draw_anchors, draw_information
+from raydis.report.plots import draw_anchors
 from raydis.serve.model import ServedModel
 from raydis.serve.schemas import ModelFacts
 
@@ -56,22 +56,17 @@ def test_pictures_report_and_service_say_the_same_of_each_unit(
 ) -> None:
     metrics = finished.metrics | ({"information": information} if information else {})
     editor = Editor(finished.method, finished.config, finished.manifest, metrics, image_shape=finished.image_shape)
-    drawn = SimpleNamespace(rows=[], columns=[], matrix=[], panels=[])
+    drawn = SimpleNamespace(rows=[], columns=[], panels=[])
 
     def grid(images: np.ndarray, **labels: Any) -> Any:
         drawn.rows, drawn.columns = labels["row_labels"], labels["column_labels"]
         return draw_grid(images, **labels)
-
-    def matrix(*arguments: Any) -> bytes:
-        drawn.matrix = arguments[-1]
-        return draw_information(*arguments)
 
     def panels(*arguments: Any) -> bytes:
         drawn.panels = arguments[-1]
         return draw_anchors(*arguments)
 
     monkeypatch.setattr(grids, "draw_grid", grid)
-    monkeypatch.setattr(page, "draw_information", matrix)
     monkeypatch.setattr(page, "draw_anchors", panels)
     dataset = open_dataset(editor.config.data)
     images = dataset.images(np.array([0, 5]))
@@ -90,16 +85,19 @@ def test_pictures_report_and_service_say_the_same_of_each_unit(
     assert {int(found[1]): found[2] for found in by_swap if found} == said
 
     text = render_report(editor, dataset, num_steps=1)
-    assert [words(row) for row in drawn.rows] == [found[0] for found in by_traversal if found]  # the page's own picture
-    in_matrix = [re.fullmatch(r"unit (\d+): (.*)", words(row)) for row in drawn.matrix]
-    assert {int(found[1]): found[2] for found in in_matrix if found} == said
+    in_page = [
+        (int(unit), html.unescape(label)) for unit, label in re.findall(r"<th>unit (\d+)<small>(.*?)</small>", text)
+    ]
+    in_matrix, in_traversal = in_page[: len(said)], in_page[len(said) :]
+    assert in_matrix == in_traversal
+    assert dict(in_matrix) == said
     in_panels = [re.fullmatch(r"unit (\d+): (.*) \d+ Gaussians.*", words(title)) for title in drawn.panels]
     assert {int(found[1]): found[2] for found in in_panels if found} == said
     for unit, label in said.items():
         (row,) = re.findall(rf"<tr><td>{unit}</td><td>(.*?)</td>", text)
         assert html.unescape(row) == label
     order = [int(found[1]) for found in by_traversal if found]
-    assert order == [int(found[1]) for found in by_swap if found] == [int(found[1]) for found in in_matrix if found]
+    assert order == [int(found[1]) for found in by_swap if found] == [unit for unit, _ in in_matrix]
 
 
 def test_every_kind_has_its_place(finished: Editor) -> None:
