@@ -93,7 +93,7 @@ SETS: dict[str, Read | Rendered] = {
     "dsprites": Read(
         lambda path, seed: write_dsprites(path, size=16, seed=seed),
         lambda path, size: read_dsprites(path, SMALL_DSPRITES),
-        {"shape": (2,)},
+        {"shape": (0, 2)},
     ),
     "mpi3d": Read(
         lambda path, seed: write_mpi3d(path, seed=seed),
@@ -101,7 +101,9 @@ SETS: dict[str, Read | Rendered] = {
         {"object_color": (1, 3), "horizontal_axis": 2, "vertical_axis": 2},
         sizes=(2, 1),
     ),
-    "cars3d": Read(lambda path, seed: write_cars(path, 2, seed=seed), read_cars3d, {"azimuth": 2, "object": (1,)}),
+    "cars3d": Read(
+        lambda path, seed: write_cars(path, 2, seed=seed), read_cars3d, {"azimuth": (3, 20), "object": (1,)}
+    ),
     "sprites": Read(
         lambda path, seed: write_sprites(path, seed=seed), lambda path, size: read_sprites(path), {"hair": (0, 2)}
     ),
@@ -269,6 +271,16 @@ def test_opened_again_a_set_is_the_same(name: str, part: str, folders: dict[str,
     assert first.fingerprint == again.fingerprint
     assert first.space == again.space
     np.testing.assert_array_equal(first.images(some(first)), again.images(some(first)))
+
+
+@pytest.mark.parametrize("name", WITH_FACTORS)
+def test_levels_in_another_order_are_the_same_set(name: str, folders: dict[str, Path]) -> None:
+    part, found = opened(name, "sub-grid", folders), SETS[name]
+    turned = {factor: kept if isinstance(kept, int) else kept[::-1] for factor, kept in found.levels.items()}
+    assert any(not isinstance(kept, int) and len(kept) > 1 for kept in turned.values())
+    same = found.open(folders[name], found.sizes[0], turned)
+    assert same.fingerprint == part.fingerprint
+    np.testing.assert_array_equal(same.images(some(same)), part.images(some(part)))
 
 
 @pytest.mark.parametrize("name", SETS)
