@@ -9,15 +9,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 
-from raydis.checkpoint.open import open_checkpoint
-from raydis.config import RunConfig
-from raydis.config.presets import expand
-from raydis.data import open_dataset
+from raydis.data import FactorDataset
 from raydis.editor.editor import Editor
-from raydis.engine.session import run_session
-from raydis.engine.state import Training
 from raydis.metrics.telling import UnitLabel
 from raydis.registry import ModelRef
 from raydis.report import grids, page
@@ -34,17 +28,6 @@ EVERY_KIND = {
 }
 
 
-@pytest.fixture(scope="module")
-def finished(tmp_path_factory: pytest.TempPathFactory) -> Editor:
-    """A tiny run as its session leaves it."""
-    config = RunConfig.model_validate(expand({"preset": "tiny", "train": {"num_images": 192}}))
-    training = Training(config, open_dataset(config.data), device=torch.device("cpu"))
-    *_, last = run_session(training, tmp_path_factory.mktemp("run"))
-    assert last.checkpoint is not None
-    assert open_checkpoint(last.checkpoint).metrics["information"] is not None
-    return Editor.open(last.checkpoint)
-
-
 def words(text: str) -> str:
     """A label from a picture, whose lines are broken."""
     return text.replace("\n", " ").strip()
@@ -52,8 +35,9 @@ def words(text: str) -> str:
 
 @pytest.mark.parametrize("information", [None, EVERY_KIND], ids=["as measured", "of every kind"])
 def test_pictures_report_and_service_say_the_same_of_each_unit(
-    finished: Editor, information: Any, monkeypatch: pytest.MonkeyPatch
+    finished: Editor, dataset: FactorDataset, information: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    assert finished.metrics["information"] is not None
     metrics = finished.metrics | ({"information": information} if information else {})
     editor = Editor(finished.method, finished.config, finished.manifest, metrics, image_shape=finished.image_shape)
     drawn = SimpleNamespace(rows=[], columns=[], panels=[])
@@ -68,7 +52,6 @@ def test_pictures_report_and_service_say_the_same_of_each_unit(
 
     monkeypatch.setattr(grids, "draw_grid", grid)
     monkeypatch.setattr(page, "draw_anchors", panels)
-    dataset = open_dataset(editor.config.data)
     images = dataset.images(np.array([0, 5]))
 
     served = ServedModel(editor, ModelRef("tiny", 1))

@@ -7,21 +7,15 @@ import copy
 import io
 import re
 from html.parser import HTMLParser
-from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from jinja2 import UndefinedError
 from PIL import Image
 
-from raydis.config import RunConfig
-from raydis.config.presets import expand
-from raydis.data import FactorDataset, open_dataset
+from raydis.data import FactorDataset
 from raydis.data.dataset import ArrayDataset
 from raydis.editor.editor import Editor
-from raydis.engine.session import run_session
-from raydis.engine.state import Training
 from raydis.report.page import render_report, write_report
 from raydis.report.plots import draw_anchors, draw_curve
 from raydis.report.template import render
@@ -57,51 +51,42 @@ class Reader(HTMLParser):
 
 
 @pytest.fixture(scope="module")
-def dataset() -> FactorDataset:
-    return open_dataset(RunConfig.model_validate(expand({"preset": "tiny"})).data)
+def editor(finished: Editor) -> Editor:
+    """A tiny run with a learning curve and fitted anchors."""
+    return finished
 
 
 @pytest.fixture(scope="module")
-def editor(dataset: FactorDataset, tmp_path_factory: pytest.TempPathFactory) -> Editor:
-    """A tiny run with a learning curve and fitted anchors."""
-    tree = {"preset": "tiny", "train": {"num_images": 192}, "evaluation": {"rungs": [64]}}
-    config = RunConfig.model_validate(expand(tree))
-    training = Training(config, dataset, device=torch.device("cpu"))
-    folders = [report.checkpoint for report in run_session(training, tmp_path_factory.mktemp("run"))]
-    assert folders[-1] is not None
-    return Editor.open(folders[-1])
-
-
-def test_a_page_stands_alone_and_shows_scores_curve_units_and_anchors(
-    editor: Editor, dataset: FactorDataset, tmp_path: Path
-) -> None:
-    path = tmp_path / "new" / "report.html"
+def page(editor: Editor, dataset: FactorDataset, tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The page of this run, as it was written."""
+    path = tmp_path_factory.mktemp("page") / "new" / "report.html"
     write_report(editor, dataset, path, num_steps=2)
     assert [entry.name for entry in path.parent.iterdir()] == ["report.html"]
-    page = Reader(path.read_text())
-    text = " ".join(page.texts)
+    return path.read_text()
+
+
+def test_a_page_stands_alone_and_shows_scores_curve_units_and_anchors(editor: Editor, page: str) -> None:
+    read = Reader(page)
+    text = " ".join(read.texts)
     for words in ("shapes3d_procedural, seed 0", "search protocol, estimator tree", "MIG", "Units and their anchors"):
         assert words in text
     scores = editor.metrics["scores"]
-    assert f"{scores['factor_vae']:.3f} ± {scores['spread']['factor_vae']:.3f}" in page.texts
+    assert f"{scores['factor_vae']:.3f} ± {scores['spread']['factor_vae']:.3f}" in read.texts
     assert "± is the standard deviation over 3 draws of the metrics" in text
-    curve, *traversal, anchors = page.pictures
+    curve, *traversal, anchors = read.pictures
     assert min(curve.width, anchors.width) > 200
     assert [picture.size for picture in traversal] == [(16, 16)] * editor.num_units * 8
 
 
-def test_a_plot_is_clear_where_nothing_is_drawn_so_that_it_suits_dark_mode(
-    editor: Editor, dataset: FactorDataset
-) -> None:
-    page = Reader(render_report(editor, dataset, num_steps=2))
-    for plot in (page.pictures[0], page.pictures[-1]):
+def test_a_plot_is_clear_where_nothing_is_drawn_so_that_it_suits_dark_mode(page: str) -> None:
+    pictures = Reader(page).pictures
+    for plot in (pictures[0], pictures[-1]):
         corner = plot.convert("RGBA").getpixel((0, 0))
         assert isinstance(corner, tuple)
         assert corner[3] == 0
 
 
-def test_the_matrix_shows_each_units_shares_and_how_much_it_changes(editor: Editor, dataset: FactorDataset) -> None:
-    page = render_report(editor, dataset, num_steps=2)
+def test_the_matrix_shows_each_units_shares_and_how_much_it_changes(editor: Editor, page: str) -> None:
     found = editor.metrics["information"]
     for unit, (shares, effect) in enumerate(zip(found["share"], found["effect"], strict=True)):
         (row,) = re.findall(rf"<tr><th>unit {unit}<small>[^<]*</small></th><td class=.cell(.*?)</tr>", page)
@@ -145,7 +130,7 @@ def test_without_factors_a_page_names_no_unit(editor: Editor, dataset: FactorDat
 
 def test_scores_from_before_spreads_were_kept_are_shown_without(editor: Editor, dataset: FactorDataset) -> None:
     scores = {name: value for name, value in editor.metrics["scores"].items() if name not in ("spread", "num_draws")}
-    metrics = editor.metrics | {"scores": scores}
+    metrics = {"scores": scores, "information": editor.metrics["information"], "factor_names": editor.factor_names}
     old = Editor(editor.method, editor.config, editor.manifest, metrics, image_shape=editor.image_shape)
     page = render_report(old, dataset, num_steps=2)
     assert f"{scores['factor_vae']:.3f}" in Reader(page).texts
