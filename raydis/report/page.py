@@ -46,11 +46,11 @@ OF_FACTOR = {"num_levels": "levels of the factor", "factor_share": "factor told"
 
 @dataclass(frozen=True)
 class Score:
-    """One line of the scores: value is in [0, 1], or None where there is none; text has its spread."""
+    """One line of the scores: the value with its spread, and where it lies in [0, 1], for a bar; None for no bar."""
 
     title: str
-    value: float | None
     text: str
+    share: float | None
 
 
 @dataclass(frozen=True)
@@ -161,7 +161,7 @@ def _scoring(scores: dict[str, Any] | None) -> Scoring | None:
         num_images=scores["num_images"],
         num_draws=scores["num_draws"] if spread else 0,
         rows=tuple(
-            Score(SCORES[name], value, "–" if value is None else with_spread(value, spread.get(name)))
+            Score(SCORES[name], "–" if value is None else with_spread(value, spread.get(name)), value)
             for name, value in values.items()
         ),
     )
