@@ -35,6 +35,8 @@ from raydis.config.presets import expand
 from raydis.data import FactorDataset, open_dataset
 from raydis.data.dataset import ArrayDataset
 from raydis.editor.editor import Editor
+from raydis.engine.session import run_session
+from raydis.engine.state import Training
 from raydis.methods.dyga_sd import DygaSd
 
 NUM_THREADS = int(os.environ.get("RAYDIS_TEST_THREADS", "1"))
@@ -205,6 +207,18 @@ def checkpoint(
 @pytest.fixture(scope="session")
 def editor(checkpoint: Path) -> Editor:
     return Editor.open(checkpoint)
+
+
+@pytest.fixture(scope="session")
+def finished(
+    tiny: Callable[..., RunConfig], dataset: FactorDataset, tmp_path_factory: pytest.TempPathFactory
+) -> Editor:
+    """A tiny run as its session leaves it, with fitted anchors, scores and a learning curve."""
+    config = tiny(train={"num_images": 192}, evaluation={"rungs": [64]})
+    training = Training(config, dataset, device=torch.device("cpu"))
+    *_, last = run_session(training, tmp_path_factory.mktemp("finished"))
+    assert last.checkpoint is not None
+    return Editor.open(last.checkpoint)
 
 
 @pytest.fixture(scope="session")

@@ -46,6 +46,7 @@ ONLY_IN = {
     "s3transfer": {"store/s3_errors.py"},
     "fastapi": {"serve"},
     "matplotlib": {"report"},
+    "jinja2": {"report"},
     "yaml": {"config/yamltext.py"},
 }
 NEVER_IN = {"torch": {"metrics", "store", "registry", "config", "errors", "edge"}}

@@ -168,16 +168,21 @@ def python(*arguments: str, **options: Any) -> subprocess.Popen[str]:
     return subprocess.Popen([sys.executable, *arguments], cwd=ROOT, text=True, **streams)
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT])
-def test_a_signal_ends_with_128_and_its_number(number: int) -> None:
-    default = signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL
-    before = signal.signal(number, default)  # a child inherits that it is ignored, as by tests run under `nohup` or `&`
+def sleeping(number: int, inherited: signal.Handlers) -> subprocess.Popen[str]:
+    """A command that is ready for a signal and inherits what becomes of it: nohup and a shell's `&` ignore some."""
+    before = signal.signal(number, inherited)
     try:
         process = python("-c", SLEEPER)
     finally:
         signal.signal(number, before)
     assert process.stdout is not None
     assert process.stdout.readline() == "ready\n"
+    return process
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT])
+def test_a_signal_ends_with_128_and_its_number(number: int) -> None:
+    process = sleeping(number, signal.SIG_DFL)
     process.send_signal(number)
     _, err = process.communicate(timeout=60)
     assert process.returncode == 128 + number
@@ -186,13 +191,7 @@ def test_a_signal_ends_with_128_and_its_number(number: int) -> None:
 
 
 def test_a_signal_that_the_shell_ignores_stays_ignored() -> None:
-    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)  # a child inherits it, as under nohup
-    try:
-        process = python("-c", SLEEPER, restore_signals=False)
-    finally:
-        signal.signal(signal.SIGHUP, before)
-    assert process.stdout is not None
-    assert process.stdout.readline() == "ready\n"
+    process = sleeping(signal.SIGHUP, signal.SIG_IGN)
     process.send_signal(signal.SIGHUP)
     time.sleep(0.5)
     assert process.poll() is None

@@ -1,1 +1,1 @@
-"""Pictures for people: traversal and swap grids, Pareto fronts."""
+"""Pictures and pages for people: traversal and swap grids, plots, the report of a run."""

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
@@ -60,17 +61,37 @@ def draw_grid(
     for row, label in enumerate(row_labels):
         pen.multiline_text((left - 8, top + row * step + cell_px / 2), label, INK, small, anchor="rm", align="right")
         for column in range(columns):
-            pixels = images[row, column]
-            cell = Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels).convert("RGB")
+            cell = as_picture(images[row, column]).convert("RGB")
             x, y = left + column * step, top + row * step
             sheet.paste(cell.resize((cell_px, cell_px), Image.Resampling.BICUBIC), (x, y))
     return sheet
+
+
+def as_picture(image: np.ndarray) -> Image.Image:
+    """Return a uint8 image (H, W, C), C 1 or 3, as a grey or RGB picture."""
+    return Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image)
 
 
 def save_picture(picture: Image.Image, path: Path) -> None:
     """Write a picture in the format of the path's suffix, see PICTURE_FORMATS; raise OutputError where it fails."""
     with replace_file(path) as file:
         picture.save(file, format=PICTURE_FORMATS[path.suffix.lower()], optimize=True, quality=95)
+
+
+class Traversal(NamedTuple):
+    """One row a unit, in the order of `reading_order`: the image, then the unit along its quantiles over the data."""
+
+    units: list[int]
+    images: np.ndarray  # (R, 1 + V, H, W, C) uint8
+    columns: list[str]
+
+
+def traverse_in_order(editor: Editor, image: np.ndarray, *, num_values: int = 7, **sampling: Any) -> Traversal:
+    """Walk every unit of an image (H, W, C) from one starting noise; `sampling` as in `Editor.traverse`."""
+    units = reading_order(editor.labels, editor.factor_names)
+    drawn = editor.traverse(image, units=units, num_values=num_values, **sampling)
+    images = np.concatenate([np.broadcast_to(image, (len(units), 1, *image.shape)), drawn], axis=1)
+    return Traversal(units, images, ["image", *(f"{rank:.3g} %" for rank in np.linspace(2.5, 97.5, num_values))])
 
 
 def draw_traversal(
@@ -83,27 +104,13 @@ def draw_traversal(
     sampler: str | None = None,
     keep_details: bool = False,
 ) -> Image.Image:
-    """One row a unit, columns along its quantiles over the data, all from one starting noise.
-
-    Rows have the units' labels and are in the order of `reading_order`.
-    """
-    labels = editor.labels
-    order = reading_order(labels, editor.factor_names)
-    drawn = editor.traverse(
-        image,
-        units=order,
-        num_values=num_values,
-        seed=seed,
-        num_steps=num_steps,
-        sampler=sampler,
-        keep_details=keep_details,
-    )
-    drawn = np.concatenate([np.broadcast_to(image, (len(order), 1, *image.shape)), drawn], axis=1)
-    ranks = np.linspace(2.5, 97.5, num_values)
+    """Draw a traversal with the units' labels; see `traverse_in_order`."""
+    options = {"seed": seed, "num_steps": num_steps, "sampler": sampler, "keep_details": keep_details}
+    units, images, columns = traverse_in_order(editor, image, num_values=num_values, **options)
     return draw_grid(
-        drawn,
-        row_labels=[_caption(unit, labels[unit], width=26) for unit in order],
-        column_labels=["image", *(f"{rank:.3g} %" for rank in ranks)],
+        images,
+        row_labels=[_caption(unit, editor.labels[unit], width=26) for unit in units],
+        column_labels=columns,
         title="each row moves one unit along its quantiles",
     )
 

@@ -1,25 +1,29 @@
-"""The report of one run: a self-contained HTML page that says what a checkpoint scored and what its units hold."""
+"""The report of one run: a self-contained HTML page that says what a checkpoint scored and what its units hold.
+
+This file prepares the data of the page; `templates/run.html` lays it out.
+"""
 
 from __future__ import annotations
 
-import base64
-import html
 import io
 import json
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from raydis.checkpoint.manifest import Manifest
 from raydis.data import FactorDataset, Loader
 from raydis.editor.editor import Editor
 from raydis.engine.information import information_of
 from raydis.metrics.standing import with_spread
 from raydis.metrics.telling import Information, UnitLabel, reading_order
-from raydis.report.grids import draw_traversal
+from raydis.report.grids import as_picture, traverse_in_order
 from raydis.report.output import replace_file
-from raydis.report.plots import draw_anchors, draw_curve, draw_information
+from raydis.report.plots import draw_anchors, draw_curve
+from raydis.report.template import render
 
 NUM_TOKENS = 1000  # drawn in a panel
 SCORES = {
@@ -29,6 +33,7 @@ SCORES = {
     "factor_vae": "FactorVAE score",
     "mig": "MIG",
 }
+CURVE = ("dci_disentanglement", "factor_vae", "mig")
 ANCHORING = {
     "num_gaussians": "Gaussians",
     "moved_share": "tokens moved",
@@ -37,17 +42,78 @@ ANCHORING = {
     "responsibility": "responsibility",
 }
 OF_FACTOR = {"num_levels": "levels of the factor", "factor_share": "factor told", "component_share": "Gaussians told"}
-STYLE = """
-:root { color-scheme: light dark; --ink: #202124; --paper: #fff; --line: #dadce0; --soft: #5f6368 }
-@media (prefers-color-scheme: dark) { :root { --ink: #e8eaed; --paper: #1b1c1f; --line: #3c4043; --soft: #9aa0a6 } }
-body { margin: 2rem auto; max-width: 76rem; padding: 0 1rem; font: 15px/1.5 system-ui, sans-serif;
-       color: var(--ink); background: var(--paper) }
-h1 { font-size: 1.5rem; margin-bottom: .2rem } h2 { font-size: 1.1rem; margin-top: 2.2rem } p { max-width: 48rem }
-.soft { color: var(--soft) } img { max-width: 100%; background: #fff; border-radius: 4px }
-table { border-collapse: collapse; font-variant-numeric: tabular-nums }
-th, td { padding: .2rem .8rem .2rem 0; text-align: left; border-bottom: 1px solid var(--line); white-space: nowrap }
-.scroll { overflow-x: auto } pre { overflow-x: auto; font-size: 12px }
-"""
+
+
+@dataclass(frozen=True)
+class Score:
+    """One line of the scores: the value with its spread, and where it lies in [0, 1], for a bar; None for no bar."""
+
+    title: str
+    text: str
+    share: float | None
+
+
+@dataclass(frozen=True)
+class Scoring:
+    """How the checkpoint was scored; `num_draws` is 0 where no spread is known."""
+
+    status: str
+    reason: str | None
+    protocol: str
+    estimator: str
+    num_images: int
+    num_draws: int
+    rows: tuple[Score, ...]
+
+
+@dataclass(frozen=True)
+class UnitRow:
+    """One unit of a figure, with what it tells: shares of the factors and the change of a picture, or small PNGs."""
+
+    name: str
+    label: str
+    shares: tuple[float, ...] = ()
+    last: float = 0.0
+    pngs: tuple[bytes, ...] = ()
+
+
+@dataclass(frozen=True)
+class Matrix:
+    """Shares of the factors' entropy, a row a unit, and the share that chance reaches."""
+
+    factors: Sequence[str]
+    chance: float
+    rows: tuple[UnitRow, ...]
+
+
+@dataclass(frozen=True)
+class TraversalRows:
+    """A traversal as images, a row a unit."""
+
+    columns: Sequence[str]
+    rows: tuple[UnitRow, ...]
+
+
+@dataclass(frozen=True)
+class Anchors:
+    """The panels of the units' tokens, and a table of the Gaussians' numbers."""
+
+    picture: bytes
+    head: Sequence[str]
+    rows: Sequence[Sequence[Any]]
+
+
+@dataclass(frozen=True)
+class RunPage:
+    """All that `templates/run.html` shows."""
+
+    manifest: Manifest
+    scoring: Scoring | None
+    curve: bytes | None
+    matrix: Matrix | None
+    traversal: TraversalRows
+    anchors: Anchors | None
+    settings: str
 
 
 def write_report(
@@ -67,46 +133,47 @@ def write_report(
 
 
 def render_report(editor: Editor, dataset: FactorDataset, *, seed: int = 0, num_steps: int | None = None) -> str:
-    """The page as HTML; see `write_report`."""
+    """Return the page as HTML; see `write_report`."""
     editor = _measured(editor, dataset)
-    metrics, manifest = editor.metrics, editor.manifest
     rows = np.random.default_rng(seed).permutation(len(dataset))[:NUM_TOKENS]
-    sections = [
-        f"<h1>{_text(manifest.data_name)}, seed {manifest.seed}</h1>",
-        f"<p class=soft>{manifest.images_seen:,} images seen · {manifest.created:%Y-%m-%d %H:%M} UTC · code "
-        f"{_text((manifest.code_revision or 'unknown')[:12])}</p>",
-        *_scores(metrics),
-        *_units(editor),
-        "<h2>Traversal</h2><p>Each row moves one unit along its quantiles over the data; the other units and the "
-        "starting noise stay.</p>",
-        _picture(_as_png(editor, dataset.images(rows[:1])[0], seed, num_steps), "traversal of every unit"),
-        *_anchors(editor, dataset.images(np.sort(rows))),
-        "<h2>Configuration</h2><details><summary>all settings</summary><pre>"
-        f"{_text(json.dumps(editor.config.model_dump(mode='json'), indent=1))}</pre></details>",
-    ]
-    title = f"raydis · {_text(manifest.data_name)}"
-    head = f"<meta charset=utf-8><meta name=viewport content='width=device-width'><title>{title}</title>"
-    return (
-        f"<!doctype html><html lang=en><head>{head}<style>{STYLE}</style></head><body>{''.join(sections)}</body></html>"
+    page = RunPage(
+        manifest=editor.manifest,
+        scoring=_scoring(editor.metrics.get("scores")),
+        curve=_curve(editor.metrics),
+        matrix=_matrix(editor),
+        traversal=_traversal(editor, dataset.images(rows[:1])[0], seed, num_steps),
+        anchors=_anchors(editor, dataset.images(np.sort(rows))),
+        settings=json.dumps(editor.config.model_dump(mode="json"), indent=1),
+    )
+    return render("run.html", page=page)
+
+
+def _scoring(scores: dict[str, Any] | None) -> Scoring | None:
+    if not scores:
+        return None
+    spread = scores.get("spread") or {}
+    values = {name: scores.get(name) for name in SCORES}
+    return Scoring(
+        status=scores["status"],
+        reason=scores["reason"],
+        protocol=scores["protocol"],
+        estimator=scores["estimator"],
+        num_images=scores["num_images"],
+        num_draws=scores["num_draws"] if spread else 0,
+        rows=tuple(
+            Score(SCORES[name], "–" if value is None else with_spread(value, spread.get(name)), value)
+            for name, value in values.items()
+        ),
     )
 
 
-def _scores(metrics: dict[str, Any]) -> list[str]:
+def _curve(metrics: dict[str, Any]) -> bytes | None:
     scores = metrics.get("scores")
-    if not scores:
-        return ["<p>This checkpoint was not scored.</p>"]
-    terms = f"{scores['protocol']} protocol, estimator {scores['estimator']}, {scores['num_images']:,} images"
-    if scores["status"] != "valid":
-        return [f"<h2>Scores</h2><p>{_text(scores['status'])}: {_text(scores['reason'])} ({_text(terms)})</p>"]
-    spread = scores.get("spread") or {}
-    body = [[label, _score(scores.get(name), spread.get(name))] for name, label in SCORES.items()]
-    note = f"; ± is the standard deviation over {scores['num_draws']} draws of the metrics" if spread else ""
-    found = [f"<h2>Scores</h2><p>{_text(terms)}{note}</p>", _table(["metric", "value"], body)]
+    if not scores or scores["status"] != "valid":
+        return None
+    # The end may have been scored by another protocol, whose numbers do not go on from these.
     curve = [point for point in metrics.get("curve") or [] if point["scores"]["protocol"] == "search"]
-    if len(curve) > 1:  # the end may have been scored by another protocol, whose numbers do not go on from these
-        drawn = {name: SCORES[name] for name in ("dci_disentanglement", "factor_vae", "mig")}
-        found += ["<h2>Learning curve</h2>", _picture(draw_curve(curve, drawn), "scores by images seen")]
-    return found
+    return draw_curve(curve, {name: SCORES[name] for name in CURVE}) if len(curve) > 1 else None
 
 
 def _measured(editor: Editor, dataset: FactorDataset) -> Editor:
@@ -119,57 +186,47 @@ def _measured(editor: Editor, dataset: FactorDataset) -> Editor:
     return Editor(editor.method, editor.config, editor.manifest, editor.metrics | known, image_shape=editor.image_shape)
 
 
-def _units(editor: Editor) -> list[str]:
+def _matrix(editor: Editor) -> Matrix | None:
     if not editor.metrics.get("information"):
-        return []
-    information, labels, names = Information(**editor.metrics["information"]), editor.labels, editor.factor_names
-    order = reading_order(labels, names)
-    picture = draw_information(
-        np.array(information.share)[order],
-        np.array(information.effect)[order],
-        names,
-        [f"unit {unit}: {labels[unit]}" for unit in order],
+        return None
+    found, labels, names = Information(**editor.metrics["information"]), editor.labels, editor.factor_names
+    rows = tuple(
+        UnitRow(f"unit {unit}", str(labels[unit]), shares=tuple(found.share[unit]), last=found.effect[unit])
+        for unit in reading_order(labels, names)
     )
-    return [
-        "<h2>Which unit tells which factor</h2><p>Per cent of a factor's entropy that the unit's scalar tells; a share "
-        f"up to {100 * max(information.chance):.1f} % can be chance. Mixed: a second factor has at least half of the "
-        "first one's share. Inactive: whatever it tells, exchanging the unit between images changes the pictures drawn "
-        "from them by less than one of 255 grey levels, root mean square over the pixels (last column).</p>",
-        _picture(picture, "what units tell of factors"),
-    ]
+    return Matrix(names, max(found.chance), rows)
 
 
-def _anchors(editor: Editor, images: np.ndarray) -> list[str]:
+def _traversal(editor: Editor, image: np.ndarray, seed: int, num_steps: int | None) -> TraversalRows:
+    found, labels = traverse_in_order(editor, image, seed=seed, num_steps=num_steps), editor.labels
+    rows = tuple(
+        UnitRow(f"unit {unit}", str(labels[unit]), pngs=tuple(map(_as_png, images)))
+        for unit, images in zip(found.units, found.images, strict=True)
+    )
+    return TraversalRows(found.columns, rows)
+
+
+def _anchors(editor: Editor, images: np.ndarray) -> Anchors | None:
     anchoring, cloud = editor.metrics.get("anchoring"), editor.token_cloud(images)
     if anchoring is None or cloud is None:
-        return []
+        return None
     labels, units = editor.labels, anchoring["units"]
-    titles = [_title(unit, label) for unit, label in zip(units, labels, strict=True)]
     picture = draw_anchors(
         cloud.raw.cpu().numpy(),
         cloud.pulled.cpu().numpy(),
         cloud.components.cpu().numpy(),
         [anchors.cpu().numpy() for anchors in cloud.anchors],
-        titles,
+        [_title(unit, label) for unit, label in zip(units, labels, strict=True)],
     )
     columns = ANCHORING
     if any(map(str, labels)):
         columns = {"label": "tells", **ANCHORING, **OF_FACTOR}
-    body = [
-        [str(unit["unit"]), *(_number(cells.get(name)) for name in columns)]
+    rows = [
+        [unit["unit"], *(cells.get(name) for name in columns)]
         for unit, label in zip(units, labels, strict=True)
         for cells in [{**unit, **_of_factor(unit, label), "label": str(label)}]
     ]
-    return [
-        "<h2>Units and their anchors</h2><p>Raw tokens of a unit in their first two principal components, coloured by "
-        "the Gaussian they most probably belong to; crosses are the Gaussians' means, and a grey line leads from a "
-        "token to where it was pulled.</p>",
-        _picture(picture, "tokens and anchors of every unit"),
-        "<p class=soft>Distances are in units of the unit's spread. Factor told: share of the entropy of the unit's "
-        "first factor that the Gaussian tells; Gaussians told: the same of the Gaussians' entropy. A unit without "
-        "these numbers tells no factor, has no Gaussians, or its tokens no longer vary.</p>",
-        _table(["unit", *columns.values()], body),
-    ]
+    return Anchors(picture, ["unit", *columns.values()], rows)
 
 
 def _of_factor(unit: dict[str, Any], label: UnitLabel) -> dict[str, Any]:
@@ -185,32 +242,7 @@ def _title(unit: dict[str, Any], label: UnitLabel) -> str:
     return f"unit {unit['unit']}{f': {title}' if title else ''}\n{unit['num_gaussians']} Gaussians{values}"
 
 
-def _as_png(editor: Editor, image: np.ndarray, seed: int, num_steps: int | None) -> bytes:
+def _as_png(image: np.ndarray) -> bytes:
     buffer = io.BytesIO()
-    draw_traversal(editor, image, seed=seed, num_steps=num_steps).save(buffer, format="PNG", optimize=True)
+    as_picture(image).save(buffer, format="PNG", optimize=True)
     return buffer.getvalue()
-
-
-def _table(head: Sequence[str], body: Sequence[Sequence[str]]) -> str:
-    rows = "".join(f"<tr>{''.join(f'<td>{_text(cell)}</td>' for cell in row)}</tr>" for row in body)
-    return (
-        f"<div class=scroll><table><tr>{''.join(f'<th>{_text(name)}</th>' for name in head)}</tr>{rows}</table></div>"
-    )
-
-
-def _number(value: Any) -> str:
-    if value is None:
-        return "–"
-    return f"{value:.3g}" if isinstance(value, float) else str(value).replace("_", " ")
-
-
-def _score(value: float | None, spread: float | None) -> str:
-    return "–" if value is None else with_spread(value, spread)
-
-
-def _picture(png: bytes, description: str) -> str:
-    return f"<img alt='{_text(description)}' src='data:image/png;base64,{base64.b64encode(png).decode()}'>"
-
-
-def _text(value: object) -> str:
-    return html.escape(str(value))

@@ -1,6 +1,6 @@
-"""Plots of a checkpoint: tokens with their anchors, what units tell, learning curve. Each is a PNG as bytes.
+"""Plots of a checkpoint: tokens with their anchors, learning curve. Each is a PNG as bytes, black on a clear ground.
 
-M images, N units, D unit width, F factors.
+M images, N units, D unit width.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from matplotlib.figure import Figure
 
 COLUMNS = 4
 COLOURS = 20  # of matplotlib's tab20
+DPI = 110
 
 
 def draw_anchors(
@@ -45,7 +46,7 @@ def draw_anchors(
         panel.scatter(*raw.T, c=colour, cmap="tab20", vmin=0, vmax=COLOURS - 1, s=5, linewidths=0, zorder=2)
         if len(anchors[unit]):
             panel.scatter(*((anchors[unit] - centre) @ axes).T, marker="x", c="black", s=36, linewidths=1.4, zorder=3)
-        panel.set_title(titles[unit], fontsize=9)
+        panel.set_title(titles[unit], fontsize=9, parse_math=False)  # a factor may be named $x$
         panel.tick_params(labelsize=7)
     for panel in panels:
         panel.set_axis_off()
@@ -57,35 +58,6 @@ def _plane(points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     centre = points.mean(axis=0)
     axes = np.linalg.svd(points - centre, full_matrices=False)[2][:2].T
     return centre, np.pad(axes, ((0, 0), (0, 2 - axes.shape[1])))
-
-
-def draw_information(
-    share: np.ndarray, effect: np.ndarray, factor_names: Sequence[str], captions: Sequence[str]
-) -> bytes:
-    """What each unit tells of each factor, a row a unit.
-
-    Args:
-        share: (N, F), shares of a factor's entropy.
-        effect: (N,), change of a picture when the unit is exchanged, grey levels.
-        factor_names: F names.
-        captions: N texts, left of the rows.
-    """
-    num_units, num_factors = share.shape
-    figure = Figure(figsize=(4.2 + 0.62 * (num_factors + 1), 1.1 + 0.3 * num_units), layout="constrained")
-    panel = figure.subplots()
-    panel.imshow(np.column_stack([share, np.zeros(num_units)]), cmap="Blues", vmin=0, vmax=1, aspect="auto")
-    for unit, factor in np.ndindex(num_units, num_factors):
-        ink = "white" if share[unit, factor] > 0.6 else "black"
-        text = f"{100 * share[unit, factor]:.0f}"
-        panel.text(factor, unit, text, ha="center", va="center", fontsize=7, color=ink)
-    for unit in range(num_units):
-        panel.text(num_factors, unit, f"{effect[unit]:.1f}", ha="center", va="center", fontsize=7)
-    panel.axvline(num_factors - 0.5, color="0.7", linewidth=0.8)
-    names = [*(name.replace("_", "\n") for name in factor_names), "change,\ngrey levels"]
-    panel.xaxis.tick_top()
-    panel.set_xticks(range(num_factors + 1), labels=names, fontsize=8)
-    panel.set_yticks(range(num_units), labels=list(captions), fontsize=8)
-    return _png(figure)
 
 
 def draw_curve(curve: Sequence[dict[str, Any]], labels: dict[str, str]) -> bytes:
@@ -112,5 +84,5 @@ def draw_curve(curve: Sequence[dict[str, Any]], labels: dict[str, str]) -> bytes
 
 def _png(figure: Figure) -> bytes:
     buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=110)
+    figure.savefig(buffer, format="png", dpi=DPI, transparent=True)
     return buffer.getvalue()

@@ -9,21 +9,15 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 
-from raydis.checkpoint.open import open_checkpoint
-from raydis.config import RunConfig
-from raydis.config.presets import expand
-from raydis.data import open_dataset
+from raydis.data import FactorDataset
 from raydis.editor.editor import Editor
-from raydis.engine.session import run_session
-from raydis.engine.state import Training
 from raydis.metrics.telling import UnitLabel
 from raydis.registry import ModelRef
 from raydis.report import grids, page
 from raydis.report.grids import draw_grid, draw_swaps, draw_traversal
 from raydis.report.page import render_report
-from raydis.report.plots import draw_anchors, draw_information
+from raydis.report.plots import draw_anchors
 from raydis.serve.model import ServedModel
 from raydis.serve.schemas import ModelFacts
 
@@ -34,17 +28,6 @@ EVERY_KIND = {
 }
 
 
-@pytest.fixture(scope="module")
-def finished(tmp_path_factory: pytest.TempPathFactory) -> Editor:
-    """A tiny run as its session leaves it."""
-    config = RunConfig.model_validate(expand({"preset": "tiny", "train": {"num_images": 192}}))
-    training = Training(config, open_dataset(config.data), device=torch.device("cpu"))
-    *_, last = run_session(training, tmp_path_factory.mktemp("run"))
-    assert last.checkpoint is not None
-    assert open_checkpoint(last.checkpoint).metrics["information"] is not None
-    return Editor.open(last.checkpoint)
-
-
 def words(text: str) -> str:
     """A label from a picture, whose lines are broken."""
     return text.replace("\n", " ").strip()
@@ -52,28 +35,23 @@ def words(text: str) -> str:
 
 @pytest.mark.parametrize("information", [None, EVERY_KIND], ids=["as measured", "of every kind"])
 def test_pictures_report_and_service_say_the_same_of_each_unit(
-    finished: Editor, information: Any, monkeypatch: pytest.MonkeyPatch
+    finished: Editor, dataset: FactorDataset, information: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    assert finished.metrics["information"] is not None
     metrics = finished.metrics | ({"information": information} if information else {})
     editor = Editor(finished.method, finished.config, finished.manifest, metrics, image_shape=finished.image_shape)
-    drawn = SimpleNamespace(rows=[], columns=[], matrix=[], panels=[])
+    drawn = SimpleNamespace(rows=[], columns=[], panels=[])
 
     def grid(images: np.ndarray, **labels: Any) -> Any:
         drawn.rows, drawn.columns = labels["row_labels"], labels["column_labels"]
         return draw_grid(images, **labels)
-
-    def matrix(*arguments: Any) -> bytes:
-        drawn.matrix = arguments[-1]
-        return draw_information(*arguments)
 
     def panels(*arguments: Any) -> bytes:
         drawn.panels = arguments[-1]
         return draw_anchors(*arguments)
 
     monkeypatch.setattr(grids, "draw_grid", grid)
-    monkeypatch.setattr(page, "draw_information", matrix)
     monkeypatch.setattr(page, "draw_anchors", panels)
-    dataset = open_dataset(editor.config.data)
     images = dataset.images(np.array([0, 5]))
 
     served = ServedModel(editor, ModelRef("tiny", 1))
@@ -90,16 +68,19 @@ def test_pictures_report_and_service_say_the_same_of_each_unit(
     assert {int(found[1]): found[2] for found in by_swap if found} == said
 
     text = render_report(editor, dataset, num_steps=1)
-    assert [words(row) for row in drawn.rows] == [found[0] for found in by_traversal if found]  # the page's own picture
-    in_matrix = [re.fullmatch(r"unit (\d+): (.*)", words(row)) for row in drawn.matrix]
-    assert {int(found[1]): found[2] for found in in_matrix if found} == said
+    in_page = [
+        (int(unit), html.unescape(label)) for unit, label in re.findall(r"<th>unit (\d+)<small>(.*?)</small>", text)
+    ]
+    in_matrix, in_traversal = in_page[: len(said)], in_page[len(said) :]
+    assert in_matrix == in_traversal
+    assert dict(in_matrix) == said
     in_panels = [re.fullmatch(r"unit (\d+): (.*) \d+ Gaussians.*", words(title)) for title in drawn.panels]
     assert {int(found[1]): found[2] for found in in_panels if found} == said
     for unit, label in said.items():
         (row,) = re.findall(rf"<tr><td>{unit}</td><td>(.*?)</td>", text)
         assert html.unescape(row) == label
     order = [int(found[1]) for found in by_traversal if found]
-    assert order == [int(found[1]) for found in by_swap if found] == [int(found[1]) for found in in_matrix if found]
+    assert order == [int(found[1]) for found in by_swap if found] == [unit for unit, _ in in_matrix]
 
 
 def test_every_kind_has_its_place(finished: Editor) -> None:

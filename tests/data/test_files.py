@@ -18,12 +18,10 @@ from raydis.data.files import (
     read_shapes3d,
     read_sprites,
 )
-from raydis.data.shapes3d import SHAPES3D
 from raydis.data.source import Source, load
 from raydis.errors import DataError
+from tests.data.official import SMALL_DSPRITES, SMALL_SHAPES3D, grid, write_cars, write_dsprites, write_shapes3d
 
-SMALL_SHAPES3D = SHAPES3D.subspace({"floor_hue": 2, "wall_hue": 2, "object_hue": 2, "scale": 2, "orientation": 3})
-SMALL_DSPRITES = FactorSpace(("shape", "scale", "orientation", "position_x", "position_y"), (3, 2, 2, 2, 2))
 rng = np.random.default_rng(0)
 
 
@@ -31,21 +29,7 @@ def opened(source: Source, tmp_path: Path, image_size: int = 64) -> ArrayDataset
     return load(source, image_size=image_size, levels={}, cache_dir=tmp_path / "cache")
 
 
-def grid(space: FactorSpace) -> np.ndarray:
-    return space.factors(np.arange(len(space)))
-
-
 # 3D Shapes
-
-
-def write_shapes3d(path: Path, **replaced: np.ndarray) -> np.ndarray:
-    images = rng.integers(0, 256, (len(SMALL_SHAPES3D), 64, 64, 3), np.uint8)
-    steps, first = np.array([0.1, 0.1, 0.1, 0.5 / 7, 1, 60 / 14]), np.array([0, 0, 0, 0.75, 0, -30])
-    arrays = {"images": images, "labels": grid(SMALL_SHAPES3D) * steps + first, **replaced}
-    with h5py.File(path, "w") as file:
-        for key, array in arrays.items():
-            file.create_dataset(key, data=array, compression="gzip", compression_opts=1)
-    return images
 
 
 def test_shapes3d_is_read_from_its_hdf5_file(tmp_path: Path) -> None:
@@ -117,15 +101,6 @@ def test_shapes3d_with_an_axis_a_factor_is_read_as_disentanglement_lib_stores_it
 
 
 # dSprites
-
-
-def write_dsprites(path: Path, **replaced: np.ndarray) -> np.ndarray:
-    imgs = rng.integers(0, 2, (len(SMALL_DSPRITES), 64, 64), np.uint8)
-    classes = np.concatenate([np.zeros((len(imgs), 1), int), grid(SMALL_DSPRITES)], axis=1)
-    metadata = np.array({"title": "dSprites"}, dtype=object)  # pickled, as in the official file
-    arrays = {"metadata": metadata, "imgs": imgs, "latents_classes": classes, "latents_values": classes * 1.0}
-    np.savez_compressed(path, **{**arrays, **replaced})
-    return imgs
 
 
 def test_dsprites_is_read_from_its_archive_in_black_and_white(tmp_path: Path) -> None:
@@ -251,17 +226,6 @@ def test_sprites_whose_labels_are_no_grid_are_refused(tmp_path: Path) -> None:
 
 
 # Cars3D
-
-
-def write_cars(folder: Path, count: int = 3) -> np.ndarray:
-    """Smooth cars; returns (car, elevation, azimuth, 128, 128, 3)."""
-    folder.mkdir()
-    small = rng.integers(0, 256, (count, 4, 24, 4, 4, 3), np.uint8)
-    cars = small.repeat(32, axis=3).repeat(32, axis=4)
-    for car, views in enumerate(cars):
-        im = views.transpose(2, 3, 4, 1, 0)  # (128, 128, 3, 24, 4)
-        scipy.io.savemat(folder / f"car_{car:03d}_mesh.mat", {"im": im}, do_compression=True)
-    return cars
 
 
 def test_cars3d_is_read_from_its_folder_with_the_object_varying_fastest(tmp_path: Path) -> None:

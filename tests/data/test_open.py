@@ -10,19 +10,12 @@ from PIL import Image
 from raydis.config import DataConfig
 from raydis.data import open_dataset
 from raydis.errors import DataError
+from tests.data.official import write_sprites
 
 FEW = {
     "shapes3d_procedural": {"floor_hue": 1, "wall_hue": 1, "object_hue": 2, "scale": 1, "shape": 2, "orientation": 1},
     "dsprites_procedural": {"scale": 1, "orientation": 1, "position_x": 2, "position_y": 2},
 }
-
-
-def write_sprites(path: Path) -> np.ndarray:
-    images = np.random.default_rng(0).integers(0, 256, (6, 16, 16, 3), np.uint8)
-    labels = np.stack(np.unravel_index(np.arange(6), (2, 3)), axis=1)
-    names, sizes = np.array(["body", "hair"]), np.array([2, 3])
-    np.savez(path, images=images, labels=labels, factor_names=names, factor_sizes=sizes)
-    return images
 
 
 @pytest.mark.parametrize(("name", "channels"), [("shapes3d_procedural", 3), ("dsprites_procedural", 1)])

@@ -67,3 +67,19 @@ def test_the_citation_names_this_version_and_licence() -> None:
     assert citation["version"] == raydis.__version__
     assert citation["license"] == PROJECT["license"]
     assert {"title", "authors", "message", "type"} <= set(citation)
+
+
+def test_a_wheel_has_every_file_that_the_package_reads() -> None:
+    """setuptools leaves out whatever is no Python and not declared."""
+    settings = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]
+    assert not settings["include-package-data"]
+    declared = {
+        path
+        for package, patterns in settings["package-data"].items()
+        for pattern in patterns
+        for path in ROOT.joinpath(*package.split(".")).glob(pattern)
+    }
+    read = {
+        path for path in (ROOT / "raydis").rglob("*") if path.is_file() and path.suffix not in (".py", ".pyc", ".md")
+    }
+    assert read == declared != set()

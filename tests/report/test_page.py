@@ -7,22 +7,18 @@ import copy
 import io
 import re
 from html.parser import HTMLParser
-from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
+from jinja2 import UndefinedError
 from PIL import Image
 
-from raydis.config import RunConfig
-from raydis.config.presets import expand
-from raydis.data import FactorDataset, open_dataset
+from raydis.data import FactorDataset
 from raydis.data.dataset import ArrayDataset
 from raydis.editor.editor import Editor
-from raydis.engine.session import run_session
-from raydis.engine.state import Training
 from raydis.report.page import render_report, write_report
 from raydis.report.plots import draw_anchors, draw_curve
+from raydis.report.template import render
 
 
 class Reader(HTMLParser):
@@ -34,14 +30,18 @@ class Reader(HTMLParser):
         super().__init__()
         self.open: list[str] = []
         self.texts: list[str] = []
-        self.sources: list[str] = []
+        self.pictures: list[Image.Image] = []
         self.feed(page)
         assert self.open == []
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         if tag not in self.VOID:
             self.open.append(tag)
-        self.sources += [value or "" for name, value in attrs if name in ("src", "href")]
+        for name, value in attrs:
+            if name in ("src", "href"):
+                head, _, data = (value or "").partition(",")
+                assert head == "data:image/png;base64"  # nothing is fetched from elsewhere
+                self.pictures.append(Image.open(io.BytesIO(base64.b64decode(data))))
 
     def handle_endtag(self, tag: str) -> None:
         assert self.open.pop() == tag
@@ -51,46 +51,55 @@ class Reader(HTMLParser):
 
 
 @pytest.fixture(scope="module")
-def dataset() -> FactorDataset:
-    return open_dataset(RunConfig.model_validate(expand({"preset": "tiny"})).data)
+def editor(finished: Editor) -> Editor:
+    """A tiny run with a learning curve and fitted anchors."""
+    return finished
 
 
 @pytest.fixture(scope="module")
-def editor(dataset: FactorDataset, tmp_path_factory: pytest.TempPathFactory) -> Editor:
-    """A tiny run with a learning curve and fitted anchors."""
-    tree = {"preset": "tiny", "train": {"num_images": 192}, "evaluation": {"rungs": [64]}}
-    config = RunConfig.model_validate(expand(tree))
-    training = Training(config, dataset, device=torch.device("cpu"))
-    folders = [report.checkpoint for report in run_session(training, tmp_path_factory.mktemp("run"))]
-    assert folders[-1] is not None
-    return Editor.open(folders[-1])
-
-
-def test_a_page_stands_alone_and_shows_scores_curve_units_and_anchors(
-    editor: Editor, dataset: FactorDataset, tmp_path: Path
-) -> None:
-    path = tmp_path / "new" / "report.html"
+def page(editor: Editor, dataset: FactorDataset, tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The page of this run, as it was written."""
+    path = tmp_path_factory.mktemp("page") / "new" / "report.html"
     write_report(editor, dataset, path, num_steps=2)
     assert [entry.name for entry in path.parent.iterdir()] == ["report.html"]
-    page = Reader(path.read_text())
-    text = " ".join(page.texts)
+    return path.read_text()
+
+
+def test_a_page_stands_alone_and_shows_scores_curve_units_and_anchors(editor: Editor, page: str) -> None:
+    read = Reader(page)
+    text = " ".join(read.texts)
     for words in ("shapes3d_procedural, seed 0", "search protocol, estimator tree", "MIG", "Units and their anchors"):
         assert words in text
     scores = editor.metrics["scores"]
-    assert f"{scores['factor_vae']:.3f} ± {scores['spread']['factor_vae']:.3f}" in page.texts
+    assert f"{scores['factor_vae']:.3f} ± {scores['spread']['factor_vae']:.3f}" in read.texts
     assert "± is the standard deviation over 3 draws of the metrics" in text
-    assert len(page.sources) == 4  # curve, information, traversal, anchors
-    for source in page.sources:
-        head, _, data = source.partition(",")
-        assert head == "data:image/png;base64"  # nothing is fetched from elsewhere
-        assert Image.open(io.BytesIO(base64.b64decode(data))).size[0] > 200
+    curve, *traversal, anchors = read.pictures
+    assert min(curve.width, anchors.width) > 200
+    assert [picture.size for picture in traversal] == [(16, 16)] * editor.num_units * 8
+
+
+def test_a_plot_is_clear_where_nothing_is_drawn_so_that_it_suits_dark_mode(page: str) -> None:
+    pictures = Reader(page).pictures
+    for plot in (pictures[0], pictures[-1]):
+        corner = plot.convert("RGBA").getpixel((0, 0))
+        assert isinstance(corner, tuple)
+        assert corner[3] == 0
+
+
+def test_the_matrix_shows_each_units_shares_and_how_much_it_changes(editor: Editor, page: str) -> None:
+    found = editor.metrics["information"]
+    for unit, (shares, effect) in enumerate(zip(found["share"], found["effect"], strict=True)):
+        (row,) = re.findall(rf"<tr><th>unit {unit}<small>[^<]*</small></th><td class=.cell(.*?)</tr>", page)
+        assert re.findall(r">(\d+)</td>", row) == [f"{100 * share:.0f}" for share in shares]
+        assert row.endswith(f"<td>{effect:.1f}</td>")
 
 
 def test_a_run_without_scores_and_anchors_has_a_page_that_says_so(editor: Editor, dataset: FactorDataset) -> None:
     bare = Editor(editor.method, editor.config, editor.manifest, {}, image_shape=editor.image_shape)
     page = Reader(render_report(bare, dataset, num_steps=2))
     assert "This checkpoint was not scored." in page.texts
-    assert len(page.sources) == 2  # what the units tell is measured anew, as the data set is at hand
+    assert "Which unit tells which factor" in page.texts  # measured anew, as the data set is at hand
+    assert "Units and their anchors" not in page.texts
 
 
 def test_a_page_of_an_older_checkpoint_measures_what_its_units_tell_and_contradicts_itself_nowhere(
@@ -115,31 +124,55 @@ def test_without_factors_a_page_names_no_unit(editor: Editor, dataset: FactorDat
     unlabelled = ArrayDataset(dataset.name, dataset.images(np.arange(len(dataset))), None, fingerprint="f")
     bare = Editor(editor.method, editor.config, editor.manifest, {}, image_shape=editor.image_shape)
     page = Reader(render_report(bare, unlabelled, num_steps=2))
-    assert len(page.sources) == 1
+    assert "Traversal" in page.texts
     assert not any("tells" in text for text in page.texts)
 
 
 def test_scores_from_before_spreads_were_kept_are_shown_without(editor: Editor, dataset: FactorDataset) -> None:
     scores = {name: value for name, value in editor.metrics["scores"].items() if name not in ("spread", "num_draws")}
-    metrics = editor.metrics | {"scores": scores}
+    metrics = {"scores": scores, "information": editor.metrics["information"], "factor_names": editor.factor_names}
     old = Editor(editor.method, editor.config, editor.manifest, metrics, image_shape=editor.image_shape)
     page = render_report(old, dataset, num_steps=2)
     assert f"{scores['factor_vae']:.3f}" in Reader(page).texts
     assert "±" not in page
 
 
-def test_scores_that_are_invalid_are_named_with_their_reason_as_plain_text(
-    editor: Editor, dataset: FactorDataset
-) -> None:
-    invalid = editor.metrics["scores"] | {
-        "status": "invalid",
-        "importance": None,
-        "reason": "codes <script>alert(1)</script> collapsed",
-    }
+NASTY = """<script>alert(1)</script> "double" 'single' {{ page.settings }} {% raw %} &amp; $x_$"""
+
+
+def test_a_reason_is_shown_as_plain_text_whatever_is_in_it(editor: Editor, dataset: FactorDataset) -> None:
+    invalid = editor.metrics["scores"] | {"status": "invalid", "importance": None, "reason": NASTY}
     bad = Editor(editor.method, editor.config, editor.manifest, {"scores": invalid}, image_shape=editor.image_shape)
     page = render_report(bad, dataset, num_steps=2)
-    assert not re.search("<script", page)
-    assert any("codes <script>alert(1)</script> collapsed" in text for text in Reader(page).texts)
+    assert "<script" not in page
+    assert any(NASTY in text for text in Reader(page).texts)
+
+
+def test_names_of_factors_and_of_the_data_set_are_shown_as_plain_text(editor: Editor, dataset: FactorDataset) -> None:
+    """In headings and labels of the page, and in the titles of the panels, which matplotlib must not typeset."""
+    metrics = editor.metrics | {
+        "factor_names": [f"{NASTY} {number}" for number in range(6)],
+        "information": {
+            "share": [[0.9, *[0.0] * 5]] * editor.num_units,
+            "chance": [0.01] * 6,
+            "effect": [5.0] * editor.num_units,
+        },
+    }
+    manifest = editor.manifest.model_copy(update={"data_name": NASTY})
+    named = Editor(editor.method, editor.config, manifest, metrics, image_shape=editor.image_shape)
+    page = render_report(named, dataset, num_steps=2)
+    assert "<script" not in page
+    texts = Reader(page).texts
+    plain = NASTY.replace("_", " ")  # a factor's name is written as words
+    assert f"raydis · {NASTY}" in texts
+    assert f"{NASTY}, seed 0" in texts
+    assert {f"{plain} {number}" for number in range(6)} <= set(texts)
+    assert texts.count(f"{plain} 0 90 %") == 3 * editor.num_units  # matrix, traversal, table of anchors
+
+
+def test_a_template_that_asks_for_what_it_is_not_given_is_an_error() -> None:
+    with pytest.raises(UndefinedError, match="'page' is undefined"):
+        render("run.html")
 
 
 @pytest.mark.parametrize("unit_dim", [1, 2, 5])
