@@ -84,7 +84,7 @@ def train(
     if result.metrics.get("psnr") is not None:
         typer.echo(f"reconstruction  {result.metrics['psnr']:.2f} dB")
     if result.scores:
-        typer.echo(json.dumps({key: value for key, value in result.scores.items() if key != "importance"}))
+        typer.echo(json.dumps({key: value for key, value in result.scores.items() if key != "details"}))
 
 
 def _profile(config: Any) -> str:

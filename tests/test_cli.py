@@ -99,7 +99,7 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
         on_report({**row, "finished": False})
         on_report({**row, "finished": True})  # the scores of the same images
         asked.update(config=config, **options)
-        scores = json.dumps({"factor_vae": 0.5, "importance": [[1.0]]})
+        scores = json.dumps({"values": {"factor_vae": 0.5}, "details": {"importance": [[1.0]]}})
         return trainer.TrainResult("name", "runs/train/name", "runs/train/name/checkpoint", {"scores": scores})
 
     monkeypatch.setattr(trainer, "run", record)
@@ -113,7 +113,7 @@ def test_train_runs_a_preset_with_overrides_and_tells_where_the_checkpoint_is(ru
         expand({"preset": "tiny", "train": {"num_images": 64}, "method": {"anchors": {"mode": "off"}}})
     )
     assert (asked["storage"], asked["name"]) == ("runs", None)
-    assert outcome.out.splitlines() == ["checkpoint  runs/train/name/checkpoint", '{"factor_vae": 0.5}']
+    assert outcome.out.splitlines() == ["checkpoint  runs/train/name/checkpoint", '{"values": {"factor_vae": 0.5}}']
     assert outcome.err == "32 of 64 images  loss 0.2500\n"
 
 

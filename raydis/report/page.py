@@ -15,20 +15,15 @@ import numpy as np
 from raydis.data import FactorDataset, Loader
 from raydis.editor.editor import Editor
 from raydis.engine.information import information_of
+from raydis.metrics.scores import Scores
 from raydis.metrics.standing import with_spread
+from raydis.metrics.table import METRICS, numbers
 from raydis.metrics.telling import Information, UnitLabel, reading_order
 from raydis.report.grids import draw_traversal
 from raydis.report.output import replace_file
 from raydis.report.plots import draw_anchors, draw_curve, draw_information
 
 NUM_TOKENS = 1000  # drawn in a panel
-SCORES = {
-    "dci_disentanglement": "DCI disentanglement",
-    "dci_completeness": "DCI completeness",
-    "dci_informativeness": "DCI informativeness",
-    "factor_vae": "FactorVAE score",
-    "mig": "MIG",
-}
 ANCHORING = {
     "num_gaussians": "Gaussians",
     "moved_share": "tokens moved",
@@ -92,19 +87,21 @@ def render_report(editor: Editor, dataset: FactorDataset, *, seed: int = 0, num_
 
 
 def _scores(metrics: dict[str, Any]) -> list[str]:
-    scores = metrics.get("scores")
-    if not scores:
+    if not metrics.get("scores"):
         return ["<p>This checkpoint was not scored.</p>"]
-    terms = f"{scores['protocol']} protocol, estimator {scores['estimator']}, {scores['num_images']:,} images"
-    if scores["status"] != "valid":
-        return [f"<h2>Scores</h2><p>{_text(scores['status'])}: {_text(scores['reason'])} ({_text(terms)})</p>"]
-    spread = scores.get("spread") or {}
-    body = [[label, _score(scores.get(name), spread.get(name))] for name, label in SCORES.items()]
-    note = f"; ± is the standard deviation over {scores['num_draws']} draws of the metrics" if spread else ""
+    scores = Scores.from_dict(metrics["scores"])
+    terms = f"{scores.protocol} protocol, estimator {scores.estimator}, {scores.num_images:,} images"
+    if scores.status != "valid":
+        return [f"<h2>Scores</h2><p>{_text(scores.status)}: {_text(scores.reason)} ({_text(terms)})</p>"]
+    spread = scores.spread or {}
+    body = [[each.title, _score(scores.values.get(name), spread.get(name))] for name, each in numbers().items()]
+    note = f"; ± is the standard deviation over {scores.num_draws} draws of the metrics" if spread else ""
     found = [f"<h2>Scores</h2><p>{_text(terms)}{note}</p>", _table(["metric", "value"], body)]
-    curve = [point for point in metrics.get("curve") or [] if point["scores"]["protocol"] == "search"]
+    points = [(point, Scores.from_dict(point["scores"])) for point in metrics.get("curve") or []]
+    curve = [point | {"scores": found.values} for point, found in points if found.protocol == "search"]
     if len(curve) > 1:  # the end may have been scored by another protocol, whose numbers do not go on from these
-        drawn = {name: SCORES[name] for name in ("dci_disentanglement", "factor_vae", "mig")}
+        headlines = [metric.headline for metric in METRICS.values()]
+        drawn = {each.name: each.title for each in headlines if (each.low, each.high) == (0.0, 1.0)}  # as the axis
         found += ["<h2>Learning curve</h2>", _picture(draw_curve(curve, drawn), "scores by images seen")]
     return found
 

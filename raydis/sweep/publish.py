@@ -23,7 +23,8 @@ from raydis.checkpoint.manifest import MANIFEST, METRICS, MODEL_FILES, file_entr
 from raydis.cluster.connect import fetch_result
 from raydis.cluster.resources import Node, free_nodes, worker_resources
 from raydis.config import EvaluationConfig, RunConfig
-from raydis.metrics.protocol import Scores, derived_seed
+from raydis.metrics.scores import Scores
+from raydis.metrics.scoring import derived_seed
 from raydis.registry.promotion import Promotion, promote
 from raydis.registry.registry import Registry
 from raydis.store import open_store

@@ -17,8 +17,9 @@ from optuna.trial import TrialState
 from ray.tune import Result, ResultGrid
 
 from raydis.errors import explain
-from raydis.metrics.protocol import SCORE_NAMES, ScoreName, Scores
+from raydis.metrics.scores import Scores
 from raydis.metrics.standing import Objective, best_of, missing
+from raydis.metrics.table import numbers
 from raydis.store import Location, Store
 from raydis.sweep.searcher import trial_state
 from raydis.sweep.spec import SweepSpec
@@ -62,9 +63,9 @@ class TrialRecord:
 
     def value(self, metric: str) -> float | None:
         """A score by name."""
-        return None if self.scores is None else getattr(self.scores, metric)
+        return None if self.scores is None else self.scores.values.get(metric)
 
-    def spread(self, metric: ScoreName) -> float | None:
+    def spread(self, metric: str) -> float | None:
         """Return a score's standard deviation over its draws; None where it is unknown."""
         return self.scores.spread.get(metric) if self.scores and self.scores.spread else None
 
@@ -119,9 +120,9 @@ def _rankable(records: Sequence[TrialRecord], objectives: Sequence[Objective]) -
     """Metrics of the trials that are complete and have a standing, by number."""
     found = {}
     for record in records:
-        values = record.scores.values() if record.scores else {}
+        values = record.scores.values if record.scores else {}
         if record.state == "complete" and not missing(values, objectives):
-            found[record.number] = {name: value for name, value in values.items() if value is not None}
+            found[record.number] = values
     return found
 
 
@@ -171,14 +172,15 @@ def write_tables(store: Store, folder: str, records: Sequence[TrialRecord], fron
 
 def trials_table(records: Sequence[TrialRecord], front: set[int]) -> pa.Table:
     """The records as a table; settings that are no plain numbers or texts, or of mixed types, are JSON."""
-    scores = (*SCORE_NAMES, "num_active_units")
+    active = [record.scores.details.get("num_active_units") if record.scores else None for record in records]
     columns: dict[str, list[Any]] = {
         "number": [record.number for record in records],
         "control": [record.control for record in records],
         "state": [record.state for record in records],
         "on_front": [record.number in front for record in records],
-        **{name: [record.value(name) for record in records] for name in scores},
-        **{f"{name}_spread": [record.spread(name) for record in records] for name in SCORE_NAMES},
+        **{name: [record.value(name) for record in records] for name in numbers()},
+        "num_active_units": active,
+        **{f"{name}_spread": [record.spread(name) for record in records] for name in numbers()},
         "images_seen": [record.images_seen for record in records],
         "loss": [record.loss for record in records],
         "time_s": [_rounded(record.time_s) for record in records],

@@ -13,7 +13,7 @@ from typing import Any
 from raydis.checkpoint.open import open_checkpoint
 from raydis.engine.session import Report, run_session
 from raydis.engine.state import Training
-from raydis.metrics.protocol import SCORE_NAMES
+from raydis.metrics.table import numbers
 
 
 def report_session(
@@ -50,10 +50,11 @@ def report_session(
 def metrics_of(report: Report) -> dict[str, Any]:
     """A session's report as Ray metrics.
 
-    `status` is `running` until the end and then that of the scores: `valid`, `invalid`, `no_factors`, or `unscored`
-    where the run does not evaluate itself. Scores are None where there are none; `scores` holds all of them as JSON. At
-    a rung they are the `search` protocol's, at the end those of the configured one. `psnr` is that of the method's
-    reconstructions, at the end. `loss` is None for a method without moves. `health` is `Method.health` as JSON.
+    `status` is `running` until the end and then that of the scores: `valid`, `invalid`, `not_ready`, `no_factors`, or
+    `unscored` where the run does not evaluate itself. Scores are None where there are none; `scores` holds all of them
+    as JSON. At a rung they are the `search` protocol's, at the end those of the configured one. `psnr` is that of the
+    method's reconstructions, at the end. `loss` is None for a method without moves. `health` is `Method.health` as
+    JSON.
     """
     progress, scores = report.progress, report.scores
     unscored = "unscored" if progress.finished else "running"
@@ -71,7 +72,7 @@ def metrics_of(report: Report) -> dict[str, Any]:
         "finished": progress.finished,
         "status": scores.status if scores and progress.finished else unscored,
         "reason": scores.reason if scores else None,
-        **{name: getattr(scores, name, None) for name in SCORE_NAMES},
+        **{name: scores.values.get(name) if scores else None for name in numbers()},
         "scores": json.dumps(scores.to_dict()) if scores else None,
         "psnr": report.psnr,
     }
@@ -80,9 +81,9 @@ def metrics_of(report: Report) -> dict[str, Any]:
 def failure(error: Exception) -> dict[str, Any]:
     """The last report of a run that ended with an error of ours: same keys, status `failed`, the error as reason."""
     counts = ("step", "images_seen", "num_images", "num_workers", "num_refits")
-    numbers = (*counts, "loss", "images_per_s", "train_s", "refit_s", *SCORE_NAMES, "psnr")
+    found = (*counts, "loss", "images_per_s", "train_s", "refit_s", *numbers(), "psnr")
     return {
-        **dict.fromkeys(numbers),
+        **dict.fromkeys(found),
         "health": None,
         "finished": True,
         "status": "failed",

@@ -77,7 +77,7 @@ def test_a_page_stands_alone_and_shows_scores_curve_units_and_anchors(
     for words in ("shapes3d_procedural, seed 0", "search protocol, estimator tree", "MIG", "Units and their anchors"):
         assert words in text
     scores = editor.metrics["scores"]
-    assert f"{scores['factor_vae']:.3f} ± {scores['spread']['factor_vae']:.3f}" in page.texts
+    assert f"{scores['values']['factor_vae']:.3f} ± {scores['spread']['factor_vae']:.3f}" in page.texts
     assert "± is the standard deviation over 3 draws of the metrics" in text
     assert len(page.sources) == 4  # curve, information, traversal, anchors
     for source in page.sources:
@@ -124,7 +124,7 @@ def test_scores_from_before_spreads_were_kept_are_shown_without(editor: Editor, 
     metrics = editor.metrics | {"scores": scores}
     old = Editor(editor.method, editor.config, editor.manifest, metrics, image_shape=editor.image_shape)
     page = render_report(old, dataset, num_steps=2)
-    assert f"{scores['factor_vae']:.3f}" in Reader(page).texts
+    assert f"{scores['values']['factor_vae']:.3f}" in Reader(page).texts
     assert "±" not in page
 
 
@@ -133,7 +133,6 @@ def test_scores_that_are_invalid_are_named_with_their_reason_as_plain_text(
 ) -> None:
     invalid = editor.metrics["scores"] | {
         "status": "invalid",
-        "importance": None,
         "reason": "codes <script>alert(1)</script> collapsed",
     }
     bad = Editor(editor.method, editor.config, editor.manifest, {"scores": invalid}, image_shape=editor.image_shape)

@@ -14,7 +14,8 @@ import pytest
 
 from raydis.config.files import parse
 from raydis.config.presets import expand
-from raydis.metrics.protocol import SEARCH, Scores, unscored
+from raydis.metrics.protocol import SEARCH
+from raydis.metrics.scores import Scores, unscored
 from raydis.metrics.standing import Objective
 from raydis.store import LocalStore, Location
 from raydis.sweep.progress import SweepState
@@ -34,8 +35,8 @@ BOTH = (Objective(metric="dci_disentanglement"), Objective(metric="factor_vae"))
 
 def scores(dci: float, factor_vae: float) -> Scores:
     template = unscored("invalid", "-", protocol=SEARCH, num_images=324, data_fingerprint="shapes").to_dict()
-    valid = {"status": "valid", "reason": None, "dci_disentanglement": dci, "factor_vae": factor_vae}
-    return Scores.from_dict(template | valid | {"dci_completeness": 0.5, "dci_informativeness": 0.5})
+    values = {"dci_disentanglement": dci, "factor_vae": factor_vae, "dci_completeness": 0.5, "dci_informativeness": 0.5}
+    return Scores.from_dict({**template, "status": "valid", "reason": None, "values": values})
 
 
 def record(number: int, dci: float = 0.0, factor_vae: float = 0.0, **over: Any) -> TrialRecord:

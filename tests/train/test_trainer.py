@@ -23,7 +23,7 @@ from raydis.data import open_dataset
 from raydis.engine.session import run_session
 from raydis.engine.state import Training
 from raydis.errors import ClusterError, ConfigError, DataError, LeaseLost, LeaseTaken, ResourceError, StoreError
-from raydis.metrics.protocol import Scores
+from raydis.metrics.scores import Scores
 from raydis.registry import Registry
 from raydis.store import LocalStore
 from raydis.store.lease import Lease
