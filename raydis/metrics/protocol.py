@@ -34,13 +34,13 @@ class Protocol:
         name: what results call it.
         estimator: DCI's classifier unless the caller says otherwise.
         whole_data_set: codes are to be those of every image; otherwise those of a fixed `search_subgrid`.
-        overrides: sizes other than those of the table, by the names that results give them, as in `dci_num_train`.
+        overrides: sizes other than those of the table, by metric and argument, as in `{"dci": {"num_train": 500}}`.
     """
 
     name: Literal["published", "search"]
     estimator: Estimator
     whole_data_set: bool
-    overrides: Mapping[str, float] = field(default_factory=dict[str, float], hash=False)
+    overrides: Mapping[str, Mapping[str, float]] = field(default_factory=dict[str, Mapping[str, float]], hash=False)
 
 
 PUBLISHED = Protocol("published", estimator="reference", whole_data_set=True)

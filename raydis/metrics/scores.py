@@ -15,7 +15,17 @@ ScoreStatus = Literal["valid", "invalid", "not_ready", "no_factors"]
 # In checkpoints written before the table of metrics, each number was a field of its own.
 FORMER_NUMBERS = ("factor_vae", "dci_disentanglement", "dci_completeness", "dci_informativeness", "mig")
 FORMER_DETAILS = ("num_active_units", "importance")
-FORMER_SIZES = {"prune_threshold": "factor_vae_prune_threshold"}
+FORMER_SIZES = {
+    "factor_vae_num_variance": ("factor_vae", "num_variance"),
+    "factor_vae_num_train": ("factor_vae", "num_train"),
+    "factor_vae_num_eval": ("factor_vae", "num_eval"),
+    "factor_vae_batch_size": ("factor_vae", "batch_size"),
+    "prune_threshold": ("factor_vae", "prune_threshold"),
+    "dci_num_train": ("dci", "num_train"),
+    "dci_num_test": ("dci", "num_test"),
+    "mig_num_samples": ("mig", "num_samples"),
+    "mig_num_bins": ("mig", "num_bins"),
+}
 
 
 @dataclass(frozen=True)
@@ -23,7 +33,8 @@ class Scores:
     """What an evaluation found. JSON-able.
 
     Attributes:
-        protocol, sizes: name and sample sizes of the protocol.
+        protocol: its name.
+        sizes: sample sizes of every metric that was computed, by metric and argument.
         estimator: DCI's classifier.
         seed: of every draw.
         num_images: rows of codes that were scored.
@@ -40,7 +51,7 @@ class Scores:
     """
 
     protocol: str
-    sizes: dict[str, float]
+    sizes: dict[str, dict[str, float]]
     estimator: Estimator
     seed: int
     num_images: int
@@ -74,9 +85,14 @@ def _from_flat(found: dict[str, Any]) -> dict[str, Any]:
     """Return the fields of scores from the former layout, in which each number was a field of its own."""
     moved = {*FORMER_NUMBERS, *FORMER_DETAILS}
     kept = {name: value for name, value in found.items() if name not in moved}
-    sizes: dict[str, float] = kept.get("sizes", {})
+    sizes: dict[str, dict[str, float]] = {}
+    for name, size in kept.pop("sizes", {}).items():
+        if name not in FORMER_SIZES:
+            raise MetricError(f"these are not scores: no metric has the size {name}; it was {', '.join(FORMER_SIZES)}")
+        metric, argument = FORMER_SIZES[name]
+        sizes.setdefault(metric, {})[argument] = size
     return kept | {
-        "sizes": {FORMER_SIZES.get(name, name): size for name, size in sizes.items()},
+        "sizes": sizes,
         "values": {name: found[name] for name in FORMER_NUMBERS if found.get(name) is not None},
         "details": {name: found[name] for name in FORMER_DETAILS if found.get(name) is not None},
     }
@@ -108,9 +124,8 @@ def unscored(
 def comparable(a: Scores, b: Scores) -> bool:
     """Return whether numbers of `a` and `b` mean the same: equal protocol, sizes, estimator, images and fingerprint.
 
-    A size that only one of them has belongs to a metric that was added or removed between the two. It says nothing
-    about the metrics that both have. Seeds may differ, since they only move the draws. Validity is another question:
-    look at `status`.
+    Only the sizes of metrics that both have count: a metric that was added between the two says nothing about the
+    others. Seeds may differ, since they only move the draws. Validity is another question: look at `status`.
     """
     return not differences(a, b)
 
@@ -119,5 +134,8 @@ def differences(a: Scores, b: Scores) -> list[str]:
     """Return what keeps two scores from being compared, each as `NAME is A, not B`; empty where they compare."""
     names = ("protocol", "estimator", "num_images", "data_fingerprint")
     pairs: dict[str, tuple[Any, Any]] = {name: (getattr(a, name), getattr(b, name)) for name in names}
-    pairs |= {name: (size, b.sizes[name]) for name, size in a.sizes.items() if name in b.sizes}
+    for metric in a.sizes:
+        if metric in b.sizes:
+            mine, other = a.sizes[metric], b.sizes[metric]
+            pairs |= {f"{metric}_{size}": (mine.get(size), other.get(size)) for size in mine | other}
     return [f"{name} is {ours}, not {theirs}" for name, (ours, theirs) in pairs.items() if ours != theirs]

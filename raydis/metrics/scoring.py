@@ -65,13 +65,13 @@ def measure(
     Raises:
         MetricError: a table that cannot be scored.
     """
-    metric, sizes = METRICS[name], sizes_of(protocol)
+    metric, sizes = METRICS[name], sizes_of(protocol)[name]
     options: dict[Option, Any] = {"estimator": protocol.estimator, "num_jobs": num_jobs}
     result = metric.function(
         codes,
         factors,
         rng=np.random.default_rng(seed),
-        **{size: sizes[f"{name}_{size}"] for size in metric.sizes},
+        **sizes,
         **{option: options[option] for option in metric.options},
     )
     if result.status != "valid":

@@ -73,7 +73,7 @@ class Metric:
             and a generator of its own. It raises MetricError for a table that can never be scored, and returns an
             invalid result for codes that a failed model produced.
         numbers: what it gives; the first is the headline, which a learning curve shows.
-        sizes: the function's sample sizes, by argument. Scores keep them as METRIC_ARGUMENT.
+        sizes: the function's sample sizes, by argument. Two scores compare only if they are equal.
         options: further arguments that the function takes: the protocol's `estimator`, or `num_jobs` processes.
         needs: what it asks of its input: factors that are integer levels, of which two vary, or at least two units.
         details: what scores keep beside the numbers: name -> attribute of the result, a number or an array.
@@ -150,16 +150,19 @@ def _nearest(name: str) -> str | None:
     return next(iter(difflib.get_close_matches(name, numbers(), n=1, cutoff=0.5)), None)
 
 
-def sizes_of(protocol: Protocol) -> dict[str, float]:
-    """Return the sample sizes of all metrics by a protocol, by METRIC_ARGUMENT, as scores keep them.
+def sizes_of(protocol: Protocol) -> dict[str, dict[str, float]]:
+    """Return the sample sizes of every metric by a protocol, by metric and argument, as scores keep them.
 
     Raises:
         MetricError: the protocol overrides a size that no metric has.
     """
-    sizes = {f"{name}_{size}": value for name, metric in METRICS.items() for size, value in metric.sizes.items()}
-    if unknown := protocol.overrides.keys() - sizes.keys():
-        raise MetricError(
-            f"protocol {protocol.name} overrides {', '.join(sorted(unknown))}, which no metric has: "
-            f"the sizes are {', '.join(sizes)}"
-        )
-    return sizes | dict(protocol.overrides)
+    sizes = {name: dict(metric.sizes) for name, metric in METRICS.items()}
+    for name, changed in protocol.overrides.items():
+        known = sizes.get(name, {})
+        if unknown := changed.keys() - known.keys():
+            raise MetricError(
+                f"protocol {protocol.name} overrides {', '.join(sorted(unknown))} of {name}, which it does not have: "
+                f"its sizes are {', '.join(known) or 'none'}"
+            )
+        known.update(changed)
+    return sizes

@@ -110,10 +110,13 @@ def test_only_equal_protocol_sizes_estimator_and_data_compare() -> None:
         {"num_images": 23},
         {"protocol": "published"},
         {"data_fingerprint": "grid-b"},
-        {"sizes": {**VALID.sizes, "dci_num_train": 500}},
+        {"sizes": {**VALID.sizes, "dci": {"num_train": 500, "num_test": 5000}}},
+        {"sizes": {**VALID.sizes, "mig": {"num_samples": 10_000, "bins": 20}}},
     ):
         assert not comparable(VALID, replace(VALID, **change))
-    changed = replace(VALID, sizes={**VALID.sizes, "dci_num_train": 500}, data_fingerprint="grid-b")
+    changed = replace(
+        VALID, sizes={**VALID.sizes, "dci": {"num_train": 500, "num_test": 5000}}, data_fingerprint="grid-b"
+    )
     assert differences(VALID, changed) == ["data_fingerprint is grid-a, not grid-b", "dci_num_train is 10000, not 500"]
 
 
@@ -122,10 +125,10 @@ def test_a_metric_that_was_added_since_does_not_keep_older_scores_from_being_com
 ) -> None:
     monkeypatch.setitem(METRICS, "toy", replace(METRICS["mig"], sizes={"num_samples": 7}))
     newer = unscored("invalid", None, protocol=SEARCH, num_images=24, data_fingerprint="grid-a")
-    assert newer.sizes == {**VALID.sizes, "toy_num_samples": 7}
+    assert newer.sizes == {**VALID.sizes, "toy": {"num_samples": 7}}
     assert comparable(VALID, newer)
     assert comparable(newer, VALID)
-    assert not comparable(VALID, replace(newer, sizes={**newer.sizes, "mig_num_bins": 10}))
+    assert not comparable(VALID, replace(newer, sizes={**newer.sizes, "mig": {"num_samples": 10_000, "num_bins": 10}}))
 
 
 def test_published_scores_of_another_estimator_keep_its_name_and_do_not_compare_with_the_reference() -> None:

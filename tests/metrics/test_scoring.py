@@ -23,11 +23,8 @@ SIZES = (4, 3, 2)
 QUICK = replace(
     SEARCH,
     overrides={
-        "factor_vae_num_variance": 500,
-        "factor_vae_num_train": 400,
-        "factor_vae_num_eval": 300,
-        "dci_num_train": 300,
-        "dci_num_test": 200,
+        "factor_vae": {"num_variance": 500, "num_train": 400, "num_eval": 300},
+        "dci": {"num_train": 300, "num_test": 200},
     },
 )
 
@@ -102,10 +99,7 @@ def test_a_draw_that_prunes_all_units_leaves_the_spread_unknown(synthetic: Calla
     codes, factors = synthetic("noisy", SIZES)
     codes = codes[:, :2] - codes[:, :2].mean(axis=0)
     seeds = [0, derived_seed(0, "draw 2"), derived_seed(0, "draw 3")]
-    rows = [
-        np.random.default_rng(seed).integers(len(codes), size=int(QUICK.overrides["factor_vae_num_variance"]))
-        for seed in seeds
-    ]
+    rows = [np.random.default_rng(seed).integers(len(codes), size=500) for seed in seeds]
     first, *others = (codes[drawn].std(axis=0, ddof=1).max() for drawn in rows)
     assert first > min(others)  # or no threshold prunes another draw and leaves the first
     scaled = codes * METRICS["factor_vae"].sizes["prune_threshold"] / ((first + min(others)) / 2)
