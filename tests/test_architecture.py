@@ -11,7 +11,7 @@ from typing import get_args
 import pytest
 
 from raydis.config import FirstStageConfig, MethodConfig
-from raydis.metrics.protocol import SCORE_NAMES
+from raydis.metrics.table import numbers
 
 PACKAGE = Path(__file__).resolve().parents[1] / "raydis"
 RANKS = {
@@ -55,7 +55,7 @@ METHOD_CONFIGS = get_args(get_args(MethodConfig)[0])
 STAGE_CONFIGS = get_args(get_args(FirstStageConfig)[0])
 KINDS = {config.model_fields["kind"].default for config in METHOD_CONFIGS}
 # A metric or a first stage may have the name of a method: such a name is looked for only where a method's kind stands.
-SHARED = KINDS & {*SCORE_NAMES, *(config.model_fields["kind"].default for config in STAGE_CONFIGS)}
+SHARED = KINDS & {*numbers(), *(config.model_fields["kind"].default for config in STAGE_CONFIGS)}
 MODULES = sorted(PACKAGE.rglob("*.py"))
 MAX_FILE_LINES = 300
 MAX_FUNCTION_LINES = 60  # from `def` to the last line, docstring included

@@ -119,7 +119,7 @@ def test_train_runs_a_preset_with_overrides_and_tells_where_the_checkpoint_is(ru
     assert (asked["storage"], asked["name"]) == ("runs", None)
     where, scores = outcome.out.splitlines()
     assert where == "checkpoint  runs/train/name/checkpoint"
-    expected = {name: value for name, value in scores_of(factor_vae=0.5).to_dict().items() if name != "importance"}
+    expected = {name: value for name, value in scores_of(factor_vae=0.5).to_dict().items() if name != "details"}
     assert json.loads(scores) == expected
     assert outcome.err == "32 of 64 images  loss 0.2500\n"
 

@@ -28,6 +28,7 @@ from PIL import Image
 
 import raydis.cli
 import raydis.sweep.__main__ as sweep
+from raydis.checkpoint.open import open_checkpoint
 from raydis.config import RunConfig
 from raydis.config.files import apply_overrides, parse
 from raydis.config.presets import expand
@@ -276,7 +277,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     *_, report = run_session(Training(config, dataset, device=torch.device("cpu")), folder / "run")
     assert report.checkpoint is not None
     registry = Registry(LocalStore(folder / "runs"))
-    registry.set_alias("quickstart", "best", registry.register(report.checkpoint, "quickstart"))
+    registry.set_alias("quickstart", "best", registry.register(open_checkpoint(report.checkpoint), "quickstart"))
     Image.fromarray(dataset.images(np.array([7]))[0]).save(folder / "a.png")
     return folder
 

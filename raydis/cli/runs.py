@@ -54,7 +54,7 @@ def train(
         typer.echo(f"reconstruction  {result.record.psnr:.2f} dB")
     if result.record.scores:
         scores = result.record.scores.to_dict()
-        typer.echo(json.dumps({key: value for key, value in scores.items() if key != "importance"}))
+        typer.echo(json.dumps({key: value for key, value in scores.items() if key != "details"}))
 
 
 def _profile(config: RunConfig) -> str:

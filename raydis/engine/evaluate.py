@@ -16,8 +16,11 @@ from raydis.data import FactorDataset, Loader
 from raydis.errors import MetricError
 from raydis.methods.contract import Method, UnitMethod
 from raydis.metrics.checks import check_varying
-from raydis.metrics.protocol import NUM_DRAWS, PUBLISHED, SEARCH, Protocol, Scores, score, search_subgrid, unscored
+from raydis.metrics.protocol import PUBLISHED, SEARCH, Protocol
 from raydis.metrics.reconstruction import psnr
+from raydis.metrics.scores import Scores, unscored
+from raydis.metrics.scoring import NUM_DRAWS, score
+from raydis.metrics.subgrid import search_subgrid
 
 RECONSTRUCTED_IMAGES = 1024
 # Too large a learning rate makes codes constant, if all ReLUs of the encoder's head die, or not finite.

@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, Self, get_args
 
 from raydis.errors import MetricError
-from raydis.metrics.protocol import SCORE_NAMES, Scores
+from raydis.metrics.scores import Scores
+from raydis.metrics.table import numbers
 
 if TYPE_CHECKING:  # the driver of a sweep reads records and does without torch
     from raydis.engine.state import Progress
@@ -88,9 +89,9 @@ class RunRecord:
         """Whether this is the run's last record."""
         return self.state != "running"
 
-    def values(self) -> dict[str, float | None]:
+    def values(self) -> dict[str, float]:
         """Return the scores by name; empty without scores."""
-        return dict(self.scores.values()) if self.scores else {}
+        return dict(self.scores.values) if self.scores else {}
 
     def to_ray(self) -> dict[str, Any]:
         """Return a flat row of numbers and text with the same keys for every record, as Ray Tune and TensorBoard ask.
@@ -104,7 +105,7 @@ class RunRecord:
             "finished": self.finished,
             "status": self.state,
             "reason": self.reason,
-            **{name: values.get(name) for name in SCORE_NAMES},
+            **{name: values.get(name) for name in numbers()},
             "scores": json.dumps(self.scores.to_dict()) if self.scores else None,
             "psnr": self.psnr,
         }

@@ -16,7 +16,9 @@ from raydis.engine.information import information_of
 from raydis.engine.record import RunRecord
 from raydis.engine.state import Progress, Training
 from raydis.methods.contract import FactorTable, UnitMethod
-from raydis.metrics.protocol import NUM_DRAWS, SEARCH, Protocol, Scores
+from raydis.metrics.protocol import SEARCH, Protocol
+from raydis.metrics.scores import Scores
+from raydis.metrics.scoring import NUM_DRAWS
 from raydis.metrics.telling import Information, label_units
 
 

@@ -26,8 +26,8 @@ def check_table(codes: ArrayLike, factors: ArrayLike) -> tuple[NDArray[np.float6
     1 for any codes.
 
     Raises:
-        MetricError: wrong number of axes, no rows or columns, unequal lengths, codes that are not numbers, factors
-            that are not integers, fewer than two varying factors.
+        MetricError: wrong number of axes, fewer than two rows, no columns, unequal lengths, codes that are not
+            numbers, factors that are not integers, fewer than two varying factors.
     """
     codes, factors = np.asarray(codes), np.asarray(factors)
     for name, array in (("codes", codes), ("factors", factors)):
@@ -36,6 +36,8 @@ def check_table(codes: ArrayLike, factors: ArrayLike) -> tuple[NDArray[np.float6
             raise MetricError(f"{name} of shape {array.shape} are not a table of samples by columns{hint}")
     if len(codes) != len(factors):
         raise MetricError(f"{len(codes)} rows of codes but {len(factors)} of factors: row i of both must be one sample")
+    if len(codes) < 2:
+        raise MetricError("one row of codes and factors cannot be scored: give the rows of at least two samples")
     if codes.dtype.kind not in "fiub":
         raise MetricError(f"codes of type {codes.dtype} are not real numbers")
     if factors.dtype.kind not in "iub":

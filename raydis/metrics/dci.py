@@ -17,7 +17,9 @@ Cost with 10 codes and 57 levels in all, in CPU-seconds: 130 or more (reference)
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -87,7 +89,7 @@ def dci(
         return DciResult("invalid", reason, estimator, num_train, num_test, constant_factors(factors))
 
     train, test = (rng.integers(len(codes), size=size) for size in (num_train, num_test))
-    seeds = rng.integers(2**31, size=factors.shape[1])
+    seeds = rng.integers(2**31, size=len(factors[0]))
     fits = _fit_factors(estimator, codes, factors[:, varying], train, test, seeds[varying], num_jobs=num_jobs)
     served = np.stack([fit.importance for fit in fits], axis=1)  # (N, varying factors)
     importance = np.zeros((codes.shape[1], factors.shape[1]))
@@ -123,17 +125,19 @@ def _fit_factors(
     """One fit a factor, in their order; the longest (most levels) start first, so that no process ends alone."""
     train_codes, test_codes = codes[train], codes[test]
 
-    def arguments(j: int) -> tuple:
-        return estimator, (train_codes, factors[train, j]), (test_codes, factors[test, j])
+    def fit(j: int, run: Callable[..., Any]) -> Any:
+        return run(estimator, (train_codes, factors[train, j]), (test_codes, factors[test, j]), seed=int(seeds[j]))
 
     if num_jobs == 1:
-        return [fit_factor(*arguments(j), seed=int(seed)) for j, seed in enumerate(seeds)]
-    from sklearn.utils.parallel import Parallel, delayed
+        return [fit(j, fit_factor) for j in range(len(seeds))]
+    from sklearn.utils import parallel as stubless  # pyright: ignore[reportMissingTypeStubs]
+
+    library: Any = stubless
 
     longest_first = np.argsort([-len(np.unique(column)) for column in factors.T], kind="stable")
     # max_nbytes=None: pickle the few megabytes instead of mapping files, since /dev/shm is small in containers.
-    parallel = Parallel(n_jobs=num_jobs, backend="loky", max_nbytes=None)
-    fits = list(parallel(delayed(fit_factor)(*arguments(j), seed=int(seeds[j])) for j in longest_first))
+    parallel = library.Parallel(n_jobs=num_jobs, backend="loky", max_nbytes=None)
+    fits: list[FactorFit] = list(parallel(fit(j, library.delayed(fit_factor)) for j in longest_first))
     return [fits[place] for place in np.argsort(longest_first)]
 
 

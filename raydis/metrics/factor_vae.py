@@ -90,12 +90,12 @@ def factor_vae(
         return FactorVaeResult("invalid", reason, constant)
 
     index = LevelIndex.of(factors)
-    votes = []
+    votes: list[NDArray[np.int64]] = []
     for num_votes in (num_train, num_eval):
         fixed, rows = index.draw_fixed_factor(rng, num_batches=num_votes, batch_size=batch_size)
         winner = steadiest_codes(codes, rows, variance=variance, active=active)
         votes.append(count_votes(fixed, winner, num_factors=factors.shape[1], num_codes=codes.shape[1]))
-    train_accuracy, score = majority_accuracy(*votes)
+    train_accuracy, score = majority_accuracy(votes[0], votes[1])
     return FactorVaeResult("valid", None, constant, int(active.sum()), score, train_accuracy, votes[0])
 
 

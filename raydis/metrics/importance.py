@@ -20,7 +20,7 @@ from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from threadpoolctl import threadpool_limits
+from threadpoolctl import threadpool_limits  # pyright: ignore[reportMissingTypeStubs]
 
 from raydis.errors import MetricError
 
@@ -56,7 +56,7 @@ def fit_factor(
     """
     codes, levels = train
     if (levels == levels[0]).all():
-        return FactorFit(np.zeros(codes.shape[1]), float(np.mean(test[1] == levels[0])))
+        return FactorFit(np.zeros(len(codes[0])), float((test[1] == levels[0]).mean()))
     # OpenMP sums in an order that depends on its thread count: with one thread results are equal wherever they are
     # computed, and processes do not fight over cores.
     with threadpool_limits(limits=1):
@@ -70,8 +70,11 @@ def fit_factor(
 
 def _classifier(estimator: Estimator, seed: int) -> Any:
     # A command that fits nothing must not wait for the seconds that these take to import.
-    from sklearn.ensemble import GradientBoostingClassifier, HistGradientBoostingClassifier
-    from sklearn.tree import DecisionTreeClassifier
+    from sklearn.ensemble import (  # pyright: ignore[reportMissingTypeStubs]
+        GradientBoostingClassifier,
+        HistGradientBoostingClassifier,
+    )
+    from sklearn.tree import DecisionTreeClassifier  # pyright: ignore[reportMissingTypeStubs]
 
     match estimator:
         case "reference":
@@ -99,7 +102,7 @@ def _total_gain(model: Any, num_codes: int) -> NDArray[np.float64]:
         splits = nodes[nodes["is_leaf"] == 0]
         gain = np.bincount(splits["feature_idx"], weights=splits["gain"], minlength=num_codes)
     except (AttributeError, ValueError) as error:
-        import sklearn
+        import sklearn  # pyright: ignore[reportMissingTypeStubs]
 
         raise MetricError(
             f"scikit-learn {sklearn.__version__} does not keep split gains where 1.9 does ({error}): "

@@ -60,7 +60,7 @@ def mig(
     rows = rng.integers(len(codes), size=num_samples)
     levels = [discretise(column, num_bins) for column in codes[rows].T]
     information = np.zeros((codes.shape[1], factors.shape[1]))
-    gaps = []
+    gaps: list[float] = []
     for factor in varying_factors(factors):
         values, drawn = np.unique(factors[rows, factor], return_inverse=True)
         entropy = mutual_information(drawn, drawn, len(values), len(values))
@@ -75,7 +75,7 @@ def discretise(code: NDArray[np.float64], num_bins: int) -> NDArray[np.int64]:
 
     A code whose range numbers are too coarse to cut is constant but for rounding: it has one bin.
     """
-    edges = np.linspace(code.min(), code.max(), num_bins + 1)
+    edges: NDArray[np.float64] = np.linspace(float(code.min()), float(code.max()), num_bins + 1)
     if (edges[1:] <= edges[:-1]).any():
         return np.zeros(len(code), np.int64)
     return np.digitize(code, edges[:-1]) - 1

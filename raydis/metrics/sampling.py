@@ -30,7 +30,8 @@ class LevelIndex:
         num_samples, num_factors = factors.shape
         order = np.argsort(factors.T, axis=1, kind="stable").astype(np.int32)
         level = np.empty_like(order)
-        starts, counts = [], []
+        starts: list[NDArray[np.int64]] = []
+        counts: list[NDArray[np.int64]] = []
         for k in range(num_factors):
             ascending = factors[order[k], k]
             new = np.append(True, ascending[1:] != ascending[:-1])

@@ -1,31 +1,55 @@
 """What "best" means: the one definition that progress, summary, promotion and printed results read.
 
-An objective is a metric and the direction in which it is better. The objectives of a sweep alone decide a trial's
-standing, and a model version's: the mean of the metrics, each turned so that higher is better. All metrics lie in
-[0, 1], so v becomes 1 - v where lower is better. The trial of highest standing is always on the Pareto front.
+An objective is a number of a metric and the direction in which it is better. The objectives of a sweep alone decide a
+trial's standing, and a model version's: the mean of the numbers, each scaled from its range to [0, 1] and turned so
+that higher is better (v becomes 1 - v where lower is better). The trial of highest standing is always on the Pareto
+front.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal, TypeVar
+from typing import Any, TypeVar
+
+from pydantic import Field, ValidationInfo, field_validator
 
 from raydis.config.section import Model
-from raydis.metrics.protocol import ScoreName
+from raydis.errors import MetricError
+from raydis.metrics.table import Direction, number_named, numbers
 
 K = TypeVar("K")
 
 
 class Objective(Model):
-    """A score and the direction in which it is better."""
+    """A number of a metric and the direction in which it is better."""
 
-    metric: ScoreName
-    direction: Literal["max", "min"] = "max"
+    metric: str = Field(description="Name of the number, as the table in raydis/metrics/README.md lists them.")
+    direction: Direction = Field(
+        default=None,  # pyright: ignore[reportArgumentType]  (the validator replaces it)
+        validate_default=True,
+        description="Whether larger or smaller is better; if it is not given, the number's own direction.",
+    )
+
+    @field_validator("metric")
+    @classmethod
+    def _known(cls, metric: str) -> str:
+        try:
+            return number_named(metric).name
+        except MetricError as error:
+            raise ValueError(str(error)) from error
+
+    @field_validator("direction", mode="before")
+    @classmethod
+    def _own(cls, direction: Any, info: ValidationInfo) -> Any:
+        known = numbers().get(info.data.get("metric", ""))
+        return known.direction if known and direction is None else direction
 
     def oriented(self, value: float) -> float:
-        """Turn a value in [0, 1] so that higher is better."""
-        return value if self.direction == "max" else 1.0 - value
+        """Scale a value from the number's range to [0, 1], and turn it so that higher is better."""
+        number = number_named(self.metric)
+        share = (value - number.low) / (number.high - number.low)
+        return share if self.direction == "max" else 1.0 - share
 
 
 DEFAULT_OBJECTIVES = (Objective(metric="dci_disentanglement"), Objective(metric="factor_vae"))
@@ -39,7 +63,7 @@ def standing(values: Mapping[str, Any], objectives: Sequence[Objective]) -> floa
         objectives: what counts, at least one.
 
     Returns:
-        The mean of the oriented metrics; None where one of them has no finite value (`missing` says which).
+        The mean of the oriented numbers; None where one of them has no finite value (`missing` says which).
     """
     if missing(values, objectives):
         return None
@@ -71,7 +95,8 @@ def standing_spread(spread: Mapping[str, float] | None, objectives: Sequence[Obj
     if missing(spread or {}, objectives):
         return None
     assert spread
-    return sum(spread[goal.metric] for goal in objectives) / len(objectives)
+    ranges = [number_named(goal.metric) for goal in objectives]
+    return sum(spread[number.name] / (number.high - number.low) for number in ranges) / len(objectives)
 
 
 def missing(values: Mapping[str, Any], objectives: Sequence[Objective]) -> str:
@@ -85,7 +110,11 @@ def missing(values: Mapping[str, Any], objectives: Sequence[Objective]) -> str:
 
 def describe(objectives: Sequence[Objective]) -> str:
     """Name the standing in words, e.g. `mean of dci_disentanglement and 1 - mig`."""
-    names = [goal.metric if goal.direction == "max" else f"1 - {goal.metric}" for goal in objectives]
+    names: list[str] = []
+    for goal in objectives:
+        number = number_named(goal.metric)
+        scaled = "" if (number.low, number.high) == (0.0, 1.0) else f" (scaled from {number.low:g} to {number.high:g})"
+        names.append(f"{'' if goal.direction == 'max' else '1 - '}{goal.metric}{scaled}")
     *most, last = names
     return f"mean of {', '.join(most)} and {last}" if most else last
 

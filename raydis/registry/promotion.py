@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from raydis.checkpoint.open import Checkpoint
 from raydis.errors import MetricError, RegistryError
-from raydis.metrics.protocol import Scores, comparable
+from raydis.metrics.scores import Scores, differences
 from raydis.metrics.standing import Objective, describe, missing, standing, standing_spread
 from raydis.registry.names import ModelRef
 from raydis.registry.registry import DEFAULT_ALIAS, MAX_TRIES, Registry
@@ -143,9 +143,9 @@ def _standing(version: ScoredVersion, objectives: Sequence[Objective]) -> tuple[
         return math.nan, f"{version.ref} was never evaluated: run it with evaluation.protocol search or published"
     if scores.status != "valid":
         return math.nan, f"{version.ref} has no valid scores ({scores.status}: {scores.reason})"
-    value = standing(scores.values(), objectives)
+    value = standing(scores.values, objectives)
     if value is None:
-        return math.nan, f"{version.ref} cannot be ranked: {missing(scores.values(), objectives)}"
+        return math.nan, f"{version.ref} cannot be ranked: {missing(scores.values, objectives)}"
     return value, ""
 
 
@@ -175,12 +175,7 @@ def _difference(ours: Scores | None, theirs: Scores | None) -> str:
     """Which terms of two evaluations with numbers differ; empty where the numbers compare."""
     assert ours
     assert theirs
-    if comparable(ours, theirs):
-        return ""
-    names = ("protocol", "estimator", "num_images", "data_fingerprint")
-    pairs = {name: (getattr(ours, name), getattr(theirs, name)) for name in names}
-    pairs |= {name: (ours.sizes.get(name), theirs.sizes.get(name)) for name in ours.sizes | theirs.sizes}
-    return ", ".join(f"{name} is {a}, not {b}" for name, (a, b) in pairs.items() if a != b)
+    return ", ".join(differences(ours, theirs))
 
 
 def _scored(registry: Registry, ref: ModelRef) -> ScoredVersion:

@@ -18,7 +18,9 @@ from raydis.checkpoint.manifest import Manifest
 from raydis.data import FactorDataset, Loader
 from raydis.editor.editor import Editor
 from raydis.engine.information import information_of
+from raydis.metrics.scores import Scores
 from raydis.metrics.standing import with_spread
+from raydis.metrics.table import METRICS, Number, numbers
 from raydis.metrics.telling import Information, UnitLabel, reading_order
 from raydis.report.grids import as_picture, traverse_in_order
 from raydis.report.output import replace_file
@@ -26,14 +28,6 @@ from raydis.report.plots import draw_anchors, draw_curve
 from raydis.report.template import render
 
 NUM_TOKENS = 1000  # drawn in a panel
-SCORES = {
-    "dci_disentanglement": "DCI disentanglement",
-    "dci_completeness": "DCI completeness",
-    "dci_informativeness": "DCI informativeness",
-    "factor_vae": "FactorVAE score",
-    "mig": "MIG",
-}
-CURVE = ("dci_disentanglement", "factor_vae", "mig")
 ANCHORING = {
     "num_gaussians": "Gaussians",
     "moved_share": "tokens moved",
@@ -148,32 +142,41 @@ def render_report(editor: Editor, dataset: FactorDataset, *, seed: int = 0, num_
     return render("run.html", page=page)
 
 
-def _scoring(scores: dict[str, Any] | None) -> Scoring | None:
-    if not scores:
+def _scoring(stored: dict[str, Any] | None) -> Scoring | None:
+    if not stored:
         return None
-    spread = scores.get("spread") or {}
-    values = {name: scores.get(name) for name in SCORES}
+    scores = Scores.from_dict(stored)
+    spread = scores.spread or {}
     return Scoring(
-        status=scores["status"],
-        reason=scores["reason"],
-        protocol=scores["protocol"],
-        estimator=scores["estimator"],
-        num_images=scores["num_images"],
-        num_draws=scores["num_draws"] if spread else 0,
-        rows=tuple(
-            Score(SCORES[name], "–" if value is None else with_spread(value, spread.get(name)), value)
-            for name, value in values.items()
-        ),
+        status=scores.status,
+        reason=scores.reason,
+        protocol=scores.protocol,
+        estimator=scores.estimator,
+        num_images=scores.num_images,
+        num_draws=scores.num_draws if spread else 0,
+        rows=tuple(_score(number, scores.values.get(name), spread.get(name)) for name, number in numbers().items()),
     )
 
 
+def _score(number: Number, value: float | None, spread: float | None) -> Score:
+    text = "–" if value is None else with_spread(value, spread)
+    return Score(number.title, text, value if _is_share(number) else None)
+
+
+def _is_share(number: Number) -> bool:
+    return (number.low, number.high) == (0.0, 1.0)
+
+
 def _curve(metrics: dict[str, Any]) -> bytes | None:
-    scores = metrics.get("scores")
-    if not scores or scores["status"] != "valid":
+    stored = metrics.get("scores")
+    if not stored or Scores.from_dict(stored).status != "valid":
         return None
+    points = [(point, Scores.from_dict(point["scores"])) for point in metrics.get("curve") or []]
     # The end may have been scored by another protocol, whose numbers do not go on from these.
-    curve = [point for point in metrics.get("curve") or [] if point["scores"]["protocol"] == "search"]
-    return draw_curve(curve, {name: SCORES[name] for name in CURVE}) if len(curve) > 1 else None
+    curve = [point | {"scores": scores.values} for point, scores in points if scores.protocol == "search"]
+    headlines = [metric.headline for metric in METRICS.values()]
+    drawn = {number.name: number.title for number in headlines if _is_share(number)}  # as the axis
+    return draw_curve(curve, drawn) if len(curve) > 1 else None
 
 
 def _measured(editor: Editor, dataset: FactorDataset) -> Editor:

@@ -65,7 +65,7 @@ def draw_curve(curve: Sequence[dict[str, Any]], labels: dict[str, str]) -> bytes
 
     Args:
         curve: points of a checkpoint's metrics, `images_seen` and `scores`.
-        labels: what to draw: field of `Scores` -> name in the legend.
+        labels: what to draw: name of a number in the scores -> name in the legend.
     """
     figure = Figure(figsize=(6.4, 3.4), layout="constrained")
     panel = figure.subplots()

@@ -9,7 +9,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from raydis.metrics.protocol import ScoreName, Scores
+from raydis.metrics.scores import Scores
 from raydis.metrics.standing import Objective, with_spread
 from raydis.store import Location
 from raydis.sweep.folder import STUDY_FILE
@@ -80,7 +80,7 @@ def trials_table(result: SweepResult, spec: SweepSpec) -> Table:
     return table
 
 
-def replicates_table(rows: list[Replicates], metrics: list[ScoreName]) -> Table:
+def replicates_table(rows: list[Replicates], metrics: list[str]) -> Table:
     """A row a control that ran with several seeds: mean and standard deviation of each objective."""
     table = Table(box=None, pad_edge=False, header_style="bold")
     table.add_column("control, mean ± std", no_wrap=True)
@@ -97,10 +97,10 @@ def _scores(scores: Scores | None, objectives: Sequence[Objective]) -> str:
     """The objectives' metrics, each with the standard deviation of its draws."""
     if scores is None or scores.status != "valid":
         return f"no scores: {scores.reason if scores else 'not evaluated'}"
-    values, spread = scores.values(), scores.spread or {}
+    spread = scores.spread or {}
     numbers = [
         f"{short(goal.metric)} {with_spread(value, spread.get(goal.metric))}"
         for goal in objectives
-        if (value := values[goal.metric]) is not None
+        if (value := scores.values.get(goal.metric)) is not None
     ]
     return f"{', '.join(numbers)} ({scores.protocol} protocol, estimator {scores.estimator})"

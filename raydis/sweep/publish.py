@@ -22,7 +22,8 @@ from raydis.checkpoint.open import Checkpoint
 from raydis.cluster.connect import fetch_result
 from raydis.cluster.resources import Node, free_nodes, worker_resources
 from raydis.config import EvaluationConfig, RunConfig
-from raydis.metrics.protocol import Scores, derived_seed
+from raydis.metrics.scores import Scores
+from raydis.metrics.scoring import derived_seed
 from raydis.registry import Registry
 from raydis.registry.promotion import Promotion, promote
 from raydis.store import open_store

@@ -18,8 +18,8 @@ from ray.tune import Result, ResultGrid
 
 from raydis.engine.record import RunRecord
 from raydis.errors import explain
-from raydis.metrics.protocol import SCORE_NAMES
 from raydis.metrics.standing import Objective, best_of, missing
+from raydis.metrics.table import numbers
 from raydis.store import Location, Store
 from raydis.sweep.searcher import trial_state
 from raydis.sweep.spec import SweepSpec
@@ -114,7 +114,7 @@ def _rankable(records: Sequence[TrialRecord], objectives: Sequence[Objective]) -
     for record in records:
         values = record.run.values()
         if record.state == "complete" and not missing(values, objectives):
-            found[record.number] = {name: value for name, value in values.items() if value is not None}
+            found[record.number] = values
     return found
 
 
@@ -164,14 +164,15 @@ def write_tables(store: Store, folder: str, records: Sequence[TrialRecord], fron
 
 def trials_table(records: Sequence[TrialRecord], front: set[int]) -> pa.Table:
     """The records as a table; settings that are no plain numbers or texts, or of mixed types, are JSON."""
+    scores = [record.run.scores for record in records]
     columns: dict[str, list[Any]] = {
         "number": [record.number for record in records],
         "control": [record.control for record in records],
         "state": [record.state for record in records],
         "on_front": [record.number in front for record in records],
-        **{name: [record.value(name) for record in records] for name in SCORE_NAMES},
-        "num_active_units": [scores.num_active_units if (scores := row.run.scores) else None for row in records],
-        **{f"{name}_spread": [record.spread(name) for record in records] for name in SCORE_NAMES},
+        **{name: [record.value(name) for record in records] for name in numbers()},
+        "num_active_units": [found.details.get("num_active_units") if found else None for found in scores],
+        **{f"{name}_spread": [record.spread(name) for record in records] for name in numbers()},
         "images_seen": [record.run.images_seen or 0 for record in records],
         "loss": [record.run.loss for record in records],
         "time_s": [_rounded(record.time_s) for record in records],

@@ -7,6 +7,8 @@ from typing import Any
 from rich.console import Console
 from rich.text import Text
 
+from raydis.metrics.table import number_named
+
 
 def print_facts(console: Console, facts: dict[str, str]) -> None:
     """Print one fact a line, the names in a column of their own."""
@@ -29,7 +31,7 @@ def brief(value: Any) -> str:
 
 def short(metric: str) -> str:
     """A score's name for a narrow column."""
-    return {"dci_disentanglement": "dci", "factor_vae": "fvae"}.get(metric, metric.removeprefix("dci_"))
+    return number_named(metric).short
 
 
 def duration(seconds: float | None) -> str:

@@ -84,7 +84,8 @@ def compare(kind: str, arguments: argparse.Namespace, dataset: FactorDataset, fo
         method = training.average
         assert isinstance(method, DygaSd)
         assert report.scores is not None
-        rows.append((report.scores.dci_disentanglement, report.scores.factor_vae, 1000 * seconds / images))
+        scores = report.scores.values
+        rows.append((scores.get("dci_disentanglement"), scores.get("factor_vae"), 1000 * seconds / images))
         decibels = survives(method, training)
         print(f"{kind} seed {seed}: {decibels:.2f} dB, DCI {rows[-1][0]}, FactorVAE {rows[-1][1]}", flush=True)
     dci, factor_vae, speed = (list(column) for column in zip(*rows, strict=True))

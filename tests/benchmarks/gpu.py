@@ -47,8 +47,10 @@ from raydis.engine.fit import fit
 from raydis.engine.state import Progress, Training
 from raydis.engine.step import Step
 from raydis.metrics.importance import Estimator
-from raydis.metrics.protocol import PUBLISHED, score, vote
+from raydis.metrics.protocol import PUBLISHED
 from raydis.metrics.representation import per_unit_pca
+from raydis.metrics.scores import Scores
+from raydis.metrics.scoring import measure, score
 from tests.benchmarks.loader import PerSample
 from tests.benchmarks.packing import pack
 from tests.benchmarks.train_step import (
@@ -71,8 +73,6 @@ LAST_SCORES_S = 190
 NUM_JOBS = min(os.cpu_count() or 1, 6)
 AS_IT_IS = "the preset as it is"
 POLL_S = 1.0
-
-SCORES = ("protocol", "estimator", "factor_vae", "dci_disentanglement", "dci_completeness", "dci_informativeness")
 
 Row = dict[str, Any]
 
@@ -337,7 +337,13 @@ def scores(run: Training, config: EvaluationConfig) -> Row:
     began = time.perf_counter()
     found = evaluate(run.calibrated(), run.dataset, run.loader, config, num_draws=1, num_jobs=NUM_JOBS)
     assert found is not None
-    return {name: getattr(found, name) for name in SCORES} | {"scored_in_s": round(time.perf_counter() - began, 1)}
+    return as_row(found, began)
+
+
+def as_row(found: Scores, began: float) -> Row:
+    """The numbers of an evaluation, and the seconds since it began."""
+    terms = {"protocol": found.protocol, "estimator": found.estimator}
+    return {**terms, **found.values, "scored_in_s": round(time.perf_counter() - began, 1)}
 
 
 def published_scores(run: Training, estimator: Estimator) -> Iterator[Row]:
@@ -345,9 +351,9 @@ def published_scores(run: Training, estimator: Estimator) -> Iterator[Row]:
     began = time.perf_counter()
     codes = per_unit_pca(encode_images(run.calibrated(), run.loader, np.arange(len(run.dataset))))
     factors = run.dataset.factors(np.arange(len(run.dataset)))
-    votes = vote(codes, factors, protocol=PUBLISHED, seed=SEED)
+    votes = measure("factor_vae", codes, factors, protocol=PUBLISHED, seed=SEED)
     taken_s = round(time.perf_counter() - began, 1)
-    yield {"protocol": PUBLISHED.name, "factor_vae": votes.score, "scored_in_s": taken_s}
+    yield {"protocol": PUBLISHED.name, **votes.values, "scored_in_s": taken_s}
     found = score(
         codes,
         factors,
@@ -358,7 +364,7 @@ def published_scores(run: Training, estimator: Estimator) -> Iterator[Row]:
         num_draws=1,
         num_jobs=NUM_JOBS,
     )
-    yield {name: getattr(found, name) for name in SCORES} | {"scored_in_s": round(time.perf_counter() - began, 1)}
+    yield as_row(found, began)
 
 
 def rendered(levels: dict[str, int], config: RunConfig, device: str) -> tuple[ArrayDataset, float]:

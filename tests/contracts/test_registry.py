@@ -12,8 +12,10 @@ from raydis.checkpoint.fetch import fetch_checkpoint
 from raydis.checkpoint.open import open_checkpoint
 from raydis.checkpoint.write import write_checkpoint
 from raydis.config import RunConfig
-from raydis.metrics.protocol import SEARCH, Scores
+from raydis.metrics.protocol import SEARCH
+from raydis.metrics.scores import Scores
 from raydis.metrics.standing import Objective
+from raydis.metrics.table import sizes_of
 from raydis.registry import ModelRef, Registry, locate
 from raydis.registry.promotion import promote
 from raydis.store import Store, StoreError, open_store
@@ -23,14 +25,13 @@ from tests.fake_s3 import FakeS3, serving
 def write(folder: Path, dci: float = 0.5) -> Path:
     scores = Scores(
         protocol="search",
-        sizes=SEARCH.sizes(),
+        sizes=sizes_of(SEARCH),
         estimator="hist",
         seed=0,
         num_images=100,
         data_fingerprint="abc",
         status="valid",
-        factor_vae=0.5,
-        dci_disentanglement=dci,
+        values={"factor_vae": 0.5, "dci_disentanglement": dci},
         num_draws=3,
         spread={"dci_disentanglement": 0.01},
     )
@@ -57,7 +58,7 @@ def test_of_promotions_at_once_none_is_lost_and_the_best_holds_the_alias(store: 
         )
     registry = Registry(store)
     assert sorted(promotion.ref.version for promotion in promotions) == registry.versions("m") == list(range(1, 9))
-    found = [registry.metrics(promotion.ref)["scores"]["dci_disentanglement"] for promotion in promotions]
+    found = [registry.metrics(promotion.ref)["scores"]["values"]["dci_disentanglement"] for promotion in promotions]
     assert found == values
     assert registry.resolve("m@best") == promotions[values.index(0.9)].ref
 

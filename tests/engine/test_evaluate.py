@@ -44,7 +44,7 @@ def test_codes_that_cannot_be_scored_come_with_advice(dataset: FactorDataset, va
     loader = Loader(dataset, batch_size=1, seed=0)
     scores = evaluate(Broken(), dataset, loader, EvaluationConfig())
     assert scores is not None
-    assert (scores.status, scores.factor_vae) == ("invalid", None)
+    assert (scores.status, scores.values) == ("invalid", {})
     assert reason in str(scores.reason)
     assert str(scores.reason).endswith("; lower train.learning_rate or raise train.warmup_images")
 
@@ -56,4 +56,4 @@ def test_no_protocol_gives_no_scores_and_no_factors_a_reason(dataset: ArrayDatas
     scores = evaluate(method, pictures, loader, EvaluationConfig())  # type: ignore[arg-type]
     assert scores is not None
     assert (scores.status, scores.reason) == ("no_factors", "data set image_folder has no factors")
-    assert (scores.num_images, scores.data_fingerprint, scores.factor_vae) == (0, "abc", None)
+    assert (scores.num_images, scores.data_fingerprint, scores.values) == (0, "abc", {})

@@ -9,7 +9,8 @@ import pytest
 from raydis.engine.record import RunRecord
 from raydis.engine.state import Progress
 from raydis.errors import FitError, MetricError
-from raydis.metrics.protocol import SCORE_NAMES, Scores, ScoreStatus
+from raydis.metrics.scores import Scores, ScoreStatus
+from raydis.metrics.table import numbers
 from tests.records import scores_of
 
 PROGRESS = Progress(
@@ -104,7 +105,7 @@ def test_a_record_comes_back_from_the_row_that_ray_keeps(name: str) -> None:
 def test_every_row_is_flat_and_has_the_same_keys() -> None:
     rows = [record.to_ray() for record in RECORDS.values()]
     assert {tuple(row) for row in rows} == {tuple(rows[0])}
-    assert set(SCORE_NAMES) <= set(rows[0])
+    assert set(numbers()) <= set(rows[0])
     assert all(value is None or isinstance(value, int | float | str) for row in rows for value in row.values())
 
 

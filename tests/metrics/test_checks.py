@@ -30,6 +30,11 @@ def test_boolean_attributes_are_factors_of_two_levels() -> None:
         (CODES.astype(str), FACTORS, "codes of type <U.* are not real numbers"),
         (CODES[:, :, None], FACTORS, r"codes of shape \(4, 2, 1\).*per_unit_pca first"),
         (CODES[:0], FACTORS[:0], r"codes of shape \(0, 2\)"),
+        (
+            CODES[:1],
+            FACTORS[:1],
+            "one row of codes and factors cannot be scored: give the rows of at least two samples",
+        ),
         (CODES, FACTORS[:, 0], r"factors of shape \(4,\)"),
         (CODES, np.zeros((4, 2), int), "0 of 2 factors vary in these 4 rows"),
         (CODES, FACTORS * [1, 0], "1 of 2 factors vary in these 4 rows, but at least two must"),

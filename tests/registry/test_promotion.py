@@ -10,8 +10,9 @@ import pytest
 
 from raydis.checkpoint.open import open_checkpoint
 from raydis.errors import RegistryError
-from raydis.metrics.protocol import SCORE_NAMES, Scores
+from raydis.metrics.scores import Scores
 from raydis.metrics.standing import DEFAULT_OBJECTIVES, Objective
+from raydis.metrics.table import numbers
 from raydis.registry import ModelRef, Registry
 from raydis.registry.promotion import ScoredVersion, decide, move_if_better, promote
 from raydis.store import LocalStore
@@ -26,7 +27,7 @@ VALID: dict[str, Any] = {
     "data_fingerprint": "abc",
     "status": "valid",
     "num_draws": 3,
-    "spread": dict.fromkeys(SCORE_NAMES, 0.01),
+    "spread": dict.fromkeys(numbers(), 0.01),
 }
 BOTH = DEFAULT_OBJECTIVES
 DCI = (Objective(metric="dci_disentanglement"),)
@@ -34,7 +35,7 @@ UNKNOWN: dict[str, Any] = {"num_draws": 1, "spread": None}
 
 
 def spread(std: float) -> dict[str, float]:
-    return dict.fromkeys(SCORE_NAMES, std)
+    return dict.fromkeys(numbers(), std)
 
 
 def scored(number: int, dci: float | None = 0.5, factor_vae: float | None = 0.5, **changes: Any) -> ScoredVersion:

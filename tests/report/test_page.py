@@ -71,7 +71,7 @@ def test_a_page_stands_alone_and_shows_scores_curve_units_and_anchors(editor: Ed
     for words in ("shapes3d_procedural, seed 0", "search protocol, estimator tree", "MIG", "Units and their anchors"):
         assert words in text
     scores = editor.metrics["scores"]
-    assert f"{scores['factor_vae']:.3f} ± {scores['spread']['factor_vae']:.3f}" in read.texts
+    assert f"{scores['values']['factor_vae']:.3f} ± {scores['spread']['factor_vae']:.3f}" in read.texts
     assert "± is the standard deviation over 3 draws of the metrics" in text
     curve, *traversal, anchors = read.pictures
     assert min(curve.width, anchors.width) > 200
@@ -133,7 +133,7 @@ def test_scores_from_before_spreads_were_kept_are_shown_without(editor: Editor, 
     metrics = {"scores": scores, "information": editor.metrics["information"], "factor_names": editor.factor_names}
     old = Editor(editor.method, editor.config, editor.manifest, metrics, image_shape=editor.image_shape)
     page = render_report(old, dataset, num_steps=2)
-    assert f"{scores['factor_vae']:.3f}" in Reader(page).texts
+    assert f"{scores['values']['factor_vae']:.3f}" in Reader(page).texts
     assert "±" not in page
 
 

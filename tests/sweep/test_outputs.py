@@ -18,8 +18,9 @@ from rich.console import Console
 from raydis.config.files import parse
 from raydis.config.presets import expand
 from raydis.engine.record import RunRecord
-from raydis.metrics.protocol import SCORE_NAMES, Scores
+from raydis.metrics.scores import Scores
 from raydis.metrics.standing import DEFAULT_OBJECTIVES
+from raydis.metrics.table import numbers
 from raydis.store import LocalStore, Location
 from raydis.sweep.printout import print_result
 from raydis.sweep.progress import SweepProgress, SweepState
@@ -91,7 +92,7 @@ def expected(name: str) -> str:
 def test_a_row_of_ray_is_what_it_was(number: int) -> None:
     for row in rows_of(number):
         written = RunRecord.from_ray(row).to_ray()
-        assert {*written} <= {*row, *SCORE_NAMES}
+        assert {*written} <= {*row, *numbers()}
         assert {name: written[name] for name in row if name in written and name != "scores"} == {
             name: row[name] for name in row if name in written and name != "scores"
         }

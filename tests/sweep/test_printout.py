@@ -13,7 +13,8 @@ from rich.console import Console
 from raydis.config.files import parse
 from raydis.config.presets import expand
 from raydis.engine.record import RunRecord
-from raydis.metrics.protocol import PUBLISHED, SEARCH, Protocol, Scores, unscored
+from raydis.metrics.protocol import PUBLISHED, SEARCH, Protocol
+from raydis.metrics.scores import Scores, unscored
 from raydis.registry import ModelRef
 from raydis.registry.promotion import Decision, Promotion
 from raydis.sweep.printout import print_result
@@ -27,9 +28,11 @@ SEARCHED = {"method.num_units": {"kind": "int", "low": 4, "high": 8}}
 
 def scores(dci: float, factor_vae: float, protocol: Protocol = SEARCH) -> Scores:
     empty = unscored("invalid", "-", protocol=protocol, num_images=324, data_fingerprint="shapes").to_dict()
-    valid = {"status": "valid", "reason": None, "dci_disentanglement": dci, "factor_vae": factor_vae, "mig": 0.125}
+    values = {"dci_disentanglement": dci, "factor_vae": factor_vae, "mig": 0.125}
     spread = {"dci_disentanglement": 0.0123, "factor_vae": 0.004, "mig": 0.002}
-    return Scores.from_dict(empty | valid | {"num_draws": 3, "spread": spread})
+    return Scores.from_dict(
+        {**empty, "status": "valid", "reason": None, "values": values, "num_draws": 3, "spread": spread}
+    )
 
 
 def spec_of(**over: Any) -> SweepSpec:

@@ -16,7 +16,7 @@ from raydis.config.files import parse
 from raydis.config.presets import expand
 from raydis.engine.record import RunRecord
 from raydis.errors import FitError
-from raydis.metrics.protocol import Scores
+from raydis.metrics.scores import Scores
 from raydis.metrics.standing import Objective
 from raydis.store import LocalStore, Location
 from raydis.sweep.progress import SweepState

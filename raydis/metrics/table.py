@@ -1,0 +1,168 @@
+"""The table of metrics: METRICS lists every metric of codes and factors that raydis computes, once.
+
+Scores, objectives of a sweep, tables, reports and promotion read the names, titles and ranges of numbers from here. To
+add a metric, write its function in a file of its own and add one entry to METRICS; `tests/contracts/test_metric.py`
+then tests it.
+
+The table's order is that in which metrics are computed and shown. The first metric that finds codes invalid ends the
+evaluation, so cheap metrics come before expensive ones.
+"""
+
+from __future__ import annotations
+
+import difflib
+import typing
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+from raydis.errors import MetricError
+from raydis.metrics.checks import Status
+from raydis.metrics.dci import dci
+from raydis.metrics.factor_vae import factor_vae
+from raydis.metrics.mig import mig
+from raydis.metrics.protocol import Protocol
+
+Direction = Literal["max", "min"]
+Need = Literal["discrete_factors", "two_units"]
+Option = Literal["estimator", "num_jobs"]
+
+
+class Result(typing.Protocol):
+    """What every metric's function returns, beside its numbers."""
+
+    @property
+    def status(self) -> Status:
+        """Return "valid", or "invalid" where the codes cannot be scored."""
+        ...
+
+    @property
+    def reason(self) -> str | None:
+        """Return why there are no numbers, else None."""
+        ...
+
+
+@dataclass(frozen=True)
+class Number:
+    """One number that a metric gives.
+
+    Attributes:
+        name: key in scores, objectives, tables and reports to Ray. Unique among all metrics.
+        field: attribute of the function's result that holds it.
+        short: heading of a narrow column.
+        title: name in a report.
+        low, high: the least and the largest value it can have, both finite.
+        direction: whether larger or smaller values are better.
+    """
+
+    name: str
+    field: str
+    short: str
+    title: str
+    low: float = 0.0
+    high: float = 1.0
+    direction: Direction = "max"
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A metric, and all that the rest of raydis knows about it.
+
+    Attributes:
+        function: called as `function(codes, factors, rng=..., **sizes, **options)` with codes (M, N), factors (M, F)
+            and a generator of its own. It raises MetricError for a table that can never be scored, and returns an
+            invalid result for codes that a failed model produced.
+        numbers: what it gives; the first is the headline, which a learning curve shows.
+        sizes: the function's sample sizes, by argument. Two scores compare only if they are equal.
+        options: further arguments that the function takes: the protocol's `estimator`, or `num_jobs` processes.
+        needs: what it asks of its input: factors that are integer levels, of which two vary, or at least two units.
+        details: what scores keep beside the numbers: name -> attribute of the result, a number or an array.
+    """
+
+    function: Callable[..., Result]
+    numbers: tuple[Number, ...]
+    sizes: Mapping[str, float] = field(default_factory=dict[str, float])
+    options: tuple[Option, ...] = ()
+    needs: tuple[Need, ...] = ("discrete_factors",)
+    details: Mapping[str, str] = field(default_factory=dict[str, str])
+
+    @property
+    def headline(self) -> Number:
+        """Return the number that stands for the metric."""
+        return self.numbers[0]
+
+
+METRICS: dict[str, Metric] = {
+    "factor_vae": Metric(
+        function=factor_vae,
+        numbers=(Number("factor_vae", field="score", short="fvae", title="FactorVAE score"),),
+        sizes={
+            "num_variance": 10_000,
+            "num_train": 10_000,
+            "num_eval": 5_000,
+            "batch_size": 64,
+            "prune_threshold": 0.05,  # standard deviation, in raw code units, below which a code is left out
+        },
+        details={"num_active_units": "num_active"},
+    ),
+    "dci": Metric(
+        function=dci,
+        numbers=(
+            Number("dci_disentanglement", field="disentanglement", short="dci", title="DCI disentanglement"),
+            Number("dci_completeness", field="completeness", short="completeness", title="DCI completeness"),
+            Number(
+                "dci_informativeness", field="informativeness", short="informativeness", title="DCI informativeness"
+            ),
+        ),
+        sizes={"num_train": 10_000, "num_test": 5_000},
+        options=("estimator", "num_jobs"),
+        details={"importance": "importance"},
+    ),
+    "mig": Metric(
+        function=mig,
+        numbers=(Number("mig", field="score", short="mig", title="MIG"),),
+        sizes={"num_samples": 10_000, "num_bins": 20},
+        needs=("discrete_factors", "two_units"),
+    ),
+}
+
+
+def numbers() -> dict[str, Number]:
+    """Return the numbers of all metrics by name, in the order of the table."""
+    return {number.name: number for metric in METRICS.values() for number in metric.numbers}
+
+
+def number_named(name: str) -> Number:
+    """Return a number by its name.
+
+    Raises:
+        MetricError: no metric gives it. The message suggests the nearest name.
+    """
+    known = numbers()
+    if name in known:
+        return known[name]
+    near = METRICS[name].headline.name if name in METRICS else _nearest(name)
+    hint = f"did you mean {near}? " if near else ""
+    raise MetricError(f"no metric gives a number named {name}; {hint}The known names are {', '.join(known)}")
+
+
+def _nearest(name: str) -> str | None:
+    return next(iter(difflib.get_close_matches(name, numbers(), n=1, cutoff=0.5)), None)
+
+
+def sizes_of(protocol: Protocol) -> dict[str, dict[str, float]]:
+    """Return the sample sizes of every metric by a protocol, by metric and argument, as scores keep them.
+
+    Raises:
+        MetricError: the protocol overrides a size that no metric has.
+    """
+    sizes = {name: dict(metric.sizes) for name, metric in METRICS.items()}
+    for name, changed in protocol.overrides.items():
+        known = sizes.get(name, {})
+        if unknown := changed.keys() - known.keys():
+            raise MetricError(
+                f"protocol {protocol.name} overrides {', '.join(sorted(unknown))} of {name}, which it does not have: "
+                f"its sizes are {', '.join(known) or 'none'}"
+            )
+        known.update(changed)
+    return sizes

@@ -1,0 +1,189 @@
+"""From codes and factors to scores: the numbers, their spread, and scores without numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import numpy as np
+import pytest
+
+from raydis.errors import MetricError
+from raydis.metrics.dci import dci
+from raydis.metrics.factor_vae import factor_vae
+from raydis.metrics.importance import Estimator
+from raydis.metrics.mig import mig
+from raydis.metrics.protocol import SEARCH
+from raydis.metrics.representation import per_unit_pca
+from raydis.metrics.scores import Scores, comparable
+from raydis.metrics.scoring import derived_seed, measure, score
+from raydis.metrics.table import METRICS, Metric, Number, numbers
+
+SIZES = (4, 3, 2)
+QUICK = replace(
+    SEARCH,
+    overrides={
+        "factor_vae": {"num_variance": 500, "num_train": 400, "num_eval": 300},
+        "dci": {"num_train": 300, "num_test": 200},
+    },
+)
+
+
+def run(
+    codes: np.ndarray, factors: np.ndarray, *, estimator: Estimator = "tree", seed: int = 0, num_draws: int = 3
+) -> Scores:
+    return score(
+        codes,
+        factors,
+        protocol=QUICK,
+        estimator=estimator,
+        seed=seed,
+        num_draws=num_draws,
+        data_fingerprint="grid-a",
+    )
+
+
+@pytest.mark.parametrize("estimator", ["tree", "hist"])
+def test_scores_are_to_the_bit_what_each_metric_gives_from_its_own_fresh_generator(
+    synthetic: Callable, estimator: Estimator
+) -> None:
+    codes, factors = synthetic("mixed30", SIZES)
+    scores = run(codes, factors, estimator=estimator, seed=3)
+    scalars = per_unit_pca(codes)
+
+    def fresh() -> np.random.Generator:
+        return np.random.default_rng(3)
+
+    votes = factor_vae(scalars, factors, rng=fresh(), num_variance=500, num_train=400, num_eval=300)
+    fits = dci(scalars, factors, rng=fresh(), estimator=estimator, num_train=300, num_test=200)
+    assert (scores.status, scores.reason, scores.num_images) == ("valid", None, 24)
+    assert scores.values == {
+        "factor_vae": votes.score,
+        "dci_disentanglement": fits.disentanglement,
+        "dci_completeness": fits.completeness,
+        "dci_informativeness": fits.informativeness,
+        "mig": mig(scalars, factors, rng=fresh()).score,
+    }
+    assert fits.importance is not None
+    assert scores.details == {"num_active_units": votes.num_active, "importance": fits.importance.tolist()}
+
+
+def test_the_numbers_are_those_of_the_configured_seed_however_many_draws_give_the_spread(synthetic: Callable) -> None:
+    table = synthetic("noisy", SIZES)
+    single, several = run(*table, seed=5, num_draws=1), run(*table, seed=5, num_draws=4)
+    assert (single.num_draws, single.spread) == (1, None)
+    assert several.num_draws == 4
+    assert several.values == single.values
+    assert several.details == single.details
+    assert replace(several, num_draws=1, spread=None) == single
+    assert comparable(single, several)
+
+
+def test_the_spread_is_the_standard_deviation_over_the_seeds_of_the_draws(synthetic: Callable) -> None:
+    table = synthetic("rotated", SIZES)
+    seeds = [5, derived_seed(5, "draw 2"), derived_seed(5, "draw 3")]
+    draws = [run(*table, seed=seed, num_draws=1).values for seed in seeds]
+    expected = {name: np.std([values[name] for values in draws], ddof=1) for name in numbers()}
+    assert run(*table, seed=5).spread == pytest.approx(expected)
+    assert min(expected[name] for name in ("factor_vae", "dci_disentanglement", "mig")) > 0
+
+
+def test_draws_do_not_move_what_they_cannot(synthetic: Callable) -> None:
+    codes, factors = synthetic("perfect", SIZES)
+    spread = run(codes[:, :3], factors).spread
+    assert spread is not None
+    assert spread["factor_vae"] == spread["dci_informativeness"] == 0.0
+
+
+def test_a_draw_that_prunes_all_units_leaves_the_spread_unknown(synthetic: Callable) -> None:
+    codes, factors = synthetic("noisy", SIZES)
+    codes = codes[:, :2] - codes[:, :2].mean(axis=0)
+    seeds = [0, derived_seed(0, "draw 2"), derived_seed(0, "draw 3")]
+    rows = [np.random.default_rng(seed).integers(len(codes), size=500) for seed in seeds]
+    first, *others = (codes[drawn].std(axis=0, ddof=1).max() for drawn in rows)
+    assert first > min(others)  # or no threshold prunes another draw and leaves the first
+    scaled = codes * METRICS["factor_vae"].sizes["prune_threshold"] / ((first + min(others)) / 2)
+    scores = run(scaled, factors)
+    assert (scores.status, scores.num_draws, scores.spread) == ("valid", 3, None)
+    assert "factor_vae" in scores.values
+
+
+def test_no_draw_is_refused(synthetic: Callable) -> None:
+    with pytest.raises(MetricError, match="num_draws=0 must be at least 1"):
+        run(*synthetic("noisy", SIZES), num_draws=0)
+
+
+def test_streams_of_a_seed_have_seeds_of_their_own() -> None:
+    found = {derived_seed(seed, name) for seed in range(100) for name in ("publication", "draw 2", "draw 3")}
+    assert len(found) == 300
+    assert not found & set(range(100))
+    assert derived_seed(3, "publication") == derived_seed(3, "publication")
+
+
+def test_units_that_are_vectors_score_as_their_first_component(synthetic: Callable) -> None:
+    codes, factors = synthetic("perfect", SIZES)
+    tokens = codes[:, :, None] * np.array([0.6, 0.8]) + 4.0
+    scalar, vector = run(codes, factors).values, run(tokens, factors).values
+    assert vector["factor_vae"] == scalar["factor_vae"]
+    assert vector["dci_disentanglement"] == pytest.approx(scalar["dci_disentanglement"], abs=1e-6)
+
+
+def test_the_same_seed_gives_the_same_scores_and_another_one_other_draws(synthetic: Callable) -> None:
+    table = synthetic("noisy", SIZES)
+    assert run(*table) == run(*table)
+    assert run(*table) != run(*table, seed=1)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, 0.0])
+def test_a_failed_representation_is_invalid_with_a_reason_and_without_a_number(
+    synthetic: Callable, value: float
+) -> None:
+    codes, factors = synthetic("perfect", SIZES)
+    codes[:, 1 if value else slice(None)] = value
+    scores = run(codes, factors)
+    assert scores.status == "invalid"
+    assert scores.reason
+    assert (scores.values, scores.details, scores.spread) == ({}, {}, None)
+
+
+def test_scores_of_other_codes_and_seeds_compare_and_of_another_estimator_or_number_of_rows_do_not(
+    synthetic: Callable,
+) -> None:
+    codes, factors = synthetic("noisy", SIZES)
+    scores = run(codes, factors)
+    assert comparable(scores, run(codes + 1.0, factors, seed=9))
+    assert not comparable(scores, run(codes, factors, estimator="hist"))
+    assert not comparable(scores, run(codes[1:], factors[1:]))
+
+
+def test_factors_of_unequal_length_are_refused(synthetic: Callable) -> None:
+    codes, factors = synthetic("perfect", SIZES)
+    with pytest.raises(MetricError, match="24 rows of codes but 23 of factors"):
+        run(codes, factors[1:])
+
+
+@dataclass(frozen=True)
+class Broken:
+    """A result that claims to be valid."""
+
+    status: str = "valid"
+    reason: str | None = None
+    score: float = float("nan")
+
+
+def test_a_metric_without_a_finite_value_makes_the_scores_invalid_and_is_named(
+    synthetic: Callable, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    number = Number("broken", field="score", short="broken", title="Broken")
+    monkeypatch.setitem(METRICS, "broken", Metric(function=lambda codes, factors, rng: Broken(), numbers=(number,)))
+    scores = run(*synthetic("noisy", SIZES))
+    assert (scores.status, scores.values) == ("invalid", {})
+    assert scores.reason == "broken is nan: the metric broken has no finite value for these codes"
+
+
+def test_one_metric_alone_gives_the_numbers_that_scores_hold(synthetic: Callable) -> None:
+    table = synthetic("noisy", SIZES)
+    whole, scalars = run(*table, estimator="hist", seed=4), per_unit_pca(table[0])
+    for name, metric in METRICS.items():
+        alone = measure(name, scalars, table[1], protocol=QUICK, seed=4).values
+        assert alone == {number.name: whole.values[number.name] for number in metric.numbers}
