@@ -84,9 +84,7 @@ class Registry:
             self.store.write(key, data)
             return
         self.store.upload(checkpoint.files.path(file), key)
-        checkpoint.files.path(
-            file
-        )  # check again: a file that changed during the upload may be stored half old, half new
+        checkpoint.files.path(file)  # a file that changed during the upload may be stored half old, half new
 
     def names(self) -> list[str]:
         """Return the names of the models with at least one version, sorted."""

@@ -313,7 +313,7 @@ def test_a_run_that_another_process_trains_is_refused_with_its_holder_and_left_a
     store = LocalStore(tmp_path)
     with Lease(store, "train/mine/lease.json", what="run mine").held() as first:
         with pytest.raises(
-            LeaseTaken, match=rf"^run mine in {store.uri} goes on elsewhere: held by process {os.getpid()} "
+            LeaseTaken, match=rf"^run mine in {store.uri} is running elsewhere: held by process {os.getpid()} "
         ):
             fit_with_ray(tiny_run(), name="mine", storage=str(tmp_path))
         first.check()
