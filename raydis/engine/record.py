@@ -121,7 +121,7 @@ class RunRecord:
         """
         state = row.get("status", "running")
         if state not in STATES:
-            raise MetricError(f"status={state!r} is no state of a run: read it with the raydis that wrote it")
+            raise MetricError(f"status={state!r} is not a state of a run: read it with the raydis that wrote it")
         health, scores = row.get("health"), row.get("scores")
         return cls(
             state=state,

@@ -45,7 +45,7 @@ class Location:
         if not _BUCKET.fullmatch(self.bucket):
             # The text before an @ may be a secret key, because pyarrow accepts credentials there: do not print it.
             raise StoreError(
-                f"{self.bucket.rpartition('@')[2]!r} is no bucket name: use letters, digits, '.', '_' and '-'. "
+                f"{self.bucket.rpartition('@')[2]!r} is not a bucket name: use letters, digits, '.', '_' and '-'. "
                 "Credentials come from the environment, never from the URI"
             )
         if self.path:
@@ -134,9 +134,9 @@ def _path_of(uri: str) -> str:
     """Return the decoded path of a file URI."""
     parts = urlsplit(uri)
     if parts.netloc not in ("", "localhost") or not parts.path:
-        raise StoreError(f"{uri} is no local path: write file:///folder, with three slashes")
+        raise StoreError(f"{uri} is not a local path: write file:///folder, with three slashes")
     if parts.query or parts.fragment or uri[-1] in "?#" or _BAD_ESCAPE.search(parts.path):
-        raise StoreError(f"{uri} is no file URI: write ? as %3F, # as %23 and % as %25, or give the plain path")
+        raise StoreError(f"{uri} is not a file URI: write ? as %3F, # as %23 and % as %25, or give the plain path")
     try:
         return unquote(parts.path, errors="strict")
     except UnicodeDecodeError as error:

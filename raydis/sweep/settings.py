@@ -55,7 +55,7 @@ def check_key(key: str, where: str) -> None:
             path for path in known if path.endswith(f".{key}")
         ]
         hint = f"did you mean {near[0]}?" if near else "use a dotted key of the run, as in method.num_units"
-        raise ValueError(f"{where}: {key} is no key of a run; {hint}")
+        raise ValueError(f"{where}: {key} is not a key of a run; {hint}")
 
 
 def _text(settings: Mapping[str, Any]) -> str:

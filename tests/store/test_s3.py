@@ -147,7 +147,7 @@ def test_an_unknown_profile_is_told_when_the_store_is_opened(server: Script, mon
 
 
 def test_a_bucket_name_that_cannot_be_is_one_clear_line(server: Script) -> None:
-    with pytest.raises(StoreError, match=r"^'my bucket' is no bucket name: use letters, digits, .*environment.*$"):
+    with pytest.raises(StoreError, match=r"^'my bucket' is not a bucket name: use letters, digits, .*environment.*$"):
         S3Store("my bucket")
 
 
