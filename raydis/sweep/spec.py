@@ -1,7 +1,7 @@
-"""What a sweep file says, typed: base run, search space, objectives, controls, promotion.
+"""The specification of a sweep, and how a sweep file is read: base run, search space, objectives, controls, promotion.
 
-A spec is checked as a whole before anything starts: every searched key must exist in the run configuration, and the
-corners of the space must be valid runs.
+A spec is validated as a whole before anything starts: every searched key must exist in the run configuration, and the
+corners of the search space must be valid runs.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
 
 
 class Control(Model):
-    """A fixed run to compare with: the base run, with some keys set, once or with several seeds."""
+    """A fixed run to compare the trials with: the base run with some keys set, once or with several seeds."""
 
     name: str = Field(pattern=NAME)
     set: dict[str, Any] = Field(default_factory=dict, description="Dotted keys of the run and their values.")
@@ -37,18 +37,18 @@ class Control(Model):
     @model_validator(mode="after")
     def _one_seed_a_run(self) -> Self:
         if len(set(self.seeds)) != len(self.seeds):
-            raise ValueError(f"seeds {', '.join(map(str, self.seeds))}: each may be there once")
+            raise ValueError(f"seeds {', '.join(map(str, self.seeds))}: each may occur only once")
         if self.seeds and "seed" in self.set:
             raise ValueError("seeds and set.seed exclude each other: keep seeds")
         return self
 
     def runs(self) -> dict[str, dict[str, Any]]:
-        """The settings of each of its runs, by the run's name: NAME, or NAME/SEED."""
+        """Return the settings of each run of this control, by the run's name: NAME, or NAME/SEED."""
         return {f"{self.name}/{seed}": self.set | {"seed": seed} for seed in self.seeds} or {self.name: self.set}
 
 
 class PromotionConfig(Model):
-    """How the best trial becomes a version in the registry."""
+    """How the best trial is scored and registered, and which alias may move to it."""
 
     name: str | None = Field(default=None, pattern=NAME, description="Model name; null takes the sweep file's name.")
     alias: str = Field(
@@ -61,7 +61,7 @@ class PromotionConfig(Model):
 
 
 class SweepSpec(Model):
-    """One sweep."""
+    """The specification of one sweep."""
 
     name: str = Field(pattern=NAME, description="First part of the sweep's folder, and the promoted model's name.")
     run: RunConfig = Field(description="Base run; a sweep file may start it from a preset.")
@@ -97,12 +97,12 @@ class SweepSpec(Model):
 
     @property
     def total_trials(self) -> int:
-        """Sampled trials and controls."""
+        """The number of sampled trials and control runs."""
         return self.num_trials + sum(len(control.runs()) for control in self.controls)
 
     @property
     def model_name(self) -> str:
-        """Name under which the best trial is registered."""
+        """The name under which the best trial is registered."""
         return (self.promotion and self.promotion.name) or self.name
 
     @model_validator(mode="after")
@@ -128,7 +128,7 @@ class SweepSpec(Model):
             ("controls", [control.name for control in self.controls]),
         ):
             if len(set(names)) != len(names):
-                raise ValueError(f"{what} names {', '.join(names)}: each may be there once")
+                raise ValueError(f"{what} names {', '.join(names)}: each may occur only once")
         return self
 
     @model_validator(mode="after")
@@ -156,14 +156,15 @@ class SweepSpec(Model):
 
 
 def load_spec(path: Path, overrides: list[str]) -> SweepSpec:
-    """Reads a sweep file, applies `KEY=VALUE` overrides to it, and expands the run's preset.
+    """Read a sweep file, apply `KEY=VALUE` overrides to it, and expand the run's preset.
 
     Raises:
-        ConfigError: unreadable, or anything in it is wrong; in one line with the nearest valid name.
+        ConfigError: the file cannot be read or is not a valid sweep. The message is one line; for a wrong name it
+            suggests the nearest valid one.
     """
     tree = read_yaml(path)
     if isinstance(tree.get("search"), dict):
-        tree["search"] = _nested(tree["search"])  # so that an override can reach into it
+        tree["search"] = _nested(tree["search"])  # so that an override can change a part of it
     tree = apply_overrides(tree, overrides)
     if isinstance(tree.get("search"), dict):
         tree["search"] = dict(_flat(tree["search"]))
@@ -173,7 +174,7 @@ def load_spec(path: Path, overrides: list[str]) -> SweepSpec:
 
 
 def _nested(search: Tree) -> Tree:
-    """Dotted keys as nested mappings."""
+    """Convert dotted keys to nested mappings."""
     tree: Tree = {}
     for key, domain in search.items():
         *above, last = str(key).split(".")
@@ -187,7 +188,7 @@ def _nested(search: Tree) -> Tree:
 
 
 def _flat(tree: Tree, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Nested mappings as dotted keys; a mapping that says its kind, or lies at a field of the run, is a domain."""
+    """Convert nested mappings to dotted keys. A mapping that has a kind, or whose key is a field, is a domain."""
     sections = {path.rpartition(".")[0] for path in field_paths(RunConfig)}
     for name, node in tree.items():
         key = f"{prefix}{name}"

@@ -118,11 +118,11 @@ def test_an_override_reaches_into_a_domain_of_the_space(tmp_path: Path) -> None:
         ),
         ({"num_trials": 0}, r"there is nothing to run"),
         ({"search": {}}, r"num_trials=\d+, but search is empty"),
-        ({"controls": [{"name": "a", "seeds": [1, 1]}]}, r"seeds 1, 1: each may be there once"),
+        ({"controls": [{"name": "a", "seeds": [1, 1]}]}, r"seeds 1, 1: each may occur only once"),
         ({"controls": [{"name": "a", "seeds": [1], "set": {"seed": 2}}]}, r"seeds and set\.seed exclude each other"),
         ({"controls": [{"name": "a", "seeds": [-1]}]}, r"controls\.0\.seeds\.0: "),
         ({"name": "../up"}, r"name: "),
-        ({"controls": [{"name": "a"}, {"name": "a"}]}, r"controls names a, a: each may be there once"),
+        ({"controls": [{"name": "a"}, {"name": "a"}]}, r"controls names a, a: each may occur only once"),
         ({"controls": [{"name": "a", "set": {"method.x": 1}}]}, r"control a: method\.x is not a key of a run"),
         (
             {"controls": [{"name": "a", "set": {"method.num_units": 1}}]},
