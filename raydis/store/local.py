@@ -64,7 +64,7 @@ class LocalStore:
                 if (if_absent and found is not None) or (if_match is not None and found != if_match):
                     raise StoreConflict(
                         f"{key} in {self.uri} was not written: expected {if_match or 'nothing there'}, "
-                        f"found {found or 'nothing there'}. Read it again and decide anew"
+                        f"found {found or 'nothing there'}. Read it again, then retry"
                     )
                 os.replace(file.name, path)
         return hashlib.sha256(data).hexdigest()

@@ -85,7 +85,7 @@ class S3Store:
         except StoreMissing as error:  # If-Match on a key that is gone
             raise StoreConflict(
                 f"{key} in {self.uri} was not written: expected {if_match}, found nothing there. "
-                "Read it again and decide anew"
+                "Read it again, then retry"
             ) from error
 
     def tag(self, key: str) -> str | None:

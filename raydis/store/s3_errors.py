@@ -72,7 +72,7 @@ def _refused(client: S3Client, location: Location, what: str, key: str, error: C
     if status == 404:
         return StoreMissing(f"no key {key} in {location}")
     if status == 412 or code == "ConditionalRequestConflict":
-        return StoreConflict(f"{what}: another process wrote it first ({code}). Read it again and decide anew")
+        return StoreConflict(f"{what}: another process wrote it first ({code}). Read it again, then retry")
     if status in (401, 403) or code in ("ExpiredToken", "InvalidToken", "TokenRefreshRequired"):
         return StoreError(f"{what}: permission denied ({code}): {CREDENTIALS}, and the bucket's policy")
     return StoreError(f"{what}: the server answered {status} {_text(error)}")

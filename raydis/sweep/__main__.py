@@ -38,9 +38,9 @@ def sweep(
             envvar="RAYDIS_STORAGE", help="Folder or s3://bucket/prefix, not percent-encoded, for sweeps and registry."
         ),
     ] = "runs",
-    name: Annotated[str | None, typer.Option(help="Name of the sweep; default: the file's, and the time.")] = None,
-    num_trials: Annotated[int | None, typer.Option(help="Trials to sample; controls come on top.")] = None,
-    max_concurrent: Annotated[int | None, typer.Option(help="Trials at once; default: all that fit.")] = None,
+    name: Annotated[str | None, typer.Option(help="Name of the sweep; default: the file's name and the time.")] = None,
+    num_trials: Annotated[int | None, typer.Option(help="Number of sampled trials, without controls.")] = None,
+    max_concurrent: Annotated[int | None, typer.Option(help="Most trials at once; default: all that fit.")] = None,
     seed: Annotated[int | None, typer.Option(help="Seed of the sampler.")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the plan and start nothing.")] = False,
 ) -> None:

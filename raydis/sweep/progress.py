@@ -1,4 +1,4 @@
-"""Show the progress of a sweep: on a terminal as a table that updates in place, otherwise as a line every 10 seconds."""
+"""Show the progress of a sweep: on a terminal as a table that updates in place, otherwise as a line every 10 s."""
 
 from __future__ import annotations
 

@@ -31,7 +31,7 @@ class Control(Model):
     name: str = Field(pattern=NAME)
     set: dict[str, Any] = Field(default_factory=dict, description="Dotted keys of the run and their values.")
     seeds: tuple[Annotated[int, Field(ge=0)], ...] = Field(
-        default=(), description="One run with each as `seed` of the run; empty: one run with the run's own."
+        default=(), description="Seeds of the control's runs, one run each; empty: one run with the base run's seed."
     )
 
     @model_validator(mode="after")
@@ -54,10 +54,10 @@ class PromotionConfig(Model):
     alias: str = Field(
         default="best",
         pattern=NAME,
-        description="Alias that moves if the new version is better by the objectives, beyond the scores' spread.",
+        description="Alias that moves if the new version is better by more than the margin of the scores.",
     )
     protocol: Literal["published", "search"] = Field(default="published", description="Protocol of the final scores.")
-    estimator: Literal["reference", "hist", "tree"] = Field(default="reference", description="DCI's classifier in it.")
+    estimator: Literal["reference", "hist", "tree"] = Field(default="reference", description="Classifier of DCI.")
 
 
 class SweepSpec(Model):
@@ -65,7 +65,7 @@ class SweepSpec(Model):
 
     name: str = Field(pattern=NAME, description="First part of the sweep's folder, and the promoted model's name.")
     run: RunConfig = Field(description="Base run; a sweep file may start it from a preset.")
-    num_trials: int = Field(default=16, ge=0, description="Sampled trials; controls come on top.")
+    num_trials: int = Field(default=16, ge=0, description="Number of sampled trials, without controls.")
     search: dict[str, Domain] = Field(
         default=None,
         validate_default=True,
@@ -74,17 +74,19 @@ class SweepSpec(Model):
     objectives: tuple[Objective, ...] = Field(
         default=DEFAULT_OBJECTIVES,
         min_length=1,
-        description="What the sampler searches for, and what makes a trial the best: see raydis/metrics/standing.py.",
+        description="Scores that the sampler optimises and that decide the best trial; see raydis/metrics/standing.py.",
     )
     max_concurrent: int | None = Field(
-        default=None, ge=1, description="Trials at once; null: as many as the cluster holds."
+        default=None, ge=1, description="Most trials at once; null: as many as the cluster holds."
     )
     max_failures: int = Field(
-        default=1, ge=0, description="Restarts of a trial whose process died, from its checkpoint."
+        default=1,
+        ge=0,
+        description="Most restarts of a trial after its process died; it continues from its checkpoint.",
     )
     seed: int = Field(default=0, ge=0, description="Seed of the sampler.")
     sampler: Literal["tpe", "random", "nsga2"] = Field(default="tpe", description="Optuna's sampler.")
-    controls: tuple[Control, ...] = Field(default=(), description="Runs to compare with; they go first.")
+    controls: tuple[Control, ...] = Field(default=(), description="Fixed runs to compare with; they run first.")
     promotion: PromotionConfig | None = Field(default=PromotionConfig(), description="null: promote nothing.")
 
     @field_validator("search", mode="before")
