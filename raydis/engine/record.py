@@ -40,7 +40,8 @@ class RunRecord:
         scores: at a rung those of the `search` protocol, at the end those of the configured protocol.
         psnr: of the method's reconstructions, in dB; only at the end.
 
-    Fields that are not known are None. A failed run has only a reason; a run that has not reported yet has no fields.
+    Fields that are not known are None. A failed run has only a state and a reason, and a run that has not reported yet
+    only a state.
     """
 
     state: RunState
