@@ -53,7 +53,9 @@ def test_a_run_goes_on_under_a_version_that_has_one_more_field(tiny_run: Any, st
     store.write("train/mine/run.json", json.dumps(recorded).encode())
     config = tiny_run(train={"ema_decay": 0.9999})  # its default
     assert claim(store, "mine", config) == config
-    with pytest.raises(ConfigError, match=r"\(its run\.json\): train\.ema_decay was not there, is 0\.9\. Use the recorded"):
+    with pytest.raises(
+        ConfigError, match=r"\(its run\.json\): train\.ema_decay was not there, is 0\.9\. Use the recorded"
+    ):
         claim(store, "mine", tiny_run())
 
 
