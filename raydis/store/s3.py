@@ -1,7 +1,7 @@
-"""S3 and what speaks its protocol (Ceph RGW, MinIO, R2, ...), through boto3.
+"""A store in S3, or on any server with its protocol (Ceph RGW, MinIO, R2, ...), through boto3.
 
-Conditional writes are single PUTs with If-None-Match or If-Match, tried out before the first one (see
-`raydis.store.s3_conditions`); multipart uploads stay unconditional.
+A conditional write is a single PUT with If-None-Match or If-Match. Before the first one, the store checks that the
+server honours these conditions (see `raydis.store.s3_conditions`). Multipart uploads have no conditions.
 """
 
 # boto3 has no types
@@ -36,21 +36,23 @@ COPY_BYTES = 1 << 20
 
 
 class S3Store:
-    """Keys below `s3://bucket/prefix`. A tag is the object's ETag. Threads may share one instance.
+    """The keys below `s3://bucket/prefix`. A tag is the object's ETag. Threads may share one instance.
 
-    A request whose answer got lost is sent again: a conditional write may then meet its own first try and raise
-    StoreConflict although it was written. Callers that read again and decide anew, as they must, come out right.
+    If the answer to a request is lost, the request is sent again. A conditional write can then fail because of its own
+    first attempt, and raise StoreConflict although it was written. Callers must therefore read the key again after a
+    StoreConflict.
     """
 
     def __init__(self, bucket: str, prefix: str = "", *, num_attempts: int = 5, timeout_s: float = 60.0) -> None:
         """
         Args:
             prefix: first part of all keys, without `/` at its end.
-            num_attempts: tries a request, with exponential back-off, where the server throttles, fails or is silent.
-            timeout_s: longest silence within one try.
+            num_attempts: attempts for each request, with exponential back-off, if the server throttles, fails or does
+                not answer.
+            timeout_s: longest time without data within one attempt.
 
         Raises:
-            StoreError: bucket or prefix not allowed, or a profile or endpoint that boto3 cannot use.
+            StoreError: the bucket or prefix is not allowed, or boto3 cannot use the profile or endpoint.
         """
         self._location = Location(bucket, prefix)
         self._bucket = bucket
@@ -83,7 +85,7 @@ class S3Store:
         except StoreMissing as error:  # If-Match on a key that is gone
             raise StoreConflict(
                 f"{key} in {self.uri} was not written: expected {if_match}, found nothing there. "
-                "Read it again and decide anew"
+                "Read it again, then retry"
             ) from error
 
     def tag(self, key: str) -> str | None:
@@ -97,7 +99,7 @@ class S3Store:
         return self.tag(key) is not None
 
     def list(self, prefix: str = "") -> Iterator[str]:
-        return (found["Key"] for found in self._listed(check_prefix(prefix)))  # checked now, not at the first key
+        return (found["Key"] for found in self._listed(check_prefix(prefix)))  # checks the prefix at once
 
     def entries(self, prefix: str = "") -> Iterator[Entry]:
         listed = self._listed(check_prefix(prefix))
@@ -129,7 +131,7 @@ class S3Store:
             raise StoreError(f"cannot download {key} in {self.uri} to {path}: {error.strerror or error}") from error
 
     def _download_version(self, target: Address, tag: str, file: BinaryIO) -> None:
-        """Write one version of an object; after a broken connection go on where it stopped."""
+        """Write one version of an object to a file. After a broken connection, continue where it stopped."""
         for attempt in range(1, self._num_attempts + 1):
             wanted: Condition = {"IfMatch": tag}
             if file.tell():
@@ -154,7 +156,7 @@ class S3Store:
                 return
 
     def _listed(self, prefix: str) -> Iterator[Answer]:
-        """What the server lists below a prefix of keys, with `Key` relative to the store."""
+        """Return the server's listing of the keys below a prefix, with `Key` relative to the store."""
         pages = self._client.get_paginator("list_objects_v2").paginate(
             Bucket=self._bucket, Prefix=self._prefix + prefix
         )
@@ -162,11 +164,11 @@ class S3Store:
             for page in pages:
                 for found in page.get("Contents", ()):
                     name = found["Key"].rpartition("/")[2]
-                    if name and not name.startswith(RESERVED_PREFIX):  # nameless: a console's folder marker
+                    if name and not name.startswith(RESERVED_PREFIX):  # an S3 console's folder marker has no name
                         yield {**found, "Key": found["Key"].removeprefix(self._prefix)}
 
     def _listed_tag(self, found: Answer) -> str:
-        """The tag in one line of a listing; asked for at a server that leaves it out."""
+        """Return the tag in one entry of a listing. Look it up if the server leaves it out of its listings."""
         if "ETag" in found:
             return tag_of(found)
         with self._told("look up", found["Key"]):

@@ -1,4 +1,8 @@
-"""Which run a command means: its name, and the values that the run was started with."""
+"""Identify the run that a command starts or continues, and record its configuration.
+
+A run has a folder `train/NAME` in its storage. `run.json` in this folder records the configuration that the run was
+started with, so that a later command with the same name cannot continue it with other values.
+"""
 
 from __future__ import annotations
 
@@ -25,18 +29,20 @@ STAGE = "first_stage.checkpoint"
 
 
 def default_name(config: RunConfig) -> str:
-    """Return the data set and a hash of what was set: two configurations never share a run by accident.
+    """Return the default name: the data set and a hash of the settings that differ from their defaults.
 
-    Defaults are no part of it, so that the name outlives a version that adds a field.
+    Two configurations therefore never share a run by accident. Defaults are not hashed, so that the name stays the same
+    in a version that adds a field.
     """
     text = json.dumps(settings(config), sort_keys=True)
     return f"{config.data.name}-{hashlib.sha256(text.encode()).hexdigest()[:12]}"
 
 
 def run_name(store: Store, config: RunConfig) -> str:
-    """Return the default name, or that of an unnamed run of this very configuration that an earlier raydis started.
+    """Return the default name, or the name of an unnamed run of this configuration that an older raydis has started.
 
-    Those versions made the name from all values, defaults too, which cannot be repeated once there are more.
+    Older versions hashed all values including defaults. That hash cannot be computed any more, because fields were
+    added, so such runs are found by comparing their recorded configurations.
     """
     name, prefix = default_name(config), f"train/{config.data.name}-"
     if store.exists(_key(name)):
@@ -50,14 +56,15 @@ def run_name(store: Store, config: RunConfig) -> str:
 
 
 def claim(store: Store, name: str, config: RunConfig) -> RunConfig:
-    """Note a run's configuration in its folder, or compare it with the one that is there.
+    """Record a run's configuration in its folder, or compare it with the recorded one.
 
     Returns:
-        the configuration to train. A `name@alias` in it is the version that it named when the run was first started.
+        the configuration to train. A `name@alias` of a first stage is replaced by the checkpoint that it referred to
+            when the run was first started.
 
     Raises:
-        ConfigError: the run was started with other values, which are named.
-        RegistryError: a first stage's `name@alias` that does not exist.
+        ConfigError: the run was started with other values, which the message names.
+        RegistryError: a first stage's `name@alias` does not exist.
     """
     key = _key(name)
     if not store.exists(key):
@@ -68,26 +75,26 @@ def claim(store: Store, name: str, config: RunConfig) -> RunConfig:
             store.write(key, record, if_absent=True)
             return located
     recorded = json.loads(store.read(key))
-    resolved = migrate_config(recorded.get("resolved", recorded))  # an earlier raydis wrote nothing else
+    resolved = migrate_config(recorded.get("resolved", recorded))  # an older raydis wrote only this part
     located = _as_recorded(config, recorded, name, store.uri)
     if found := differences(resolved, located):
         raise ConfigError(
             f"run {name} in {store.uri}/train was started with another configuration (its {RUN_FILE}): "
-            f"{listed(found)}. Set what it was to go on, or choose another name"
+            f"{listed(found)}. Use the recorded values to continue it, or choose another name"
         )
     return located
 
 
 def _as_recorded(config: RunConfig, recorded: Mapping[str, Any], name: str, storage: str) -> RunConfig:
-    """The configuration with its first stage where the run has it from, if the command still says the same of it."""
+    """Replace a `name@alias` of the first stage by the recorded checkpoint, if the command names the same alias."""
     stage, asked = config.first_stage, settings(config).get(STAGE)
     if not isinstance(stage, LearnedStage) or asked != recorded.get("set", {}).get(STAGE):
         return locate_first_stage(config, storage)
     source = recorded["resolved"]["first_stage"]["checkpoint"]
     kept = config.model_copy(update={"first_stage": stage.model_copy(update={"checkpoint": source})})
-    with contextlib.suppress(RegistryError):  # the alias may be gone by now
+    with contextlib.suppress(RegistryError):  # the alias may have been deleted
         if locate_first_stage(config, storage) != kept:
-            log.warning("run %s goes on with %s=%s, which %s named when it began", name, STAGE, source, asked)
+            log.warning("run %s continues with %s=%s, to which %s pointed at its start", name, STAGE, source, asked)
     return kept
 
 

@@ -305,7 +305,10 @@ def test_a_killed_replacement_leaves_the_old_one_whole_and_findable(
         write(tmp_path / "c", images_seen=1280)
     monkeypatch.undo()
     kept = f"c.old-{os.getpid()}"
-    with pytest.raises(CheckpointError, match=rf"no checkpoint in .*; {kept} beside it is the one before"):
+    with pytest.raises(
+        CheckpointError,
+        match=rf"no checkpoint in .*; an interrupted replacement has left the previous checkpoint beside it, as {kept}",
+    ):
         open_checkpoint(tmp_path / "c")
     assert open_checkpoint(tmp_path / kept).manifest.images_seen == 640
 

@@ -53,14 +53,19 @@ def test_a_run_goes_on_under_a_version_that_has_one_more_field(tiny_run: Any, st
     store.write("train/mine/run.json", json.dumps(recorded).encode())
     config = tiny_run(train={"ema_decay": 0.9999})  # its default
     assert claim(store, "mine", config) == config
-    with pytest.raises(ConfigError, match=r"\(its run\.json\): train\.ema_decay was not there, is 0\.9\. Set what"):
+    with pytest.raises(
+        ConfigError, match=r"\(its run\.json\): train\.ema_decay was not there, is 0\.9\. Use the recorded"
+    ):
         claim(store, "mine", tiny_run())
 
 
 @pytest.mark.parametrize(
     ("over", "said"),
     [
-        ({"train": {"learning_rate": 2e-3}}, r"train\.learning_rate was 0\.001, is 0\.002\. Set what it was to go on"),
+        (
+            {"train": {"learning_rate": 2e-3}},
+            r"train\.learning_rate was 0\.001, is 0\.002\. Use the recorded values to continue it",
+        ),
         ({"seed": 3, "train": {"batch_size": 64}}, r"train\.batch_size was 32, is 64; seed was 0, is 3\."),
         ({"data": {"levels": {"scale": 3}}}, r'data\.levels was \{"floor_hue": 3, .*"scale": 2.*"scale": 3'),
     ],
@@ -93,7 +98,10 @@ def test_an_alias_that_moves_does_not_move_a_run(store: LocalStore, caplog: pyte
     publish(store, 2)
     assert run_name(store, config) == default_name(config)
     assert claim(store, "mine", config) == behind(first)
-    assert f"run mine goes on with first_stage.checkpoint={first}, which stage@best named when it began" in caplog.text
+    assert (
+        f"run mine continues with first_stage.checkpoint={first}, to which stage@best pointed at its start"
+        in caplog.text
+    )
     store.delete("registry/stage/aliases/best.json")
     assert claim(store, "mine", config) == behind(first)
     assert claim(store, "mine", behind(first)) == behind(first)  # the same, said in full
