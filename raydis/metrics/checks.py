@@ -1,7 +1,7 @@
 """Checks of the input that all metrics share. M samples, N codes, F factors.
 
-Input that can never be scored raises MetricError. Codes of a failed model (NaN, infinity, or all codes constant) do not:
-the metric returns `status="invalid"`, a reason, and None for each of its numbers.
+Input that can never be scored raises MetricError. Codes of a failed model (NaN, infinity, or all constant) do not: the
+metric returns `status="invalid"`, a reason, and None for each of its numbers.
 """
 
 from __future__ import annotations
