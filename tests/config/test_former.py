@@ -13,7 +13,9 @@ from raydis.errors import ConfigError
 from raydis.sweep.spec import SweepSpec, load_spec
 
 FAMILY = "method.family=vq is called method.kind now: rename it"
-RELATIVE = "method.anchors.mode=relative was removed, because its shift was that of constant to 0.5 % (median)"
+RELATIVE = (
+    "method.anchors.mode=relative was removed, because its shift differed from that of constant by 0.5 % (median)"
+)
 RULE = "remove it and write `objectives: [{metric: dci_disentanglement}, {metric: factor_vae}]` at the top"
 
 

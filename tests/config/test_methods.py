@@ -104,7 +104,9 @@ def test_images_must_halve_four_times_for_the_convolutions(kind: str, size: int)
 
 @pytest.mark.parametrize("kind", ["beta_vae", "factor_vae", "pca_ica"])
 def test_methods_of_pixels_refuse_a_learned_first_stage_and_compiled_blocks(kind: str) -> None:
-    with pytest.raises(ValidationError, match=rf"kind={kind} sees the pixels themselves: remove first_stage\.kind=vq"):
+    with pytest.raises(
+        ValidationError, match=rf"kind={kind} works on the pixels themselves: remove first_stage\.kind=vq"
+    ):
         RunConfig.model_validate({"method": {"kind": kind}, "first_stage": {"kind": "vq", "checkpoint": "x"}})
     with pytest.raises(ValidationError, match=rf"kind={kind} has no U-Net: set compute\.compile=off"):
         RunConfig.model_validate({"method": {"kind": kind}, "compute": {"compile": "blocks"}})

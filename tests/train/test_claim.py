@@ -80,7 +80,7 @@ def test_what_was_set_differently_is_named(tiny_run: Any, store: LocalStore, ove
     ("key", "value", "said"),
     [
         ("weight_decay", 0.02, r"train\.weight_decay was 0\.02, is 0\.01 by default"),
-        ("momentum", 0.9, r"train\.momentum was 0\.9, which this raydis does not know"),
+        ("momentum", 0.9, r"train\.momentum was 0\.9, which this version of raydis does not know"),
     ],
 )
 def test_what_an_upgrade_changed_is_named(tiny_run: Any, store: LocalStore, key: str, value: float, said: str) -> None:
