@@ -53,7 +53,7 @@ def traverse(
         start,
         num_values=num_values,
         seed=seed,
-        num_steps=steps,
+        steps=steps,
         sampler=sampler,
         keep_details=keep_details,
     )
@@ -89,7 +89,7 @@ def swap(
         images[0::2],
         images[1::2],
         seed=seed,
-        num_steps=steps,
+        steps=steps,
         sampler=sampler,
         keep_details=keep_details,
     )
@@ -138,5 +138,5 @@ def report(
 
     check_output(output)
     editor = Editor.open(checkpoint, storage=storage)
-    write_report(editor, open_dataset(editor.config.data), output, seed=seed, num_steps=steps)
+    write_report(editor, open_dataset(editor.config.data), output, seed=seed, steps=steps)
     typer.echo(f"wrote {output}")

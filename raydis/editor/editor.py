@@ -118,17 +118,17 @@ class Editor:
         """Return the tokens of uint8 images (B, H, W, C) with what pulls them; None where nothing does."""
         return self.method.token_cloud(self._tensor(images))
 
-    def sampling(self, num_steps: int | None, sampler: str | None, *, keep_details: bool = False) -> Sampling:
+    def sampling(self, steps: int | None, sampler: str | None, *, keep_details: bool = False) -> Sampling:
         """Return how this model draws; see `choose_sampling`."""
-        return choose_sampling(self.max_steps, num_steps, sampler, keep_details=keep_details)
+        return choose_sampling(self.max_steps, steps, sampler, keep_details=keep_details)
 
-    def details(self, images: np.ndarray, *, num_steps: int | None = None) -> np.ndarray:
+    def details(self, images: np.ndarray, *, steps: int | None = None) -> np.ndarray:
         """What no unit describes of uint8 images (B, H, W, C): the starting noise (B, L, h, w) that `decode` takes.
 
         It is found under the images' own units and for as many steps. Drawn with these units it gives the images back
         up to the error of the inversion, of the first stage, and of a network whose last prediction is blind to it.
         """
-        steps, pictures = self.sampling(num_steps, None, keep_details=True).num_steps, self._tensor(images)
+        steps, pictures = self.sampling(steps, None, keep_details=True).steps, self._tensor(images)
         assert steps is not None
         noise = self.method.invert(self.method.encode(pictures), pictures, steps)
         if noise is None:
@@ -140,7 +140,7 @@ class Editor:
         units: np.ndarray,
         *,
         seed: int | Sequence[int] = 0,
-        num_steps: int | None = None,
+        steps: int | None = None,
         sampler: str | None = None,
         details: np.ndarray | None = None,
     ) -> np.ndarray:
@@ -156,7 +156,7 @@ class Editor:
             EditError: units or details of another shape or not finite, not as many seeds as images, more steps than
                 the noise schedule has, or a sampler that is unknown or cannot keep details.
         """
-        steps, chosen = self.sampling(num_steps, sampler, keep_details=details is not None)
+        steps, chosen = self.sampling(steps, sampler, keep_details=details is not None)
         values = torch.as_tensor(units, dtype=torch.float32, device=self.device)
         if values.ndim != 2 or values.shape[1] != self.num_units or not bool(torch.isfinite(values).all()):
             raise EditError(
@@ -174,10 +174,10 @@ class Editor:
         self,
         images: np.ndarray,
         *,
-        set_units: Mapping[int, float] | None = None,
-        shift_units: Mapping[int, float] | None = None,
+        set: Mapping[int, float] | None = None,
+        shift: Mapping[int, float] | None = None,
         seed: int = 0,
-        num_steps: int | None = None,
+        steps: int | None = None,
         sampler: str | None = None,
         keep_details: bool = False,
     ) -> np.ndarray:
@@ -193,19 +193,19 @@ class Editor:
             EditError: no such unit, a unit both set and shifted, images of another shape, or a sampler that is unknown
                 or cannot keep details.
         """
-        units = self.edit_units(self.encode(images).units, set_units=set_units, shift_units=shift_units)
-        details = self._kept(images, sampler, num_steps) if keep_details else None
-        return self.decode(units, seed=seed, num_steps=num_steps, sampler=sampler, details=details)
+        units = self.edit_units(self.encode(images).units, set=set, shift=shift)
+        details = self._kept(images, sampler, steps) if keep_details else None
+        return self.decode(units, seed=seed, steps=steps, sampler=sampler, details=details)
 
     def edit_units(
         self,
         units: np.ndarray,
         *,
-        set_units: Mapping[int, float] | None = None,
-        shift_units: Mapping[int, float] | None = None,
+        set: Mapping[int, float] | None = None,
+        shift: Mapping[int, float] | None = None,
     ) -> np.ndarray:
         """Return a copy of scalars (B, N) with some set and some shifted. Raises EditError as `edit` does."""
-        return edited(units, set_units, shift_units)
+        return edited(units, set, shift)
 
     def swap(
         self,
@@ -214,7 +214,7 @@ class Editor:
         units: Sequence[int],
         *,
         seed: int = 0,
-        num_steps: int | None = None,
+        steps: int | None = None,
         sampler: str | None = None,
         keep_details: bool = False,
     ) -> np.ndarray:
@@ -223,8 +223,8 @@ class Editor:
         `keep_details` keeps those of `source`.
         """
         values = swapped(self.encode(source).units, self.encode(target).units, units)
-        details = self._kept(source, sampler, num_steps) if keep_details else None
-        return self.decode(values, seed=seed, num_steps=num_steps, sampler=sampler, details=details)
+        details = self._kept(source, sampler, steps) if keep_details else None
+        return self.decode(values, seed=seed, steps=steps, sampler=sampler, details=details)
 
     def swap_each(
         self,
@@ -232,15 +232,15 @@ class Editor:
         target: np.ndarray,
         *,
         seed: int = 0,
-        num_steps: int | None = None,
+        steps: int | None = None,
         sampler: str | None = None,
         keep_details: bool = False,
     ) -> np.ndarray:
         """Draw one image (H, W, C) N times, each time with one unit of another image: (N, H, W, C)."""
         pair = self.encode(np.stack([source, target])).units
         values = swapped_each(pair[0], pair[1])
-        details = self._kept(source[None], sampler, num_steps, repeats=len(values)) if keep_details else None
-        return self.decode(values, seed=seed, num_steps=num_steps, sampler=sampler, details=details)
+        details = self._kept(source[None], sampler, steps, repeats=len(values)) if keep_details else None
+        return self.decode(values, seed=seed, steps=steps, sampler=sampler, details=details)
 
     def traverse(
         self,
@@ -249,7 +249,7 @@ class Editor:
         units: Sequence[int] | None = None,
         num_values: int = 7,
         seed: int = 0,
-        num_steps: int | None = None,
+        steps: int | None = None,
         sampler: str | None = None,
         keep_details: bool = False,
     ) -> np.ndarray:
@@ -259,17 +259,17 @@ class Editor:
         """
         chosen = range(self.num_units) if units is None else units
         values = traversed(self.encode(image[None]).units[0], self._quantiles(), chosen, num_values)
-        details = self._kept(image[None], sampler, num_steps, repeats=len(values)) if keep_details else None
-        drawn = self.decode(values, seed=seed, num_steps=num_steps, sampler=sampler, details=details)
+        details = self._kept(image[None], sampler, steps, repeats=len(values)) if keep_details else None
+        drawn = self.decode(values, seed=seed, steps=steps, sampler=sampler, details=details)
         return drawn.reshape(len(chosen), num_values, *drawn.shape[1:])
 
     def _quantiles(self) -> np.ndarray:
         return self.method.unit_quantiles.cpu().numpy()
 
-    def _kept(self, images: np.ndarray, sampler: str | None, num_steps: int | None, repeats: int = 1) -> np.ndarray:
+    def _kept(self, images: np.ndarray, sampler: str | None, steps: int | None, repeats: int = 1) -> np.ndarray:
         """The details of images, each repeated, once it is known that the sampler can keep them."""
-        self.sampling(num_steps, sampler, keep_details=True)
-        return np.repeat(self.details(images, num_steps=num_steps), repeats, axis=0)
+        self.sampling(steps, sampler, keep_details=True)
+        return np.repeat(self.details(images, steps=steps), repeats, axis=0)
 
     def _tensor(self, images: np.ndarray) -> Tensor:
         if images.dtype != np.uint8 or images.ndim != 4 or images.shape[1:] != self.image_shape:

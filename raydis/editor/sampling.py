@@ -11,12 +11,12 @@ from raydis.errors import EditError
 class Sampling(NamedTuple):
     """How a model draws; both are None for one that draws in a single pass."""
 
-    num_steps: int | None
+    steps: int | None
     sampler: Sampler | None
 
 
 def choose_sampling(
-    max_steps: int | None, num_steps: int | None, sampler: str | None, *, keep_details: bool = False
+    max_steps: int | None, steps: int | None, sampler: str | None, *, keep_details: bool = False
 ) -> Sampling:
     """Return the sampling asked for; None takes the default.
 
@@ -29,15 +29,15 @@ def choose_sampling(
             details.
     """
     if max_steps is None:
-        asked = {"steps": num_steps is not None, "sampler": sampler is not None, "keep_details": keep_details}
+        asked = {"steps": steps is not None, "sampler": sampler is not None, "keep_details": keep_details}
         if any(asked.values()):
             named = " and ".join(name for name, is_set in asked.items() if is_set)
             raise EditError(f"this model draws in a single pass, without noise: leave {named} out")
         return Sampling(None, None)
-    num_steps = DEFAULT_STEPS if num_steps is None else num_steps
-    if not 1 <= num_steps <= max_steps:
-        raise EditError(f"steps={num_steps} is out of range: this model draws in 1 to {max_steps} steps")
-    return Sampling(num_steps, choose_sampler(sampler, keep_details=keep_details))
+    steps = DEFAULT_STEPS if steps is None else steps
+    if not 1 <= steps <= max_steps:
+        raise EditError(f"steps={steps} is out of range: this model draws in 1 to {max_steps} steps")
+    return Sampling(steps, choose_sampler(sampler, keep_details=keep_details))
 
 
 def choose_sampler(sampler: str | None, *, keep_details: bool) -> Sampler:

@@ -56,19 +56,17 @@ def describe_units(
     ]
 
 
-def edited(
-    units: np.ndarray, set_units: Mapping[int, float] | None, shift_units: Mapping[int, float] | None
-) -> np.ndarray:
+def edited(units: np.ndarray, set: Mapping[int, float] | None, shift: Mapping[int, float] | None) -> np.ndarray:
     """Return a copy of scalars (B, N) with some set and some shifted.
 
     Raises:
         EditError: no such unit, or one that is both set and shifted.
     """
     units = units.copy()
-    for index, value in (set_units or {}).items():
+    for index, value in (set or {}).items():
         units[:, checked(index, units.shape[1])] = value
-    for index, amount in (shift_units or {}).items():
-        if index in (set_units or {}):
+    for index, amount in (shift or {}).items():
+        if index in (set or {}):
             raise EditError(f"unit {index} is both set and shifted: give one of them")
         units[:, checked(index, units.shape[1])] += amount
     return units

@@ -111,7 +111,7 @@ class RunPage:
 
 
 def write_report(
-    editor: Editor, dataset: FactorDataset, path: Path, *, seed: int = 0, num_steps: int | None = None
+    editor: Editor, dataset: FactorDataset, path: Path, *, seed: int = 0, steps: int | None = None
 ) -> None:
     """Write the page of a checkpoint.
 
@@ -119,14 +119,14 @@ def write_report(
         editor: the checkpoint.
         dataset: the images that it was trained on.
         path: HTML file, replaced if it exists.
-        seed, num_steps: of the traversal.
+        seed, steps: of the traversal.
     """
-    page = render_report(editor, dataset, seed=seed, num_steps=num_steps)
+    page = render_report(editor, dataset, seed=seed, steps=steps)
     with replace_file(path) as file:
         file.write(page.encode())
 
 
-def render_report(editor: Editor, dataset: FactorDataset, *, seed: int = 0, num_steps: int | None = None) -> str:
+def render_report(editor: Editor, dataset: FactorDataset, *, seed: int = 0, steps: int | None = None) -> str:
     """Return the page as HTML; see `write_report`."""
     editor = _measured(editor, dataset)
     rows = np.random.default_rng(seed).permutation(len(dataset))[:NUM_TOKENS]
@@ -135,7 +135,7 @@ def render_report(editor: Editor, dataset: FactorDataset, *, seed: int = 0, num_
         scoring=_scoring(editor.metrics.get("scores")),
         curve=_curve(editor.metrics),
         matrix=_matrix(editor),
-        traversal=_traversal(editor, dataset.images(rows[:1])[0], seed, num_steps),
+        traversal=_traversal(editor, dataset.images(rows[:1])[0], seed, steps),
         anchors=_anchors(editor, dataset.images(np.sort(rows))),
         settings=json.dumps(editor.config.model_dump(mode="json"), indent=1),
     )
@@ -200,8 +200,8 @@ def _matrix(editor: Editor) -> Matrix | None:
     return Matrix(names, max(found.chance), rows)
 
 
-def _traversal(editor: Editor, image: np.ndarray, seed: int, num_steps: int | None) -> TraversalRows:
-    found, labels = traverse_in_order(editor, image, seed=seed, num_steps=num_steps), editor.labels
+def _traversal(editor: Editor, image: np.ndarray, seed: int, steps: int | None) -> TraversalRows:
+    found, labels = traverse_in_order(editor, image, seed=seed, steps=steps), editor.labels
     rows = tuple(
         UnitRow(f"unit {unit}", str(labels[unit]), pngs=tuple(map(_as_png, images)))
         for unit, images in zip(found.units, found.images, strict=True)

@@ -130,10 +130,10 @@ async def edit(form: Annotated[EditForm, Form(media_type=FORM)], request: Reques
     """Answers with a PNG, or with JSON where the request accepts `application/json`."""
     edited = await service.edit(
         await form.image.read(),
-        set_units=form.set,
-        shift_units=form.shift,
+        set=form.set,
+        shift=form.shift,
         seed=form.seed,
-        num_steps=form.steps,
+        steps=form.steps,
         sampler=form.sampler,
         keep_details=form.keep_details,
     )

@@ -109,15 +109,13 @@ class ServedModel:
                 rows.append(Codes(units, {name: values[row] for name, values in encoded.facts.items()}))
         return rows
 
-    def edit_units(
-        self, units: np.ndarray, set_units: Mapping[int, float], shift_units: Mapping[int, float]
-    ) -> np.ndarray:
+    def edit_units(self, units: np.ndarray, set: Mapping[int, float], shift: Mapping[int, float]) -> np.ndarray:
         """One image's scalars (N,) with some set and some shifted. Raises EditError."""
-        return self.editor.edit_units(units[None], set_units=set_units, shift_units=shift_units)[0]
+        return self.editor.edit_units(units[None], set=set, shift=shift)[0]
 
-    def sampling(self, num_steps: int | None, sampler: str | None, *, keep_details: bool) -> Sampling:
+    def sampling(self, steps: int | None, sampler: str | None, *, keep_details: bool) -> Sampling:
         """Return how an edit is drawn. Raises EditError where the service or the model does not allow it."""
-        return choose_sampling(self.max_steps, num_steps, sampler, keep_details=keep_details)
+        return choose_sampling(self.max_steps, steps, sampler, keep_details=keep_details)
 
     def draw(self, drawings: Sequence[Drawing]) -> list[np.ndarray]:
         """Images (H, W, C) uint8 of drawings that have equal batch keys."""
@@ -125,10 +123,10 @@ class ServedModel:
         for chunk, filled in _filled(drawings, self.batch_sizes.edit):
             units = np.stack([drawing.units for drawing in filled])
             seeds = [drawing.seed for drawing in filled]
-            num_steps, sampler = filled[0].sampling
+            steps, sampler = filled[0].sampling
             sources = [drawing.source for drawing in filled if drawing.source is not None]
-            details = self.editor.details(np.stack(sources), num_steps=num_steps) if sources else None
-            drawn = self.editor.decode(units, seed=seeds, num_steps=num_steps, sampler=sampler, details=details)
+            details = self.editor.details(np.stack(sources), steps=steps) if sources else None
+            drawn = self.editor.decode(units, seed=seeds, steps=steps, sampler=sampler, details=details)
             pictures += list(drawn[: len(chunk)])
         return pictures
 
@@ -146,8 +144,8 @@ class ServedModel:
         codes = self.encode([ramp])[0]
         if not all(np.isfinite(values).all() for values in (codes.units, *codes.facts.values())):
             raise CheckpointError(f"{self.ref} cannot be served: its encoding of a test picture is not finite")
-        num_steps = None if self.max_steps is None else 1
-        self.draw([Drawing(codes.units, seed=0, sampling=self.sampling(num_steps, None, keep_details=False))])
+        steps = None if self.max_steps is None else 1
+        self.draw([Drawing(codes.units, seed=0, sampling=self.sampling(steps, None, keep_details=False))])
 
 
 def open_model(

@@ -196,7 +196,7 @@ class Edit(BaseModel):
             model=str(model.ref),
             units=edited.units.tolist(),
             seed=form.seed,
-            steps=edited.sampling.num_steps,
+            steps=edited.sampling.steps,
             sampler=edited.sampling.sampler,
             keep_details=form.keep_details,
             image=base64.b64encode(edited.png).decode(),

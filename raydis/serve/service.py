@@ -62,18 +62,18 @@ class Service:
         self,
         data: bytes,
         *,
-        set_units: Mapping[int, float],
-        shift_units: Mapping[int, float],
+        set: Mapping[int, float],
+        shift: Mapping[int, float],
         seed: int,
-        num_steps: int | None = None,
+        steps: int | None = None,
         sampler: str | None = None,
         keep_details: bool = False,
     ) -> Edited:
         """An image file, drawn again with some units changed. Raises EditError, ImageError, ImageTooLarge."""
-        sampling = self.model.sampling(num_steps, sampler, keep_details=keep_details)
+        sampling = self.model.sampling(steps, sampler, keep_details=keep_details)
         pixels = await self._pixels(data)
         codes = await self._encoder.submit(pixels)
-        units = self.model.edit_units(codes.units, set_units, shift_units)
+        units = self.model.edit_units(codes.units, set, shift)
         drawing = Drawing(units, seed, sampling, pixels if keep_details else None)
         return Edited(await self._drawer.submit(drawing), units, sampling)
 

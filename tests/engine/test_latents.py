@@ -242,9 +242,9 @@ def test_a_diffusion_run_needs_its_first_stages_checkpoint_only_once(
 
     editor = Editor.open(whole.checkpoint)
     pictures = dataset.images(np.arange(3))
-    drawn = editor.edit(pictures, num_steps=3)
+    drawn = editor.edit(pictures, steps=3)
     assert drawn.shape == pictures.shape
-    assert np.array_equal(drawn, editor.edit(pictures, num_steps=3))
+    assert np.array_equal(drawn, editor.edit(pictures, steps=3))
 
 
 @pytest.mark.parametrize(

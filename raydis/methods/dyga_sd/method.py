@@ -151,20 +151,20 @@ class DygaSd(UnitMethod):
 
     @torch.no_grad()
     def decode(
-        self, codes: Tensor, noise: Tensor | None = None, num_steps: int | None = None, sampler: Sampler | None = None
+        self, codes: Tensor, noise: Tensor | None = None, steps: int | None = None, sampler: Sampler | None = None
     ) -> Tensor:
         """Sample images (B, C, H, W) in [-1, 1] from noise (B, L, h, w), conditioned on codes (B, N, D)."""
         assert noise is not None
-        assert num_steps is not None
+        assert steps is not None
         assert sampler is not None
-        latents = sample(sampler, self._denoiser(codes), noise, self.objective.alpha_bars, num_steps)
+        latents = sample(sampler, self._denoiser(codes), noise, self.objective.alpha_bars, steps)
         return self.first_stage.decode(latents).clamp(-1.0, 1.0)
 
     @torch.no_grad()
-    def invert(self, codes: Tensor, images: Tensor, num_steps: int) -> Tensor:
+    def invert(self, codes: Tensor, images: Tensor, steps: int) -> Tensor:
         """Return the noise (B, L, h, w) from which `ddim` draws images (B, C, H, W), given their codes (B, N, D)."""
         latents = self.first_stage.encode(images)
-        return ddim_invert(self._denoiser(codes), latents, self.objective.alpha_bars, num_steps)
+        return ddim_invert(self._denoiser(codes), latents, self.objective.alpha_bars, steps)
 
     def _denoiser(self, codes: Tensor) -> PredictSample:
         """Return the function that predicts z_0 conditioned on codes (B, N, D)."""
