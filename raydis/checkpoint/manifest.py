@@ -9,9 +9,10 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationErro
 
 from raydis.errors import CheckpointError
 
-# 2: the configuration says `method.kind` and has no anchor mode `relative`; a training has one optimiser a move, and a
-# report that waits for its scores has a dictionary of losses and one of health counts. Code between the two wrote some
-# of this as version 1; `raydis.checkpoint.migrate` reads all of it.
+# 2: the configuration says `method.kind` and `num_embeddings`, and has no anchor mode `relative`; a training has one
+# optimiser a move, and a report that waits for its scores has a dictionary of losses and one of health counts; the
+# diagnosis of anchors counts `num_components`. Code between the two wrote some of this as version 1;
+# `raydis.checkpoint.migrate` reads all of it.
 FORMAT_VERSION: Literal[2] = 2
 KNOWN_VERSIONS = (1, 2)
 MANIFEST = "manifest.json"

@@ -63,7 +63,9 @@ class VqConfig(VqNetwork, ReconstructionConfig):
     kind: Literal["vq"] = "vq"
     codebook_weight: float = Field(default=1.0, gt=0.0, description="Weight of the codebook's loss.")
     commitment: float = Field(
-        default=0.25, ge=0.0, description="Share of it that pulls latents to codes (arXiv 1711.00937, eq. 3: beta)."
+        default=0.25,
+        ge=0.0,
+        description="Share of it that pulls latents to embeddings (arXiv 1711.00937, eq. 3: beta).",
     )
 
 

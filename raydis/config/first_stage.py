@@ -66,9 +66,9 @@ class AutoencoderNetwork(Model):
 
 
 class VqNetwork(AutoencoderNetwork):
-    """Its latent is rounded to the nearest of a set of codes when it is decoded."""
+    """Its latent is rounded to the nearest of a set of embeddings when it is decoded."""
 
-    num_codes: int = Field(default=2048, ge=2, description="Vectors of the codebook.")
+    num_embeddings: int = Field(default=2048, ge=2, description="Embeddings K of the codebook.")
 
 
 class KlNetwork(AutoencoderNetwork):

@@ -29,7 +29,7 @@ from raydis.report.template import render
 
 NUM_TOKENS = 1000  # drawn in a panel
 ANCHORING = {
-    "num_gaussians": "Gaussians",
+    "num_components": "Gaussians",
     "moved_share": "tokens moved",
     "distance_moved": "by",
     "distance_to_anchor": "way to anchor",
@@ -242,7 +242,7 @@ def _title(unit: dict[str, Any], label: UnitLabel) -> str:
     title = label.lines(36)
     levels = _of_factor(unit, label)["num_levels"]
     values = f" for {levels} values" if levels else ""
-    return f"unit {unit['unit']}{f': {title}' if title else ''}\n{unit['num_gaussians']} Gaussians{values}"
+    return f"unit {unit['unit']}{f': {title}' if title else ''}\n{unit['num_components']} Gaussians{values}"
 
 
 def _as_png(image: np.ndarray) -> bytes:

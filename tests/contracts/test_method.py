@@ -45,7 +45,7 @@ METHODS: dict[str, dict[str, Any]] = {
     "beta_vae": {"num_units": 4, "hidden_dim": 16},
     "factor_vae": {"num_units": 4, "hidden_dim": 16, "discriminator_dims": [8, 8]},
     "pca_ica": {"num_units": 4},
-    "vq": {**NETWORK, "num_codes": 16, "discriminator_weight": 0.5, "discriminator_channels": [8]},
+    "vq": {**NETWORK, "num_embeddings": 16, "discriminator_weight": 0.5, "discriminator_channels": [8]},
     "kl": NETWORK,
 }
 

@@ -130,7 +130,7 @@ def test_an_edit_changes_the_picture(editor: Editor, images: np.ndarray) -> None
 def knowing(checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> Editor:
     """An editor whose U-Net is exact for latents N(0, 1) whatever the units are: pictures are their details alone."""
     editor = Editor.open(checkpoint)
-    levels = editor.method.objective.alpha_bars
+    levels = editor.method.denoising.alpha_bars
     monkeypatch.setattr(
         editor.method.unet, "forward", lambda z, t, condition: (1.0 - levels[t]).sqrt().view(-1, 1, 1, 1) * z
     )

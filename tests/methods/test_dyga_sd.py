@@ -248,7 +248,7 @@ def know_the_data(method: DygaSd, monkeypatch: pytest.MonkeyPatch) -> Callable[[
         return condition.mean((1, 2)).view(-1, 1, 1, 1)
 
     def true_noise(noisy: Tensor, timesteps: Tensor, condition: Tensor) -> Tensor:
-        level = method.objective.alpha_bars[timesteps].view(-1, 1, 1, 1)
+        level = method.denoising.alpha_bars[timesteps].view(-1, 1, 1, 1)
         return (1.0 - level).sqrt() * (noisy - level.sqrt() * mean_of(condition))
 
     monkeypatch.setattr(method.unet, "forward", true_noise)
