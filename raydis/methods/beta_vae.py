@@ -52,8 +52,8 @@ class BetaVae(UnitMethod):
 
     def forward(self, batch: Batch, move: str) -> Losses:
         """Return the loss and its two terms, in nats for each image."""
-        mean, log_variance, codes = self.sample_posterior(batch.images, batch.draws["noise"])
-        logits = self.decoder(codes)
+        mean, log_variance, sample = self.sample_posterior(batch.images, batch.draws["noise"])
+        logits = self.decoder(sample)
         terms = {"reconstruction": bernoulli_loss(logits, batch.images), "kl": gaussian_kl(mean, log_variance)}
         return {"loss": terms["reconstruction"] + self.beta * terms["kl"], **terms}
 

@@ -63,7 +63,7 @@ class _Paginator(Protocol):
 
 
 class S3Client(Protocol):
-    """What raydis asks of boto3's client for S3. Its exceptions are those of `raydis.store.s3_errors.told`."""
+    """What raydis asks of boto3's client for S3. Its exceptions are those of `s3_errors.translated_errors`."""
 
     @property
     def meta(self) -> _Meta: ...

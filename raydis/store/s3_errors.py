@@ -28,7 +28,7 @@ CREDENTIALS = "check AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, AWS_PROFILE, o
 
 
 @contextlib.contextmanager
-def told(client: S3Client, location: Location, verb: str, key: str) -> Generator[None]:
+def translated_errors(client: S3Client, location: Location, verb: str, key: str) -> Generator[None]:
     """Within the block boto3's exceptions become StoreErrors that say what was to be done with which key.
 
     Raises:

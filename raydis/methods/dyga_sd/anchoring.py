@@ -127,7 +127,7 @@ def diagnose_anchors(
         }
         if active and not facts["collapsed"]:
             facts |= {name: float(column[unit]) for name, column in measured.items()}
-            facts |= _told_factor(chosen[:, unit], labels[unit], table)
+            facts |= _factor_shares(chosen[:, unit], labels[unit], table)
         units.append(UnitAnchoring(**facts))
     anchored = [unit for unit in units if unit.moved_share is not None]
     names = ("num_components", *measured, "num_levels", "factor_share", "component_share")
@@ -140,7 +140,7 @@ def diagnose_anchors(
     )
 
 
-def _told_factor(component: np.ndarray, label: UnitLabel, table: FactorTable | None) -> dict[str, Any]:
+def _factor_shares(component: np.ndarray, label: UnitLabel, table: FactorTable | None) -> dict[str, Any]:
     """Return what the components (M,) of a unit tell about its first factor, as attributes of `UnitAnchoring`."""
     if table is None or not label.factors:
         return {}
