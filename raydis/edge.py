@@ -62,7 +62,7 @@ def run_command(app: typer.Typer) -> NoReturn:
         except BaseException as raised:
             error = raised
     if isinstance(error, KeyboardInterrupt):
-        _tell("terminated" if received else "interrupted")
+        _print_line("terminated" if received else "interrupted")
         code = INTERRUPTED
     elif isinstance(error, BrokenPipeError) and _reader_is_gone():
         with contextlib.suppress(OSError):  # else the interpreter flushes at exit, fails again and prints a traceback
@@ -70,7 +70,7 @@ def run_command(app: typer.Typer) -> NoReturn:
         code = CLOSED_PIPE
     elif error is not None:
         explained = explain(error)
-        _tell(explained.line + _rest(error))
+        _print_line(explained.line + _rest(error))
         code = explained.exit_code
     sys.exit(128 + received[-1] if received else code)  # the signal ended it, whatever exception arrived here
 
@@ -139,7 +139,7 @@ def _reader_is_gone() -> bool:
     return any(event & select.POLLERR for _, event in poll.poll(0))
 
 
-def _tell(line: str) -> None:
+def _print_line(line: str) -> None:
     if sys.stderr is not None:
         with contextlib.suppress(OSError):
             print(f"raydis: {line}", file=sys.stderr, flush=True)

@@ -27,6 +27,16 @@ def migrate_config(config: Tree, format_version: int = 1) -> Tree:
     return config
 
 
+def migrate_metrics(metrics: Tree, format_version: int) -> Tree:
+    """Rename in the metrics of an older format what has another name today; change them in place, return them.
+
+    Scores are left as they are, for `Scores.from_dict` reads every layout of them.
+    """
+    if format_version < 2:
+        _metrics_1_to_2(metrics)
+    return metrics
+
+
 def migrate_training(state: TrainingState, format_version: int, moves: Sequence[str]) -> TrainingState:
     """Convert the state of a training to the form in which `Training` stores it now.
 
@@ -38,7 +48,7 @@ def migrate_training(state: TrainingState, format_version: int, moves: Sequence[
 
 
 def _config_1_to_2(config: Tree) -> None:
-    """Rename `method.family` to `method.kind`, and replace `anchors.mode: relative` by `constant`.
+    """Rename `method.family` and `num_codes` to `method.kind` and `num_embeddings`; replace `anchors.mode: relative`.
 
     `relative` shifted a token by shift_rate exp(-distance) of the way to its anchor, with a factor of median 0.995 on
     trained models: a typical shift is longer than before by 0.5 % of itself.
@@ -46,9 +56,20 @@ def _config_1_to_2(config: Tree) -> None:
     method = _section(config, "method")
     if "family" in method:
         method["kind"] = method.pop("family")
+    for section in (method, _section(config, "first_stage")):
+        if "num_codes" in section:
+            section["num_embeddings"] = section.pop("num_codes")
     anchors = _section(method, "anchors")
     if anchors.get("mode") == "relative":
         anchors["mode"] = "constant"
+
+
+def _metrics_1_to_2(metrics: Tree) -> None:
+    """The diagnosis of the anchors counted a unit's components as `num_gaussians`, which is where a fit starts."""
+    anchoring = _section(metrics, "anchoring")
+    for counts in (_section(anchoring, "means"), *anchoring.get("units", ())):
+        if "num_gaussians" in counts:
+            counts["num_components"] = counts.pop("num_gaussians")
 
 
 def _section(tree: Tree, name: str) -> Tree:

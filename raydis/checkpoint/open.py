@@ -18,7 +18,7 @@ from raydis.checkpoint.manifest import (
     WEIGHTS,
     Manifest,
 )
-from raydis.checkpoint.migrate import migrate_config
+from raydis.checkpoint.migrate import migrate_config, migrate_metrics
 from raydis.checkpoint.state import TrainingState
 from raydis.checkpoint.text import from_json, to_json
 from raydis.checkpoint.verify import VerifiedFiles, entry_of, verify
@@ -131,5 +131,5 @@ def checkpoint_of(files: VerifiedFiles) -> Checkpoint:
     except ConfigError as error:
         written_by = manifest.packages.get("raydis", "another version")
         raise CheckpointError(f"{error} (the checkpoint was written by raydis {written_by})") from error
-    metrics = from_json(str(files.folder / METRICS), files.texts[METRICS])
+    metrics = migrate_metrics(from_json(str(files.folder / METRICS), files.texts[METRICS]), manifest.format_version)
     return Checkpoint(files=files, manifest=manifest, config=config, metrics=metrics)

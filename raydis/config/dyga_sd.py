@@ -125,7 +125,7 @@ class AnchorConfig(Model):
 
 
 class DiffusionConfig(Model):
-    """The noise schedule and the training objective of the diffusion model."""
+    """The noise schedule, and what the U-Net learns to predict."""
 
     schedule: Literal["ldm_linear", "cosine"] = Field(default="ldm_linear", description="Noise schedule.")
     num_timesteps: int = Field(default=1000, ge=2, description="Steps of the forward process.")

@@ -71,9 +71,9 @@ class AutoencoderNetwork(Model):
 
 
 class VqNetwork(AutoencoderNetwork):
-    """Autoencoder whose decoder rounds each pixel of the latent to the nearest of a set of codes."""
+    """Autoencoder whose decoder rounds each pixel of the latent to the nearest of a set of embeddings."""
 
-    num_codes: int = Field(default=2048, ge=2, description="Vectors in the codebook.")
+    num_embeddings: int = Field(default=2048, ge=2, description="Vectors in the codebook.")
 
 
 class KlNetwork(AutoencoderNetwork):

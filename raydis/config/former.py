@@ -33,6 +33,8 @@ class Former(NamedTuple):
 
 FORMER = (
     Former("method.family", None, "is called method.kind now: rename it"),
+    Former("method.num_codes", None, "is called method.num_embeddings now: rename it"),
+    Former("first_stage.num_codes", None, "is called first_stage.num_embeddings now: rename it"),
     Former(
         "method.anchors.mode",
         "relative",

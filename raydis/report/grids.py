@@ -103,12 +103,12 @@ def draw_traversal(
     *,
     num_values: int = 7,
     seed: int = 0,
-    num_steps: int | None = None,
+    steps: int | None = None,
     sampler: str | None = None,
     keep_details: bool = False,
 ) -> Image.Image:
     """Draw a traversal with the units' labels; see `traverse_in_order`."""
-    options = {"seed": seed, "num_steps": num_steps, "sampler": sampler, "keep_details": keep_details}
+    options = {"seed": seed, "steps": steps, "sampler": sampler, "keep_details": keep_details}
     units, images, columns = traverse_in_order(editor, image, num_values=num_values, **options)
     return draw_grid(
         images,
@@ -124,7 +124,7 @@ def draw_swaps(
     targets: np.ndarray,
     *,
     seed: int = 0,
-    num_steps: int | None = None,
+    steps: int | None = None,
     sampler: str | None = None,
     keep_details: bool = False,
 ) -> Image.Image:
@@ -134,7 +134,7 @@ def draw_swaps(
     """
     labels = editor.labels
     order = reading_order(labels, editor.factor_names)
-    options = {"seed": seed, "num_steps": num_steps, "sampler": sampler, "keep_details": keep_details}
+    options = {"seed": seed, "steps": steps, "sampler": sampler, "keep_details": keep_details}
     rows = [
         np.concatenate([[source, target], editor.swap_each(source, target, **options)[order]])
         for source, target in zip(sources, targets, strict=True)

@@ -29,7 +29,7 @@ from raydis.report.template import render
 
 NUM_TOKENS = 1000  # number of tokens in a panel of `draw_anchors`
 ANCHORING = {
-    "num_gaussians": "Gaussians",
+    "num_components": "Gaussians",
     "moved_share": "tokens moved",
     "distance_moved": "by",
     "distance_to_anchor": "way to anchor",
@@ -120,7 +120,7 @@ class RunPage:
 
 
 def write_report(
-    editor: Editor, dataset: FactorDataset, path: Path, *, seed: int = 0, num_steps: int | None = None
+    editor: Editor, dataset: FactorDataset, path: Path, *, seed: int = 0, steps: int | None = None
 ) -> None:
     """Write the page of a checkpoint.
 
@@ -128,14 +128,14 @@ def write_report(
         editor: the checkpoint.
         dataset: the images that it was trained on.
         path: HTML file, replaced if it exists.
-        seed, num_steps: of the traversal.
+        seed, steps: of the traversal.
     """
-    page = render_report(editor, dataset, seed=seed, num_steps=num_steps)
+    page = render_report(editor, dataset, seed=seed, steps=steps)
     with replace_file(path) as file:
         file.write(page.encode())
 
 
-def render_report(editor: Editor, dataset: FactorDataset, *, seed: int = 0, num_steps: int | None = None) -> str:
+def render_report(editor: Editor, dataset: FactorDataset, *, seed: int = 0, steps: int | None = None) -> str:
     """Return the page as HTML; see `write_report`."""
     editor = _measured(editor, dataset)
     rows = np.random.default_rng(seed).permutation(len(dataset))[:NUM_TOKENS]
@@ -144,7 +144,7 @@ def render_report(editor: Editor, dataset: FactorDataset, *, seed: int = 0, num_
         scoring=_scoring(editor.metrics.get("scores")),
         curve=_curve(editor.metrics),
         matrix=_matrix(editor),
-        traversal=_traversal(editor, dataset.images(rows[:1])[0], seed, num_steps),
+        traversal=_traversal(editor, dataset.images(rows[:1])[0], seed, steps),
         anchors=_anchors(editor, dataset.images(np.sort(rows))),
         settings=json.dumps(editor.config.model_dump(mode="json"), indent=1),
     )
@@ -212,8 +212,8 @@ def _matrix(editor: Editor) -> Matrix | None:
     return Matrix(names, max(found.chance), rows)
 
 
-def _traversal(editor: Editor, image: np.ndarray, seed: int, num_steps: int | None) -> TraversalRows:
-    found, labels = traverse_in_order(editor, image, seed=seed, num_steps=num_steps), editor.labels
+def _traversal(editor: Editor, image: np.ndarray, seed: int, steps: int | None) -> TraversalRows:
+    found, labels = traverse_in_order(editor, image, seed=seed, steps=steps), editor.labels
     rows = tuple(
         UnitRow(f"unit {unit}", str(labels[unit]), pngs=tuple(map(_as_png, images)))
         for unit, images in zip(found.units, found.images, strict=True)
@@ -254,7 +254,7 @@ def _title(unit: dict[str, Any], label: UnitLabel) -> str:
     title = label.lines(36)
     levels = _of_factor(unit, label)["num_levels"]
     values = f" for {levels} values" if levels else ""
-    return f"unit {unit['unit']}{f': {title}' if title else ''}\n{unit['num_gaussians']} Gaussians{values}"
+    return f"unit {unit['unit']}{f': {title}' if title else ''}\n{unit['num_components']} Gaussians{values}"
 
 
 def _as_png(image: np.ndarray) -> bytes:

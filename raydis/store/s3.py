@@ -30,7 +30,7 @@ from raydis.store.base import (
 from raydis.store.location import Location
 from raydis.store.s3_client import Address, Answer, Condition, connect, tag_of
 from raydis.store.s3_conditions import prove_conditions
-from raydis.store.s3_errors import told
+from raydis.store.s3_errors import translated_errors
 
 COPY_BYTES = 1 << 20
 
@@ -69,7 +69,7 @@ class S3Store:
         return str(self._location)
 
     def read(self, key: str) -> bytes:
-        with self._told("read", key):
+        with self._translated_errors("read", key):
             return self._client.get_object(**self._object(key))["Body"].read()
 
     def write(self, key: str, data: bytes, *, if_absent: bool = False, if_match: str | None = None) -> str:
@@ -80,7 +80,7 @@ class S3Store:
         if if_match is not None:
             condition = {"IfMatch": if_match}
         try:
-            with self._told("write", key):
+            with self._translated_errors("write", key):
                 return tag_of(self._client.put_object(**self._object(key), Body=data, **condition))
         except StoreMissing as error:  # If-Match on a key that is gone
             raise StoreConflict(
@@ -90,7 +90,7 @@ class S3Store:
 
     def tag(self, key: str) -> str | None:
         try:
-            with self._told("look up", key):
+            with self._translated_errors("look up", key):
                 return tag_of(self._client.head_object(**self._object(key)))
         except StoreMissing:
             return None
@@ -106,12 +106,12 @@ class S3Store:
         return (Entry(found["Key"], self._listed_tag(found), found["Size"]) for found in listed)
 
     def delete(self, key: str) -> None:
-        with self._told("delete", key):
+        with self._translated_errors("delete", key):
             self._client.delete_object(**self._object(key))
 
     def upload(self, path: Path, key: str) -> None:
         try:
-            with open(path, "rb") as file, self._told("upload", key):
+            with open(path, "rb") as file, self._translated_errors("upload", key):
                 self._client.upload_fileobj(file, **self._object(key))
         except OSError as error:
             raise StoreError(f"cannot upload {path} to {key} in {self.uri}: {error.strerror or error}") from error
@@ -120,7 +120,7 @@ class S3Store:
         target = self._object(key)
         try:
             with temporary_beside(path) as file:
-                with self._told("download", key):
+                with self._translated_errors("download", key):
                     if if_match is None:
                         self._client.download_fileobj(**target, Fileobj=file)
                     else:
@@ -160,7 +160,7 @@ class S3Store:
         pages = self._client.get_paginator("list_objects_v2").paginate(
             Bucket=self._bucket, Prefix=self._prefix + prefix
         )
-        with self._told("list", prefix or "keys"):
+        with self._translated_errors("list", prefix or "keys"):
             for page in pages:
                 for found in page.get("Contents", ()):
                     name = found["Key"].rpartition("/")[2]
@@ -171,11 +171,11 @@ class S3Store:
         """Return the tag in one entry of a listing. Look it up if the server leaves it out of its listings."""
         if "ETag" in found:
             return tag_of(found)
-        with self._told("look up", found["Key"]):
+        with self._translated_errors("look up", found["Key"]):
             return tag_of(self._client.head_object(Bucket=self._bucket, Key=self._prefix + found["Key"]))
 
     def _object(self, key: str) -> Address:
         return {"Bucket": self._bucket, "Key": self._prefix + check_key(key)}
 
-    def _told(self, verb: str, key: str) -> contextlib.AbstractContextManager[None]:
-        return told(self._client, self._location, verb, key)
+    def _translated_errors(self, verb: str, key: str) -> contextlib.AbstractContextManager[None]:
+        return translated_errors(self._client, self._location, verb, key)

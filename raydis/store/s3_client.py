@@ -63,7 +63,7 @@ class _Paginator(Protocol):
 
 
 class S3Client(Protocol):
-    """The methods of boto3's S3 client that raydis calls. `raydis.store.s3_errors.told` translates their exceptions."""
+    """The methods of boto3's S3 client that raydis calls; see `s3_errors.translated_errors` for their exceptions."""
 
     @property
     def meta(self) -> _Meta: ...

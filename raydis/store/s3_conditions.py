@@ -20,7 +20,7 @@ from raydis.errors import StoreConflict, StoreError, StoreMissing
 from raydis.store.base import RESERVED_PREFIX, check_key
 from raydis.store.location import Location
 from raydis.store.s3_client import Address, Condition, S3Client, tag_of
-from raydis.store.s3_errors import status_of, told
+from raydis.store.s3_errors import status_of, translated_errors
 
 log = logging.getLogger(__name__)
 
@@ -71,7 +71,7 @@ class _Probe:
 
     def run(self) -> None:
         """Test all conditions. Raises StoreError if the server does not honour one of them."""
-        with self._told("write"):
+        with self._translated_errors("write"):
             tag = tag_of(self._client.put_object(**self.address, Body=b""))
         try:
             if self._writes_if({"IfNoneMatch": "*"}):
@@ -86,7 +86,7 @@ class _Probe:
     def _writes_if(self, condition: Condition) -> bool:
         """Return whether the server writes the object under a condition."""
         try:
-            with self._told("write"):
+            with self._translated_errors("write"):
                 try:
                     self._client.put_object(**self.address, **condition, Body=b"")
                 except ClientError as error:
@@ -100,13 +100,13 @@ class _Probe:
 
     def _remove(self) -> None:
         try:
-            with self._told("delete"):
+            with self._translated_errors("delete"):
                 self._client.delete_object(**self.address)
         except StoreError as error:
             log.warning("%s. The object is empty and remains in the bucket; raydis does not list it", error)
 
-    def _told(self, verb: str) -> contextlib.AbstractContextManager[None]:
-        return told(self._client, self._location, verb, self.name)
+    def _translated_errors(self, verb: str) -> contextlib.AbstractContextManager[None]:
+        return translated_errors(self._client, self._location, verb, self.name)
 
     def _no_conditions(self, found: str) -> StoreError:
         return StoreError(

@@ -28,7 +28,7 @@ CREDENTIALS = "check AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, AWS_PROFILE, o
 
 
 @contextlib.contextmanager
-def told(client: S3Client, location: Location, verb: str, key: str) -> Generator[None]:
+def translated_errors(client: S3Client, location: Location, verb: str, key: str) -> Generator[None]:
     """Translate boto3's exceptions in a `with` block to StoreErrors, which name the operation and the key.
 
     Raises:

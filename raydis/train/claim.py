@@ -41,16 +41,16 @@ def default_name(config: RunConfig) -> str:
 def run_name(store: Store, config: RunConfig) -> str:
     """Return the default name, or the name of an unnamed run of this configuration that an older raydis has started.
 
-    Older versions hashed all values including defaults. That hash cannot be computed any more, because fields were
-    added, so such runs are found by comparing their recorded configurations.
+    Older versions hashed all values including defaults, or the values that were set under keys that have other names
+    today. Such runs are found by comparing their recorded configurations.
     """
     name, prefix = default_name(config), f"train/{config.data.name}-"
     if store.exists(_key(name)):
         return name
     for key in store.list(prefix):
         if re.fullmatch(rf"{re.escape(prefix)}[0-9a-f]{{12}}/{RUN_FILE}", key):
-            recorded = migrate_config(json.loads(store.read(key)))
-            if "resolved" not in recorded and not differences(recorded, locate_first_stage(config, store.uri)):
+            recorded = json.loads(store.read(key))
+            if not differences(_resolved(recorded), _as_recorded(config, recorded, store.uri)):
                 return key.split("/")[1]
     return name
 
@@ -75,27 +75,31 @@ def claim(store: Store, name: str, config: RunConfig) -> RunConfig:
             store.write(key, record, if_absent=True)
             return located
     recorded = json.loads(store.read(key))
-    resolved = migrate_config(recorded.get("resolved", recorded))  # an older raydis wrote only this part
-    located = _as_recorded(config, recorded, name, store.uri)
-    if found := differences(resolved, located):
+    located = _as_recorded(config, recorded, store.uri)
+    if found := differences(_resolved(recorded), located):
         raise ConfigError(
             f"run {name} in {store.uri}/train was started with another configuration (its {RUN_FILE}): "
             f"{listed(found)}. Use the recorded values to continue it, or choose another name"
         )
+    with contextlib.suppress(RegistryError):  # the alias may have been deleted
+        if locate_first_stage(config, store.uri) != located:
+            source, asked = settings(located)[STAGE], settings(config)[STAGE]
+            log.warning("run %s continues with %s=%s, to which %s pointed at its start", name, STAGE, source, asked)
     return located
 
 
-def _as_recorded(config: RunConfig, recorded: Mapping[str, Any], name: str, storage: str) -> RunConfig:
+def _resolved(recorded: dict[str, Any]) -> dict[str, Any]:
+    """Return the configuration in a run's record with today's keys. An older raydis wrote only this part."""
+    return migrate_config(recorded.get("resolved", recorded))
+
+
+def _as_recorded(config: RunConfig, recorded: Mapping[str, Any], storage: str) -> RunConfig:
     """Replace a `name@alias` of the first stage by the recorded checkpoint, if the command names the same alias."""
     stage, asked = config.first_stage, settings(config).get(STAGE)
     if not isinstance(stage, LearnedStage) or asked != recorded.get("set", {}).get(STAGE):
         return locate_first_stage(config, storage)
     source = recorded["resolved"]["first_stage"]["checkpoint"]
-    kept = config.model_copy(update={"first_stage": stage.model_copy(update={"checkpoint": source})})
-    with contextlib.suppress(RegistryError):  # the alias may have been deleted
-        if locate_first_stage(config, storage) != kept:
-            log.warning("run %s continues with %s=%s, to which %s pointed at its start", name, STAGE, source, asked)
-    return kept
+    return config.model_copy(update={"first_stage": stage.model_copy(update={"checkpoint": source})})
 
 
 def _key(name: str) -> str:

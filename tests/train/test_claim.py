@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from raydis.config import RunConfig
+from raydis.config.identity import settings
 from raydis.config.presets import expand
 from raydis.errors import ConfigError, RegistryError
 from raydis.store import LocalStore
@@ -152,3 +153,18 @@ def test_an_earlier_versions_unnamed_run_is_found_among_others(tiny_run: Any, st
     assert run_name(store, tiny_run(seed=2)) == default_name(tiny_run(seed=2))
     claim(store, default_name(tiny_run()), tiny_run())
     assert run_name(store, tiny_run()) == default_name(tiny_run())
+
+
+def test_a_run_whose_keys_have_other_names_today_goes_on_under_its_name(store: LocalStore) -> None:
+    """The first stage's `num_codes` is `num_embeddings` now, so the hash of what was set is another one."""
+    preset: dict[str, Any] = {"preset": "vq", "method": {"num_embeddings": 64}}
+    config, other = (RunConfig.model_validate(expand(preset | {"seed": seed})) for seed in (0, 1))
+    tree = config.model_dump(mode="json", exclude={"compute"})
+    tree["method"]["num_codes"] = tree["method"].pop("num_embeddings")
+    chosen = settings(config)
+    chosen["method.num_codes"] = chosen.pop("method.num_embeddings")
+    name = f"{config.data.name}-0123456789ab"
+    store.write(f"train/{name}/run.json", json.dumps({"set": chosen, "resolved": tree}).encode())
+    assert run_name(store, config) == name
+    assert claim(store, name, config) == config
+    assert run_name(store, other) == default_name(other)

@@ -394,5 +394,5 @@ def test_two_workers_train_a_first_stage_and_then_a_model_behind_it(
     assert result.record.scores is not None
     weights = open_checkpoint(Path(result.checkpoint)).weights()
     source = open_checkpoint(Path(stage.checkpoint)).weights()
-    name = "codebook.codes"
+    name = "codebook.embeddings"
     assert torch.equal(weights[f"first_stage.{name}"], source[f"network.{name}"])
