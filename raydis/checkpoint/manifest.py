@@ -101,7 +101,7 @@ def parse_manifest(text: bytes, source: str) -> Manifest:
                 "open it with the raydis that wrote it (see its `packages`)"
             )
         return Manifest.model_validate(tree)
-    except (ValueError, KeyError, TypeError) as error:  # ValidationError and JSONDecodeError are ValueErrors
+    except (ValueError, KeyError, TypeError, RecursionError) as error:  # ValidationError, JSONDecodeError: ValueErrors
         raise CheckpointError(f"{source} is not a checkpoint's manifest: {_reason(error)}") from error
 
 

@@ -38,7 +38,7 @@ def from_json(source: str, data: bytes) -> Tree:
     """
     try:
         tree: Any = json.loads(data)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:  # the latter of brackets in brackets, without end
         raise CheckpointError(f"{source} is not JSON: {error}") from error
     if not isinstance(tree, dict):
         raise CheckpointError(f"{source} holds a {type(tree).__name__}, expected a mapping")

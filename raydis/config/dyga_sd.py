@@ -191,8 +191,9 @@ class DygaSdConfig(MethodSection):
         ]
 
     def default_search_space(self) -> dict[str, dict[str, Any]]:
+        most = min(16, self.anchors.max_gaussians)
         return {
-            "method.anchors.num_gaussians": {"kind": "int", "low": 4, "high": 16},
+            "method.anchors.num_gaussians": {"kind": "int", "low": min(4, most), "high": most},
             "method.unet.skip_dropout_rate": {"kind": "float", "low": 0.0, "high": 0.4},
             "method.unit_dim": {"kind": "choice", "values": [16, 32, 64]},
         }

@@ -41,6 +41,7 @@ _EXPECTED = {
     "tuple": "a list",
     "dict": "a mapping",
     "model": "a mapping",
+    "model_attributes": "a mapping",  # of a section that is one of a union
     "none_required": "null",
 }
 
@@ -122,6 +123,8 @@ def parse(model: type[M], tree: Tree, *, source: str) -> M:
         problems: dict[str, str] = {}
         for detail in error.errors(include_url=False):
             path = _path(detail["loc"], tree, detail["type"])
+            if detail["type"] == "too_short" and len(detail["input"]) >= detail.get("ctx", {})["min_length"]:
+                continue  # pydantic counts the items that are right; those that are wrong have problems of their own
             message, where = _message(detail, path, model, tree), ".".join(str(part) for part in path)
             if where in problems:  # pydantic reports one error per member of a union, at the same path
                 message = f"{problems[where]} or {message.rpartition(', expected ')[2]}"
@@ -173,6 +176,8 @@ def _message(detail: Any, path: tuple[Any, ...], model: type[BaseModel], tree: T
         return _unknown_key(path, model, tree)
     if kind == "missing":
         return "missing"
+    if kind == "too_short":
+        return f"found {_show(found)}, expected a list of at least {context['min_length']}"
     if kind in _BOUNDS:
         limit, words = _BOUNDS[kind]
         return f"found {_show(found)}, must be {words} {context[limit]}"

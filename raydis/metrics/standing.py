@@ -42,8 +42,10 @@ class Objective(Model):
     @field_validator("direction", mode="before")
     @classmethod
     def _own(cls, direction: Any, info: ValidationInfo) -> Any:
+        if direction is not None:
+            return direction
         known = numbers().get(info.data.get("metric", ""))
-        return known.direction if known and direction is None else direction
+        return known.direction if known else "max"  # an unknown metric is a problem of its own: one is enough
 
     def oriented(self, value: float) -> float:
         """Scale a value from the number's range to [0, 1], and orient it so that higher is better."""

@@ -142,8 +142,8 @@ def number_named(name: str) -> Number:
     if name in known:
         return known[name]
     near = METRICS[name].headline.name if name in METRICS else _nearest(name)
-    hint = f"did you mean {near}? " if near else ""
-    raise MetricError(f"no metric gives a number named {name}; {hint}The known names are {', '.join(known)}")
+    hint = f"; did you mean {near}?" if near else "."
+    raise MetricError(f"no metric gives a number named {name}{hint} The known names are {', '.join(known)}")
 
 
 def _nearest(name: str) -> str | None:

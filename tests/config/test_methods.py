@@ -9,6 +9,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from raydis.config import RunConfig
 from raydis.config.files import field_paths, parse
+from raydis.config.presets import PRESETS
 from raydis.errors import ConfigError
 from raydis.sweep.domains import Domain, corners
 from raydis.sweep.settings import configure, value_at
@@ -142,6 +143,12 @@ def test_a_sweep_without_a_search_of_its_own_searches_the_default_space(kind: st
     assert SweepSpec.model_validate_json(spec.model_dump_json()) == spec
     controls = [{"name": "as_it_is"}]
     assert SweepSpec.model_validate({"name": "x", "run": run, "num_trials": 0, "controls": controls}).search == {}
+
+
+@pytest.mark.parametrize("preset", [name for name, run in PRESETS.items() if run.method.scored])
+def test_a_sweep_of_a_preset_needs_no_search_of_its_own(preset: str) -> None:
+    spec = SweepSpec.model_validate({"name": "x", "run": PRESETS[preset]})
+    assert spec.search
 
 
 @pytest.mark.parametrize("kind", STAGES)

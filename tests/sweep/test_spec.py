@@ -138,7 +138,10 @@ def test_an_override_reaches_into_a_domain_of_the_space(tmp_path: Path) -> None:
         ),
         ({"promotion": {"rule": "factor_vae"}}, r"write `objectives: \[\{metric: factor_vae\}\]`"),
         ({"promotion": {"rules": "mean"}}, r"promotion\.rules: unknown key"),
-        ({"objectives": [{"metric": "mean"}]}, r"objectives\.0\.metric: "),
+        ({"objectives": [{"metric": "mean"}]}, r"^sweep.yaml: objectives\.0\.metric: [^;]*$"),
+        ({"objectives": [{"metric": "mig", "direction": "up"}]}, r"^sweep.yaml: objectives\.0\.direction: [^;]*$"),
+        ({"objectives": []}, r"^sweep.yaml: objectives: found \[\], expected a list of at least 1$"),
+        ({"search": {"method.unit_dim": 8}}, r"^sweep.yaml: search\.method\.unit_dim: found 8, expected a mapping$"),
         (
             {"run": {"preset": "tiny", "method": {"family": "kl"}}},
             r"run\.method\.family=kl is called method\.kind now: rename it",
