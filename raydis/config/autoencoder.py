@@ -69,8 +69,8 @@ class VqConfig(VqNetwork, ReconstructionConfig):
     commitment: float = Field(
         default=0.25,
         ge=0.0,
-        description="Weight, within the codebook loss, of the term that pulls latents to embeddings (beta of equation 3 "
-        "in arXiv 1711.00937).",
+        description="Weight, within the codebook loss, of the term that pulls latents to embeddings (beta of equation "
+        "3 in arXiv 1711.00937).",
     )
 
 
