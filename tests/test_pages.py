@@ -47,7 +47,6 @@ from tests.system.test_pages import ELSEWHERE, SET_UP, SHORTER
 PAGES = read_pages()
 COMMANDS = sorted({command for page in PAGES.values() for command in page.commands})
 SHORTENED = [f"{command} {more}" for command, more in SHORTER.items() if command.startswith("python")]
-MENTIONS = sorted({command for page in PAGES.values() for command in page.mentions})
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 HOSTS = {"127.0.0.1", "arxiv.org", "semver.org", "www.ray.io"}
 MAX_README_LINES = 130
@@ -76,6 +75,11 @@ def test_the_front_page_is_read_in_three_minutes() -> None:
 
 def test_the_front_page_leads_to_every_other_page() -> None:
     assert set(PAGES) - {"README.md"} <= {link.partition("#")[0] for link in PAGES["README.md"].links}
+
+
+@paged
+def test_no_command_stands_where_the_tests_do_not_look(page: Page) -> None:
+    assert page.escapes == []
 
 
 @paged
@@ -144,7 +148,7 @@ def test_requests_of_the_serve_config_are_those_of_the_pages() -> None:
     assert set(requests) <= set(COMMANDS)
 
 
-@pytest.mark.parametrize("command", [*COMMANDS, *SHORTENED, *MENTIONS])
+@pytest.mark.parametrize("command", [*COMMANDS, *SHORTENED])
 def test_the_program_understands_every_command(command: str) -> None:
     for words in simple_commands(command):
         understand(words)
@@ -165,6 +169,8 @@ def test_the_program_understands_every_command(command: str) -> None:
         ("pytest -q -m fast", "fast"),
         ("pytest -q tests/absent", "assert False"),
         ("serve run serve_configs/absent.yaml", "absent.yaml"),
+        ("serve deploy serve_configs/absent.yaml", "absent.yaml"),
+        ("pre-commit instal", "no test knows pre-commit instal"),
         ("ray start --haed", "No such option:? '?--haed"),
         ("ray job submit -- python -m raydis.sweep --dryrun", "No such option: --dryrun"),
         ("curl -F image=@a.png -F sampel=1 http://127.0.0.1:8000/v1/edit", "sampel"),
@@ -208,6 +214,8 @@ def understand(words: Sequence[str]) -> None:
             assert (ROOT / file).is_file()
             extras = PROJECT["project"]["optional-dependencies"]
             assert package in {f".[{extra}]" for extra in extras}
+        case ["pip", "install", "pre-commit"] | ["pre-commit", "install"]:
+            assert (ROOT / ".pre-commit-config.yaml").is_file()
         case ["python", "-m", "raydis", *arguments]:
             verb, options = click_options(typer.main.get_command(raydis.cli.app), arguments)
             if verb == "train":
@@ -218,7 +226,7 @@ def understand(words: Sequence[str]) -> None:
             load_spec(ROOT / (options["spec"] or sweep.QUICKSTART), options["overrides"] or [])
         case ["python", "-m", module, *arguments] if module.startswith("tests.benchmarks."):
             assert set(re.findall(r"--[\w-]+", " ".join(arguments))) <= benchmark_options(module)
-        case ["pytest", "-q", *arguments]:
+        case ["pytest", "-q", *arguments] | ["pytest", *arguments]:
             markers = {marker.partition(":")[0] for marker in PROJECT["tool"]["pytest"]["ini_options"]["markers"]}
             if arguments[:1] == ["-m"]:
                 assert set(re.findall(r"\w+", arguments[1])) <= markers | {"and", "not"}
