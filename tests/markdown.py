@@ -17,7 +17,7 @@ PROGRAMS = {
     *("bash", "curl", "docker", "export", "git", "kubectl", "pip", "pre-commit", "pyright", "pytest", "python"),
     *("python3", "ray", "raydis", "ruff", "serve", "set", "sh", "source", "uv"),
 }
-NAMES = {"ray start", "serve run"}  # commands that a page speaks of and asks nobody to type
+NAMES = {"python -m raydis", "ray start", "serve run"}  # commands that a page speaks of and asks nobody to type
 LINK = re.compile(r"\[[^]]*\]\(([^)\s]+)\)")
 HEADING = re.compile(r"^#+ (.+)$", re.MULTILINE)
 

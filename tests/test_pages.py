@@ -69,6 +69,12 @@ def test_every_folder_has_its_page() -> None:
     assert {"raydis/methods", "raydis/metrics", "tests/benchmarks"} <= folders
 
 
+def test_the_page_of_the_package_describes_every_room() -> None:
+    first_cells = " ".join(row.split("|")[1] for row in PAGES["raydis/README.md"].rows)
+    described = set(re.findall(r"`(raydis/\w+/)`", first_cells))
+    assert described == {f"raydis/{file.parent.name}/" for file in (ROOT / "raydis").glob("*/__init__.py")}
+
+
 def test_the_front_page_is_read_in_three_minutes() -> None:
     assert PAGES["README.md"].text.count("\n") <= MAX_README_LINES
 
