@@ -121,7 +121,7 @@ def test_a_row_of_before_records_had_a_type_is_read() -> None:
     }
     assert record.scores is not None
     assert record.scores.spread is not None
-    assert (record.scores.spread["mig"], record.scores.importance) == (0.002, ((0.5, 0.25), (0.125, 0.0)))
+    assert (record.scores.spread["mig"], record.scores.details["importance"]) == (0.002, [[0.5, 0.25], [0.125, 0.0]])
     written = record.to_ray()
     assert {name: written[name] for name in row if name in written and name != "scores"} == {
         name: row[name] for name in row if name in written and name != "scores"

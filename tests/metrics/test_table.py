@@ -15,11 +15,13 @@ import pytest
 import torch
 from rich.console import Console
 
+from raydis.checkpoint.open import open_checkpoint
 from raydis.config import RunConfig
 from raydis.config.files import parse
 from raydis.config.presets import expand
 from raydis.data import FactorDataset, open_dataset
 from raydis.editor.editor import Editor
+from raydis.engine.record import RunRecord
 from raydis.engine.session import Report, run_session
 from raydis.engine.state import Training
 from raydis.errors import ConfigError, FitError, MetricError
@@ -32,11 +34,10 @@ from raydis.registry.promotion import ScoredVersion, decide, promote
 from raydis.report.page import render_report
 from raydis.store import LocalStore
 from raydis.sweep.printout import print_result
-from raydis.sweep.run import SweepResult
+from raydis.sweep.result import SweepResult
 from raydis.sweep.searcher import trial_state
 from raydis.sweep.spec import SweepSpec
 from raydis.sweep.summary import TrialRecord, choose_best, write_tables
-from raydis.train.report import failure, metrics_of
 
 SEARCHED = {"method.num_units": {"kind": "int", "low": 4, "high": 6}}
 README = Path(__file__).resolve().parents[2] / "raydis/metrics/README.md"
@@ -99,24 +100,22 @@ def spec_of(*objectives: dict[str, Any]) -> SweepSpec:
 
 def record_of(report: Report, spec: SweepSpec) -> TrialRecord:
     """The trial of one run, by the row that Ray gets."""
-    row = metrics_of(report)
-    state, reason = trial_state(row, False, spec.objectives)
+    run = RunRecord.from_ray(report.record.to_ray())
+    state, reason = trial_state(run, False, spec.objectives)
     return TrialRecord(
         number=0,
         control=None,
         settings={"method.num_units": 4},
         state="complete" if state.name == "COMPLETE" else "failed",
         reason=reason,
-        scores=report.scores,
-        images_seen=row["images_seen"],
-        loss=row["loss"],
+        run=run,
         time_s=1.0,
         checkpoint=str(report.checkpoint),
     )
 
 
 def test_a_metric_that_joins_the_table_is_in_the_scores_and_in_what_ray_gets(last: Report) -> None:
-    scores, row = last.scores, metrics_of(last)
+    scores, row = last.scores, last.record.to_ray()
     assert scores is not None
     assert scores.spread is not None
     assert 0.0 <= scores.values["overlap"] <= 90.0
@@ -125,7 +124,7 @@ def test_a_metric_that_joins_the_table_is_in_the_scores_and_in_what_ray_gets(las
     assert scores.sizes["overlap"] == {"num_rows": 50}
     assert Scores.from_dict(scores.to_dict()) == scores
     assert row["overlap"] == scores.values["overlap"]
-    assert failure(FitError("diverged")).keys() == row.keys()
+    assert RunRecord.of_failure(FitError("diverged")).to_ray().keys() == row.keys()
 
 
 def test_a_metric_that_joins_the_table_can_be_an_objective_and_stands_in_every_table_of_a_sweep(
@@ -161,7 +160,9 @@ def test_a_metric_that_joins_the_table_is_reported_and_decides_a_promotion(
     assert re.search(rf"Overlap\s*</td>\s*<td[^>]*>\s*{value:.3f} ± {spread:.3f}", page)
 
     goals = [Objective(metric="overlap")]
-    promotion = promote(Registry(LocalStore(tmp_path / "store")), last.checkpoint, "m", objectives=goals)
+    promotion = promote(
+        Registry(LocalStore(tmp_path / "store")), open_checkpoint(last.checkpoint), "m", objectives=goals
+    )
     assert promotion.decision.promote
     words = f"1 - overlap (scaled from 0 to 90) {1 - value / 90:.4f}"
     assert promotion.decision.reason == f"m@1 ({words}) is the first best"
@@ -173,7 +174,7 @@ def test_scores_without_numbers_rank_nowhere_and_say_why(last: Report, status: A
     scores = unscored(status, reason, protocol=SEARCH, num_images=9, data_fingerprint="a")
     failed = replace(last, scores=scores)
     spec = spec_of({"metric": "mig"})
-    row, record = metrics_of(failed), record_of(failed, spec)
+    row, record = failed.record.to_ray(), record_of(failed, spec)
     assert (row["status"], row["reason"], row["mig"], row["overlap"]) == (status, reason, None, None)
     assert (record.state, record.reason, record.value("mig")) == ("failed", reason, None)
     assert choose_best([record], spec.objectives) is None

@@ -141,7 +141,7 @@ NASTY = """<script>alert(1)</script> "double" 'single' {{ page.settings }} {% ra
 
 
 def test_a_reason_is_shown_as_plain_text_whatever_is_in_it(editor: Editor, dataset: FactorDataset) -> None:
-    invalid = editor.metrics["scores"] | {"status": "invalid", "importance": None, "reason": NASTY}
+    invalid = editor.metrics["scores"] | {"status": "invalid", "reason": NASTY}
     bad = Editor(editor.method, editor.config, editor.manifest, {"scores": invalid}, image_shape=editor.image_shape)
     page = render_report(bad, dataset, num_steps=2)
     assert "<script" not in page
