@@ -35,7 +35,7 @@ from raydis.config.presets import expand
 from raydis.data import open_dataset
 from raydis.engine.session import run_session
 from raydis.engine.state import Training
-from raydis.errors import ConfigError
+from raydis.errors import EXIT_CODES, ConfigError
 from raydis.registry import Registry
 from raydis.serve.api import router
 from raydis.serve.schemas import EditForm
@@ -113,6 +113,11 @@ def test_files_and_keys_that_a_page_names_exist(page: Page) -> None:
         assert (ROOT / path).exists(), path
     for file in re.findall(r"^\| `([\w./]+\.yaml)` \|", page.prose, re.MULTILINE):
         assert (ROOT / file).exists() or (ROOT / page.path.parent / file).exists(), file
+
+
+def test_the_page_of_the_package_has_every_exit_code() -> None:
+    rows = [tuple(row.strip("| ").split(" | ")) for row in PAGES["raydis/README.md"].rows]
+    assert [row for row in rows if row[0].isdigit()] == [(str(code), text) for code, text in EXIT_CODES.items()]
 
 
 @paged
