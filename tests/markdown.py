@@ -10,7 +10,14 @@ from typing import NamedTuple
 
 ROOT = Path(__file__).resolve().parents[1]
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
-COMMAND_CELL = re.compile(r"^\| `((?:python|pytest) [^`]+)` \|", re.MULTILINE)
+LANGUAGES = {"bash", "python", "py", ""}  # run line by line; run as a whole; a part of a file; what a program prints
+SPAN = re.compile(r"`([^`]+)`")
+SETTING = re.compile(r"(?:\w+=\S* )*")  # of the environment, before a command
+PROGRAMS = {
+    *("bash", "curl", "docker", "export", "git", "kubectl", "pip", "pre-commit", "pyright", "pytest", "python"),
+    *("python3", "ray", "raydis", "ruff", "serve", "set", "sh", "source", "uv"),
+}
+NAMES = {"python -m raydis", "ray start", "serve run"}  # commands that a page speaks of and asks nobody to type
 LINK = re.compile(r"\[[^]]*\]\(([^)\s]+)\)")
 HEADING = re.compile(r"^#+ (.+)$", re.MULTILINE)
 
@@ -38,18 +45,19 @@ class Page:
 
     @cached_property
     def prose(self) -> str:
-        """The text without its fenced blocks."""
-        return FENCE.sub("", self.text)
+        """The text with spaces in the place of its fenced blocks: what follows a block keeps its position."""
+        return FENCE.sub(lambda block: re.sub(r"[^\n]", " ", block[0]), self.text)
 
     @cached_property
     def steps(self) -> list[Step]:
-        """Lines of bash blocks, blocks of Python and commands in the first column of a table, in order."""
+        """Lines of bash blocks, blocks of Python, and commands in tables and in running text, in order."""
         found: list[tuple[int, Step]] = []
         for block in FENCE.finditer(self.text):
             language, text = block.groups()
             parts = text.splitlines() if language == "bash" else [text] if language == "python" else []
             found += [(block.start(), Step(language, part)) for part in parts]
-        found += [(cell.start(), Step("bash", cell[1])) for cell in COMMAND_CELL.finditer(self.text)]
+        spans = [(span.start(), " ".join(span[1].split())) for span in SPAN.finditer(self.prose)]
+        found += [(start, Step("bash", text)) for start, text in spans if is_command(text)]
         return [step for _, step in sorted(found, key=lambda item: item[0])]
 
     @property
@@ -57,9 +65,14 @@ class Page:
         return [step.text for step in self.steps if step.language == "bash"]
 
     @property
-    def mentions(self) -> list[str]:
-        """Commands in running text: a reader may copy them, though they are not run."""
-        return [text for text in re.findall(r"`([^`]+)`", self.prose) if text.startswith("python -m ")]
+    def escapes(self) -> list[str]:
+        """Return what a reader may take for a command, but which is in none of the places where `steps` looks."""
+        languages = [f"language {block[1]}" for block in FENCE.finditer(self.text) if block[1] not in LANGUAGES]
+        shown = "".join(block[2] for block in FENCE.finditer(self.text) if not block[1])
+        printed = [line for line in shown.splitlines() if is_command(line.removeprefix("$ "))]
+        other_code = re.findall(r"^(?: {4}|\t)[ \t]*\S.*|^.*(?:``|~~~|<pre|<code).*", self.prose, re.MULTILINE)
+        bare = re.findall(r"(?:python3? -m|pip install) .*", SPAN.sub("", self.prose))
+        return [*languages, *printed, *other_code, *bare]
 
     @property
     def rows(self) -> list[str]:
@@ -81,6 +94,13 @@ class Page:
         """What links to a part of the page may name, as GitHub makes it from the headings."""
         plain = (re.sub(r"[^\w\- ]", "", heading.lower()) for heading in HEADING.findall(self.prose))
         return {heading.replace(" ", "-") for heading in plain}
+
+
+def is_command(text: str) -> bool:
+    """Return whether a reader may type this: a program that our pages use, with arguments."""
+    text = SETTING.sub("", text, count=1)
+    program, _, arguments = text.partition(" ")
+    return program in PROGRAMS and bool(arguments) and text not in NAMES
 
 
 def read_pages() -> dict[str, Page]:

@@ -35,7 +35,7 @@ from raydis.config.presets import expand
 from raydis.data import open_dataset
 from raydis.engine.session import run_session
 from raydis.engine.state import Training
-from raydis.errors import ConfigError
+from raydis.errors import EXIT_CODES, ConfigError
 from raydis.registry import Registry
 from raydis.serve.api import router
 from raydis.serve.schemas import EditForm
@@ -47,7 +47,6 @@ from tests.system.test_pages import ELSEWHERE, SET_UP, SHORTER
 PAGES = read_pages()
 COMMANDS = sorted({command for page in PAGES.values() for command in page.commands})
 SHORTENED = [f"{command} {more}" for command, more in SHORTER.items() if command.startswith("python")]
-MENTIONS = sorted({command for page in PAGES.values() for command in page.mentions})
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 HOSTS = {"127.0.0.1", "arxiv.org", "semver.org", "www.ray.io"}
 MAX_README_LINES = 130
@@ -70,12 +69,23 @@ def test_every_folder_has_its_page() -> None:
     assert {"raydis/methods", "raydis/metrics", "tests/benchmarks"} <= folders
 
 
+def test_the_page_of_the_package_describes_every_room() -> None:
+    first_cells = " ".join(row.split("|")[1] for row in PAGES["raydis/README.md"].rows)
+    described = set(re.findall(r"`(raydis/\w+/)`", first_cells))
+    assert described == {f"raydis/{file.parent.name}/" for file in (ROOT / "raydis").glob("*/__init__.py")}
+
+
 def test_the_front_page_is_read_in_three_minutes() -> None:
     assert PAGES["README.md"].text.count("\n") <= MAX_README_LINES
 
 
 def test_the_front_page_leads_to_every_other_page() -> None:
     assert set(PAGES) - {"README.md"} <= {link.partition("#")[0] for link in PAGES["README.md"].links}
+
+
+@paged
+def test_no_command_stands_where_the_tests_do_not_look(page: Page) -> None:
+    assert page.escapes == []
 
 
 @paged
@@ -103,6 +113,11 @@ def test_files_and_keys_that_a_page_names_exist(page: Page) -> None:
         assert (ROOT / path).exists(), path
     for file in re.findall(r"^\| `([\w./]+\.yaml)` \|", page.prose, re.MULTILINE):
         assert (ROOT / file).exists() or (ROOT / page.path.parent / file).exists(), file
+
+
+def test_the_page_of_the_package_has_every_exit_code() -> None:
+    rows = [tuple(row.strip("| ").split(" | ")) for row in PAGES["raydis/README.md"].rows]
+    assert [row for row in rows if row[0].isdigit()] == [(str(code), text) for code, text in EXIT_CODES.items()]
 
 
 @paged
@@ -144,7 +159,7 @@ def test_requests_of_the_serve_config_are_those_of_the_pages() -> None:
     assert set(requests) <= set(COMMANDS)
 
 
-@pytest.mark.parametrize("command", [*COMMANDS, *SHORTENED, *MENTIONS])
+@pytest.mark.parametrize("command", [*COMMANDS, *SHORTENED])
 def test_the_program_understands_every_command(command: str) -> None:
     for words in simple_commands(command):
         understand(words)
@@ -165,6 +180,8 @@ def test_the_program_understands_every_command(command: str) -> None:
         ("pytest -q -m fast", "fast"),
         ("pytest -q tests/absent", "assert False"),
         ("serve run serve_configs/absent.yaml", "absent.yaml"),
+        ("serve deploy serve_configs/absent.yaml", "absent.yaml"),
+        ("pre-commit instal", "no test knows pre-commit instal"),
         ("ray start --haed", "No such option:? '?--haed"),
         ("ray job submit -- python -m raydis.sweep --dryrun", "No such option: --dryrun"),
         ("curl -F image=@a.png -F sampel=1 http://127.0.0.1:8000/v1/edit", "sampel"),
@@ -208,6 +225,8 @@ def understand(words: Sequence[str]) -> None:
             assert (ROOT / file).is_file()
             extras = PROJECT["project"]["optional-dependencies"]
             assert package in {f".[{extra}]" for extra in extras}
+        case ["pip", "install", "pre-commit"] | ["pre-commit", "install"]:
+            assert (ROOT / ".pre-commit-config.yaml").is_file()
         case ["python", "-m", "raydis", *arguments]:
             verb, options = click_options(typer.main.get_command(raydis.cli.app), arguments)
             if verb == "train":
@@ -218,7 +237,7 @@ def understand(words: Sequence[str]) -> None:
             load_spec(ROOT / (options["spec"] or sweep.QUICKSTART), options["overrides"] or [])
         case ["python", "-m", module, *arguments] if module.startswith("tests.benchmarks."):
             assert set(re.findall(r"--[\w-]+", " ".join(arguments))) <= benchmark_options(module)
-        case ["pytest", "-q", *arguments]:
+        case ["pytest", "-q", *arguments] | ["pytest", *arguments]:
             markers = {marker.partition(":")[0] for marker in PROJECT["tool"]["pytest"]["ini_options"]["markers"]}
             if arguments[:1] == ["-m"]:
                 assert set(re.findall(r"\w+", arguments[1])) <= markers | {"and", "not"}

@@ -35,6 +35,7 @@ SERVE = "RAY_AUTH_MODE=disabled serve run serve_configs/local.yaml"
 LEARNED_STAGE = (
     "first_stage={kind: vq, checkpoint: CHECKPOINT, stem_stride: 4, multipliers: [1, 2], num_blocks: 1, latent_dim: 4}"
 )
+STAGES = "python -m tests.benchmarks.first_stages --images 9000 --stage-images 60000 --seeds 1 2 3"
 
 # Appended to a command so that it takes minutes, and needs no GPU.
 SHORTER = {
@@ -51,7 +52,12 @@ SHORTER = {
     ),
     "python -m raydis train --preset vq_small --name first": "--set train.num_images=640",
     f"python -m raydis train --preset small --set '{LEARNED_STAGE}'": "--set train.num_images=640",
+    STAGES: "--images 640 --stage-images 640 --pixel-images 64 --seeds 0",
     "python -m tests.benchmarks.gpu --output gpu.json": "--smoke",
+    "python -m tests.benchmarks.samplers CHECKPOINT": "--quick",
+    "python -m raydis train --preset small --name sampled": (
+        "--set train.num_images=640 --set evaluation.protocol=none"
+    ),
     "pytest -q": "--collect-only",
     "pytest -q -m 'ray and not slow'": "--collect-only",
     "pytest -q -m slow": "--collect-only",
@@ -65,6 +71,9 @@ ELSEWHERE = {
     "ray start --head": JOBS,
     "ray job submit --address http://127.0.0.1:8265 --working-dir . -- python -m raydis.sweep --storage /tmp/raydis": (
         JOBS
+    ),
+    "serve deploy serve_configs/local.yaml": (
+        "tests/system/test_serve.py::test_all_replicas_serve_one_version_whatever_is_refused_dies_or_moves"
     ),
 }
 
@@ -159,6 +168,7 @@ def test_every_command_of_a_page_works(path: str, clone: Clone, request: pytest.
             if step.text == SERVE:
                 serving.enter_context(clone.served())
                 continue
+            assert checkpoint or "CHECKPOINT" not in step.text, f"no command of {path} before this one: {step.text}"
             text = f"{step.text} {SHORTER.get(step.text, '')}".rstrip()
             if text.startswith("curl"):
                 text += " --silent --show-error --fail-with-body"
