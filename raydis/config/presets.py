@@ -53,7 +53,7 @@ REFERENCE = RunConfig(
     method=DygaSdConfig(),
     train=TrainConfig(precision="bf16"),  # the release trains in fp32
     # EncDiff's published curve on 3D Shapes (FactorVAE / DCI by images): 0.48 M 0.77/0.53, 0.96 M 0.97/0.73,
-    # 1.92 M 1.00/0.93, 3.36 M 1.00/0.95. A tenth of the budget thus shows most of the differences.
+    # 1.92 M 1.00/0.93, 3.36 M 1.00/0.95. After a tenth of the budget, DCI has more than half of its final value.
     evaluation=EvaluationConfig(rungs=(480_000, 960_000, 1_920_000)),
 )
 
