@@ -65,7 +65,7 @@ def _config_1_to_2(config: Tree) -> None:
 
 
 def _metrics_1_to_2(metrics: Tree) -> None:
-    """The diagnosis of the anchors counted a unit's components as `num_gaussians`, which is where a fit starts."""
+    """Rename the count of a unit's components to `num_components`: `num_gaussians` is the number a fit starts with."""
     anchoring = _section(metrics, "anchoring")
     for counts in (_section(anchoring, "means"), *anchoring.get("units", ())):
         if "num_gaussians" in counts:

@@ -21,7 +21,7 @@ from raydis.data.dataset import digest
 from raydis.data.folder import FileKind, counted, report_skipped, sort_out
 from raydis.errors import DataError
 from raydis.store import Location, StoreConflict, StoreError, StoreMissing, open_store, split_uri
-from raydis.store.base import check_key, temporary_beside
+from raydis.store.keys import check_key, temporary_beside
 
 RAM_BYTES = 1 << 30  # larger arrays are memory-mapped, so that the processes of a machine share one copy
 NUM_PIECES = 256  # pieces of the files that a fingerprint reads

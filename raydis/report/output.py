@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from raydis.errors import ConfigError, OutputError, os_reason
-from raydis.store.base import temporary_beside
+from raydis.store.keys import temporary_beside
 
 PICTURE_FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"}  # those that the service accepts
 PROBE_BYTES = 1 << 20  # about the size of a picture or a page

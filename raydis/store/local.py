@@ -12,14 +12,8 @@ from pathlib import Path
 from typing import BinaryIO
 
 from raydis.errors import StoreConflict, StoreError, StoreMissing, os_reason
-from raydis.store.base import (
-    RESERVED_PREFIX,
-    Entry,
-    check_condition,
-    check_key,
-    check_prefix,
-    temporary_beside,
-)
+from raydis.store.base import Entry, check_condition
+from raydis.store.keys import RESERVED_PREFIX, check_key, check_prefix, temporary_beside
 from raydis.store.location import Location
 
 LOCK_NAME = f"{RESERVED_PREFIX}lock"

@@ -15,7 +15,7 @@ from typing import Self
 from urllib.parse import quote, unquote, urlsplit
 
 from raydis.errors import StoreError
-from raydis.store.base import check_key, is_printable
+from raydis.store.keys import check_key, is_printable
 
 _BUCKET = re.compile(r"[A-Za-z0-9._-]{1,255}")
 _SCHEME = re.compile(r"(s3|file):", re.IGNORECASE)

@@ -19,14 +19,8 @@ from typing import BinaryIO
 from botocore.exceptions import HTTPClientError, IncompleteReadError
 
 from raydis.errors import StoreConflict, StoreError, StoreMissing
-from raydis.store.base import (
-    RESERVED_PREFIX,
-    Entry,
-    check_condition,
-    check_key,
-    check_prefix,
-    temporary_beside,
-)
+from raydis.store.base import Entry, check_condition
+from raydis.store.keys import RESERVED_PREFIX, check_key, check_prefix, temporary_beside
 from raydis.store.location import Location
 from raydis.store.s3_client import Address, Answer, Condition, connect, tag_of
 from raydis.store.s3_conditions import prove_conditions

@@ -17,7 +17,7 @@ import threading
 from botocore.exceptions import ClientError
 
 from raydis.errors import StoreConflict, StoreError, StoreMissing
-from raydis.store.base import RESERVED_PREFIX, check_key
+from raydis.store.keys import RESERVED_PREFIX, check_key
 from raydis.store.location import Location
 from raydis.store.s3_client import Address, Condition, S3Client, tag_of
 from raydis.store.s3_errors import status_of, translated_errors
