@@ -195,10 +195,8 @@ class Editor:
     ) -> np.ndarray:
         """Set some units to values, shift others by amounts, and draw the images again: uint8 (B, H, W, C).
 
-        With neither, the images are reconstructed.
-
         Args:
-            images: uint8 (B, H, W, C).
+            images: uint8 (B, H, W, C). With neither `set` nor `shift` they are reconstructed.
             set: new values by unit, in the unit's own scale; see `units` for its range.
             shift: amounts that are added, by unit.
             seed: determines the starting noise of all images.
@@ -272,12 +270,9 @@ class Editor:
     ) -> np.ndarray:
         """Vary each of the given units of one image (H, W, C) over its range in the data: uint8 (N', V, H, W, C).
 
-        Row i changes only unit units[i]. Its columns show the quantiles of the unit from 2.5 % to 97.5 %, evenly spaced
-        in rank.
-
         Args:
-            units: the N' units to vary; None for all of them.
-            num_values: V, the number of columns.
+            units: the N' units to vary; None for all. Row i of the result changes only units[i].
+            num_values: V, the columns: quantiles of the unit from 2.5 % to 97.5 %, evenly spaced in rank.
         """
         chosen = range(self.num_units) if units is None else units
         values = traversed(self.encode(image[None]).units[0], self._quantiles(), chosen, num_values)
