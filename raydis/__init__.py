@@ -1,7 +1,7 @@
 """Train, search and serve disentangled diffusion models on Ray.
 
-`raydis.Editor` and `raydis.RunConfig` are imported when they are first used, so that `import raydis` stays fast: it
-imports neither torch nor ray.
+`raydis.Editor` and `raydis.RunConfig` are imported at their first use. `import raydis` therefore imports neither torch
+nor Ray, and stays fast.
 """
 
 from __future__ import annotations

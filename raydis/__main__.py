@@ -1,4 +1,4 @@
-"""`python -m raydis VERB`."""
+"""The entry point of `python -m raydis VERB`."""
 
 from raydis.cli import main
 

@@ -24,7 +24,7 @@ from raydis.config.first_stage import (
 )
 from raydis.config.pca_ica import PcaIcaConfig
 from raydis.config.vae import BetaVaeConfig, FactorVaeConfig, VaeSection
-from raydis.diffusion.objective import Objective
+from raydis.diffusion.denoising import Denoising
 from raydis.errors import ConfigError
 from raydis.methods.autoencoder import AutoencoderMethod
 from raydis.methods.beta_vae import BetaVae
@@ -130,7 +130,7 @@ def _build_dyga_sd(config: RunConfig, method: DygaSdConfig, image_channels: int)
             inertia=method.anchors.inertia,
         ),
         first_stage=stage,
-        objective=Objective(**method.diffusion.model_dump()),
+        denoising=Denoising(**method.diffusion.model_dump()),
         latent_size=config.latent_size,
         refit=method.anchors,
     )

@@ -1,7 +1,7 @@
-"""The outermost edge of a command: every exception becomes one line on standard error and an exit code.
+"""The outermost function of every command: it turns any exception into one line on standard error and an exit code.
 
-The codes are `raydis.errors.EXIT_CODES`. A traceback is not printed: where the line cannot tell everything, it names a
-file that holds the rest.
+The codes are `raydis.errors.EXIT_CODES`. Commands print no traceback. If one line cannot describe the exception fully,
+the traceback is written to a file, and the line names that file.
 """
 
 from __future__ import annotations
@@ -28,17 +28,17 @@ EXIT_CODE_HELP = "\n".join(["Exit codes", *(f"{code:>3}  {meaning}" for code, me
 
 
 STDOUT = 1  # its file descriptor
-_TOLD = RaydisError | OSError | None  # causes of which an error of ours says all there is to know
+_TOLD = RaydisError | OSError | None  # causes that the message of a RaydisError already describes fully
 
 
 class _Carried(Exception):
-    """An error on its way through typer, which takes an EOFError for a user who quit and prints one word."""
+    """A wrapper that hides an error from typer, which would treat an EOFError as a user who quit and print one word."""
 
 
 def run_command(app: typer.Typer) -> NoReturn:
     """Run a command line and end the process with its exit code.
 
-    Usage errors and `typer.Exit` are typer's own business; every other exception is one line on standard error.
+    Typer handles usage errors and `typer.Exit`. Every other exception is printed as one line on standard error.
     """
     command = typer.main.get_command(app)
     invoke = command.invoke
@@ -55,28 +55,28 @@ def run_command(app: typer.Typer) -> NoReturn:
         try:
             command()
         except SystemExit as ended:
-            # typer and rich end the process with 1 where they cannot print
+            # typer and rich exit with code 1 if they cannot print
             code = CLOSED_PIPE if isinstance(ended.__context__, BrokenPipeError) else ended.code
         except _Carried as carried:
             error = carried.__cause__
         except BaseException as raised:
             error = raised
     if isinstance(error, KeyboardInterrupt):
-        _tell("terminated" if received else "interrupted")
+        _print_line("terminated" if received else "interrupted")
         code = INTERRUPTED
     elif isinstance(error, BrokenPipeError) and _reader_is_gone():
-        with contextlib.suppress(OSError):  # or the interpreter would write again as it ends, and print a traceback
+        with contextlib.suppress(OSError):  # else the interpreter flushes at exit, fails again and prints a traceback
             os.dup2(os.open(os.devnull, os.O_WRONLY), STDOUT)
         code = CLOSED_PIPE
     elif error is not None:
         explained = explain(error)
-        _tell(explained.line + _rest(error))
+        _print_line(explained.line + _rest(error))
         code = explained.exit_code
-    sys.exit(128 + received[-1] if received else code)  # what ended it was the signal, however that came up to here
+    sys.exit(128 + received[-1] if received else code)  # the signal ended it, whatever exception arrived here
 
 
 def _rest(error: BaseException) -> str:
-    """Where the traceback lies, for an error whose line does not tell everything."""
+    """Return a note with the path of the traceback; empty for an error that its line describes fully."""
     if isinstance(error, RaydisError) and (isinstance(error.__cause__, _TOLD) or error.exit_code == USAGE):
         return ""
     path = write_log(error)
@@ -84,7 +84,7 @@ def _rest(error: BaseException) -> str:
 
 
 def write_log(error: BaseException) -> Path | None:
-    """Write the traceback and what is needed to understand it to a new file; None where no folder can be written."""
+    """Write traceback, command and versions to a new file and return its path; None if no folder is writable."""
     facts = [
         f"command  {' '.join(sys.argv)}",
         f"raydis   {raydis.__version__}, Python {platform.python_version()}, {platform.platform()}",
@@ -92,7 +92,7 @@ def write_log(error: BaseException) -> Path | None:
         *traceback.format_exception(error),
     ]
     for folder in (tempfile.gettempdir, _cache_folder):
-        with contextlib.suppress(OSError, RuntimeError):  # the latter where there is no home
+        with contextlib.suppress(OSError, RuntimeError):  # RuntimeError if there is no home folder
             handle, path = tempfile.mkstemp(prefix="raydis-", suffix=".log", dir=folder())
             try:
                 with open(handle, "w", encoding="utf-8", errors="backslashreplace") as file:
@@ -112,9 +112,10 @@ def _cache_folder() -> Path:
 
 @contextlib.contextmanager
 def _stop_signals() -> Iterator[list[int]]:
-    """Within the block SIGTERM and SIGHUP interrupt as Ctrl-C does; the list holds those that came.
+    """Make SIGTERM and SIGHUP raise KeyboardInterrupt within the block, as Ctrl-C does.
 
-    Where a signal is ignored, as SIGHUP under `nohup`, it stays so.
+    The list that it yields receives the numbers of the signals that arrive. A signal that is ignored, as SIGHUP under
+    `nohup`, stays ignored.
     """
     received: list[int] = []
 
@@ -132,13 +133,13 @@ def _stop_signals() -> Iterator[list[int]]:
 
 
 def _reader_is_gone() -> bool:
-    """Whether standard output is a pipe that nobody reads any more: another pipe or socket may have broken instead."""
+    """Return whether standard output is a pipe without a reader; the broken pipe may also have been another one."""
     poll = select.poll()
     poll.register(STDOUT, 0)
     return any(event & select.POLLERR for _, event in poll.poll(0))
 
 
-def _tell(line: str) -> None:
+def _print_line(line: str) -> None:
     if sys.stderr is not None:
         with contextlib.suppress(OSError):
             print(f"raydis: {line}", file=sys.stderr, flush=True)

@@ -1,7 +1,8 @@
-"""Every error class, its exit code, and the one place that turns any exception into a line.
+"""The errors of raydis, the exit codes of its commands, and `explain`, which describes any exception in one line.
 
-A line says what failed, what was found and what to do. `raydis.edge` prints it where a command ends; a trial's reason
-and a replica's log use the same words. This file knows libraries by their names alone, for it imports none.
+The line says what failed, what was found and what to do. `raydis.edge` prints it when a command fails. The reason of a
+failed trial and the log of a service replica contain the same text. This file recognises the exceptions of libraries
+by the name of their class, so that it imports none of the libraries.
 """
 
 from __future__ import annotations
@@ -11,10 +12,10 @@ import os
 from dataclasses import dataclass
 from typing import ClassVar
 
-MAX_LINE = 600  # characters of a foreign message that are shown
+MAX_LINE = 600  # characters that are shown of the message of another library
 
 OK, UNEXPECTED, USAGE = 0, 1, 2
-SWEEP_FAILED = 3  # 4 is left for a sweep that a budget ends
+SWEEP_FAILED = 3  # 4 is reserved for a sweep that ends because its budget is used up
 DATA, STORAGE, RESOURCES, FIT, METRICS, CHECKPOINT, REGISTRY, OUTPUT = range(10, 18)
 HUNG_UP, INTERRUPTED, CLOSED_PIPE, TERMINATED = 129, 130, 141, 143  # 128 + the signal's number, as shells count
 
@@ -39,7 +40,7 @@ EXIT_CODES = {
 
 
 class RaydisError(Exception):
-    """Base of every error that raydis raises on purpose: a command prints it in one line and ends with its code."""
+    """The base class of all errors that raydis raises. A command prints the message and exits with `exit_code`."""
 
     exit_code: ClassVar[int] = UNEXPECTED
 
@@ -51,37 +52,37 @@ class ConfigError(RaydisError):
 
 
 class EditError(RaydisError):
-    """An edit names what does not exist, an image does not have the model's shape, or a setting is out of range."""
+    """An edit names something that does not exist, its image has the wrong shape, or a setting is out of range."""
 
     exit_code = USAGE
 
 
 class DataError(RaydisError):
-    """A data set's file is missing, truncated, or not laid out as its official format says."""
+    """A file of a data set is missing, truncated, or does not have the official format."""
 
     exit_code = DATA
 
 
 class PictureError(DataError):
-    """A picture cannot be decoded. The message completes "the picture ..."."""
+    """A picture cannot be decoded. The message is the end of a sentence that begins with "the picture"."""
 
 
 class UnknownPicture(PictureError):
-    """The bytes are of none of the formats that were asked for."""
+    """The bytes have none of the allowed picture formats."""
 
 
 class TooManyPixels(PictureError):
-    """The picture is one, but too large to be decoded."""
+    """A picture of an allowed format has too many pixels to be decoded."""
 
 
 class ImageError(RaydisError):
-    """The bytes are no image that can be used."""
+    """The bytes are not an image that the model can use."""
 
     exit_code = DATA
 
 
 class ImageTooLarge(RaydisError):
-    """The image is one, but has too many pixels to be decoded."""
+    """An image of an allowed format has too many pixels to be decoded."""
 
     exit_code = DATA
 
@@ -99,7 +100,7 @@ class SweepError(RaydisError):
 
 
 class MetricError(RaydisError):
-    """Codes or factors cannot be scored: unequal lengths, floats as factors, no varying factor."""
+    """Codes or factors cannot be scored: unequal lengths, factors that are floats, or no factor that varies."""
 
     exit_code = METRICS
 
@@ -111,7 +112,7 @@ class CheckpointError(RaydisError):
 
 
 class StoreError(RaydisError):
-    """Storage refused a request: missing key, no permission, or a lost conditional write."""
+    """A request to the storage failed: a missing key, no permission, or an unmet condition of a write."""
 
     exit_code = STORAGE
 
@@ -121,11 +122,11 @@ class StoreMissing(StoreError):
 
 
 class StoreConflict(StoreError):
-    """A conditional write lost: the key exists already, or its tag is no longer the one given."""
+    """A conditional write failed because the key already exists, or because its tag is no longer the given one."""
 
 
 class LeaseTaken(StoreError):
-    """Somebody else holds the lease, and renews it."""
+    """Another process holds the lease and keeps renewing it."""
 
 
 class LeaseLost(StoreError):
@@ -145,24 +146,24 @@ class ResourceError(RaydisError):
 
 
 class ClusterError(RaydisError):
-    """A cluster lost a run's workers, or did not start them, more often than a run waits for: repeating it may help."""
+    """The cluster lost the workers of a run, or failed to start them, too often. Starting the run again may help."""
 
     exit_code = RESOURCES
 
 
 class OutputError(RaydisError):
-    """A file that a command was asked to write cannot be written."""
+    """The output file of a command cannot be written."""
 
     exit_code = OUTPUT
 
 
 @dataclass(frozen=True)
 class Explained:
-    """An exception in a user's words.
+    """A description of an exception for users.
 
     Attributes:
         line: what failed, what was found, what to do; one line.
-        exit_code: of a command that it ends, a key of EXIT_CODES.
+        exit_code: the exit code of a command that fails with this exception, a key of EXIT_CODES.
     """
 
     line: str
@@ -200,14 +201,17 @@ _RAY_ADVICE = {
 
 
 def os_reason(error: OSError) -> str:
-    """What the system answered and what helps, such as `No space left on device: make room there, or ...`."""
+    """Return the system's message and advice, such as `No space left on device: make room there, or ...`."""
     if advice := _ADVICE.get(error.errno or 0):
-        return f"{os.strerror(error.errno or 0)}: {advice}"  # a library's own words, as pyarrow's, may be long
+        return f"{os.strerror(error.errno or 0)}: {advice}"  # not the library's own text, which may be long (pyarrow)
     return error.strerror or str(error) or type(error).__name__
 
 
 def final_error(error: BaseException) -> RaydisError | None:
-    """The error of ours that no repetition would change: itself, or what a disk that refuses comes to; else None."""
+    """Return the error as a RaydisError if trying again cannot help; else None.
+
+    This holds for every RaydisError, and for a full or read-only disk, which becomes a StoreError.
+    """
     if isinstance(error, RaydisError):
         return error
     if isinstance(error, OSError) and error.errno in _REFUSALS:
@@ -216,15 +220,19 @@ def final_error(error: BaseException) -> RaydisError | None:
 
 
 def explain(error: BaseException) -> Explained:
-    """Any exception in one line: ours as it stands, well-known foreign ones with advice, others by type and message."""
+    """Describe any exception in one line.
+
+    A RaydisError keeps its message, well-known exceptions of libraries get advice, and others are described by type and
+    message.
+    """
     families = _families(error)
-    if families & {"ray.RayError", "ray.TrainingFailedError", "ray.TuneError"}:  # may be of the cause's class as well
+    if families & {"ray.RayError", "ray.TrainingFailedError", "ray.TuneError"}:  # may be of the cause's class, too
         return _explain_ray(error, families)
     if isinstance(error, RaydisError):
         return Explained(one_line(str(error), limit=None) or type(error).__name__, error.exit_code)
     text = one_line(str(error))
     if isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and any(word in text for word in _NO_MEMORY)):
-        found = ". ".join(text.split(". ")[:3])  # CUDA's goes on with a page of advice about its allocator
+        found = ". ".join(text.split(". ")[:3])  # CUDA's goes on with a page about its allocator
         return Explained(f"out of memory ({found or 'no details'}): {_LESS_MEMORY}", RESOURCES)
     if isinstance(error, OSError) and error.errno in _ADVICE:
         path = error.filename2 or error.filename
@@ -232,20 +240,20 @@ def explain(error: BaseException) -> Explained:
         return Explained(one_line(f"{what}: {os_reason(error)}"), _CODES.get(error.errno, STORAGE))
     if "pydantic_core.ValidationError" in families:
         return Explained(f"a stored file does not have the expected form: {text}", DATA)
-    if "Traceback (most recent call last)" in text:  # of another process: its last line names the error
+    if "Traceback (most recent call last)" in text:  # from another process; its last line names the error
         return Explained(_last_line(error), UNEXPECTED)
     return Explained(f"{type(error).__name__}: {text}" if text else type(error).__name__, UNEXPECTED)
 
 
 def one_line(text: str, *, limit: int | None = MAX_LINE) -> str:
-    """The text without line breaks, at most `limit` characters of it."""
+    """Return the text without line breaks, cut to at most `limit` characters."""
     text = " ".join(text.split())
     return text if limit is None or len(text) <= limit else f"{text[: limit - 4]} ..."
 
 
 def _explain_ray(error: BaseException, families: set[str]) -> Explained:
-    """Ray wraps what a worker raised: that is what failed; without it the name of Ray's error tells."""
-    failures = getattr(error, "worker_failures", None) or {}  # of Ray Train, by rank
+    """Describe the exception of the worker that Ray has wrapped; without one, describe Ray's error by its name."""
+    failures = getattr(error, "worker_failures", None) or {}  # set by Ray Train; keys are ranks
     causes = [failures[rank] for rank in sorted(failures)]
     causes += [getattr(error, name, None) for name in ("controller_failure", "cause")]
     for cause in causes:
@@ -262,5 +270,5 @@ def _last_line(error: BaseException) -> str:
 
 
 def _families(error: BaseException) -> set[str]:
-    """`library.Class` of the exception's type and of those that it inherits from."""
+    """Return `library.Class` for the class of the exception and for all its base classes."""
     return {f"{kind.__module__.partition('.')[0]}.{kind.__name__}" for kind in type(error).__mro__}

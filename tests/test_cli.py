@@ -225,7 +225,7 @@ def test_traverse_writes_a_grid_of_units_by_values(run: Run, checkpoint: Path, t
     with Image.open(path) as picture:
         assert picture.height == 8 + 26 + 20 + 4 * 83 + 8
         assert picture.width > 4 * 83
-        expected = draw_traversal(editor, start, num_values=3, seed=4, num_steps=2)
+        expected = draw_traversal(editor, start, num_values=3, seed=4, steps=2)
         assert (np.asarray(picture) == np.asarray(expected)).all()
 
 
@@ -239,7 +239,7 @@ def test_swap_draws_two_given_files(run: Run, checkpoint: Path, tmp_path: Path) 
     with Image.open(path) as picture:
         lines = 1 + max(label.lines(10).count("\n") + 1 for label in editor.labels)
         assert picture.height == 8 + 26 + (4 + 16 * lines) + 67 + 8
-        assert (np.asarray(picture) == np.asarray(draw_swaps(editor, images[:1], images[1:], num_steps=2))).all()
+        assert (np.asarray(picture) == np.asarray(draw_swaps(editor, images[:1], images[1:], steps=2))).all()
 
 
 def test_traverse_and_swap_take_a_sampler_and_keep_details(run: Run, checkpoint: Path, tmp_path: Path) -> None:
@@ -254,10 +254,10 @@ def test_traverse_and_swap_take_a_sampler_and_keep_details(run: Run, checkpoint:
     ):
         assert run("traverse", checkpoint, "--image", tmp_path / "image.png", *options, *flags).code == 0
         with Image.open(path) as picture:
-            assert (np.asarray(picture) == np.asarray(draw_traversal(editor, image, num_steps=2, **wanted))).all()
+            assert (np.asarray(picture) == np.asarray(draw_traversal(editor, image, steps=2, **wanted))).all()
         assert run("swap", checkpoint, *files, *options, *flags).code == 0
         with Image.open(path) as picture:
-            expected = draw_swaps(editor, image[None], image[None], num_steps=2, **wanted)
+            expected = draw_swaps(editor, image[None], image[None], steps=2, **wanted)
             assert (np.asarray(picture) == np.asarray(expected)).all()
 
 

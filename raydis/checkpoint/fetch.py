@@ -1,4 +1,8 @@
-"""Checkpoint folders from a store. The manifest is written last: without it there is no checkpoint."""
+"""Download checkpoint folders from a store into a local cache.
+
+The manifest of a checkpoint is always written last. A folder without a manifest is therefore incomplete, and is treated
+as if there were no checkpoint.
+"""
 
 from __future__ import annotations
 
@@ -19,18 +23,18 @@ log = logging.getLogger(__name__)
 
 
 def default_cache() -> Path:
-    """Return the folder of fetched checkpoints: below $RAYDIS_CACHE, else ~/.cache/raydis."""
+    """Return the folder of downloaded checkpoints: below $RAYDIS_CACHE if it is set, else below ~/.cache/raydis."""
     return Path(os.environ.get("RAYDIS_CACHE") or Path.home() / ".cache" / "raydis") / "checkpoints"
 
 
 def fetch_checkpoint(uri: str | Path, cache_dir: Path) -> Checkpoint:
-    """Open the checkpoint at a local path or an `s3://bucket/folder` URI, after checking every file once.
+    """Open the checkpoint at a local path or an `s3://bucket/folder` URI, after verifying every file once.
 
-    A local checkpoint is used where it lies; one on S3 is downloaded to `cache_dir`, unless it is there already.
+    A local checkpoint is used in its own folder. One on S3 is downloaded to `cache_dir`, unless it is there already.
 
     Raises:
-        CheckpointError: no checkpoint there, it does not match its manifest, or this raydis cannot run it.
-        StoreError: the store refused, or no such place can exist.
+        CheckpointError: there is no checkpoint, it does not match its manifest, or this raydis cannot run it.
+        StoreError: the store failed, or the path or URI is not allowed.
     """
     location = Location.parse(uri)
     if location.folder is None:
@@ -39,16 +43,16 @@ def fetch_checkpoint(uri: str | Path, cache_dir: Path) -> Checkpoint:
 
 
 def download_checkpoint(store: Store, prefix: str, cache_dir: Path) -> Checkpoint:
-    """Open a verified copy of the checkpoint under `prefix` ("" for the store's root), in `cache_dir`.
+    """Download the checkpoint under `prefix` ("" for the store's root) to `cache_dir`, verify it and open it.
 
-    Its folder is named by the hash of its manifest, which holds the hashes of all other files: equal checkpoints
-    share a folder. Processes may fetch the same one at once. A folder never changes and is never removed, because
-    others may be loading from it, or map its weights into memory: where a copy was damaged since, the next fetch puts a
-    new one beside it, under the same name with a number.
+    Its folder is named by the hash of its manifest, which holds the hashes of all other files, so equal checkpoints
+    share a folder. Several processes may fetch the same checkpoint at once. A folder never changes and is never
+    removed, because other processes may be loading from it, or map its weights into memory. If a copy has been damaged,
+    the next fetch puts a new one beside it, under the same name with a number.
 
     Raises:
-        CheckpointError: no checkpoint there, what arrived does not match its manifest, or this raydis cannot run it.
-        StoreError: the store refused, or the cache's disk is full.
+        CheckpointError: there is no checkpoint, the download does not match its manifest, or this raydis cannot run it.
+        StoreError: the store failed, or the cache's disk is full.
     """
     return checkpoint_of(_download_files(store, prefix, cache_dir))
 
@@ -67,7 +71,7 @@ def _download_files(store: Store, prefix: str, cache_dir: Path) -> VerifiedFiles
         if not target.exists():
             try:
                 return _download(store, start, manifest, text, target)
-            except FileExistsError:  # another process was first: its copy serves as well, if it is whole
+            except FileExistsError:  # another process was first: verify its copy and use it
                 continue
             except CheckpointError as error:
                 raise CheckpointError(f"cannot fetch {source}: {error}") from error
@@ -82,18 +86,18 @@ def _download_files(store: Store, prefix: str, cache_dir: Path) -> VerifiedFiles
 
 
 def _whole(copy: Path) -> VerifiedFiles | None:
-    """Return the files of a copy; None where it is not there, or damaged."""
+    """Return the verified files of a copy; None if it does not exist or is damaged."""
     if not copy.exists():
         return None
     try:
         return verify(copy)
     except CheckpointError as error:
-        log.warning("%s. Another copy takes its place; remove this one when nothing uses it", error)
+        log.warning("%s. raydis fetches another copy; remove the damaged one when no process uses it", error)
         return None
 
 
 def _download(store: Store, start: str, manifest: Manifest, text: bytes, target: Path) -> VerifiedFiles:
-    """Put a verified copy under a name that is free. Raises FileExistsError where it no longer is."""
+    """Download and verify a copy, then rename it to `target`. Raises FileExistsError if `target` exists by then."""
     arriving = target.with_name(f"{target.name}.tmp-{secrets.token_hex(4)}")
     try:
         for name in manifest.files:

@@ -1,4 +1,4 @@
-"""The manifest of a checkpoint folder: what is in it, byte for byte, and where it came from."""
+"""The manifest of a checkpoint folder: size and sha256 of each file, and the run that the weights come from."""
 
 from __future__ import annotations
 
@@ -9,9 +9,10 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationErro
 
 from raydis.errors import CheckpointError
 
-# 2: the configuration says `method.kind` and has no anchor mode `relative`; a training has one optimiser a move, and a
-# report that waits for its scores has a dictionary of losses and one of health counts. Code between the two wrote some
-# of this as version 1; `raydis.checkpoint.migrate` reads all of it.
+# Version 2: the configuration has `method.kind` and `num_embeddings`, and no anchor mode `relative`. The state of a
+# training has one optimiser for each move, and its unscored report has a dictionary of losses and one of health counts.
+# The diagnosis of the anchors counts `num_components`. Some code before version 2 already wrote parts of this under
+# number 1; `raydis.checkpoint.migrate` reads all of these forms.
 FORMAT_VERSION: Literal[2] = 2
 KNOWN_VERSIONS = (1, 2)
 MANIFEST = "manifest.json"
@@ -43,7 +44,7 @@ class Parent(BaseModel):
 
 
 class Manifest(BaseModel):
-    """Contents and origin of a checkpoint. It lists every file but itself; names outside the format are refused."""
+    """Contents and origin of a checkpoint. It lists every file but itself, and allows only the format's file names."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -70,26 +71,26 @@ class Manifest(BaseModel):
 
     @property
     def can_resume(self) -> bool:
-        """Whether the state of the training is there as well."""
+        """Whether the checkpoint also holds the state of the training."""
         return set(TRAINING_FILES) <= set(self.files)
 
     def without_training(self) -> Manifest:
-        """The same checkpoint as it is published: without the files that only a resumed training needs."""
+        """Return the manifest of the published checkpoint, which lacks the files that only resuming needs."""
         return self.model_copy(update={"files": {name: self.files[name] for name in MODEL_FILES}})
 
     def to_json(self) -> bytes:
-        """The text of manifest.json; its sha256 names the checkpoint's content."""
+        """Return the bytes of manifest.json. Their sha256 identifies the content of the checkpoint."""
         return (self.model_dump_json(indent=2) + "\n").encode()
 
 
 def parse_manifest(text: bytes, source: str) -> Manifest:
-    """The manifest in the bytes of a manifest.json.
+    """Parse the bytes of a manifest.json.
 
     Args:
-        source: where the bytes came from, for the error.
+        source: where the bytes came from, for error messages.
 
     Raises:
-        CheckpointError: not a manifest, or one of another format version.
+        CheckpointError: the bytes are not a manifest, or have an unknown format version.
     """
     try:
         tree: Any = json.loads(text)
@@ -100,7 +101,7 @@ def parse_manifest(text: bytes, source: str) -> Manifest:
                 "open it with the raydis that wrote it (see its `packages`)"
             )
         return Manifest.model_validate(tree)
-    except (ValueError, KeyError, TypeError) as error:  # ValidationError and JSONDecodeError are ValueErrors
+    except (ValueError, KeyError, TypeError, RecursionError) as error:  # ValidationError, JSONDecodeError: ValueErrors
         raise CheckpointError(f"{source} is not a checkpoint's manifest: {_reason(error)}") from error
 
 

@@ -1,7 +1,7 @@
-"""What older versions of the format hold, read as this version holds it. Nothing on the disk is changed.
+"""Convert what older versions of the checkpoint format hold to the current version, in memory only.
 
-Version 1 was written by several states of the code, which did not say more than 1: its migrations recognise what each
-of them wrote, and leave alone what is as it is today.
+Several states of the code wrote different content under version number 1. The migrations from version 1 therefore
+recognise each old form, and leave unchanged what already has today's form.
 """
 
 from __future__ import annotations
@@ -16,19 +16,29 @@ Tree = dict[str, Any]
 
 
 def migrate_config(config: Tree, format_version: int = 1) -> Tree:
-    """Replace in a tree of an older format what `RunConfig` no longer knows; change the tree in place, return it.
+    """Replace what `RunConfig` no longer knows in a configuration of an older format. Change it in place and return it.
 
     Args:
-        format_version: of the checkpoint. A record that has no version of its own, as a run's `run.json`, may have been
-            written by any code: take 1, the default.
+        format_version: of the checkpoint. A file without a version of its own, such as a run's `run.json`, may have
+            been written by any code: use 1, the default.
     """
     if format_version < 2:
         _config_1_to_2(config)
     return config
 
 
+def migrate_metrics(metrics: Tree, format_version: int) -> Tree:
+    """Rename in the metrics of an older format what has another name today; change them in place, return them.
+
+    Scores are left as they are, for `Scores.from_dict` reads every layout of them.
+    """
+    if format_version < 2:
+        _metrics_1_to_2(metrics)
+    return metrics
+
+
 def migrate_training(state: TrainingState, format_version: int, moves: Sequence[str]) -> TrainingState:
-    """Return the state of a training of an older format as `Training` stores it now.
+    """Convert the state of a training to the form in which `Training` stores it now.
 
     Args:
         format_version: of the checkpoint.
@@ -38,7 +48,7 @@ def migrate_training(state: TrainingState, format_version: int, moves: Sequence[
 
 
 def _config_1_to_2(config: Tree) -> None:
-    """`method.family` became `method.kind`, and `anchors.mode: relative` is now `constant`.
+    """Rename `method.family` and `num_codes` to `method.kind` and `num_embeddings`; replace `anchors.mode: relative`.
 
     `relative` shifted a token by shift_rate exp(-distance) of the way to its anchor, with a factor of median 0.995 on
     trained models: a typical shift is longer than before by 0.5 % of itself.
@@ -46,22 +56,33 @@ def _config_1_to_2(config: Tree) -> None:
     method = _section(config, "method")
     if "family" in method:
         method["kind"] = method.pop("family")
+    for section in (method, _section(config, "first_stage")):
+        if "num_codes" in section:
+            section["num_embeddings"] = section.pop("num_codes")
     anchors = _section(method, "anchors")
     if anchors.get("mode") == "relative":
         anchors["mode"] = "constant"
 
 
+def _metrics_1_to_2(metrics: Tree) -> None:
+    """The diagnosis of the anchors counted a unit's components as `num_gaussians`, which is where a fit starts."""
+    anchoring = _section(metrics, "anchoring")
+    for counts in (_section(anchoring, "means"), *anchoring.get("units", ())):
+        if "num_gaussians" in counts:
+            counts["num_components"] = counts.pop("num_gaussians")
+
+
 def _section(tree: Tree, name: str) -> Tree:
-    """Return a section of a tree; an empty one where it is no mapping, which the configuration's own check reports."""
+    """Return a section of a tree; an empty one if it is not a mapping, an error that validation reports later."""
     section = tree.get(name)
     return cast("Tree", section) if isinstance(section, dict) else {}
 
 
 def _training_1_to_2(state: TrainingState, moves: Sequence[str]) -> TrainingState:
-    """The moments of the single optimiser, `optimizer.3.exp_avg`, belong to the method's first move.
+    """Assign the moments of the single optimiser to the method's first move, and convert the unscored report.
 
-    They are `optimizer.MOVE.3.exp_avg` now. A report that waits for its scores had one loss and one count of failures;
-    the first code had no such report.
+    `optimizer.3.exp_avg` becomes `optimizer.MOVE.3.exp_avg`. The unscored report had one loss and one count of failures
+    instead of dictionaries; the earliest code wrote no such report.
     """
     tensors = {
         f"optimizer.{moves[0]}.{name.partition('.')[2]}" if re.match(r"optimizer\.\d+\.", name) else name: tensor

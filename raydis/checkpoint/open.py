@@ -1,7 +1,7 @@
-"""Open a checkpoint folder: every byte is checked, and no code of it is executed.
+"""Open a checkpoint folder, verifying every byte and executing no code from it.
 
-A `Checkpoint` is opened and verified once in a process, and the object is then what is passed on, not its path. Torch
-is imported by the two methods that return tensors: a registry lists, verifies and uploads without it.
+A process opens and verifies a checkpoint once, and then passes the `Checkpoint` object on instead of its path. Only the
+two methods that return tensors import torch, so a registry lists, verifies and uploads checkpoints without it.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from raydis.checkpoint.manifest import (
     WEIGHTS,
     Manifest,
 )
-from raydis.checkpoint.migrate import migrate_config
+from raydis.checkpoint.migrate import migrate_config, migrate_metrics
 from raydis.checkpoint.state import TrainingState
 from raydis.checkpoint.text import from_json, to_json
 from raydis.checkpoint.verify import VerifiedFiles, entry_of, verify
@@ -33,12 +33,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A checkpoint whose files this process has checked against its manifest.
+    """A checkpoint whose files this process has verified against its manifest.
 
     Attributes:
-        files: the verified files, and how to read or send them as they were verified.
+        files: the verified files; they notice if a file changes after its verification.
         manifest: contents and origin.
-        config: the run that trained it, in today's words whatever the version of the format.
+        config: the configuration of the run that trained it, converted to the current format.
         metrics: scores and losses.
     """
 
@@ -49,18 +49,18 @@ class Checkpoint:
 
     @property
     def folder(self) -> Path:
-        """Where the files lie on this machine."""
+        """The folder of the files on this machine."""
         return self.files.folder
 
     def weights(self) -> dict[str, Tensor]:
-        """Return the state dict of the method, on the CPU. Raises CheckpointError where the file changed since."""
+        """Return the state dict of the method, on the CPU. Raises CheckpointError if the file no longer verifies."""
         return self._tensors(WEIGHTS)
 
     def training(self) -> TrainingState:
         """Return the state of the training, as it was written; see `migrate_training`.
 
         Raises:
-            CheckpointError: it was left out, as in a published version, or its file changed since.
+            CheckpointError: the checkpoint does not hold it, as in a published version, or its file no longer verifies.
         """
         tensors, values = TRAINING_FILES
         if not self.manifest.can_resume:
@@ -73,10 +73,11 @@ class Checkpoint:
     def with_metrics(self, metrics: dict[str, Any]) -> Checkpoint:
         """Return a checkpoint of the same weights with other metrics and without the state of the training.
 
-        It is of today's format. Nothing is written: its weights are the file of this one, its JSON files are in memory.
+        It has the current format. Nothing is written to disk: the new checkpoint shares the file of the weights with
+        this one, and keeps its JSON files in memory.
 
         Raises:
-            CheckpointError: a metric that JSON lacks, such as NaN.
+            CheckpointError: JSON cannot represent a metric, such as NaN.
         """
         texts = {
             CONFIG: to_json(CONFIG, self.config.model_dump(mode="json")),
@@ -89,7 +90,7 @@ class Checkpoint:
         return Checkpoint(files=files, manifest=manifest, config=self.config, metrics=metrics)
 
     def check_belongs(self, config: RunConfig, *, data_name: str, data_fingerprint: str) -> None:
-        """Raise CheckpointError where a run of `config` on these data would not go on from here as it began."""
+        """Raise CheckpointError unless the run that wrote this checkpoint had the same configuration and images."""
         if found := differences(self.config.model_dump(mode="json"), config):
             raise CheckpointError(
                 f"checkpoint {self.folder} belongs to another configuration: {listed(found)}. "
@@ -115,14 +116,14 @@ def open_checkpoint(folder: Path) -> Checkpoint:
     """Open a checkpoint folder after checking the sha256 of every file.
 
     Raises:
-        CheckpointError: no checkpoint, one of another format, a file that is missing, unknown or damaged, or a
-            config.json that this raydis cannot run.
+        CheckpointError: there is no checkpoint, its format is unknown, a file is missing, unknown or damaged, or this
+            raydis cannot run its config.json.
     """
     return checkpoint_of(verify(folder))
 
 
 def checkpoint_of(files: VerifiedFiles) -> Checkpoint:
-    """Read what was verified. Raises CheckpointError for a config.json that this raydis cannot run."""
+    """Return the checkpoint in verified files. Raises CheckpointError if this raydis cannot run its config.json."""
     manifest, source = files.manifest, str(files.folder / CONFIG)
     tree = migrate_config(from_json(source, files.texts[CONFIG]), manifest.format_version)
     try:
@@ -130,5 +131,5 @@ def checkpoint_of(files: VerifiedFiles) -> Checkpoint:
     except ConfigError as error:
         written_by = manifest.packages.get("raydis", "another version")
         raise CheckpointError(f"{error} (the checkpoint was written by raydis {written_by})") from error
-    metrics = from_json(str(files.folder / METRICS), files.texts[METRICS])
+    metrics = migrate_metrics(from_json(str(files.folder / METRICS), files.texts[METRICS]), manifest.format_version)
     return Checkpoint(files=files, manifest=manifest, config=config, metrics=metrics)

@@ -1,21 +1,21 @@
-"""The state of a training that a checkpoint holds beside the weights."""
+"""The part of a checkpoint that only a resumed training needs."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-if TYPE_CHECKING:  # a registry reads checkpoints without torch
+if TYPE_CHECKING:  # a registry reads checkpoints without importing torch
     from torch import Tensor
 
 
 @dataclass(frozen=True)
 class TrainingState:
-    """What a training adds to the weights so that it can go on.
+    """What a run needs besides the averaged weights to continue its training.
 
     Attributes:
-        tensors: optimiser moments, raw weights, random states; any dtype that safetensors knows, bool and int too.
-        values: counters and the like. Stored as JSON: keys become text and tuples lists.
+        tensors: such as optimiser moments and weights without averaging; any dtype of safetensors, bool and int too.
+        values: such as counters. They are stored as JSON, so keys become text and tuples become lists.
     """
 
     tensors: dict[str, Tensor]

@@ -1,4 +1,4 @@
-"""The JSON files of a checkpoint: how their bytes are made and read."""
+"""Encode and decode the JSON files of a checkpoint."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ def to_json(name: str, tree: Tree) -> bytes:
     """Return the bytes of a JSON file.
 
     Args:
-        name: of the file, for the error.
+        name: of the file, for error messages.
 
     Raises:
-        CheckpointError: a value that JSON lacks (NaN, an array, ...).
+        CheckpointError: JSON cannot represent a value (NaN, an array, ...).
     """
     try:
         return f"{json.dumps(tree, indent=2, allow_nan=False)}\n".encode()
@@ -31,14 +31,14 @@ def from_json(source: str, data: bytes) -> Tree:
     """Return the mapping in the bytes of a JSON file.
 
     Args:
-        source: where the bytes came from, for the error.
+        source: where the bytes came from, for error messages.
 
     Raises:
-        CheckpointError: the bytes are not JSON, or hold no mapping.
+        CheckpointError: the bytes are not JSON, or are not a mapping.
     """
     try:
         tree: Any = json.loads(data)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:  # the latter of brackets in brackets, without end
         raise CheckpointError(f"{source} is not JSON: {error}") from error
     if not isinstance(tree, dict):
         raise CheckpointError(f"{source} holds a {type(tree).__name__}, expected a mapping")

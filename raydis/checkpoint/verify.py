@@ -1,10 +1,10 @@
-"""Hash the files of a checkpoint folder against its manifest, once, and notice where one changes afterwards.
+"""Verify the files of a checkpoint folder against its manifest once, and detect later changes of a file.
 
-JSON files are small: the bytes that were hashed are kept, and nobody reads the file again. Files of tensors stay on the
-disk. Their stamp (see `Stamp`) is kept beside the verification. Whoever uses such a file compares the stamp first, and
-hashes the file again only where it changed. Hashing on each use would cost as much as it did before; trusting the name
-of a verified file would serve whatever was written there in the meantime. A stamp does not notice who writes as many
-bytes into the very same file within one tick of the file system's clock (some milliseconds) after it was hashed.
+JSON files are small: the bytes that were hashed stay in memory, and the files are not read again. Files of tensors stay
+on disk, and their stamps (see `Stamp`) stay in memory. Each use of such a file compares its stamp, and hashes the file
+again only if the stamp has changed. Hashing on each use would be slow, and a file that is only known by its name could
+have been replaced. A stamp does not detect a write of equally many bytes to the same file within one tick of the file
+system's clock (some milliseconds) after it was hashed.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ from raydis.errors import CheckpointError
 
 
 class Stamp(NamedTuple):
-    """What a file system says of a file; it changes whenever the file is replaced or written to."""
+    """Metadata of a file from the file system. It changes whenever the file is replaced or written to."""
 
     device: int
     inode: int
     size: int
     modified_ns: int
-    changed_ns: int  # unlike the time before it, no program can set this one
+    changed_ns: int  # ctime: unlike mtime, no program can set it
 
     @classmethod
     def of(cls, file: BinaryIO | Path) -> Self:
@@ -37,11 +37,11 @@ class Stamp(NamedTuple):
 
 
 class Hashed(NamedTuple):
-    """A file as it was when it was hashed."""
+    """Hash, size and stamp of a file at the time when it was hashed."""
 
     entry: FileEntry
     stamp: Stamp
-    data: bytes | None  # the bytes themselves, where the caller wants to keep them
+    data: bytes | None  # the bytes that were hashed, if the caller asked to keep them
 
 
 @dataclass(frozen=True)
@@ -49,10 +49,10 @@ class VerifiedFiles:
     """The files of a checkpoint folder that this process has hashed against their manifest.
 
     Attributes:
-        folder: where they lie.
-        manifest: what they were compared with.
+        folder: the folder of the files.
+        manifest: the manifest that they match.
         texts: the bytes of the JSON files, by name.
-        stamps: of the other files, when they were hashed.
+        stamps: the stamps of the other files, by name, from the time when they were hashed.
     """
 
     folder: Path
@@ -61,14 +61,14 @@ class VerifiedFiles:
     stamps: dict[str, Stamp]
 
     def moved(self, folder: Path) -> VerifiedFiles:
-        """Return the same files after their folder was renamed, which does not touch the files in it."""
+        """Return these files with the new path of their folder. Renaming a folder keeps the stamps of its files."""
         return replace(self, folder=folder)
 
     def path(self, name: str) -> Path:
-        """Return the path of a file that is still as it was verified.
+        """Return the path of a file, after checking that its content is still the verified one.
 
         Raises:
-            CheckpointError: the file changed, and its sha256 with it.
+            CheckpointError: the content has changed.
         """
         path = self.folder / name
         try:
@@ -79,13 +79,13 @@ class VerifiedFiles:
         return path
 
     def read(self, name: str) -> bytes:
-        """Return the bytes of a file, which are those that were verified.
+        """Return the bytes of a file, after checking that they are the verified ones.
 
-        A file of tensors is read as a whole and not mapped into memory, so that what is written to it later does not
-        reach the tensors.
+        A file of tensors is read as a whole and not mapped into memory, so that later writes to the file do not change
+        the tensors.
 
         Raises:
-            CheckpointError: the file changed, and its sha256 with it.
+            CheckpointError: the content has changed.
         """
         if name in self.texts:
             return self.texts[name]
@@ -104,13 +104,13 @@ class VerifiedFiles:
 
 
 def verify(folder: Path) -> VerifiedFiles:
-    """Read a checkpoint's manifest and hash every file against it.
+    """Read a checkpoint's manifest, and compare the hash of every file with it.
 
-    Files whose name begins with a dot are left to whoever put them there.
+    Files whose names begin with a dot are ignored.
 
     Raises:
-        CheckpointError: no manifest, a file that is missing, unknown, or not the one that was written: the message
-            names it with the expected and the found hash.
+        CheckpointError: there is no manifest, or a file is missing, unknown or damaged. The message names a damaged
+            file with the expected and the found hash.
     """
     try:
         text = (folder / MANIFEST).read_bytes()
@@ -138,16 +138,16 @@ def verify(folder: Path) -> VerifiedFiles:
 
 
 def hash_file(path: Path, *, keep: bool = False) -> Hashed:
-    """Hash a file. All that this package hashes of a folder is hashed here.
+    """Hash a file.
 
     Args:
-        keep: return the very bytes that were hashed.
+        keep: whether to return the bytes that were hashed as well.
 
     Raises:
         OSError: the file cannot be read.
     """
     with path.open("rb") as file:
-        stamp = Stamp.of(file)  # before the first byte, so that a write while it is hashed is noticed later
+        stamp = Stamp.of(file)  # before the first byte is read, so that a write during hashing changes the stamp
         if keep:
             data = file.read()
             return Hashed(entry_of(data), stamp, data)
@@ -156,12 +156,12 @@ def hash_file(path: Path, *, keep: bool = False) -> Hashed:
 
 
 def entry_of(data: bytes) -> FileEntry:
-    """Return hash and size of the bytes of a file."""
+    """Return the hash and the size of the bytes of a file."""
     return FileEntry(sha256=hashlib.sha256(data).hexdigest(), bytes=len(data))
 
 
 def _check(folder: Path, name: str, expected: FileEntry, *, keep: bool = False) -> Hashed:
-    """Hash a file of a folder and compare it with its entry. Raises CheckpointError."""
+    """Hash a file of a folder. Raises CheckpointError if it does not match its entry in the manifest."""
     try:
         hashed = hash_file(folder / name, keep=keep)
     except OSError as error:
@@ -179,6 +179,6 @@ def _unreadable(folder: Path, name: str, error: OSError) -> CheckpointError:
 
 
 def _present(folder: Path) -> str:
-    """What an interrupted replacement left beside the folder, as a hint."""
+    """Return a hint at the previous checkpoint, if an interrupted replacement has left it beside the folder."""
     kept = sorted(path.name for path in folder.parent.glob(f"{folder.name}.old-*"))
-    return f"; {kept[0]} beside it is the one before, kept by a replacement that was interrupted" if kept else ""
+    return f"; an interrupted replacement has left the previous checkpoint beside it, as {kept[0]}" if kept else ""

@@ -1,4 +1,4 @@
-"""Write a checkpoint folder, with a record of the code and the packages that made it."""
+"""Write a checkpoint folder, and record the versions of the code and the packages that made it."""
 
 from __future__ import annotations
 
@@ -49,19 +49,20 @@ def write_checkpoint(
     images_seen: int,
     parent: dict[str, str] | None = None,
 ) -> Manifest:
-    """Write a checkpoint folder, or replace it, so that nothing half-written ever has its name.
+    """Write or replace a checkpoint folder. Its name never stands for a folder that is only partly written.
 
     Args:
-        metrics: JSON-able, all numbers finite; what could not be measured is null.
+        metrics: what JSON can hold, with finite numbers; None for what could not be measured.
         training: None for a checkpoint that will not be resumed.
         parent: `sweep` and `trial` that the run belongs to.
 
     Raises:
-        CheckpointError: a value that JSON lacks (NaN, an array, ...), named by its file, or a disk that refuses.
+        CheckpointError: JSON cannot represent a value (NaN, an array, ...; the message names the file), or the disk
+            cannot be written.
     """
     temporary = folder.with_name(f"{folder.name}.tmp-{os.getpid()}")
     try:
-        shutil.rmtree(temporary, ignore_errors=True)  # of a killed process that had this process's id
+        shutil.rmtree(temporary, ignore_errors=True)  # left by a killed process that had the same process id
         temporary.mkdir(parents=True)
         (temporary / CONFIG).write_bytes(to_json(CONFIG, config.model_dump(mode="json")))
         (temporary / METRICS).write_bytes(to_json(METRICS, metrics))
@@ -91,9 +92,9 @@ def write_checkpoint(
 
 @functools.cache
 def code_revision(package: Path) -> str | None:
-    """Return the git commit of the checkout that tracks `package`, `-dirty` where files were changed; None outside one.
+    """Return the git commit of the checkout that tracks `package`, with `-dirty` if files were changed; else None.
 
-    A package installed below somebody else's checkout (a virtual environment in it, say) is not that checkout's code.
+    A package that is installed inside another project's checkout (such as in its virtual environment) is not tracked.
     """
 
     def git(*arguments: str) -> str:
@@ -118,7 +119,7 @@ def package_versions() -> dict[str, str]:
 
 
 def _move_into_place(temporary: Path, folder: Path) -> None:
-    """Rename `temporary` to `folder`. Where that exists it first steps aside, whole, and is then removed."""
+    """Rename `temporary` to `folder`. If `folder` exists, it is renamed first, and removed at the end."""
     aside = folder.with_name(f"{folder.name}.old-{os.getpid()}")
     if folder.exists():
         shutil.rmtree(aside, ignore_errors=True)

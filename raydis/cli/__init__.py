@@ -1,4 +1,7 @@
-"""`python -m raydis VERB`: train one run, look at a checkpoint, keep the registry. Heavy imports wait for a verb."""
+"""The command line `python -m raydis VERB`: train a run, draw pictures from a checkpoint, manage the registry.
+
+Heavy imports are inside the functions, so that `--help` and errors in options answer quickly.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +14,7 @@ app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
-    help="Train, look at and publish disentangled diffusion models. A sweep is `python -m raydis.sweep`.",
+    help="Train, inspect and publish disentangled models. `python -m raydis.sweep` runs a sweep.",
     epilog=EXIT_CODE_HELP,
 )
 for verb in (runs.train, pictures.traverse, pictures.swap, pictures.image, pictures.report):
@@ -20,5 +23,5 @@ app.add_typer(registry.app, name="models")
 
 
 def main() -> None:
-    """Entry point of `python -m raydis`."""
+    """Run the command line."""
     run_command(app)

@@ -1,4 +1,4 @@
-"""`traverse`, `swap`, `image` and `report`: what a checkpoint makes of images, as files."""
+"""The commands `traverse`, `swap`, `image` and `report`: draw with the model of a checkpoint, and write the files."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from raydis.errors import ConfigError
 
 
 def _pick_images(editor: Any, images: list[Path], count: int) -> Any:
-    """`count` images (count, H, W, C): the given files, or images of the model's own data set."""
+    """Return `count` images (count, H, W, C): the given files, or images of the model's own data set."""
     import numpy as np
 
     from raydis.data.open import open_dataset
@@ -32,15 +32,15 @@ def traverse(
     output: Annotated[Path, typer.Option("--output", "-o", help="PNG, JPEG or WebP file to write.")] = Path(
         "traversal.png"
     ),
-    image: Annotated[Path | None, typer.Option(help="Start from this image; default: one of the data set.")] = None,
-    num_values: Annotated[int, typer.Option(min=2, max=25, help="Columns.")] = 7,
-    seed: Annotated[int, typer.Option(help="Seed of the one starting noise.")] = 0,
+    image: Annotated[Path | None, typer.Option(help="Image to start from; default: one of the data set.")] = None,
+    num_values: Annotated[int, typer.Option(min=2, max=25, help="Number of columns.")] = 7,
+    seed: Annotated[int, typer.Option(help="Seed of the starting noise.")] = 0,
     steps: Steps = None,
     sampler: SamplerName = None,
     keep_details: KeepDetails = False,
     storage: Storage = "runs",
 ) -> None:
-    """Draw a grid: one row a unit, columns along the unit's quantiles over the data, all from one starting noise."""
+    """Draw a grid: each row varies one unit over its range in the data, all from the same starting noise."""
     from raydis.editor.editor import Editor
     from raydis.report.grids import draw_traversal, save_picture
     from raydis.report.output import PICTURE_FORMATS, check_output
@@ -53,7 +53,7 @@ def traverse(
         start,
         num_values=num_values,
         seed=seed,
-        num_steps=steps,
+        steps=steps,
         sampler=sampler,
         keep_details=keep_details,
     )
@@ -64,16 +64,16 @@ def traverse(
 def swap(
     checkpoint: CheckpointName,
     output: Annotated[Path, typer.Option("--output", "-o", help="PNG, JPEG or WebP file to write.")] = Path("swap.png"),
-    source: Annotated[Path | None, typer.Option(help="Image that is changed.")] = None,
-    target: Annotated[Path | None, typer.Option(help="Image that units are taken from.")] = None,
-    num_pairs: Annotated[int, typer.Option(min=1, max=20, help="Rows, where no files are given.")] = 4,
-    seed: Annotated[int, typer.Option(help="Seed of the one starting noise.")] = 0,
+    source: Annotated[Path | None, typer.Option(help="Image to change.")] = None,
+    target: Annotated[Path | None, typer.Option(help="Image to take the units from.")] = None,
+    num_pairs: Annotated[int, typer.Option(min=1, max=20, help="Number of rows, if no files are given.")] = 4,
+    seed: Annotated[int, typer.Option(help="Seed of the starting noise.")] = 0,
     steps: Steps = None,
     sampler: SamplerName = None,
     keep_details: KeepDetails = False,
     storage: Storage = "runs",
 ) -> None:
-    """Draw a grid: source, target, and the source with each single unit of the target in turn."""
+    """Draw a grid: the source, the target, and the source with each unit of the target in turn."""
     from raydis.editor.editor import Editor
     from raydis.report.grids import draw_swaps, save_picture
     from raydis.report.output import PICTURE_FORMATS, check_output
@@ -89,7 +89,7 @@ def swap(
         images[0::2],
         images[1::2],
         seed=seed,
-        num_steps=steps,
+        steps=steps,
         sampler=sampler,
         keep_details=keep_details,
     )
@@ -102,10 +102,10 @@ def image(
     output: Annotated[Path, typer.Option("--output", "-o", help="PNG, JPEG or WebP file to write.")] = Path(
         "image.png"
     ),
-    index: Annotated[int, typer.Option(min=0, help="Place in the data set.")] = 0,
+    index: Annotated[int, typer.Option(min=0, help="Index in the data set.")] = 0,
     storage: Storage = "runs",
 ) -> None:
-    """Write one image of the data that a checkpoint was trained on, to encode and edit."""
+    """Write one image of the data that a checkpoint was trained on, for example to encode and edit it."""
     import numpy as np
     from PIL import Image
 
@@ -126,11 +126,11 @@ def image(
 def report(
     checkpoint: CheckpointName,
     output: Annotated[Path, typer.Option("--output", "-o", help="HTML page to write.")] = Path("report.html"),
-    seed: Annotated[int, typer.Option(help="Seed of the traversal's starting noise and of the images drawn.")] = 0,
+    seed: Annotated[int, typer.Option(help="Seed of the traversal's starting noise, and of the choice of images.")] = 0,
     steps: Steps = None,
     storage: Storage = "runs",
 ) -> None:
-    """Write one self-contained page: scores, learning curve, what units tell, traversal, and each unit's anchors."""
+    """Write a self-contained page: scores, learning curve, what each unit describes, a traversal, and the anchors."""
     from raydis.data.open import open_dataset
     from raydis.editor.editor import Editor
     from raydis.report.output import check_output
@@ -138,5 +138,5 @@ def report(
 
     check_output(output)
     editor = Editor.open(checkpoint, storage=storage)
-    write_report(editor, open_dataset(editor.config.data), output, seed=seed, num_steps=steps)
+    write_report(editor, open_dataset(editor.config.data), output, seed=seed, steps=steps)
     typer.echo(f"wrote {output}")

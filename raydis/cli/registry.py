@@ -1,4 +1,4 @@
-"""`models VERB`: list, show, register and promote the versions in the registry."""
+"""The commands `models VERB`: list, show, register and promote the versions of models in the registry."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ import typer
 
 from raydis.cli.options import Storage
 
-app = typer.Typer(no_args_is_help=True, help="The registry: versions of models, and the aliases that point at them.")
+app = typer.Typer(no_args_is_help=True, help="Manage the registry: versions of models, and aliases that point to them.")
 
 
 @app.command("list")
 def list_models(storage: Storage = "runs") -> None:
-    """Every model with its versions and aliases."""
+    """List every model with its versions and aliases."""
     from raydis.registry import Registry
     from raydis.store import open_store
 
@@ -32,7 +32,7 @@ def list_models(storage: Storage = "runs") -> None:
 def show_model(
     model: Annotated[str, typer.Argument(help="name, name@version or name@alias.")], storage: Storage = "runs"
 ) -> None:
-    """Manifest and scores of one version, as JSON."""
+    """Print the manifest and the scores of one version as JSON."""
     from raydis.registry import Registry
     from raydis.store import open_store
 
@@ -49,11 +49,11 @@ def show_model(
 
 @app.command("register")
 def register_model(
-    checkpoint: Annotated[str, typer.Argument(help="Checkpoint folder or s3:// URI, of a run or of a trial.")],
-    name: Annotated[str, typer.Argument(help="Model that it becomes a new version of.")],
+    checkpoint: Annotated[str, typer.Argument(help="Folder or s3:// URI of the checkpoint of a run or trial.")],
+    name: Annotated[str, typer.Argument(help="Name of the model that gets a new version.")],
     storage: Storage = "runs",
 ) -> None:
-    """Make a checkpoint a new version of a model; `promote` then points an alias at it."""
+    """Register a checkpoint as a new version of a model. `promote` then moves an alias to it."""
     from raydis.checkpoint.fetch import default_cache, fetch_checkpoint
     from raydis.registry import Registry
     from raydis.store import open_store
@@ -64,11 +64,11 @@ def register_model(
 
 @app.command("promote")
 def promote_model(
-    model: Annotated[str, typer.Argument(help="name@version that the alias shall point at.")],
+    model: Annotated[str, typer.Argument(help="name@version that the alias is moved to.")],
     alias: Annotated[str, typer.Option(help="Alias to move.")] = "best",
     storage: Storage = "runs",
 ) -> None:
-    """Point an alias at a version, whatever its scores: the decision is yours."""
+    """Move an alias to a version. Scores are not compared: the decision is yours."""
     from raydis.registry import Registry
     from raydis.store import open_store
 

@@ -1,4 +1,4 @@
-"""`train`: train one run, or time its steps."""
+"""The command `train`: train one run under Ray Train, or time its steps without Ray."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 def train(
-    config: Annotated[Path | None, typer.Argument(help="YAML of one run; without it the preset alone.")] = None,
+    config: Annotated[Path | None, typer.Argument(help="YAML file of a run; without it, the preset alone.")] = None,
     preset: Annotated[str | None, typer.Option(help=f"One of {', '.join(PRESETS)}.")] = None,
     overrides: Annotated[
         list[str] | None,
@@ -28,10 +28,11 @@ def train(
     storage: Storage = "runs",
     name: Annotated[str | None, typer.Option(help="Run name; default: a hash of the configuration.")] = None,
     profile: Annotated[
-        bool, typer.Option("--profile", help="Train nothing: time the parts of a few steps here, without Ray.")
+        bool,
+        typer.Option("--profile", help="Do not train, but time the parts of a few steps here, without Ray."),
     ] = False,
 ) -> None:
-    """Train one configuration under Ray Train; the same command after an interruption goes on where it stopped."""
+    """Train one configuration under Ray Train. After an interruption, the same command continues the run."""
     tree = read_yaml(config) if config else {}
     if preset is not None:
         tree = {**tree, "preset": preset}
@@ -58,7 +59,7 @@ def train(
 
 
 def _profile(config: RunConfig) -> str:
-    """A table of where the time of one worker's share of a step goes in this process, beside the machine's ceilings."""
+    """Return a table of the time that each part of one worker's step takes, beside the limits of the machine."""
     from raydis.data.open import open_dataset
     from raydis.engine.breakdown import describe, take_apart
     from raydis.engine.device import num_threads, resolve_device, use_threads

@@ -1,8 +1,9 @@
-"""Every setting of a run, as frozen pydantic models, one file a section.
+"""The settings of a training run, as frozen pydantic models. Each section has a file of its own.
 
-A `RunConfig` holds all that decides a run's result: data, first stage, method, training, evaluation, seed. Most names
-carry their unit: `_size` px, `_images` images seen, `_dim` numbers of a vector or channels, prefix `num_` a count.
-Budgets are counted in images seen, so that runs with different batch sizes compare. Nothing here imports torch or ray.
+A `RunConfig` holds everything that determines the result of a run: data, first stage, method, training, evaluation and
+seed. Most names show their unit: `_size` stands for pixels, `_images` for training images, `_dim` for the length of a
+vector or a number of channels, and the prefix `num_` for a count. Budgets count training images instead of steps, so
+that runs with different batch sizes can be compared. Nothing in this folder imports torch or Ray.
 """
 
 from __future__ import annotations

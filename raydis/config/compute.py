@@ -1,4 +1,4 @@
-"""Configuration of where a run computes."""
+"""Configuration of the hardware that a run uses, and of how it uses it."""
 
 from __future__ import annotations
 
@@ -10,43 +10,47 @@ from raydis.config.section import Model
 
 
 class ComputeConfig(Model):
-    """Where a run computes: no part of what identifies it.
+    """The hardware of a run. It is not part of the run's identity, so a run may continue on other hardware.
 
-    Batch size, learning rate, data order, times and noise are the run's own, so the result does not depend on how many
-    workers share a batch, nor on the parts they take it in, but for rounding and two things: each worker drops channels
-    by draws of its own, and a batch norm sees, from all workers together, the images that are in a network at once.
-    With these, the numbers are those of another equally good run. (`anchors.mode: release` is a third: its formula sees
-    one worker's part.)
+    Batch size, learning rate, data order, timesteps and noise do not depend on the number of workers that share a
+    batch, nor on the parts in which a worker processes its share. The result therefore stays the same up to rounding,
+    with two exceptions: each worker draws its own dropout, and a batch norm takes its statistics over the images that
+    all workers process at once. Either changes the numbers slightly, as another seed would. With `anchors.mode:
+    release` there is a third exception, because its formula uses the images of one worker's part only.
     """
 
-    device: Literal["auto", "cpu", "cuda"] = Field(default="auto", description="`auto`: a GPU where there is one.")
+    device: Literal["auto", "cpu", "cuda"] = Field(default="auto", description="`auto`: a GPU if the machine has one.")
     num_workers: int = Field(
-        default=1, ge=1, description="Data-parallel workers, among which a batch is shared out equally."
+        default=1, ge=1, description="Data-parallel workers. Each takes an equal share of every batch."
     )
     min_workers: int | None = Field(
         default=None,
         ge=1,
-        description="Fewest workers to go on with where the cluster has no place for all, as after a lost node; each "
-        "then takes a larger share. Null: `num_workers`, so the run waits.",
+        description="Fewest workers with which the run continues if the cluster has no room for all, e.g. after losing "
+        "a node; each then takes a larger share. Null: `num_workers`, so that the run waits.",
     )
     max_batch_size: int | None = Field(
         default=None,
         ge=1,
-        description="Images that a worker puts through the networks at once, a question of memory: a larger share goes "
-        "in equal parts whose gradients add up. Null: its whole share.",
+        description="Most images that a worker processes at once, to save memory. A larger share is split into equal "
+        "parts whose gradients are accumulated. Null: no limit.",
     )
-    num_cpus: float = Field(default=1, gt=0, description="CPUs a worker.")
-    num_gpus: float = Field(default=0, ge=0, description="GPUs a worker; a fraction lets workers share one.")
+    num_cpus: float = Field(default=1, gt=0, description="CPUs per worker.")
+    num_gpus: float = Field(
+        default=0, ge=0, description="GPUs per worker. With a fraction, several workers share a GPU."
+    )
     compile: Literal["off", "blocks", "graph", "full"] = Field(
         default="off",
-        description="How a step is launched. `graph`: captured once as a CUDA graph and replayed; `blocks`: the "
-        "U-Net's blocks by torch.compile, which takes a while at the start; `full`: both. `graph` and "
-        "`full` want one worker on a GPU, and have not run on one yet: hence the default.",
+        description="How a training step is accelerated. `graph`: it is captured once as a CUDA graph and replayed; "
+        "`blocks`: torch.compile compiles the blocks of the U-Net, which takes a while at the start; `full`: both. "
+        "`graph` and `full` require a single worker on a GPU. They have not been tested on a GPU yet, so the default "
+        "is `off`.",
     )
     channels_last: bool = Field(
         default=False,
-        description="Layout of the trained networks' weights, and so of their maps: channels innermost. Convolutions "
-        "on a GPU can be faster with it; not measured on one yet: hence the default. Dropout draws in its order.",
+        description="Store weights and feature maps of the trained networks with the channels innermost, which can "
+        "make convolutions faster on a GPU. This has not been measured on a GPU yet, so the default is false. Dropout "
+        "draws other masks with it.",
     )
 
     @model_validator(mode="after")
@@ -58,7 +62,7 @@ class ComputeConfig(Model):
             )
         if self.compile in ("graph", "full") and self.device == "cpu":
             raise ValueError(
-                f"compile={self.compile} captures a CUDA graph, which device=cpu has none of: use off or blocks"
+                f"compile={self.compile} captures a CUDA graph, which device=cpu does not support: use off or blocks"
             )
         return self
 

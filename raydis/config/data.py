@@ -1,4 +1,4 @@
-"""Configuration of the data: which images, and which part of their factor grid."""
+"""Configuration of the data set: its name, its files, the image size, and the part of its factor grid to use."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ PROCEDURAL_SETS = ("shapes3d_procedural", "dsprites_procedural")
 
 
 class DataConfig(Model):
-    """Which images, and which part of their factor grid."""
+    """The data set, and the part of its factor grid to use."""
 
     name: Literal[
         "shapes3d_procedural",
@@ -24,17 +24,20 @@ class DataConfig(Model):
         "sprites",
         "image_folder",
     ] = Field(
-        default="shapes3d_procedural", description="Data set; `*_procedural` sets are rendered, the others are files."
+        default="shapes3d_procedural",
+        description="Data set. `*_procedural` sets are rendered, the others are read from files.",
     )
     path: str | None = Field(
         default=None,
-        description="File or folder of a data set that is read: local path or s3:// URI. For sprites, a clone of "
-        "github.com/YingzhenLi/Sprites at commit 3ce4048 (CC-BY-SA 3.0 or GPL 3.0), or the .npz of its walks.",
+        description="File or folder of a data set that is read from files, as a local path or s3:// URI. For sprites: "
+        "a clone of github.com/YingzhenLi/Sprites at commit 3ce4048 (CC-BY-SA 3.0 or GPL 3.0), or an .npz file of its "
+        "walk animations.",
     )
     image_size: int = Field(default=64, ge=8, le=512, description="Height and width of the images, px.")
     levels: dict[str, int | tuple[int, ...]] = Field(
         default_factory=dict,
-        description="Sub-grid by factor name: a count n keeps level floor(i*K/n), i < n; a list keeps those levels.",
+        description="Sub-grid: the levels to keep, by factor name. A count n keeps level floor(i*K/n) of K for each "
+        "i < n; a list keeps the levels that it names.",
     )
 
     @model_validator(mode="after")

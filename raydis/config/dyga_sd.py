@@ -1,4 +1,7 @@
-"""Configuration of DyGA+SD; the defaults are the published sizes (arXiv 2410.23820 and its released code)."""
+"""Configuration of DyGA+SD: diffusion with Dynamic Gaussian Anchoring (DyGA) and Skip Dropout (SD), arXiv 2410.23820.
+
+The defaults are the sizes of the paper and of the authors' released code.
+"""
 
 from __future__ import annotations
 
@@ -12,46 +15,49 @@ from raydis.config.section import Model, Rate, Size
 if TYPE_CHECKING:
     from raydis.config.run import RunConfig
 
-MAX_COVARIANCE_NUMBERS = 2**28  # of all units' mixtures: 1 GiB in float32
+MAX_COVARIANCE_NUMBERS = 2**28  # in the covariances of all units' mixtures: 1 GiB in float32
 
 
 class EncoderConfig(Model):
-    """Image encoder: one scalar a unit, then a private MLP a unit that turns the scalar into a token."""
+    """Image encoder: it maps an image to one scalar per unit, and an MLP per unit maps the scalar to a token."""
 
     channels: tuple[Size, ...] = Field(
         default=(64, 128, 256, 256, 256),
         min_length=2,
-        description="Channels of the convolutions; all but the first halve.",
+        description="Channels of the convolutions, each of which halves the size, except for the first.",
     )
     stem_stride: int = Field(
         default=1,
         ge=1,
         le=16,
-        description="First convolution: 1 is 7x7 at full size as published, s > 1 an s x s patch embedding.",
+        description="Stride of the first convolution. 1: a 7x7 convolution at full size, as published; s > 1: an "
+        "embedding of s x s patches.",
     )
     hidden_dims: tuple[Size, ...] = Field(
-        default=(4096, 256), description="Hidden layers between the flattened map and units."
+        default=(4096, 256),
+        description="Widths of the hidden layers between the flattened feature map and the units.",
     )
     norm: Literal["batch", "group"] = Field(
-        default="batch", description="Norm of the convolutions; `group` has no batch mates."
+        default="batch",
+        description="Norm of the convolutions. With `group`, the result for an image does not depend on its batch.",
     )
     token_hidden_dims: tuple[Size, ...] = Field(
-        default=(256, 512), min_length=1, description="Hidden layers of a unit's MLP."
+        default=(256, 512), min_length=1, description="Widths of the hidden layers of each unit's MLP."
     )
-    token_activation: Literal["relu", "none"] = Field(default="relu", description="Last activation of a unit's MLP.")
+    token_activation: Literal["relu", "none"] = Field(default="relu", description="Last activation of each unit's MLP.")
 
 
 class UNetConfig(Model):
-    """Denoising U-Net with cross-attention to the tokens, and Skip Dropout on its skip connections."""
+    """Denoising U-Net with cross-attention to the tokens, and Skip Dropout (SD) on its skip connections."""
 
     model_dim: int = Field(default=64, ge=8, description="Channels at the finest level.")
     multipliers: tuple[Size, ...] = Field(
-        default=(1, 2, 4, 4), min_length=1, description="Channels of a level / model_dim."
+        default=(1, 2, 4, 4), min_length=1, description="Channels of each level, divided by model_dim."
     )
-    num_blocks: int = Field(default=2, ge=1, description="Residual blocks a level.")
+    num_blocks: int = Field(default=2, ge=1, description="Residual blocks per level.")
     attention_sizes: tuple[Size, ...] = Field(
         default=(16, 8, 4),
-        description="Spatial sizes, latent px, whose blocks attend to the tokens (the middle always does).",
+        description="Sizes (px of the latent) of the levels whose blocks attend to the tokens. The middle always does.",
     )
     num_heads: int = Field(default=8, ge=1, description="Attention heads.")
     dropout_rate: Rate = Field(default=0.1, description="Dropout inside residual blocks.")
@@ -59,7 +65,7 @@ class UNetConfig(Model):
         default=0.2, description="Probability that a channel of a skip connection is dropped."
     )
     skip_dropout_sizes: tuple[Size, ...] = Field(
-        default=(16, 8), description="Spatial sizes, latent px, whose skip connections are dropped from."
+        default=(16, 8), description="Sizes (px of the latent) of the levels with Skip Dropout."
     )
 
     @model_validator(mode="after")
@@ -73,40 +79,42 @@ class UNetConfig(Model):
 
 
 class AnchorConfig(Model):
-    """Dynamic Gaussian Anchoring: a Gaussian mixture a unit, and the pull of tokens towards its means."""
+    """Dynamic Gaussian Anchoring: each unit has a Gaussian mixture, whose means (anchors) attract the unit's tokens."""
 
     mode: Literal["off", "constant", "ramp", "release"] = Field(
         default="constant",
-        description="`constant`: every token moves shift_rate of the way; `ramp`: the share grows linearly to "
-        "shift_rate over training; `release`: the published code's formula, for parity studies only. `constant` "
-        "replaces `relative`, whose factor exp(-distance) had the median 0.995.",
+        description="How far a token moves to its anchor. `constant`: shift_rate of the way; `ramp`: a share that "
+        "rises linearly to shift_rate in training; `release`: the formula of the published code, for comparisons only. "
+        "`constant` replaces the former `relative`, whose factor exp(-distance) had a median of 0.995.",
     )
-    num_gaussians: int = Field(default=8, ge=1, le=64, description="Components that a unit's mixture starts from.")
-    max_gaussians: int = Field(default=32, ge=1, le=256, description="Hard upper bound after splitting.")
+    num_gaussians: int = Field(default=8, ge=1, le=64, description="Components of a unit's mixture before splitting.")
+    max_gaussians: int = Field(default=32, ge=1, le=256, description="Most components of a mixture after splitting.")
     shift_rate: float = Field(
-        default=0.1, ge=0.0, le=1.0, description="Share of the way to the anchor that a token moves (lambda)."
+        default=0.1, ge=0.0, le=1.0, description="Share lambda of the way to its anchor that a token moves."
     )
     inertia: float | None = Field(
         default=32.0,
         gt=0.0,
-        description="Tokens that an anchor weighs as while it follows the tokens between fits; null: it stands still, "
-        "as released. `release` always does.",
+        description="Weight of an anchor, as a number of tokens, in the moving average by which it follows its tokens "
+        "between fits. Null: anchors stay fixed between fits, as in the released code. Mode `release` ignores it.",
     )
-    num_splits: int = Field(default=3, ge=0, description="Rounds of splitting loose components.")
+    num_splits: int = Field(default=3, ge=0, description="Rounds in which components with a large spread are split.")
     split_spread: float = Field(
         default=0.1,
         gt=0.0,
-        description="Root-mean-square distance to the centre above which a component splits, normalised tokens. The "
-        "released 0.5 (of a mean distance) never splits a component of trained tokens.",
+        description="Root-mean-square distance to its mean, of normalised tokens, above which a component is split. "
+        "The released code uses 0.5 (of a mean distance), which never splits a component of trained tokens.",
     )
     min_count: float = Field(default=10.0, ge=1.0, description="Soft count below which a component is dropped.")
-    em_steps: int = Field(default=30, ge=1, description="EM steps before and after splitting.")
-    fit_samples: int = Field(default=10_000, ge=16, description="Images whose tokens a fit sees.")
+    em_steps: int = Field(
+        default=30, ge=1, description="Most steps of expectation maximisation (EM) before and after splitting."
+    )
+    fit_samples: int = Field(default=10_000, ge=16, description="Images whose tokens a mixture is fitted to.")
     refit_images: int = Field(
         default=480_000,
         ge=1,
-        description="Images between two fits; the first fit ends the start without anchors, a tenth of a run of the "
-        "default length and a hundredth of a published one (both refit after an epoch of 3D Shapes).",
+        description="Training images between two fits. Until the first fit the run trains without anchors: for a tenth "
+        "of the default budget, or a hundredth of the published one (both refit after each epoch of 3D Shapes).",
     )
 
     @model_validator(mode="after")
@@ -117,20 +125,20 @@ class AnchorConfig(Model):
 
 
 class DiffusionConfig(Model):
-    """Noise schedule and objective."""
+    """The noise schedule, and what the U-Net learns to predict."""
 
     schedule: Literal["ldm_linear", "cosine"] = Field(default="ldm_linear", description="Noise schedule.")
     num_timesteps: int = Field(default=1000, ge=2, description="Steps of the forward process.")
     prediction: Literal["noise", "velocity", "sample"] = Field(
         default="noise",
-        description="What the U-Net predicts: the noise, as published; `velocity` or `sample` (arXiv 2202.00512) make "
-        "the tokens count at noisy times.",
+        description="What the U-Net predicts. `noise` is published; `velocity` and `sample` (arXiv 2202.00512) make it "
+        "rely on the tokens at noisy timesteps.",
     )
-    loss: Literal["l1", "l2"] = Field(default="l1", description="Norm of the error of what is predicted.")
+    loss: Literal["l1", "l2"] = Field(default="l1", description="Norm of the prediction error.")
 
 
 class DygaSdConfig(MethodSection):
-    """DyGA+SD, and with `anchors.mode: off` and `unet.skip_dropout_rate: 0` EncDiff."""
+    """DyGA+SD. With `anchors.mode: off` and `unet.skip_dropout_rate: 0` it is EncDiff (arXiv 2402.09712)."""
 
     has_blocks: ClassVar[bool] = True
     uses_first_stage: ClassVar[bool] = True
@@ -183,8 +191,9 @@ class DygaSdConfig(MethodSection):
         ]
 
     def default_search_space(self) -> dict[str, dict[str, Any]]:
+        most = min(16, self.anchors.max_gaussians)
         return {
-            "method.anchors.num_gaussians": {"kind": "int", "low": 4, "high": 16},
+            "method.anchors.num_gaussians": {"kind": "int", "low": min(4, most), "high": most},
             "method.unet.skip_dropout_rate": {"kind": "float", "low": 0.0, "high": 0.4},
             "method.unit_dim": {"kind": "choice", "values": [16, 32, 64]},
         }

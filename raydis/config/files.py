@@ -1,7 +1,7 @@
-"""From YAML text and `--set` assignments to a typed model, with errors that name the key and the nearest valid one.
+"""Turn YAML files and `--set` assignments into a typed configuration. Errors name the key and the nearest valid key.
 
-`raydis.config.yamltext` is imported where text is read, for training from a preset needs no YAML. The caller writes
-precedence as `merge(file, ...)` and then `apply_overrides`.
+The order of the calls is the order of precedence: first `merge` files, then `apply_overrides`. The parser
+`raydis.config.yamltext` is imported only when there is text to read, because training from a preset needs no YAML.
 """
 
 from __future__ import annotations
@@ -41,12 +41,13 @@ _EXPECTED = {
     "tuple": "a list",
     "dict": "a mapping",
     "model": "a mapping",
+    "model_attributes": "a mapping",  # of a section that is one of a union
     "none_required": "null",
 }
 
 
 def read_yaml(path: str | Path) -> Tree:
-    """The mapping in a YAML file; an empty file is an empty mapping.
+    """Return the mapping in a YAML file. An empty file is an empty mapping.
 
     Raises:
         ConfigError: unreadable file, bad YAML, a duplicate key (with both lines), or a top level that is no mapping.
@@ -67,7 +68,7 @@ def read_yaml(path: str | Path) -> Tree:
 
 
 def merge(base: Tree, over: Tree) -> Tree:
-    """A new tree: `over` on top of `base`. Mappings merge key by key; any other value, null too, replaces."""
+    """Return a new tree: `over` on top of `base`. Mappings merge key by key; any other value (also null) replaces."""
     merged = copy.deepcopy(base)
     for key, value in over.items():
         below = merged.get(key)
@@ -76,7 +77,7 @@ def merge(base: Tree, over: Tree) -> Tree:
 
 
 def apply_overrides(tree: Tree, assignments: Sequence[str]) -> Tree:
-    """A new tree with each `a.b.c=value` set in order; values are YAML, so `[8, 4]` and `null` work too.
+    """Return a new tree with each `a.b.c=value` set in order. Values are YAML, so `[8, 4]` and `null` work too.
 
     Raises:
         ConfigError: no `=`, an empty name in the path, bad YAML, or a path through something that is no mapping.
@@ -104,14 +105,15 @@ def apply_overrides(tree: Tree, assignments: Sequence[str]) -> Tree:
 
 
 def parse(model: type[M], tree: Tree, *, source: str) -> M:
-    """The tree as a `model`.
+    """Validate a tree and return it as a `model`.
 
     Args:
         source: where the tree came from, the first word of the error.
 
     Raises:
         ConfigError: in one line, every problem by its dotted path: unknown keys with the nearest valid name, values
-            out of range with what was found and the bound. A key or value that older versions knew is told alone.
+            out of range with what was found and the bound. Keys and values that only older versions of raydis know are
+            reported first, without the other problems.
     """
     if renamed := former_keys(tree):
         raise ConfigError(f"{source}: {'; '.join(renamed)}")
@@ -121,8 +123,10 @@ def parse(model: type[M], tree: Tree, *, source: str) -> M:
         problems: dict[str, str] = {}
         for detail in error.errors(include_url=False):
             path = _path(detail["loc"], tree, detail["type"])
+            if detail["type"] == "too_short" and len(detail["input"]) >= detail.get("ctx", {})["min_length"]:
+                continue  # pydantic counts the items that are right; those that are wrong have problems of their own
             message, where = _message(detail, path, model, tree), ".".join(str(part) for part in path)
-            if where in problems:  # a value that fits no member of a union gives one error a member, at one path
+            if where in problems:  # pydantic reports one error per member of a union, at the same path
                 message = f"{problems[where]} or {message.rpartition(', expected ')[2]}"
             problems[where] = message
         lines = [f"{where}: {message}" if where else message for where, message in problems.items()]
@@ -130,7 +134,7 @@ def parse(model: type[M], tree: Tree, *, source: str) -> M:
 
 
 def field_paths(model: type[BaseModel]) -> list[str]:
-    """Dotted path of every field below `model`, sections included; of a union, the fields of all its members."""
+    """Return the dotted paths of all fields below `model`, sections included, and of all members of a union."""
     return list(dict.fromkeys(_walk(model, "")))
 
 
@@ -142,14 +146,14 @@ def _walk(model: type[BaseModel], prefix: str) -> Iterator[str]:
 
 
 def _sections(annotation: Any) -> list[type[BaseModel]]:
-    """The models inside an annotation: itself, or members of its union, optional, list or mapping."""
+    """Return the models inside an annotation: itself, or the members of a union, optional, list or mapping."""
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return [annotation]
     return [section for part in get_args(annotation) for section in _sections(part)]
 
 
 def _path(loc: tuple[Any, ...], tree: Any, kind: str) -> tuple[Any, ...]:
-    """pydantic's location without the labels of union branches, which are no keys of the tree."""
+    """Return pydantic's location without the labels of union branches, which are not keys of the tree."""
     path: list[Any] = []
     node = tree
     for index, part in enumerate(loc):
@@ -162,7 +166,7 @@ def _path(loc: tuple[Any, ...], tree: Any, kind: str) -> tuple[Any, ...]:
 
 
 def _holds(node: object, part: object) -> bool:
-    """Whether a part of a location is a key of a mapping or an index of a list."""
+    """Return whether a part of a location is a key of the mapping, or an index if the node is a list."""
     return part in node if is_tree(node) else isinstance(part, int) and isinstance(node, list)
 
 
@@ -172,6 +176,8 @@ def _message(detail: Any, path: tuple[Any, ...], model: type[BaseModel], tree: T
         return _unknown_key(path, model, tree)
     if kind == "missing":
         return "missing"
+    if kind == "too_short":
+        return f"found {_show(found)}, expected a list of at least {context['min_length']}"
     if kind in _BOUNDS:
         limit, words = _BOUNDS[kind]
         return f"found {_show(found)}, must be {words} {context[limit]}"
@@ -191,27 +197,29 @@ def _message(detail: Any, path: tuple[Any, ...], model: type[BaseModel], tree: T
 
 
 def _unknown_key(path: tuple[Any, ...], model: type[BaseModel], tree: Tree) -> str:
-    """Nearest key of the same section; else the same key in another section; else all keys of the section."""
+    """Suggest the nearest key of the section; else the same key in another section; else all keys of the section."""
     sections: list[type[BaseModel]] = [model]
     node: Any = tree
     for part in path[:-1]:
         fields = [section.model_fields[part] for section in sections if part in section.model_fields]
         node = node[part]
-        # An index or the key of a plain mapping names no field: the sections below it are already at hand.
+        # An index, or a key of a plain mapping, is no field name. `sections` then already are those below it.
         sections = [below for field in fields for below in _sections(field.annotation)] if fields else sections
         sections = [section for section in sections if _fits(section, node)] or sections
     names = list(dict.fromkeys(name for section in sections for name in section.model_fields))
     key = str(path[-1])
     if near := difflib.get_close_matches(key, names, n=1):
         return f"unknown key; did you mean {near[0]}?"
-    here = ".".join(part for part in path if isinstance(part, str))  # a key of another kind of this very section
+    here = ".".join(
+        part for part in path if isinstance(part, str)
+    )  # the key may belong to another kind of this same section
     if elsewhere := [known for known in field_paths(model) if known.endswith(f".{key}") and known != here]:
         return f"unknown key; did you mean {elsewhere[0]}?"
     return f"unknown key; known here: {', '.join(names)}"
 
 
 def _fits(section: type[BaseModel], node: Any) -> bool:
-    """Whether the node's tags (`kind`: a field with a single allowed value) are this section's."""
+    """Return whether the node has the tags of this section. A tag is a field with a single allowed value, as `kind`."""
     tags = {
         name: get_args(field.annotation)
         for name, field in section.model_fields.items()

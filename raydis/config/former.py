@@ -1,6 +1,7 @@
-"""Keys and values that older versions of raydis knew, and what to write instead: the one table of them.
+"""The configuration keys and values that only older versions of raydis know, and what to write instead.
 
-`raydis.checkpoint.migrate` translates what is stored; this table only helps people who repeat an old file or command.
+`raydis.checkpoint.migrate` translates stored configurations. This table only provides error messages for users who run
+an old file or command again.
 """
 
 from __future__ import annotations
@@ -17,11 +18,11 @@ _OBJECTIVES = (
 
 
 class Former(NamedTuple):
-    """What is no longer known.
+    """A key, or a value of a key, that raydis no longer knows.
 
     Attributes:
-        key: dotted key of a sweep file, or of a run and so of a sweep file's `run`.
-        value: the value of the key that is no longer known; None: the key itself is not, whatever its value.
+        key: dotted key of a sweep file, or of a run (and so of the section `run` of a sweep file).
+        value: the value that is no longer known; None if the key itself is no longer known, whatever its value.
         instead: a clause that says why, and what to write.
     """
 
@@ -32,10 +33,12 @@ class Former(NamedTuple):
 
 FORMER = (
     Former("method.family", None, "is called method.kind now: rename it"),
+    Former("method.num_codes", None, "is called method.num_embeddings now: rename it"),
+    Former("first_stage.num_codes", None, "is called first_stage.num_embeddings now: rename it"),
     Former(
         "method.anchors.mode",
         "relative",
-        "was removed, because its shift was that of constant to 0.5 % (median): use constant",
+        "was removed, because its shift differed from that of constant by 0.5 % (median): use constant",
     ),
     Former("promotion.rule", "dci", _OBJECTIVES.format("{metric: dci_disentanglement}")),
     Former("promotion.rule", "factor_vae", _OBJECTIVES.format("{metric: factor_vae}")),
@@ -49,7 +52,7 @@ def former_keys(tree: Tree) -> list[str]:
 
 
 def replacement(key: str) -> str | None:
-    """Return what to write instead of a dotted key of a run; None where it is no former one."""
+    """Return what to write instead of a dotted key of a run; None if it is not a former key."""
     return next((former.instead for former in FORMER if former.key == key and former.value is None), None)
 
 

@@ -1,6 +1,8 @@
-"""What makes two runs the same run: the values that were set, not the defaults of the version that ran them.
+"""The identity of a run: which settings determine its name, and whether two configurations describe the same run.
 
-A key is dotted (`train.learning_rate`), a value what JSON makes of it. Where a run computes is no part of what it is.
+The name of a run depends on the values that differ from their defaults, so that it stays the same if a later version of
+raydis adds a field. Keys are dotted (`train.learning_rate`), and values are in their JSON form. The section `compute`
+(the hardware) is not part of the identity.
 """
 
 from __future__ import annotations
@@ -22,31 +24,31 @@ MOST_NAMED = 6
 def settings(config: RunConfig) -> dict[str, Any]:
     """Return every value that differs from its default, by key, in the order of the configuration.
 
-    A section of another kind than the default one (a first stage, a method) says its kind, even where that is the
-    default of the section itself.
+    If a section (a first stage, a method) is of another kind than the default, the result also contains its `kind`,
+    although the section itself has that as a default.
     """
     return {key: value for key, value in _set(config, None, "") if key.partition(".")[0] != APART}
 
 
 def differences(was: Mapping[str, Any], now: RunConfig) -> list[str]:
-    """Return in words what a run would do differently from one that was started with other values.
+    """Describe how a configuration differs from that of an earlier run, one entry for each key.
 
     Args:
-        was: a whole configuration as JSON holds it, perhaps of another version of raydis: a key that it lacks differs
-            only where it is set now.
+        was: the whole configuration of the earlier run in JSON form, perhaps of another version of raydis. A key that
+            it lacks counts as different only if `now` sets it to something other than its default.
         now: the configuration to compare.
     """
     return list(_differences(was, now, settings(now), ""))
 
 
 def listed(found: list[str]) -> str:
-    """Join differences for an error of one line."""
+    """Join differences to one line for an error message, at most MOST_NAMED of them and the number of the others."""
     more = f" and {len(found) - MOST_NAMED} more" if len(found) > MOST_NAMED else ""
     return "; ".join(found[:MOST_NAMED]) + more
 
 
 def _set(section: BaseModel, default: BaseModel | None, prefix: str) -> Iterator[tuple[str, Any]]:
-    """Settings of a section, compared with another of its class, or with the class' own defaults."""
+    """Yield the settings of a section that differ from `default` of the same class, else from the class's defaults."""
     dumped = section.model_dump(mode="json")
     for name, field in type(section).model_fields.items():
         value, key = getattr(section, name), prefix + name
@@ -64,7 +66,7 @@ def _differences(was: Mapping[str, Any], now: BaseModel, chosen: Mapping[str, An
     dumped = now.model_dump(mode="json")
     if other := [tag for tag in _tags(now) if was.get(tag, dumped[tag]) != dumped[tag]]:
         yield from (_changed(prefix + tag, was[tag], dumped[tag], "") for tag in other)
-        return  # sections of two kinds have few keys in common
+        return  # sections of different kinds share few keys
     for name in type(now).model_fields:
         key, value, before = prefix + name, getattr(now, name), was.get(name)
         if key == APART:
@@ -77,7 +79,7 @@ def _differences(was: Mapping[str, Any], now: BaseModel, chosen: Mapping[str, An
         elif before != dumped[name]:
             yield _changed(key, before, dumped[name], "" if key in chosen else " by default")
     for name in was.keys() - type(now).model_fields.keys() - {APART}:
-        yield f"{prefix}{name} was {json.dumps(was[name])}, which this raydis does not know"
+        yield f"{prefix}{name} was {json.dumps(was[name])}, which this version of raydis does not know"
 
 
 def _changed(key: str, before: Any, after: Any, by: str) -> str:
@@ -85,7 +87,7 @@ def _changed(key: str, before: Any, after: Any, by: str) -> str:
 
 
 def _tags(section: BaseModel) -> list[str]:
-    """Fields with one allowed value (such as `kind`), which tell the members of a union apart."""
+    """Return the fields with one allowed value (such as `kind`), which distinguish the members of a union."""
     return [name for name, field in type(section).model_fields.items() if _is_tag(field)]
 
 

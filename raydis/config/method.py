@@ -1,4 +1,4 @@
-"""What the configuration of every method answers for itself."""
+"""The base class of the methods' configurations: checks, warnings and a default search space."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ if TYPE_CHECKING:
 
 
 class MethodSection(Model):
-    """The configuration of one method. Each adds `kind`, a literal of its own, by which the methods are told apart.
+    """The configuration of one method. Each subclass adds the field `kind`, whose single value names the method.
 
     Attributes:
-        scored: whether it has units, so that a run of it can be scored and a sweep can rank it.
-        has_blocks: whether it has a U-Net, whose blocks `compute.compile` can compile.
-        uses_first_stage: whether it works on the latent of a first stage.
+        scored: whether the method has units, so that its runs can be scored and ranked by a sweep.
+        has_blocks: whether the method has a U-Net, whose blocks `compute.compile` can compile.
+        uses_first_stage: whether the method works on the latent of a first stage.
     """
 
     scored: ClassVar[bool] = True
@@ -24,12 +24,12 @@ class MethodSection(Model):
     uses_first_stage: ClassVar[bool] = False
 
     def check(self, run: RunConfig) -> None:
-        """Raise ValueError where the method cannot work with the rest of the run."""
+        """Raise ValueError if the method does not fit the other sections of the run."""
 
     def warnings(self, run: RunConfig) -> list[str]:
-        """Return what the run is configured for but too short to reach, a sentence each."""
+        """Return one sentence for each setting that has no effect because the run is too short."""
         return []
 
     def default_search_space(self) -> dict[str, dict[str, Any]]:
-        """Return the domains that a sweep without a `search` of its own searches, by dotted key of the run."""
+        """Return the search space of a sweep that defines none in `search`: domains by dotted key of the run."""
         return {}

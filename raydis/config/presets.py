@@ -1,9 +1,9 @@
-"""Named starting points for a run, which a YAML file or the command line overrides key by key.
+"""Presets: named configurations of a run, whose keys a YAML file or the command line can override.
 
-`reference` is the published system's size (arXiv 2410.23820): the defaults of `raydis.config`, a tenth of the
-published budget among them, in bf16 where the release is fp32. `small` is what a laptop CPU trains in minutes;
-`tiny` exists for tests and smoke runs and learns nothing. `vq` and `kl` train the learned first stages at the published
-size, `vq_small` and `kl_small` in minutes on a laptop CPU for the images of `small`. `beta_vae_small`,
+`reference` has the sizes of the published system (arXiv 2410.23820). These are the defaults of `raydis.config`, with a
+tenth of the published training budget, and with bf16 instead of the release's fp32. `small` trains in minutes on a
+laptop CPU. `tiny` is for tests and learns nothing. `vq` and `kl` train the learned first stages at the published size;
+`vq_small` and `kl_small` train them for the images of `small`, in minutes on a laptop CPU. `beta_vae_small`,
 `factor_vae_small` and `pca_ica_small` train the other methods on the same images, in a minute or two on one core.
 """
 
@@ -24,7 +24,7 @@ from raydis.config.tree import Tree, is_tree
 from raydis.config.vae import BetaVaeConfig, FactorVaeConfig
 from raydis.errors import ConfigError
 
-TAGS = {"data": "name", "first_stage": "kind", "method": "kind"}  # section -> the key that says which variant it is
+TAGS = {"data": "name", "first_stage": "kind", "method": "kind"}  # section -> the key that names its variant
 
 
 class _Course(TypedDict):
@@ -53,7 +53,7 @@ REFERENCE = RunConfig(
     method=DygaSdConfig(),
     train=TrainConfig(precision="bf16"),  # the release trains in fp32
     # EncDiff's published curve on 3D Shapes (FactorVAE / DCI by images): 0.48 M 0.77/0.53, 0.96 M 0.97/0.73,
-    # 1.92 M 1.00/0.93, 3.36 M 1.00/0.95. Half of what there is to know is known after a tenth of the budget.
+    # 1.92 M 1.00/0.93, 3.36 M 1.00/0.95. After a tenth of the budget, DCI has more than half of its final value.
     evaluation=EvaluationConfig(rungs=(480_000, 960_000, 1_920_000)),
 )
 
@@ -128,7 +128,7 @@ TINY = RunConfig(
 
 
 def _first_stage(method: VqConfig | KlConfig) -> RunConfig:
-    """Return the training of a first stage at the published size."""
+    """Return the configuration that trains a first stage at the published size."""
     return RunConfig(
         data=FULL_DATA,
         first_stage=PixelStage(),
@@ -146,7 +146,7 @@ def _first_stage(method: VqConfig | KlConfig) -> RunConfig:
 
 
 def _small_first_stage(method: VqConfig | KlConfig) -> RunConfig:
-    """Return the training of a first stage for the images of `small`."""
+    """Return the configuration that trains a first stage on the images of `small`."""
     return RunConfig(
         data=SMALL_DATA,
         first_stage=PixelStage(),
@@ -165,11 +165,11 @@ def _small_first_stage(method: VqConfig | KlConfig) -> RunConfig:
 
 
 def _small_rival(method: BetaVaeConfig | FactorVaeConfig | PcaIcaConfig) -> RunConfig:
-    """Return the training of a method that sees pixels on the images of `small`.
+    """Return the configuration that trains a method without a first stage on the images of `small`.
 
-    disentanglement_lib takes 300,000 steps at a rate of 1e-4, with which a thousand steps learn hardly more than the
-    mean image. The rate was chosen by reconstruction: beta-VAE (beta = 1) after 5,000 images in batches of 64 is at
-    7.9 dB with 1e-4, 8.4 with 5e-4 and 9.0 with 1e-3, and batches of 32 take more steps.
+    disentanglement_lib takes 300,000 steps at a learning rate of 1e-4. At this rate, a thousand steps learn hardly more
+    than the mean image. Our rate was chosen by the reconstruction quality of beta-VAE (beta = 1) after 5,000 images in
+    batches of 64: 7.9 dB with 1e-4, 8.4 dB with 5e-4 and 9.0 dB with 1e-3. Batches of 32 give more steps.
     """
     return RunConfig(
         data=SMALL_DATA,
@@ -194,8 +194,8 @@ PRESETS: dict[str, RunConfig] = {
     ),
     "beta_vae_small": _small_rival(BetaVaeConfig(beta=4.0)),
     "factor_vae_small": _small_rival(FactorVaeConfig(gamma=10.0, discriminator_dims=(256, 256, 256))),
-    # FastICA can turn for ever. With scikit-learn's tolerance of 1e-4 it does in 5 of 48 fits (6 to 20 units, three
-    # seeds, images of `tiny` and `small`); with 5e-3 in 1 of 144 (6 to 20 units, twelve seeds).
+    # FastICA may never converge. With scikit-learn's tolerance of 1e-4 that happens in 5 of 48 fits (6 to 20 units,
+    # three seeds, images of `tiny` and `small`); with 5e-3 in 1 of 144 (6 to 20 units, twelve seeds).
     "pca_ica_small": _small_rival(PcaIcaConfig(tolerance=5e-3)),
 }
 
@@ -203,8 +203,8 @@ PRESETS: dict[str, RunConfig] = {
 def expand(tree: Tree) -> Tree:
     """Replace a `preset: NAME` entry by that preset, overridden by the other entries of `tree`.
 
-    A section that chooses another variant (another data.name, first_stage.kind or method.kind) starts from that
-    variant's defaults instead of mixing two.
+    If `tree` chooses another variant of a section (another data.name, first_stage.kind or method.kind), the section
+    starts from that variant's defaults, so that settings of two variants are not mixed.
 
     Raises:
         ConfigError: no such preset.
@@ -225,7 +225,7 @@ def expand(tree: Tree) -> Tree:
 
 
 def as_tree(preset: RunConfig) -> Tree:
-    """Return what a preset sets, and the variant of each section even where that is the default."""
+    """Return the values that a preset sets, and the variant of each section even if it is the default."""
     tree = preset.model_dump(mode="json", exclude_unset=True)
     for section, tag in TAGS.items():
         tree[section][tag] = getattr(getattr(preset, section), tag)

@@ -1,4 +1,4 @@
-"""One training run: all that decides its result, section by section."""
+"""The configuration of a training run, in sections, and the checks across sections."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from raydis.config.vae import BetaVaeConfig, FactorVaeConfig
 
 
 def _with_kind(tree: Any) -> Any:
-    """A method that does not say its kind is DyGA+SD."""
+    """Add the kind of DyGA+SD to a method section that has none."""
     return {"kind": "dyga_sd", **tree} if is_tree(tree) else tree
 
 
@@ -33,7 +33,7 @@ MethodConfig = Annotated[
 
 
 class RunConfig(Model):
-    """One training run."""
+    """Configuration of a training run."""
 
     data: DataConfig = DataConfig()
     first_stage: FirstStageConfig = PatchPcaStage()
@@ -68,7 +68,7 @@ class RunConfig(Model):
         self.method.check(self)
         if not self.method.uses_first_stage and not isinstance(self.first_stage, PatchPcaStage | PixelStage):
             raise ValueError(
-                f"method.kind={self.method.kind} sees the pixels themselves: remove "
+                f"method.kind={self.method.kind} works on the pixels themselves: remove "
                 f"first_stage.kind={self.first_stage.kind}"
             )
         if not self.method.has_blocks and self.compute.compile in ("blocks", "full"):

@@ -1,4 +1,4 @@
-"""What all sections of a configuration have in common."""
+"""The base class of all sections of a configuration, and number types that they share."""
 
 from __future__ import annotations
 
@@ -11,6 +11,6 @@ Rate = Annotated[float, Field(ge=0.0, lt=1.0)]
 
 
 class Model(BaseModel):
-    """A frozen config section: unknown keys and non-finite numbers are errors."""
+    """A frozen section of a configuration, in which unknown keys and non-finite numbers are errors."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)

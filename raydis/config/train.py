@@ -1,4 +1,4 @@
-"""Configuration of a run's course: how it is optimised, and when and how it scores itself."""
+"""Configuration of the optimisation, and of when and how a run is scored."""
 
 from __future__ import annotations
 
@@ -10,60 +10,72 @@ from raydis.config.section import Model, Rate, Size
 
 
 class TrainConfig(Model):
-    """Optimisation."""
+    """The training budget, the optimiser, and the intervals of reports and checkpoints."""
 
     num_images: int = Field(
         default=4_800_000,
         ge=1,
-        description="Budget: images seen, over all workers. A tenth of the 48 million that the release trains on "
-        "3D Shapes.",
+        description="Training budget: images seen by all workers together. The default is a tenth of the 48 million "
+        "with which the released code trains on 3D Shapes.",
     )
-    batch_size: int = Field(
-        default=512, ge=1, description="Images a step of the optimiser, over all workers and parts."
-    )
+    batch_size: int = Field(default=512, ge=1, description="Images per optimiser step, over all workers and parts.")
     learning_rate: float = Field(
         default=1e-4,
         gt=0.0,
         le=1.0,
-        description="AdamW learning rate, for steps of `batch_size` images: however many workers share them, it stays.",
+        description="Learning rate of AdamW. It is not scaled by the number of workers.",
     )
-    learning_rate_schedule: Literal["constant", "cosine"] = Field(default="constant", description="After the warm-up.")
+    learning_rate_schedule: Literal["constant", "cosine"] = Field(
+        default="constant", description="Learning rate after the warm-up; `cosine` lowers it to 0."
+    )
     warmup_images: int = Field(
-        default=0, ge=0, description="Images over which the learning rate rises linearly from 0."
+        default=0, ge=0, description="Training images during which the learning rate rises linearly from 0."
     )
-    weight_decay: float = Field(default=0.01, ge=0.0, description="AdamW weight decay.")
+    weight_decay: float = Field(default=0.01, ge=0.0, description="Weight decay of AdamW.")
     max_grad_norm: float | None = Field(
-        default=None, gt=0.0, description="Clip the global gradient norm; null: no clipping."
+        default=None,
+        gt=0.0,
+        description="Largest global norm of the gradients, to which they are clipped; null: no clipping.",
     )
     ema_decay: Rate = Field(
-        default=0.9999, description="Decay of the averaged weights, min(decay, (1+n)/(10+n)) after n steps."
+        default=0.9999,
+        description="Decay of the moving average of the weights: min(decay, (1+n)/(10+n)) after n steps.",
     )
     precision: Literal["fp32", "bf16"] = Field(
         default="fp32",
-        description="Autocast of the forward pass; the release trains in fp32. On a GPU, torch's own default lets fp32 "
-        "convolutions use TF32, and matrix products not.",
+        description="Precision of the forward pass (autocast). The released code trains in fp32. On a GPU with fp32, "
+        "convolutions may use TF32 and matrix products do not, as is PyTorch's default.",
     )
-    report_images: int = Field(default=48_000, ge=1, description="Images between two progress reports.")
+    report_images: int = Field(default=48_000, ge=1, description="Training images between two progress reports.")
     checkpoint_images: int = Field(
-        default=480_000, ge=1, description="Images between two checkpoints, each written at the first report after."
+        default=480_000,
+        ge=1,
+        description="Training images between two checkpoints. Each is written at the next progress report.",
     )
 
 
 class EvaluationConfig(Model):
-    """Scores that a run computes of itself; `published` follows disentanglement_lib, `search` is its cheaper kin."""
+    """How a run is scored: `published` follows disentanglement_lib, and `search` is a cheaper version of it."""
 
     protocol: Literal["published", "search", "none"] = Field(
-        default="search", description="Scoring at the end of a run."
+        default="search", description="Evaluation protocol at the end of a run; `none`: no scores."
     )
     estimator: Literal["reference", "hist", "tree"] | None = Field(
-        default=None, description="DCI's classifier; null takes the protocol's own: `reference` or `hist`."
+        default=None,
+        description="Classifier of DCI; null: the protocol's own (`published`: `reference`, `search`: `hist`).",
     )
-    max_images: int = Field(default=10_000, ge=64, description="`search`: largest product sub-grid that is encoded.")
-    seed: int = Field(default=0, ge=0, description="Seed of the metrics' draws; the same for every model compared.")
+    max_images: int = Field(
+        default=10_000, ge=64, description="Most images of the sub-grid that the `search` protocol encodes."
+    )
+    seed: int = Field(
+        default=0,
+        ge=0,
+        description="Seed of the metrics' random samples. Use the same for all models that are compared.",
+    )
     rungs: tuple[Size, ...] = Field(
         default=(),
-        description="Images seen, rising, after which the `search` protocol scores the averaged model while it trains: "
-        "the run's learning curve. The end is scored by `protocol`.",
+        description="Rising numbers of training images after which the `search` protocol scores the averaged model "
+        "during training, which gives a learning curve. The final model is scored by `protocol`.",
     )
 
     @model_validator(mode="after")

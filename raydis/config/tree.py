@@ -1,4 +1,4 @@
-"""A tree is what YAML yields: mappings with string keys, lists and scalars."""
+"""The type of a parsed but unchecked configuration: a tree of mappings with string keys, lists and scalars."""
 
 from __future__ import annotations
 
@@ -8,5 +8,5 @@ Tree = dict[str, Any]
 
 
 def is_tree(value: object) -> TypeGuard[Tree]:
-    """Whether a value is a mapping; `raydis.config.yamltext` lets no keys but strings through."""
+    """Return whether a value is a mapping. Its keys are strings, because `raydis.config.yamltext` accepts no others."""
     return isinstance(value, dict)

@@ -1,4 +1,7 @@
-"""Configuration of the VAE family; the defaults are disentanglement_lib's (Locatello et al., arXiv 1811.12359)."""
+"""Configuration of the variational autoencoders (VAEs): beta-VAE and FactorVAE.
+
+The defaults are those of disentanglement_lib (Locatello et al., arXiv 1811.12359).
+"""
 
 from __future__ import annotations
 
@@ -12,11 +15,11 @@ from raydis.config.section import Size
 if TYPE_CHECKING:
     from raydis.config.run import RunConfig
 
-REDUCTION = 16  # of the convolutions
+REDUCTION = 16  # factor by which the convolutions reduce the image size
 
 
 class VaeSection(MethodSection):
-    """What all methods of the family have in common."""
+    """The settings that all VAEs share."""
 
     num_units: int = Field(default=10, ge=2, le=256, description="Latent units N.")
     hidden_dim: int = Field(default=256, ge=1, description="Width of the dense layers of encoder and decoder.")
@@ -30,7 +33,7 @@ class VaeSection(MethodSection):
 
 
 class BetaVaeConfig(VaeSection):
-    """beta-VAE; with beta = 1 the VAE."""
+    """beta-VAE. With beta = 1 it is a plain VAE."""
 
     kind: Literal["beta_vae"] = "beta_vae"
     beta: float = Field(default=4.0, ge=0.0, description="Weight of the Kullback-Leibler divergence.")
@@ -43,15 +46,15 @@ class BetaVaeConfig(VaeSection):
 
 
 class FactorVaeConfig(VaeSection):
-    """FactorVAE."""
+    """FactorVAE (arXiv 1802.05983)."""
 
     kind: Literal["factor_vae"] = "factor_vae"
     gamma: float = Field(default=35.0, ge=0.0, description="Weight of the total correlation.")
     discriminator_dims: tuple[Size, ...] = Field(
-        default=(1000,) * 6, min_length=1, description="Hidden layers of the discriminator."
+        default=(1000,) * 6, min_length=1, description="Widths of the hidden layers of the discriminator."
     )
     discriminator_rate_scale: float = Field(
-        default=1.0, gt=0.0, description="Learning rate of the discriminator / train.learning_rate."
+        default=1.0, gt=0.0, description="Learning rate of the discriminator, divided by train.learning_rate."
     )
 
     def default_search_space(self) -> dict[str, dict[str, Any]]:

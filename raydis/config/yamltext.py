@@ -1,10 +1,10 @@
-"""YAML text -> a tree: mappings with string keys, lists and scalars.
+"""Parse YAML text into a tree of mappings with string keys, lists and scalars.
 
 PyYAML parses the text. Its own constructors follow YAML 1.1, so this file reads the parsed nodes by the core schema of
 YAML 1.2: `1e-4` is a float, `0o17` an int, and `off`, `no` and `2024-01-31` are strings, as `anchors.mode: off` needs.
 Two deviations from the schema are deliberate: `480_000` is an int, and `010` stays a string, because it is 8 in YAML
-1.1 and 10 in YAML 1.2. ruamel.yaml knows YAML 1.2, but makes a date of `2024-01-31`, obeys `%YAML 1.1`, and tells of a
-duplicate key where its mapping starts instead of where the key was first given.
+1.1 and 10 in YAML 1.2. We do not use ruamel.yaml, which follows YAML 1.2, because it turns `2024-01-31` into a date,
+obeys `%YAML 1.1`, and reports a duplicate key with the line of its mapping instead of that of the first key.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from raydis.errors import ConfigError
 Value: TypeAlias = "bool | int | float | str | list[Value] | dict[str, Value] | None"
 
 MAX_DEPTH = 100  # levels of nesting; the deepest key of a sweep file has six
-MAX_VALUES = 100_000  # once each alias is replaced by what it stands for: aliases of aliases can grow without limit
+MAX_VALUES = 100_000  # counted after all aliases are expanded, because aliases of aliases can grow without limit
 
 _DIGITS = r"[0-9](?:_?[0-9])*"
 _PLAIN = {
@@ -52,20 +52,20 @@ class _Loader(yaml.BaseLoader):
 
 
 def load_yaml(text: str, name: str) -> Value:
-    """Return what the text says; None where it says nothing.
+    """Return the value in the text; None if the text is empty.
 
     Args:
-        name: where the text came from, the first word of an error.
+        name: where the text came from; error messages start with it.
 
     Raises:
-        ConfigError: with the line: text that is not YAML or has several documents, a key given twice (with both lines)
-            or that is no text, a tag of another type, or nesting and aliases beyond MAX_DEPTH and MAX_VALUES.
+        ConfigError: with the line: text that is not YAML or has several documents, a key that is given twice (with both
+            lines) or is not text, a tag of another type, or nesting and aliases beyond MAX_DEPTH and MAX_VALUES.
     """
     try:
         node = _Loader(text).get_single_node()
     except yaml.MarkedYAMLError as error:
         line = f"line {error.problem_mark.line + 1}: " if error.problem_mark else ""
-        # Only a ComposerError's context is a part of the sentence; another's says what was read when it happened.
+        # The context of a ComposerError is part of the sentence. Other errors' contexts only say what was being read.
         parts = [error.context, error.problem] if isinstance(error, ComposerError) else [error.problem]
         raise ConfigError(f"{name}: {line}not YAML: {', '.join(filter(None, parts))}") from error
     except ReaderError as error:
@@ -81,25 +81,25 @@ def load_yaml(text: str, name: str) -> Value:
 
 
 class _Refused(Exception):
-    """A node that no tree can hold, with its line."""
+    """A node cannot be part of a tree. The message starts with its line."""
 
     def __init__(self, node: yaml.Node, reason: str) -> None:
         super().__init__(f"line {_line(node)}: {reason}")
 
 
 class _Reader:
-    """Nodes -> values. A node that aliases name becomes one value, which all of them share."""
+    """Converts nodes to values. All aliases of a node share one value."""
 
     def __init__(self) -> None:
-        self._open: set[int] = set()  # ids of the nodes around the present one
-        self._done: dict[int, tuple[Value, int]] = {}  # by a node's id: its value, and how many values that holds
+        self._open: set[int] = set()  # ids of the nodes that contain the current one
+        self._done: dict[int, tuple[Value, int]] = {}  # by id of a node: its value, and the number of values in it
 
     def read(self, node: yaml.Node, depth: int) -> tuple[Value, int]:
-        """Return the value of a node, and how many values that holds."""
+        """Return the value of a node, and the number of values in it."""
         if id(node) in self._done:
             return self._done[id(node)]
         if id(node) in self._open:
-            raise _Refused(node, "an alias lies inside of what it stands for: write the values out")
+            raise _Refused(node, "an alias lies inside the value that it stands for: write the values out")
         if depth > MAX_DEPTH:
             raise _Refused(node, f"nested too deeply: use at most {MAX_DEPTH} levels")
         self._open.add(id(node))
@@ -135,7 +135,9 @@ class _Reader:
             if key.tag != _MERGE:
                 own[key.value] = value
                 continue
-            for source in reversed(value if isinstance(value, list) else [value]):  # of several, the first one wins
+            for source in reversed(
+                value if isinstance(value, list) else [value]
+            ):  # the first mapping of a list takes precedence
                 if not isinstance(source, dict):
                     raise _Refused(below, "the merge key << needs a mapping or a list of mappings")
                 merged |= source
@@ -149,7 +151,7 @@ def _scalar(node: yaml.ScalarNode) -> Value:
         return text
     if name not in _PLAIN:
         raise _unknown_tag(node)
-    if not _PLAIN[name].fullmatch(text):  # of a tag: plain text has matched before
+    if not _PLAIN[name].fullmatch(text):  # only if the tag is explicit; plain text has matched already
         raise _Refused(node, f"{text!r} does not look like a !!{name}: remove the tag")
     try:
         match name:

@@ -1,4 +1,7 @@
-"""Images and their factors: grids, rendered sets, official files, batches."""
+"""Data sets of images with known generative factors, and the loader that makes batches of them.
+
+A data set is rendered, or read from its official files. Its factors form a grid; a folder of pictures has no factors.
+"""
 
 from __future__ import annotations
 

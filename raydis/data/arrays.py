@@ -1,6 +1,6 @@
-"""Arrays in .npz, .npy and HDF5 files, without unpickling and without reading more than is asked for.
+"""Read arrays from .npz, .npy and HDF5 files, without unpickling and without reading more than is needed.
 
-Which of the three a file is, its first bytes tell; its suffix may be any.
+The first bytes of a file determine which of the three formats it has. Its suffix does not matter.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ from raydis.data.signature import HDF5, NPY, ZIP, signature
 from raydis.data.source import reading
 from raydis.errors import DataError
 
-BLOCK_BYTES = 1 << 24  # read at a time
-MAX_CHUNKS_BYTES = 1 << 28  # of one row of HDF5 chunks: read at once, because part of a chunk costs the whole
-LOCAL_HEADER = struct.Struct("<26xHH")  # of a zip member: lengths of its name and of its extra field
-KINDS = {"integers": "iu", "numbers": "iuf", "text": "U"}  # of dtypes, by the word for any of them
+BLOCK_BYTES = 1 << 24  # bytes read at a time
+MAX_CHUNKS_BYTES = 1 << 28  # largest row of HDF5 chunks that is read at once; reading a part would decode them all
+LOCAL_HEADER = struct.Struct("<26xHH")  # header of a zip member: lengths of its name and of its extra field
+KINDS = {"integers": "iu", "numbers": "iuf", "text": "U"}  # name of a group of dtypes -> their numpy kinds
 
 
 class Header(NamedTuple):
-    """What a file says of an array."""
+    """The description of an array in its file."""
 
     shape: tuple[int, ...]
     fortran_order: bool
@@ -36,30 +36,30 @@ class Header(NamedTuple):
 
 
 class ArrayFile(Protocol):
-    """A file of arrays. What its decoder raises leaves it unchanged; `reading` turns it into DataErrors."""
+    """A file of arrays. It passes on the exceptions of its decoder; `reading` turns them into DataErrors."""
 
     path: Path
 
     def keys(self) -> list[str]:
-        """Names of the arrays."""
+        """Return the names of the arrays."""
         ...
 
     def header(self, key: str) -> Header:
-        """Type and shape of an array. Raises EOFError where the file holds fewer bytes than they take."""
+        """Return type and shape of an array. Raise EOFError if the file has fewer bytes than the array needs."""
         ...
 
     def blocks(self, key: str, shape: tuple[int, ...], dtype: np.dtype) -> Iterator[np.ndarray]:
-        """Consecutive rows of the array, about 16 MiB at a time."""
+        """Yield consecutive rows of the array, about 16 MiB at a time."""
         ...
 
     def mapped(self, key: str, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray | None:
-        """The array memory-mapped in the file; None where that cannot be. Writing to it leaves the file alone."""
+        """Return the array memory-mapped in the file; None if it cannot be. Writing to it never changes the file."""
         ...
 
 
 @dataclass(frozen=True)
 class StoredArray:
-    """One array of a file, described by its header alone."""
+    """One array of a file, of which only the header has been read."""
 
     name: str  # of the data set, for errors
     file: ArrayFile
@@ -68,29 +68,30 @@ class StoredArray:
     dtype: np.dtype
 
     def blocks(self) -> Iterator[np.ndarray]:
-        """Consecutive rows of the array, about 16 MiB at a time. Raises DataError where the file is damaged."""
+        """Yield consecutive rows of the array, about 16 MiB at a time. Raise DataError if the file is damaged."""
         with reading(self.name, self.file.path):
             yield from self.file.blocks(self.key, self.shape, self.dtype)
 
     def mapped(self) -> np.ndarray | None:
-        """The array memory-mapped in the file; None where that cannot be. Writing to it leaves the file alone."""
+        """Return the array memory-mapped in the file; None if it cannot be. Writing to it never changes the file."""
         with reading(self.name, self.file.path):
             return self.file.mapped(self.key, self.shape, self.dtype)
 
     def read(self) -> np.ndarray:
-        """The whole array, for small ones."""
+        """Return the whole array. Use it for small arrays only."""
         return np.concatenate([*self.blocks()]) if self.shape[0] else np.empty(self.shape, self.dtype)
 
 
 def open_array(name: str, path: Path, keys: tuple[str, ...], dtype: str, shape: tuple[int | None, ...]) -> StoredArray:
-    """Describe one array of a file after checking it.
+    """Find one array of a file, and check its type and shape.
 
     Args:
-        name: of the data set, for errors.
-        keys: of the array, as the formats of the file name it; the first that is there counts. "" is the array of an
-            .npy file.
-        dtype: that it must have: a dtype's name, or one of KINDS.
-        shape: that it must have; None allows any length. More axes in front, such as one a factor, become one.
+        name: of the data set, for error messages.
+        keys: possible names of the array in the different formats; the first one that exists is used. "" is the array
+            of an .npy file.
+        dtype: required type: the name of a dtype, or one of KINDS.
+        shape: required shape, in which None allows any length. Additional leading axes, such as one for each factor,
+            are merged into the first.
 
     Raises:
         DataError: the file is missing, damaged or of another format, lacks the array, or holds another type or shape.
@@ -120,7 +121,7 @@ class NpzFile:
     """A zip archive of .npy files."""
 
     def __init__(self, path: Path) -> None:
-        """Raises EOFError for an archive without its end, where the list of its members is."""
+        """Raise EOFError if the end of the archive, which lists its members, is missing."""
         self.path = path
         if not zipfile.is_zipfile(path):
             raise EOFError("a zip archive without its end")
@@ -156,7 +157,7 @@ class NpzFile:
 
 
 class NpyFile:
-    """A file of one array, which has no name."""
+    """A file of one unnamed array."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -182,7 +183,7 @@ class NpyFile:
 
 
 class Hdf5File:
-    """An HDF5 file; a key is the path of a data set in its groups."""
+    """An HDF5 file. The key of an array is the path of an HDF5 data set in the groups of the file."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -231,13 +232,13 @@ def _first(name: str, path: Path, keys: tuple[str, ...], found: list[str]) -> st
 
 
 def _merged(shape: tuple[int, ...], num_axes: int) -> tuple[int, ...]:
-    """The shape with the axes that are too many made one with the first: (2, 3, 8, 8) is (6, 8, 8) of three axes."""
+    """Return the shape with surplus leading axes merged into one: (2, 3, 8, 8) becomes (6, 8, 8) for three axes."""
     surplus = len(shape) - num_axes
     return (math.prod(shape[: surplus + 1]), *shape[surplus + 1 :]) if surplus > 0 and num_axes else shape
 
 
 def _read_header(file: IO[bytes]) -> Header:
-    """Leave the file at the first byte of data."""
+    """Read the header of an .npy file, and leave the file at the first byte of data."""
     version = np.lib.format.read_magic(file)
     if version == (1, 0):
         return Header(*np.lib.format.read_array_header_1_0(file))

@@ -1,7 +1,7 @@
-"""The cache folder: arrays that are decoded or rendered once, and files fetched from S3 once.
+"""The cache folder: it keeps decoded or rendered arrays, and downloads from S3, so that each is made only once.
 
-Everything in it can be deleted at any time. A file appears under its final name only when it is complete, and
-processes that want the same file wait for the one that makes it.
+Everything in it can be deleted at any time. A file gets its final name only when it is complete. If several processes
+need the same file, one makes it and the others wait.
 """
 
 from __future__ import annotations
@@ -24,21 +24,21 @@ from raydis.store import Location, StoreConflict, StoreError, StoreMissing, open
 from raydis.store.base import check_key, temporary_beside
 
 RAM_BYTES = 1 << 30  # larger arrays are memory-mapped, so that the processes of a machine share one copy
-NUM_PIECES = 256  # of a fingerprint
+NUM_PIECES = 256  # pieces of the files that a fingerprint reads
 PIECE_BYTES = 1 << 16
 DOWNLOADS_AT_ONCE = 16
-NUM_LOOKS = 5  # at a file or folder that others replace while it is read
+NUM_LOOKS = 5  # attempts to read a file or folder in S3 that is being replaced
 
 
 def cache_folder(cache_dir: Path | None) -> Path:
-    """The folder given, else $RAYDIS_CACHE, else ~/.cache/raydis. It is made when something is written to it."""
+    """Return the given folder, else $RAYDIS_CACHE, else ~/.cache/raydis. It is created at the first write."""
     return cache_dir or Path(os.environ.get("RAYDIS_CACHE") or Path.home() / ".cache" / "raydis")
 
 
 def made_array(
     path: Path, shape: tuple[int, ...], fill: Callable[[np.ndarray], None], *, ram_bytes: int = RAM_BYTES
 ) -> np.ndarray:
-    """A uint8 array that `fill` has written to: in RAM where it takes at most `ram_bytes`, else from `cached_array`."""
+    """Return a uint8 array filled by `fill`: in RAM if it takes at most `ram_bytes`, else from `cached_array`."""
     if math.prod(shape) > ram_bytes:
         return cached_array(path, shape, fill)
     array = np.empty(shape, np.uint8)
@@ -49,9 +49,9 @@ def made_array(
 def cached_array(
     path: Path, shape: tuple[int, ...], fill: Callable[[np.ndarray], None], *, dtype: type[np.generic] = np.uint8
 ) -> np.ndarray:
-    """The memory-mapped array of an .npy file, made with `fill` where it is missing.
+    """Return the memory-mapped array of an .npy file. If the file is missing, create it with `fill`.
 
-    Writing to the array changes the caller's view alone, never the file.
+    Writing to the array changes only the caller's view, never the file.
 
     Raises:
         DataError: no room or no permission, or a file that holds another array.
@@ -70,13 +70,13 @@ def cached_array(
 
 
 def fetch(uri: str, cache_dir: Path) -> Path:
-    """The local copy of a file in S3, downloaded where this version of it is not here yet.
+    """Return the local copy of a file in S3, and download it first if this version is not in the cache.
 
-    The copy lies below the tag of its version, and only that version is downloaded: where the object is replaced in
-    between, its new version is looked up.
+    The path of the copy contains the tag of its version, and only that version is downloaded. If the object is replaced
+    in the meantime, its new version is looked up.
 
     Raises:
-        DataError: nothing is stored there, or it is replaced again and again.
+        DataError: nothing is stored there, or it is replaced NUM_LOOKS times in a row.
         StoreError: the store refused.
     """
     folder, key = split_uri(uri)
@@ -92,17 +92,17 @@ def fetch(uri: str, cache_dir: Path) -> Path:
             with contextlib.suppress(StoreConflict, StoreMissing):
                 store.download(key, path, if_match=tag)
                 return path
-    raise DataError(f"data.path={uri} was replaced {NUM_LOOKS} times while it was read: start again when it stays")
+    raise DataError(f"data.path={uri} was replaced {NUM_LOOKS} times while it was read: start again when it is stable")
 
 
 def fetch_folder(uri: str, cache_dir: Path, kind: FileKind) -> Path:
-    """The local copy of a data set's files in a folder in S3; those of this version that are here already are kept.
+    """Return the local copy of the files of a data set in an S3 folder, after downloading those that are missing.
 
-    Keys are sorted out as names in a local folder are, and other objects are not downloaded. Versions are told by the
-    tags in the listing, and only those are downloaded, as in `fetch`.
+    The rules for names in a local folder decide which objects belong to the data set; others are not downloaded. As in
+    `fetch`, the tags in the listing identify the versions, and only these versions are downloaded.
 
     Raises:
-        DataError: nothing of this kind is stored below it, or it is replaced again and again.
+        DataError: the folder has no such files, or it is changed NUM_LOOKS times in a row.
         StoreError: the store refused.
     """
     store = open_store(uri)
@@ -127,11 +127,11 @@ def fetch_folder(uri: str, cache_dir: Path, kind: FileKind) -> Path:
                 return folder
             for download in downloads:
                 download.cancel()
-    raise DataError(f"data.path={uri} was changed {NUM_LOOKS} times while it was read: start again when it stays")
+    raise DataError(f"data.path={uri} was changed {NUM_LOOKS} times while it was read: start again when it is stable")
 
 
 def is_stored(uri: str) -> bool:
-    """Return whether a file lies in S3 under exactly this URI; a folder does not."""
+    """Return whether this URI is a file in S3, and not a folder."""
     if uri.endswith("/") or not Location.parse(uri).path:  # a folder, or a whole bucket
         return False
     folder, key = split_uri(uri)
@@ -139,13 +139,13 @@ def is_stored(uri: str) -> bool:
 
 
 def fingerprint_files(files: Mapping[str, Path]) -> str:
-    """Digest of files' names, sizes and sampled contents.
+    """Return a digest of the names, sizes and sampled contents of files.
 
-    The files are laid end to end and 256 evenly spread pieces of 64 KiB are hashed: all bytes of up to 16 MiB, a sample
-    of larger sets. A change that keeps all sizes and falls between the pieces goes unseen.
+    The files are treated as one sequence of bytes, of which 256 evenly spread pieces of 64 KiB are hashed: all bytes of
+    up to 16 MiB, and a sample of larger sets. A change that keeps all sizes and lies between the pieces is not noticed.
 
     Args:
-        files: path by the name that counts; the name of a set's only file should be empty, so that it may be renamed.
+        files: paths by the names that are hashed. The name of a single file should be empty, so that it may be renamed.
     """
     names = sorted(files)
     sizes = [files[name].stat().st_size for name in names]
@@ -167,14 +167,14 @@ def fingerprint_files(files: Mapping[str, Path]) -> str:
 def _is_allowed(key: str) -> bool:
     try:
         check_key(key)
-    except StoreError:  # another program's, such as logs//cat.png
+    except StoreError:  # written by another program, such as logs//cat.png
         return False
     return True
 
 
 @contextlib.contextmanager
 def _made_once(path: Path) -> Iterator[bool]:
-    """Whether the caller is to make the file; others who ask wait until it has."""
+    """Yield whether the caller must make the file. Other processes that ask wait until it is made."""
     if path.exists():
         yield False
         return
@@ -198,7 +198,7 @@ def _write_array(path: Path, shape: tuple[int, ...], fill: Callable[[np.ndarray]
         offset = file.tell()
         file.flush()
         try:
-            # Reserved now, because a full disk would otherwise kill the process when it writes to a mapped page.
+            # Space is reserved now, because writing to a mapped page of a full disk would kill the process.
             os.posix_fallocate(file.fileno(), 0, offset + size)
         except OSError as error:
             raise DataError(

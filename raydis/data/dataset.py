@@ -1,6 +1,6 @@
-"""What every data set offers, and the one class that all of them end in: an array with a factor grid.
+"""The interface of a data set (`FactorDataset`), and its implementation by an array of images (`ArrayDataset`).
 
-Letters: B batch, F factors, H W C image.
+B batch, F factors, H W C image.
 """
 
 from __future__ import annotations
@@ -17,54 +17,58 @@ from raydis.errors import DataError
 
 
 class FactorDataset(Protocol):
-    """Images numbered 0..len-1 and, where they are known, the factors that made them.
+    """Images numbered 0..len-1 and, if they are known, the generative factors of each image.
 
-    Labels are for metrics: fitting never touches them.
+    Factors are labels for metrics. Training never reads them.
     """
 
     @property
     def name(self) -> str:
-        """Name of the set, as in DataConfig.name."""
+        """The name of the data set, as in DataConfig.name."""
         ...
 
     @property
     def space(self) -> FactorSpace | None:
-        """Grid that the images fill in index order; None where factors are unknown."""
+        """The grid that the images fill in the order of their indices; None if the factors are unknown."""
         ...
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
-        """(H, W, C)."""
+        """The shape (H, W, C) of every image."""
         ...
 
     @property
     def fingerprint(self) -> str:
-        """Hex digest of what makes the images: the definition of a rendered set, the files of a read one."""
+        """A hex digest of the origin of the images: the definition of a rendered set, or the files of another."""
         ...
 
     def __len__(self) -> int: ...
 
     def images(self, indices: np.ndarray) -> np.ndarray:
-        """(B,) integers -> (B, H, W, C) uint8. Raises DataError for an index out of range."""
+        """Return images (B, H, W, C) uint8 for (B,) integer indices. Raise DataError for an index out of range."""
         ...
 
     def factors(self, indices: np.ndarray) -> np.ndarray:
-        """(B,) integers -> (B, F) int64. Raises DataError for an index out of range, or without factors."""
+        """Return factors (B, F) int64 for (B,) integer indices.
+
+        Raises:
+            DataError: an index out of range, or a data set without factors.
+        """
         ...
 
 
 class ArrayDataset:
-    """Images in one array, in memory or memory-mapped, or those at `rows` of it.
+    """A data set whose images are the rows of one array, in memory or memory-mapped, or a selection of its rows.
 
     Args:
-        name: what errors and reports call the set.
+        name: of the set, for errors and reports.
         array: (R, H, W, C) uint8; it is not copied.
-        space: grid that the images fill in order, or None.
+        space: the grid that the images fill in order, or None.
         fingerprint: digest of the images' origin.
-        rows: (B,) positions in `array` of images 0..B-1; None means all of it in order.
+        rows: (B,) positions in `array` of images 0..B-1; None stands for all rows in order.
 
     Raises:
-        DataError: an array of another layout, rows that leave it, or as many images as the grid does not have.
+        DataError: an array of another layout, rows out of range, or a number of images other than the grid's.
     """
 
     def __init__(
@@ -104,12 +108,12 @@ class ArrayDataset:
         return self.space.factors(indices)
 
     def array_rows(self, indices: np.ndarray) -> np.ndarray:
-        """Positions in `array` of images: (B,) -> (B,) int64. Raises DataError for an index out of range."""
+        """Return the positions in `array`, (B,) int64, of images (B,). Raise DataError for an index out of range."""
         indices = check_indices(indices, len(self))
         return indices if self.rows is None else self.rows[indices]
 
     def subgrid(self, levels: Mapping[str, int | Sequence[int]]) -> ArrayDataset:
-        """The images at the kept levels (see FactorSpace.kept_levels), on the same array.
+        """Return the images at the kept levels (see FactorSpace.kept_levels) as a data set on the same array.
 
         Raises:
             DataError: no factors, or levels that the grid does not have.
@@ -127,5 +131,5 @@ class ArrayDataset:
 
 
 def digest(**facts: object) -> str:
-    """sha256 of named JSON values, hexadecimal."""
+    """Return the hexadecimal SHA-256 of named JSON values."""
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()

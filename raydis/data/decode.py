@@ -1,6 +1,6 @@
-"""The bytes of a picture -> the pixels that a model takes: the one way for training images, the CLI and uploads.
+"""Decode a picture file to the pixels that a model takes, for training images, the command line and uploads alike.
 
-H W C image. The format is read from the bytes, never from the name.
+H W C image. The format is recognised by the bytes, never by the name of the file.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ from PIL import Image, ImageOps
 from raydis.data.metadata import JPEG_SIGNATURE, PNG_SIGNATURE, orientation, without_metadata
 from raydis.errors import PictureError, TooManyPixels, UnknownPicture
 
-BACKGROUND = (128, 128, 128)  # behind transparent pixels: the middle of the range, which is 0 for a model
-MAX_PIXELS = 64_000_000  # of one picture; larger ones are refused before they are decoded
+BACKGROUND = (128, 128, 128)  # colour behind transparent pixels: the middle of the range, about 0 for a model
+MAX_PIXELS = 64_000_000  # per picture; larger pictures are refused before they are decoded
 
-# What is in use and begins with a signature. EPS is left out because Pillow has another program run it.
+# Common formats that begin with a signature. EPS is left out because Pillow would start another program for it.
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF", "PPM", "AVIF", "JPEG2000", "DIB", "PCX", "QOI", "SGI")
 SUFFIXES = (
     *(".png", ".apng", ".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".webp", ".bmp", ".dib", ".gif", ".tif", ".tiff"),
@@ -29,7 +29,7 @@ SUFFIXES = (
     *(".pcx", ".qoi", ".sgi", ".rgb", ".rgba", ".bw"),
 )
 
-# What Pillow 11 to 13 raises on damaged files; tests/data/test_decode.py damages many.
+# The exceptions of Pillow 11 to 13 for damaged files; tests/data/test_decode.py damages many files.
 DAMAGED = (
     *(OSError, SyntaxError, ValueError, EOFError, IndexError, KeyError, TypeError, RuntimeError),
     *(struct.error, zlib.error),
@@ -52,23 +52,24 @@ def decode_picture(
     formats: Sequence[str] = FORMATS,
     max_pixels: int = MAX_PIXELS,
 ) -> np.ndarray:
-    """One picture as a model takes it.
+    """Decode one picture to the image shape of a model.
 
-    Turned upright by its EXIF tag, transparent pixels laid over BACKGROUND, scaled so that its shorter side fits,
-    cropped to its centre; RGB or grey. Of an animation the first frame is taken. Other metadata is not read, so that
-    what is broken there matters to nobody. The size is read from the header, and refused, before a pixel is decoded.
+    The picture is turned upright by its EXIF tag, laid over BACKGROUND where it is transparent, scaled so that its
+    shorter side fits, cropped to its centre, and converted to RGB or grey. Of an animation, the first frame is used.
+    Other metadata is ignored, so that errors in it do no harm. The size is read from the header and checked before any
+    pixel is decoded.
 
     Args:
         data: the picture's file.
         image_shape: (H, W, C), C = 1 or 3.
-        formats: Pillow's names of the formats that are read.
+        formats: Pillow's names of the allowed formats.
         max_pixels: largest width * height that is decoded.
 
     Returns:
         (H, W, C) uint8.
 
     Raises:
-        UnknownPicture: another format.
+        UnknownPicture: the bytes have none of the formats.
         TooManyPixels: more than `max_pixels`.
         PictureError: damaged, truncated, or more than 8 bits a channel, which Pillow would clip instead of scaling.
     """
@@ -80,7 +81,7 @@ def decode_picture(
             if picture.mode[0] in "IF":
                 raise PictureError(f"has mode {picture.mode}: convert it to 8 bits a channel")
             return _fit(picture, orientation(exif or picture.info.get("exif", b"")), image_shape)
-    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:  # Pillow's own limit came first
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:  # beyond Pillow's own limit
         raise _too_many("far too many pixels", max_pixels) from error
     except Image.UnidentifiedImageError as error:
         raise UnknownPicture("is no picture that can be read") from error
@@ -90,7 +91,7 @@ def decode_picture(
 
 
 def begins_as_picture(path: Path) -> bool:
-    """Whether a file is one of FORMATS by its header, be the rest sound or not. Raises OSError."""
+    """Return whether a file has the header of one of FORMATS, even if the rest is damaged. Raise OSError."""
     with path.open("rb") as file:
         if file.read(len(PNG_SIGNATURE)).startswith((PNG_SIGNATURE, JPEG_SIGNATURE)):
             return True  # whatever Pillow thinks of their metadata
@@ -104,11 +105,11 @@ def begins_as_picture(path: Path) -> bool:
 
 
 def opaque(picture: Image.Image) -> Image.Image:
-    """The picture over BACKGROUND where it is transparent, so that colours nobody sees do not count; else unchanged."""
+    """Lay a picture with transparency over BACKGROUND, so that the colours of invisible pixels do not matter."""
     if not picture.has_transparency_data:
         return picture
     colour = picture.info.get("transparency")
-    if isinstance(colour, tuple) and max(colour) > 255:  # of 16 bits, of which Pillow reads the upper 8 of a pixel
+    if isinstance(colour, tuple) and max(colour) > 255:  # 16 bits, while Pillow keeps the upper 8 of each pixel
         picture.info["transparency"] = tuple(channel >> 8 for channel in colour)
     picture = picture.convert("RGBA")
     return Image.alpha_composite(Image.new("RGBA", picture.size, BACKGROUND), picture)
@@ -128,10 +129,10 @@ def _fit(picture: Image.Image, turned: int, image_shape: tuple[int, int, int]) -
 
 @functools.cache
 def _known(formats: tuple[str, ...]) -> tuple[str, ...]:
-    """Those that this build of Pillow has: AVIF came with 11.3."""
+    """Return the formats that this build of Pillow supports. AVIF came with version 11.3."""
     Image.init()
     return tuple(name for name in formats if name in Image.OPEN)
 
 
 def _too_many(found: str, max_pixels: int) -> TooManyPixels:
-    return TooManyPixels(f"has {found}, more than the {max_pixels} that are decoded: use a smaller one")
+    return TooManyPixels(f"has {found}, more than the limit of {max_pixels}: use a smaller one")

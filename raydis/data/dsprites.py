@@ -1,10 +1,10 @@
-"""dSprites, drawn again: white squares, ellipses and hearts on black.
+"""A reproduction of the data set dSprites: white squares, ellipses and hearts on black.
 
-Letters: B batch, S scales, T orientations, X Y positions, H W C image.
+B batch, S scales, T orientations, X Y positions, H W C image.
 
-The shapes were measured on frames of the original (github.com/deepmind/dsprites-dataset); against 129 of them the
-drawing differs by 0.4 pixels a frame on average and by 4 at most. The original's sixth factor, colour, has one level
-only and is left out, as in disentanglement_lib's scores.
+The shapes were measured on frames of the original (github.com/deepmind/dsprites-dataset). On 129 of these, our drawing
+differs by 0.4 pixels per frame on average, and by 4 at most. The original has a sixth factor, colour, with one level
+only. It is left out, as in disentanglement_lib's scores.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ from raydis.data.dataset import ArrayDataset, digest
 from raydis.data.space import FactorSpace
 
 DSPRITES = FactorSpace(("shape", "scale", "orientation", "position_x", "position_y"), (3, 6, 40, 32, 32))
-VERSION = 1  # raised whenever a pixel changes
+VERSION = 1  # increased whenever a pixel changes
 
 CANVAS_PX = 64  # all lengths below are in pixels of the original's canvas
 SQUARE_HALF_SIDE = 9.6
-REACH_PX = 14.0  # no shape reaches farther from its centre at scale 1
+REACH_PX = 14.0  # bound of the distance from a shape's centre to its points, at scale 1
 ELLIPSE_SEMI_AXES = (12.76, 7.22)
-HEART_RADII = (  # by angle from straight up, every 5 degrees to straight down; mirror-symmetric
+HEART_RADII = (  # every 5 degrees from straight up to straight down; the other half is mirrored
     *(5.02, 6.68, 7.89, 8.89, 9.71, 10.28, 10.73, 11.03, 11.18, 11.27, 11.25, 11.11, 10.89),
     *(10.59, 10.17, 9.73, 9.17, 8.63, 8.21, 7.64, 7.19, 6.94, 6.43, 6.44, 6.10, 6.02),
     *(5.94, 5.97, 5.91, 5.95, 5.95, 6.34, 6.34, 6.87, 7.33, 8.03, 9.30),
@@ -36,13 +36,13 @@ HEART_RADII = (  # by angle from straight up, every 5 degrees to straight down; 
 def render_dsprites(
     levels: Mapping[str, int | Sequence[int]], image_size: int, *, cache_dir: Path, ram_bytes: int = RAM_BYTES
 ) -> ArrayDataset:
-    """The sub-grid at the kept levels: images (B, image_size, image_size, 1), 0 or 255.
+    """Draw the sub-grid at the kept levels: images (B, image_size, image_size, 1), 0 or 255.
 
-    Sizes other than the original's 64 px sample the same shapes at that many pixel centres; there is no antialiasing.
+    Sizes other than the original's 64 px sample the same shapes at more or fewer pixel centres, without antialiasing.
 
     Args:
         levels: see FactorSpace.kept_levels.
-        cache_dir: of the .npy file that holds a grid of more than `ram_bytes`.
+        cache_dir: folder for the .npy file of a grid of more than `ram_bytes`.
 
     Raises:
         DataError: levels that the grid does not have, or no room for the cache.
@@ -62,7 +62,7 @@ def render_dsprites(
 
 
 def draw(out: np.ndarray, kept: tuple[np.ndarray, ...]) -> None:
-    """Draws the grid of the kept levels into `out`, (B, H, W, 1) uint8 with H = W."""
+    """Draw the grid of the kept levels into `out`, (B, H, W, 1) uint8 with H = W."""
     shapes, scales, orientations, columns, rows = kept
     size = out.shape[1]
     frames = out.reshape(len(shapes), len(scales), len(orientations), len(columns), len(rows), size, size)
@@ -82,11 +82,11 @@ def draw(out: np.ndarray, kept: tuple[np.ndarray, ...]) -> None:
 
 
 def inside(shape: int, u: np.ndarray, v: np.ndarray) -> np.ndarray:
-    """Which points lie in a shape.
+    """Return which points lie in a shape.
 
     Args:
         shape: 0 square, 1 ellipse, 2 heart.
-        u, v: point in the shape's own frame, px at scale 1; v points down.
+        u, v: coordinates of points in the frame of the shape, px at scale 1; v points down.
     """
     if shape == 0:
         return np.maximum(np.abs(u), np.abs(v)) < SQUARE_HALF_SIDE

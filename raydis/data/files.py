@@ -1,9 +1,9 @@
-"""Official files of the factor data sets.
+"""Readers of the official files of data sets with known factors: 3D Shapes, dSprites, MPI3D, Cars3D, and sprites.
 
-Letters: B batch, F factors, H W C image.
+B batch, F factors, H W C image.
 
-Each reader checks a file's arrays, types, shapes and labels before any image is decoded, and describes it as a Source.
-Formats as in google-research/disentanglement_lib and the data sets' own repositories. Nothing is unpickled.
+Each reader checks arrays, types, shapes and labels before it decodes any image, and returns a Source. The formats are
+those of google-research/disentanglement_lib and of the data sets' own repositories. Nothing is unpickled.
 """
 
 from __future__ import annotations
@@ -40,10 +40,10 @@ CARS3D_ELEVATIONS, CARS3D_AZIMUTHS, CARS3D_PX = 4, 24, 128
 
 
 def read_shapes3d(path: Path, space: FactorSpace = SHAPES3D) -> Source:
-    """3D Shapes, `3dshapes.h5` or an .npz: `images` uint8 (B, 64, 64, 3) and `labels` (B, 6).
+    """Read 3D Shapes, `3dshapes.h5` or an .npz: `images` uint8 (B, 64, 64, 3) and `labels` (B, 6).
 
     Args:
-        space: grid that the labels must run through.
+        space: the grid that the labels must enumerate in order.
 
     Raises:
         DataError: missing or damaged file, other arrays, types or shapes, or labels in another order.
@@ -55,16 +55,16 @@ def read_shapes3d(path: Path, space: FactorSpace = SHAPES3D) -> Source:
 
 
 def read_dsprites(path: Path, space: FactorSpace = DSPRITES) -> Source:
-    """dSprites, `dsprites_..._64x64.npz` or `.hdf5`: `imgs` uint8 (B, 64, 64) in {0, 1}, read as 0 and 255.
+    """Read dSprites, `dsprites_..._64x64.npz` or `.hdf5`: `imgs` uint8 (B, 64, 64) in {0, 1}, returned as 0 and 255.
 
     Args:
-        space: grid that the classes must run through after their constant first column, the colour.
+        space: the grid that the labels must enumerate in order, without their first column, the constant colour.
 
     Raises:
         DataError: missing or damaged file, other arrays, types or shapes, or labels in another order.
     """
     images = open_array("dsprites", path, ("imgs",), "uint8", (len(space), None, None))
-    keys = ("latents_classes", "latents/classes")  # of the .npz and of the .hdf5
+    keys = ("latents_classes", "latents/classes")  # names in the .npz and in the .hdf5 file
     classes = open_array("dsprites", path, keys, "integers", (len(space), 1 + len(space.sizes)))
     _check_labels("dsprites", path, classes.read()[:, 1:], space)
 
@@ -79,7 +79,9 @@ def read_dsprites(path: Path, space: FactorSpace = DSPRITES) -> Source:
 
 
 def mpi3d_space(length: int) -> FactorSpace:
-    """Grid of an MPI3D file by its number of images: toy, realistic and real have 1,036,800, the complex set 460,800.
+    """Return the grid of an MPI3D file by its number of images.
+
+    The sets toy, realistic and real have 1,036,800 images, and the complex set has 460,800.
 
     Raises:
         DataError: any other number.
@@ -91,7 +93,7 @@ def mpi3d_space(length: int) -> FactorSpace:
 
 
 def read_mpi3d(path: Path) -> Source:
-    """MPI3D, `mpi3d_*.npz` with `images` uint8 (B, 64, 64, 3), or an .npy of the same.
+    """Read MPI3D, `mpi3d_*.npz` with `images` uint8 (B, 64, 64, 3), or an .npy file of the same array.
 
     Raises:
         DataError: missing or damaged file, another array, type or shape, or a number of images that is no MPI3D grid.
@@ -101,7 +103,9 @@ def read_mpi3d(path: Path) -> Source:
 
 
 def read_sprites(path: Path) -> Source:
-    """A grid of sprites: `images` uint8 (B, H, W, 3), `factor_names` (F,) and `factor_sizes` (F,), `labels` (B, F).
+    """Read a grid of sprites from an .npz file.
+
+    Its arrays are `images` uint8 (B, H, W, 3), `factor_names` (F,), `factor_sizes` (F,) and `labels` (B, F).
 
     Raises:
         DataError: missing or damaged file, other arrays, types or shapes, or labels in another order.
@@ -119,13 +123,14 @@ CARS = FileKind(".mat files", lambda name: name.lower().endswith(".mat"))
 
 
 def read_cars3d(folder: Path, image_size: int) -> Source:
-    """Cars3D: a folder of .mat files, one a car in the order of their names, `im` uint8 (128, 128, 3, 24, 4).
+    """Read Cars3D: a folder with one .mat file per car, each with `im` uint8 (128, 128, 3, 24, 4).
 
-    Images are reduced with Pillow's antialiasing filter, as disentanglement_lib does; its order of the cars is that of
-    the directory, ours is sorted. Hidden files are skipped, and links to folders are followed; see `find_files`.
+    Images are reduced with Pillow's antialiasing filter, as in disentanglement_lib. The cars are sorted by file name,
+    while disentanglement_lib takes the order of the directory. Hidden files are skipped, and links to folders are
+    followed; see `find_files`.
 
     Raises:
-        DataError: no such folder, no .mat file in it, or, when they are decoded, files of another layout.
+        DataError: no such folder, or no .mat file in it. Files of another layout raise it when they are decoded.
     """
     files, skipped = find_files("cars3d", folder, CARS)
     if not files:
@@ -155,10 +160,10 @@ def read_cars3d(folder: Path, image_size: int) -> Source:
 
 
 def _read_car(path: Path, image_size: int) -> np.ndarray:
-    """One car's 4*24 views, elevation by elevation: (96, image_size, image_size, 3) uint8.
+    """Read the 4*24 views of one car, elevation by elevation: (96, image_size, image_size, 3) uint8.
 
     Raises:
-        DataError: what is wrong with the file; the message completes "FILE ...".
+        DataError: what is wrong with the file, as the end of a sentence that begins with its name.
     """
     try:
         kind = signature(path)
@@ -179,18 +184,21 @@ def _read_car(path: Path, image_size: int) -> np.ndarray:
 
 
 def _images_as_stored(images: StoredArray, space: FactorSpace) -> Source:
-    """RGB images that a file holds as they are wanted."""
+    """Return a source of RGB images that need no conversion, which may be memory-mapped."""
     shape, fingerprint = (*_image_shape(images.shape), 3), fingerprint_files({"": images.file.path})
     return Source(images.name, shape, space, fingerprint, lambda: numbered(images.blocks()), images.mapped())
 
 
 def _image_shape(shape: tuple[int, ...]) -> tuple[int, int, int]:
-    """(B, H, W) of (B, H, W, ...)."""
+    """Return (B, H, W) of a shape (B, H, W, ...)."""
     return shape[0], shape[1], shape[2]
 
 
 def _check_labels(name: str, path: Path, labels: np.ndarray, space: FactorSpace) -> None:
-    """Labels must run through the grid with the last factor fastest: ascending values are levels 0, 1, ..."""
+    """Raise DataError unless the labels enumerate the grid in order, with the last factor fastest.
+
+    The ascending values of a label are taken as levels 0, 1, ...
+    """
     grid = space.factors(np.arange(len(space)))
     fits = labels.shape == grid.shape and all(
         np.array_equal(np.unique(labels[:, f], return_inverse=True)[1], grid[:, f]) for f in range(grid.shape[1])

@@ -1,4 +1,4 @@
-"""Which files of a folder belong to a data set: one rule for names in local folders and for keys in S3."""
+"""Decide which files of a folder belong to a data set. The rule is the same for local folders and for S3."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ from pathlib import Path, PurePosixPath
 
 from raydis.errors import DataError
 
-JUNK = ("__macosx", "thumbs.db", "ehthumbs.db", "desktop.ini")  # what systems put beside files, in lower case
-MAX_NAMED = 20  # files that one message names
+JUNK = ("__macosx", "thumbs.db", "ehthumbs.db", "desktop.ini")  # files that operating systems create, in lower case
+MAX_NAMED = 20  # most files that a message names
 
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class FileKind:
-    """What a data set reads from a folder.
+    """The kind of files that a data set reads from a folder.
 
     Args:
         what: plural noun for messages.
-        fits: whether a name, relative to the folder and with `/` between its parts, is one of them.
+        fits: returns whether a name, relative to the folder and with `/` between its parts, is of this kind.
     """
 
     what: str
@@ -37,7 +37,7 @@ def find_files(name: str, folder: Path, kind: FileKind) -> tuple[dict[str, Path]
         name: of the data set, for errors.
 
     Returns:
-        Their paths by relative name, in the order of these names; and how many others there are, by kind.
+        Their paths by relative name, sorted by name; and the number of other files, by kind.
 
     Raises:
         DataError: a folder that cannot be read.
@@ -51,7 +51,7 @@ def find_files(name: str, folder: Path, kind: FileKind) -> tuple[dict[str, Path]
 
 
 def sort_out(names: Iterable[str], kind: FileKind) -> tuple[list[str], Counter[str]]:
-    """The names that fit, in their order, and how many do not, by kind. Hidden names never fit."""
+    """Return the names that fit, in the given order, and the number of others, by kind. Hidden names never fit."""
     kept: list[str] = []
     skipped: Counter[str] = Counter()
     for name in names:
@@ -65,41 +65,41 @@ def sort_out(names: Iterable[str], kind: FileKind) -> tuple[list[str], Counter[s
 
 
 def is_hidden(part: str) -> bool:
-    """Whether one part of a name is a system's own: .DS_Store, ._cat.jpg, .ipynb_checkpoints, __MACOSX, Thumbs.db."""
+    """Return whether a part of a name is hidden or a system's: .DS_Store, .ipynb_checkpoints, __MACOSX, Thumbs.db."""
     return part.startswith(".") or part.lower() in JUNK
 
 
 def report_skipped(name: str, where: str | Path, kind: FileKind, num_kept: int, skipped: Counter[str]) -> None:
-    """Log in one line what was left out, if anything was."""
+    """Log in one line which files were skipped, if any."""
     if skipped:
         found = (name, kind.what, shown(where), num_kept, counted(skipped))
         log.warning("%s: number of %s in %s: %d; skipped: %s", *found)
 
 
 def counted(skipped: Counter[str]) -> str:
-    """`.txt (3), hidden (2)`, the largest count first."""
+    """Write the counts as `.txt (3), hidden (2)`, the largest first."""
     ordered = sorted(skipped.items(), key=lambda item: (-item[1], item[0]))
     return ", ".join(f"{shown(kind)} ({count})" for kind, count in ordered)
 
 
 def shown(name: str | Path) -> str:
-    """A file name as one printable line: line breaks and bytes that are no text are escaped."""
+    """Return a file name as one printable line, in which line breaks and bytes that are not text are escaped."""
     return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in str(name))
 
 
 def name_all(broken: Mapping[str, str]) -> str:
-    """`a.png is empty; b.png is damaged`, up to MAX_NAMED files and the number of the others."""
+    """List problems as `a.png is empty; b.png is damaged`, for up to MAX_NAMED files, and the number of the others."""
     named = [f"{shown(name)} {problem}" for name, problem in list(broken.items())[:MAX_NAMED]]
     rest = len(broken) - len(named)
     return "; ".join(named) + (f"; and {rest} more" if rest else "")
 
 
 def _walk(folder: Path) -> tuple[dict[str, Path], Counter[str]]:
-    """All files below a folder that are not hidden, by relative name; and what else was found.
+    """Return all files below a folder that are not hidden, by relative name, and the counts of skipped entries.
 
-    Links to folders are followed. A folder is read once, under its own name if it lies in the tree and else under its
-    first link's, so that neither a circle of links nor two links to one folder repeat a file. A link to a folder that
-    holds the data set itself is such a circle.
+    Links to folders are followed. Every folder is read only once, so that neither circular links nor two links to one
+    folder repeat a file: under its own name if it lies in the tree, else under the name of the first link. A link to a
+    folder that contains the data set is circular, too.
     """
     files: dict[str, Path] = {}
     skipped: Counter[str] = Counter()
@@ -136,7 +136,7 @@ def _kind_of(entry: os.DirEntry[str]) -> str:
             return "folder"
         if entry.is_file():
             return "file"
-    except OSError:  # a link in a circle
+    except OSError:  # a circular link
         return "broken links"
     return "broken links" if entry.is_symlink() else "special files"
 

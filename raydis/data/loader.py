@@ -1,10 +1,9 @@
-"""Batches of images, as a pure function of (seed, step).
+"""The loader, which makes the training batches. The batch of a step is a pure function of the seed and the step.
 
-Letters: B batch, C H W image.
+B batch, C H W image.
 
-The images stay where they are fastest: a copy on the GPU where they fit, else the array in memory or in the page
-cache. A batch is one gather of uint8 rows and one conversion to float; there are no worker processes. No step makes the
-host wait for a GPU.
+The images are copied to the GPU if they fit; otherwise they stay in memory or in the system's page cache. A batch takes
+one gather of uint8 rows and one conversion to float, without worker processes. The host never waits for the GPU.
 """
 
 from __future__ import annotations
@@ -24,12 +23,12 @@ from raydis.errors import ConfigError
 
 
 def images_at_once(image_size: int) -> int:
-    """How many images a pass outside of training takes at a time: 512 up to 64 px, fewer of larger ones by pixels."""
+    """Return how many images to process at once outside of training: 512 up to 64 px, fewer of larger images."""
     return max(512 * 64**2 // max(image_size, 64) ** 2, 1)
 
 
 def spare_bytes(device: torch.device, num_gpus: float) -> int:
-    """Return bytes that a worker may fill with what every step reads: `share_of_memory` of a GPU, none of a host."""
+    """Return the bytes that a worker may fill with data for every step: `share_of_memory` of a GPU, 0 on a CPU."""
     if device.type != "cuda":
         return 0
     free, total = torch.cuda.mem_get_info(device)
@@ -39,47 +38,51 @@ def spare_bytes(device: torch.device, num_gpus: float) -> int:
 def share_of_memory(total: int, free: int, num_gpus: float) -> int:
     """Return half of the part of a GPU's memory that a worker has reserved, in bytes.
 
-    Runs that share a GPU start at the same moment and would each see all of it free, so what is free decides nothing
-    among them: while every run keeps to its part, more than a part is free. It is a bound for a GPU that somebody else
-    uses as well.
+    The reserved part counts instead of the free memory, because runs that share a GPU start at the same time, and each
+    would see all memory as free. While every run keeps to its part, more than a part is free, so the free memory is
+    only an upper bound in case other programs use the GPU as well.
 
     Args:
         total, free: bytes of the GPU.
-        num_gpus: that the worker has reserved; a fraction shares one with others, 0 means that nobody counted.
+        num_gpus: GPUs that the worker has reserved. A fraction shares one with others; 0 means no reservation, and
+            counts as a whole GPU.
     """
     part = min(num_gpus, 1.0) or 1.0
     return min(int(total * part), free) // 2
 
 
 def to_device(tensor: Tensor, device: torch.device) -> Tensor:
-    """A copy that the host does not wait for: to a GPU through pinned memory, as a pageable one would go anyway."""
+    """Copy a tensor to the device without waiting. The copy to a GPU goes through pinned memory.
+
+    CUDA would copy pageable memory through pinned memory anyway, and make the host wait.
+    """
     return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
 
 
 class Loader:
-    """Shuffled batches of a data set, one worker's share of each.
+    """The shuffled batches of a data set, or one worker's share of each.
 
-    Step s takes places s*batch_size .. (s+1)*batch_size - 1 of the endless sequence epoch 0, epoch 1, ...; an epoch is
-    a permutation of all images drawn from (seed, epoch). So no image is dropped or repeated within an epoch, and a run
-    that resumes at step s needs no other state. Worker r takes the r-th equal slice of the batch: the global batch
-    does not depend on the number of workers.
+    An epoch is a permutation of all images, drawn from (seed, epoch). Step s takes the places s*batch_size to
+    (s+1)*batch_size - 1 in the endless sequence of epochs 0, 1, ... Within an epoch, no image is therefore dropped or
+    repeated, and a run that resumes at step s needs no other state. Worker r takes the r-th of equal slices of the
+    batch, so that the global batch does not depend on the number of workers.
 
     Args:
-        dataset: where images come from; labels are never read.
-        batch_size: images a step, over all workers.
-        seed: of the order.
+        dataset: the images; their factors are never read.
+        batch_size: images per step, over all workers.
+        seed: of the order of the images.
         rank: this worker, in [0, world_size).
         world_size: number of workers.
-        device: where batches are wanted.
-        num_gpus: GPUs that this worker has reserved, a fraction where it shares one; see `spare_bytes`.
-        resident_bytes: copy the images to the device if they take at most this; None: `spare_bytes`, so that a CPU gets
-            no copy, because they are there.
+        device: of the batches.
+        num_gpus: GPUs that this worker has reserved, a fraction if it shares one; see `spare_bytes`.
+        resident_bytes: most bytes of images that are copied to the device. None stands for `spare_bytes`, which is 0
+            on a CPU, where the images already are.
 
     Attributes:
-        spare_bytes: what is left of that for other data that every step reads.
+        spare_bytes: bytes that remain of `resident_bytes` for other data that every step reads.
 
     Raises:
-        ConfigError: batch_size that workers cannot share equally, or a rank out of range.
+        ConfigError: a batch_size that the workers cannot share equally, or a rank out of range.
     """
 
     def __init__(
@@ -114,12 +117,12 @@ class Loader:
         """Return the indices of this worker's images in a step: (B,) int64, B = batch_size / world_size.
 
         Args:
-            second: of a second batch, whose order is independent of the first one's.
+            second: whether to return those of a second batch, whose order is independent of the first batch's.
         """
         return np.concatenate([self._order(epoch, second)[places] for epoch, places in self._share(step)])
 
     def device_indices(self, step: int, *, second: bool = False) -> Tensor:
-        """`indices` as a tensor on the device, cut from the epoch's order there: a step copies nothing to it."""
+        """Return `indices` as a tensor on the device, cut from the epoch's order there, so that no step copies data."""
         return torch.cat([self._order_on_device(epoch, second)[places] for epoch, places in self._share(step)])
 
     def batch(self, step: int, *, second: bool = False) -> Tensor:
@@ -129,7 +132,7 @@ class Loader:
         return normalise(self._resident.index_select(0, self.device_indices(step, second=second)))
 
     def gather(self, indices: np.ndarray) -> Tensor:
-        """Any images: (B,) integers -> float32 (B, C, H, W) in [-1, 1] on the device, in the order asked for.
+        """Return the images of any indices (B,), in their order: float32 (B, C, H, W) in [-1, 1] on the device.
 
         Raises:
             DataError: an index out of range.
@@ -140,23 +143,23 @@ class Loader:
         return normalise(to_device(self._from_host(indices), self.device))
 
     def gather_in_parts(self, indices: np.ndarray) -> Iterator[Tensor]:
-        """`gather` a part at a time: as few and equal parts as `images_at_once` allows, at least one."""
+        """Yield the result of `gather` in as few equal parts as `images_at_once` allows, at least one."""
         size = images_at_once(self.dataset.image_shape[0])
         for part in np.array_split(indices, max(math.ceil(len(indices) / size), 1)):
             yield self.gather(part)
 
     def _from_host(self, indices: np.ndarray) -> Tensor:
         if not isinstance(self.dataset, ArrayDataset) or not self.dataset.array.flags.writeable:
-            return torch.from_numpy(self.dataset.images(indices))  # torch warns of arrays that it could not write to
+            return torch.from_numpy(self.dataset.images(indices))  # torch warns about read-only arrays
         rows = torch.from_numpy(self.dataset.array_rows(indices))
         array = torch.from_numpy(self.dataset.array)  # no copy
         if not isinstance(self.dataset.array, np.memmap):
             return array.index_select(0, rows)  # six times as fast as array[rows]
-        rows, order = rows.sort()  # a disk reads ahead
+        rows, order = rows.sort()  # a disk is faster in ascending order
         return array.index_select(0, rows).index_select(0, order.argsort())
 
     def _share(self, step: int) -> Iterator[tuple[int, slice]]:
-        """This worker's places in a step: epochs, and which part of each one's order."""
+        """Yield the epochs of this worker's share of a step, and for each the slice of its order."""
         size = len(self.dataset)
         first = step * self.batch_size + self.rank * self.local_batch_size
         last = first + self.local_batch_size
@@ -164,7 +167,7 @@ class Loader:
             yield epoch, slice(max(first - epoch * size, 0), min(last - epoch * size, size))
 
     def _permutation(self, epoch: int, second: bool) -> np.ndarray:
-        # Three numbers that end in 1 are the training's samples, see `raydis.engine.streams`.
+        # Seeds of three numbers that end in 1 belong to `raydis.engine.streams.sample_of`.
         seed = [self.seed, epoch, 2] if second else [self.seed, epoch]
         return np.random.default_rng(seed).permutation(len(self.dataset))
 
@@ -172,13 +175,13 @@ class Loader:
         return to_device(torch.from_numpy(self._permutation(epoch, second)), self.device)
 
     def _copy_to_device(self) -> Tensor | None:
-        """All images on the device, (B, H, W, C) uint8, or None where they do not fit."""
+        """Copy all images to the device, (B, H, W, C) uint8. Return None if they do not fit."""
         shape = (len(self.dataset), *self.dataset.image_shape)
         if math.prod(shape) > self.spare_bytes:
             return None
         self.spare_bytes -= math.prod(shape)
         resident = torch.empty(shape, dtype=torch.uint8, device=self.device)
-        size = 8 * images_at_once(shape[1])  # bytes, not floats: a few more at a time
+        size = 8 * images_at_once(shape[1])  # eight times as many, because bytes need less memory than floats
         for start in range(0, len(self.dataset), size):
             part = np.arange(start, min(start + size, len(self.dataset)))
             resident[start : start + len(part)] = torch.from_numpy(self.dataset.images(part))

@@ -1,7 +1,7 @@
-"""What a picture's file holds beside pixels: left out before it is decoded, because it breaks and inflates on its own.
+"""Remove the metadata of PNG and JPEG files before they are decoded, because errors in it would make decoding fail.
 
-Text of 3 MB, a colour profile, or EXIF with a wrong offset makes decoders refuse a picture whose pixels are sound. Only
-the orientation in EXIF means something here, and it is read by itself.
+A text of 3 MB, a damaged colour profile, or EXIF data with a wrong offset makes decoders refuse a picture whose pixels
+are intact. Only the orientation in the EXIF data matters here. It is read separately.
 """
 
 from __future__ import annotations
@@ -10,23 +10,23 @@ import struct
 
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 JPEG_SIGNATURE = b"\xff\xd8\xff"
-ANCILLARY = 0x20  # bit of the first letter of a PNG chunk's type: not needed for the pixels
+ANCILLARY = 0x20  # bit in the first letter of the type of PNG chunks that are not needed for the pixels
 EXIF_HEADER = b"Exif\0\0"
 ORIENTATION_TAG = 0x0112
 
 _JPEG_APP0, _JPEG_APP1, _JPEG_APP14, _JPEG_APP15, _JPEG_COMMENT = 0xE0, 0xE1, 0xEE, 0xEF, 0xFE
-_JPEG_COLOUR_BYTES = {_JPEG_APP0: 16, _JPEG_APP14: 14}  # least length of the two that tell the colour space
+_JPEG_COLOUR_BYTES = {_JPEG_APP0: 16, _JPEG_APP14: 14}  # least length of the two that determine the colour space
 _JPEG_SCAN, _JPEG_FILL = 0xDA, 0xFF
 
 
 def without_metadata(data: bytes) -> tuple[bytes, bytes]:
-    """Take what is not needed for the pixels out of a PNG or JPEG file; other files stay as they are.
+    """Remove everything that is not needed for the pixels from a PNG or JPEG file. Other files stay as they are.
 
     Args:
-        data: a picture's file, which may be damaged: from there on it stays as it is.
+        data: contents of a picture file. If it is damaged, it stays as it is from the damage on.
 
     Returns:
-        The file without metadata, and its block of EXIF, empty where there is none.
+        The file without metadata, and its EXIF block, which is empty if there is none.
     """
     if data.startswith(PNG_SIGNATURE):
         return _bare_png(data)
@@ -36,7 +36,7 @@ def without_metadata(data: bytes) -> tuple[bytes, bytes]:
 
 
 def orientation(exif: bytes) -> int:
-    """The orientation, 1 to 8, in a block of EXIF; 1, upright, where it has none or cannot be read."""
+    """Return the orientation, 1 to 8, in an EXIF block; 1 (upright) if there is none or it cannot be read."""
     exif = exif.removeprefix(EXIF_HEADER)
     order = {b"II": "<", b"MM": ">"}.get(exif[:2])
     if order is None:
@@ -49,13 +49,16 @@ def orientation(exif: bytes) -> int:
             if tag == ORIENTATION_TAG:
                 (value,) = struct.unpack_from(order + ("I" if kind == 4 else "H"), exif, entry + 8)
                 return value if 1 <= value <= 8 else 1
-    except struct.error:  # an offset that leaves the block
+    except struct.error:  # an offset points outside of the block
         pass
     return 1
 
 
 def _bare_png(data: bytes) -> tuple[bytes, bytes]:
-    """Critical chunks and transparency. A chunk is length, type, content and checksum."""
+    """Return a PNG file with its critical chunks and transparency only, and its EXIF block.
+
+    A chunk consists of length, type, content and checksum.
+    """
     kept, exif, position = [PNG_SIGNATURE], b"", len(PNG_SIGNATURE)
     while position + 8 <= len(data):
         length, kind = struct.unpack_from(">I4s", data, position)
@@ -71,7 +74,10 @@ def _bare_png(data: bytes) -> tuple[bytes, bytes]:
 
 
 def _bare_jpeg(data: bytes) -> tuple[bytes, bytes]:
-    """Everything but comments and the segments of applications, of which two tell the colour space."""
+    """Return a JPEG file without comments and application segments, and its EXIF block.
+
+    Two application segments are kept, because they determine the colour space.
+    """
     kept, exif, position = [data[:2]], b"", 2
     while position + 4 <= len(data) and data[position] == 0xFF and data[position + 1] != _JPEG_SCAN:
         marker = data[position + 1]

@@ -1,4 +1,4 @@
-"""Configuration -> data set: the one place where a set's name meets its reader or renderer."""
+"""Open the data set that a configuration names, by calling its renderer or its reader."""
 
 from __future__ import annotations
 
@@ -16,15 +16,16 @@ from raydis.store import Location
 
 
 def open_dataset(config: DataConfig, *, cache_dir: Path | None = None) -> FactorDataset:
-    """The data set that a configuration names, ready to be indexed.
+    """Open the data set that a configuration names.
 
     Args:
-        config: validated; `path` may be local or an s3:// URI.
-        cache_dir: for downloads and for arrays that do not fit RAM; None: $RAYDIS_CACHE, else ~/.cache/raydis.
+        config: the configuration; `path` may be local or an s3:// URI.
+        cache_dir: folder for downloads and for arrays that do not fit in RAM. None stands for $RAYDIS_CACHE, else
+            ~/.cache/raydis.
 
     Raises:
         DataError: a missing or damaged file, levels that the grid does not have, or no room for the cache.
-        StoreError: S3 refused.
+        StoreError: a request to S3 failed.
     """
     cache = cache_folder(cache_dir)
     match config.name:
@@ -69,7 +70,7 @@ def _is_file(config: DataConfig) -> bool:
 
 
 def _local_file(config: DataConfig, cache: Path) -> Path:
-    """The configured file on this machine, fetched where it is in S3."""
+    """Return the local path of the configured file, and download it first if it is in S3."""
     uri = config.path or ""
     path = Location.parse(uri).folder
     if path is None:
@@ -84,7 +85,7 @@ def _local_file(config: DataConfig, cache: Path) -> Path:
 def _local_folder(
     config: DataConfig, cache: Path, kind: FileKind, advice: str = "download the official folder"
 ) -> Path:
-    """The configured folder on this machine, its files of this kind fetched where it is in S3."""
+    """Return the local path of the configured folder. If it is in S3, download its files of this kind first."""
     uri = config.path or ""
     path = Location.parse(uri).folder
     if path is None:

@@ -1,6 +1,6 @@
-"""A folder of pictures without factors: photographs, faces, frames.
+"""Read a folder of pictures, such as photographs of faces or frames of a video, as a data set without factors.
 
-Letters: B batch, H W C image.
+B batch, H W C image.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ from raydis.data.signature import signature
 from raydis.data.source import Source
 from raydis.errors import DataError, PictureError, UnknownPicture
 
-DECODER = 2  # raised whenever the same files would become other images; 2: transparent pictures lie over grey
+DECODER = 2  # increased whenever the same files give other images; 2: transparent pictures are laid over grey
 MAX_FILE_BYTES = 1 << 30
 
 
 def may_be_picture(name: str) -> bool:
-    """Whether a name is a picture's, or has no suffix, so that the first bytes have to tell. `IMG.0001` has none."""
+    """Return whether a file may be a picture by its suffix. Without one (`IMG.0001`), the first bytes decide later."""
     suffix = PurePosixPath(name).suffix.lower()
     return suffix in SUFFIXES or _tells_nothing(suffix)
 
@@ -32,13 +32,14 @@ PICTURES = FileKind("pictures", may_be_picture)
 
 
 def read_image_folder(folder: Path, image_size: int) -> Source:
-    """All pictures below a folder in the order of their relative names, as RGB squares.
+    """Read all pictures below a folder, in the order of their relative names, as RGB squares.
 
-    Pictures are the files whose suffix is one of SUFFIXES, whatever format they are in, and those without a suffix that
-    begin as a picture. Hidden files are skipped, and links to folders are followed; see `find_files`.
+    Pictures are the files whose suffix is one of SUFFIXES, whatever their format, and files without a suffix that have
+    the header of a picture. Hidden files are skipped, and links to folders are followed; see `find_files`.
 
     Raises:
-        DataError: no such folder, no picture in it, or, when it is decoded, pictures that `decode_picture` refuses.
+        DataError: no such folder, or no picture in it. Pictures that `decode_picture` refuses raise it when they are
+            decoded.
     """
     files, skipped = find_files("image_folder", folder, PICTURES)
     for name in [name for name in files if _tells_nothing(PurePosixPath(name).suffix)]:
@@ -73,7 +74,7 @@ def read_image_folder(folder: Path, image_size: int) -> Source:
 
 
 def read_picture(path: Path, image_size: int, channels: int = 3) -> np.ndarray:
-    """One picture as (image_size, image_size, channels) uint8; see `decode_picture`.
+    """Read one picture as (image_size, image_size, channels) uint8; see `decode_picture`.
 
     Raises:
         DataError: a missing, damaged or huge picture, or one of more than 8 bits a channel.
@@ -88,9 +89,9 @@ def _decoded(path: Path, image_shape: tuple[int, int, int]) -> np.ndarray:
     try:
         size = path.stat().st_size
         if size > MAX_FILE_BYTES:
-            raise PictureError(f"has {size} bytes, more than the {MAX_FILE_BYTES} that are read: use a smaller one")
+            raise PictureError(f"has {size} bytes, more than the limit of {MAX_FILE_BYTES}: use a smaller one")
         with warnings.catch_warnings():
-            # Pillow tells of metadata in TIFF files that it cannot read, which is not needed.
+            # Pillow warns about unreadable metadata in TIFF files, which is not needed.
             warnings.simplefilter("ignore", UserWarning)
             return decode_picture(path.read_bytes(), image_shape)
     except UnknownPicture as error:

@@ -1,4 +1,4 @@
-"""Pixels as they are stored and as networks read them: uint8 in [0, 255] and floats in [-1, 1].
+"""Convert pixels between storage (uint8 in [0, 255]) and the networks (floats in [-1, 1]).
 
 B batch, C H W image.
 """
@@ -10,12 +10,12 @@ from torch import Tensor
 
 
 def normalise(images: Tensor) -> Tensor:
-    """Turn uint8 (B, H, W, C) into (B, C, H, W) in [-1, 1], x/127.5 - 1, of torch's default dtype."""
+    """Convert uint8 (B, H, W, C) to (B, C, H, W) in [-1, 1], x/127.5 - 1, of torch's default dtype."""
     return images.permute(0, 3, 1, 2).contiguous().to(torch.get_default_dtype()).div_(127.5).sub_(1.0)
 
 
 def denormalise(images: Tensor) -> Tensor:
-    """Turn (B, C, H, W) into uint8 (B, H, W, C): the nearest level, where values outside of [-1, 1] are cut off.
+    """Convert (B, C, H, W) to the nearest levels, uint8 (B, H, W, C). Values outside of [-1, 1] are clipped.
 
     It is the inverse of `normalise` at each of the 256 levels, in float32 and float64.
     """

@@ -1,11 +1,11 @@
-"""The room of 3D Shapes: an analytic ray caster, without textures.
+"""An analytic ray caster for the scene of 3D Shapes: an object in a room with walls, without textures.
 
-Letters: O orientations (camera positions), S rays a pixel, P pixels, V channel values, H W image.
+O orientations (camera positions), S rays per pixel, P pixels, V channel values, H W image.
 
-Vectors are tensors (3, ...): x to the right and y away from the camera at orientation 0, z up; lengths are in the
-scene's own unit, a half of the walls' height. The numbers in Scene were fitted to the 25 images of 3D Shapes that the
-tests compare with (github.com/deepmind/3d-shapes shows them); the original was drawn by a rasteriser that lights
-vertices, which is why no single lamp explains shadows, floor and objects, and each has its own here.
+Vectors are tensors (3, ...): x to the right and y away from the camera at orientation 0, z up. Lengths are in units of
+half the height of the walls. The numbers in Scene were fitted to the 25 images of 3D Shapes with which the tests
+compare (shown at github.com/deepmind/3d-shapes). The original was drawn by a rasteriser that lights vertices, so no
+single lamp explains shadows, floor and objects. Here each of them has a lamp of its own.
 """
 
 from __future__ import annotations
@@ -17,18 +17,18 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-SUPERSAMPLING = 3  # rays a pixel and axis
+SUPERSAMPLING = 3  # rays per pixel along each axis
 CUBE, CYLINDER, SPHERE, CAPSULE = range(4)
 FLOOR, WALL, OBJECT, SKY = range(4)
-VALUES = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)  # all that the channels of the ten hues take
+VALUES = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)  # all channel values of the ten hues
 UNIT_BITS = 7
-UNIT = 1 << UNIT_BITS  # of a map is 1/128 of a grey level: a pixel's maps add up to less than 2**15
+UNIT = 1 << UNIT_BITS  # maps count in 1/128 of a grey level, so that the maps of a pixel add up to less than 2**15
 EPSILON = 1e-4  # distance below which a ray has not left its origin
 
 
 @dataclass(frozen=True)
 class Scene:
-    """Geometry and light; sizes of objects are at scale 1."""
+    """Geometry and light. The sizes of objects are those at scale 1."""
 
     camera_radius: float = 2.5  # the camera circles the room's centre at this distance
     camera_height: float = 0.75
@@ -41,16 +41,16 @@ class Scene:
     cylinder_half_height: float = 0.375
     sphere_radius: float = 0.425
     capsule_radius: float = 0.325
-    capsule_half_length: float = 0.325  # of the part between the caps
+    capsule_half_length: float = 0.325  # half length of the part between the caps
     shadow_lamp: tuple[float, float, float] = (-1.13, 0.3, 6.22)
     floor_lamp: tuple[float, float, float] = (-0.65, 0.29, 3.67)
     floor_lamp_axis: tuple[float, float, float] = (-0.26, 0.06, -1.0)
-    floor_lamp_exponent: float = 1.91  # of the cosine to its axis
+    floor_lamp_exponent: float = 1.91  # exponent of the cosine of the angle to its axis
     floor_ambient: float = 0.334
     floor_diffuse: float = 0.979
     floor_shadow: float = 0.348
     wall_ambient: float = 0.285
-    wall_head: float = 0.598  # head light: parallel to the camera's axis
+    wall_head: float = 0.598  # light parallel to the axis of the camera
     wall_diffuse: float = 0.177
     object_lamp: tuple[float, float, float] = (-1.07, 0.26, 4.13)
     object_ambient: float = 0.353
@@ -64,7 +64,7 @@ SCENE = Scene()
 
 
 class Room(NamedTuple):
-    """What rays see of the empty room; all but the camera's vectors are (O, S, P) or (3, O, S, P)."""
+    """The result of casting rays into the empty room: tensors (O, S, P) or (3, O, S, P), except for the camera's."""
 
     size: int  # H = W, P = H*W
     origin: Tensor  # (3, O, 1, 1)
@@ -72,14 +72,14 @@ class Room(NamedTuple):
     direction: Tensor  # unit
     point: Tensor  # where the ray ends
     material: Tensor  # uint8: FLOOR, WALL or SKY
-    intensity: Tensor  # of light there, without an object's shadow; 1 for the sky
+    intensity: Tensor  # of the light at `point`, without the shadow of the object; 1 for the sky
 
 
 def cast_room(degrees: Tensor, size: int, scene: Scene = SCENE) -> Room:
-    """Rays from the cameras at some orientations into the empty room.
+    """Cast rays from the cameras at the given orientations into the empty room.
 
     Args:
-        degrees: (O,) float; its device is where everything is computed.
+        degrees: (O,) float. Everything is computed on its device.
         size: H = W of the image, px.
     """
     origin, forward, direction = _rays(degrees, size, scene)
@@ -103,16 +103,17 @@ def cast_room(degrees: Tensor, size: int, scene: Scene = SCENE) -> Room:
 
 
 def material_maps(room: Room, shape: int, scale: float, scene: Scene = SCENE) -> tuple[Tensor, Tensor]:
-    """What each material adds to a colour channel, by the channel's value in the material's hue.
+    """Return how much each material adds to a colour channel, for each value of the channel in the material's hue.
 
     Args:
         room: from `cast_room`.
         shape: CUBE, CYLINDER, SPHERE or CAPSULE; it stands on the floor at the room's centre.
-        scale: of its size.
+        scale: factor of the object's size.
 
     Returns:
         Maps of FLOOR, WALL and OBJECT, (3, V, O, H, W) int16: mean over a pixel's rays of min(1, intensity*value) where
-        the ray sees the material, else 0. And the sky's part of the image, (O, H, W, 3) int16. Both in 1/(255*UNIT).
+        the ray sees the material, else 0. And the sky's part of the image, (O, H, W, 3) int16. Both in units of
+        1/(255*UNIT).
     """
     distance, normal = hit(shape, scale, room.origin, room.direction, scene)
     is_object = distance.isfinite()
@@ -140,14 +141,14 @@ def material_maps(room: Room, shape: int, scale: float, scene: Scene = SCENE) ->
 
 
 def hit(shape: int, scale: float, origin: Tensor, direction: Tensor, scene: Scene = SCENE) -> tuple[Tensor, Tensor]:
-    """Where rays first meet an object from outside.
+    """Return where rays first hit an object from outside.
 
     Args:
         shape, scale: as in `material_maps`.
-        origin, direction: (3, ...), broadcast against each other; directions are unit vectors.
+        origin, direction: (3, ...), which broadcast against each other. Directions are unit vectors.
 
     Returns:
-        Distance (...), infinite where a ray misses, and the outward normal (3, ...), meaningless there.
+        Distance (...), which is infinite where a ray misses, and the outward normal (3, ...), undefined there.
     """
     if shape == CUBE:
         return _hit_box(scene.cube_half_side * scale, origin, direction)
@@ -159,7 +160,7 @@ def hit(shape: int, scale: float, origin: Tensor, direction: Tensor, scene: Scen
 
 
 def _rays(degrees: Tensor, size: int, scene: Scene) -> tuple[Tensor, Tensor, Tensor]:
-    """Camera positions and axes, (3, O, 1, 1), and unit directions, (3, O, S, P)."""
+    """Return camera positions and axes, (3, O, 1, 1), and the unit directions of the rays, (3, O, S, P)."""
     angle = torch.deg2rad(degrees)
     zero = torch.zeros_like(angle)
     height = torch.full_like(angle, scene.camera_height)
@@ -178,7 +179,7 @@ def _rays(degrees: Tensor, size: int, scene: Scene) -> tuple[Tensor, Tensor, Ten
 
 
 def _hit_box(half_side: float, origin: Tensor, direction: Tensor) -> tuple[Tensor, Tensor]:
-    """A cube that stands on z = 0, by the slab method."""
+    """Intersect rays with a cube that stands on z = 0, by the slab method."""
     centre = _vector((0.0, 0.0, half_side), origin)
     middle, reach = (centre - origin) / direction, half_side / direction.abs()
     near, axis = (middle - reach).max(dim=0)
@@ -188,7 +189,7 @@ def _hit_box(half_side: float, origin: Tensor, direction: Tensor) -> tuple[Tenso
 
 
 def _hit_cylinder(radius: float, height: float, origin: Tensor, direction: Tensor) -> tuple[Tensor, Tensor]:
-    """An upright cylinder that stands on z = 0: the round slab cut by the flat one."""
+    """Intersect rays with an upright cylinder that stands on z = 0: an infinite cylinder cut by two planes."""
     side_near, side_far = _round_slab(radius, origin, direction)
     bottom, top = -origin[2] / direction[2], (height - origin[2]) / direction[2]
     flat_near, flat_far = torch.minimum(bottom, top), torch.maximum(bottom, top)
@@ -202,7 +203,7 @@ def _hit_cylinder(radius: float, height: float, origin: Tensor, direction: Tenso
 
 
 def _hit_ball(radius: float, height: float, origin: Tensor, direction: Tensor) -> tuple[Tensor, Tensor]:
-    """A ball whose centre is at (0, 0, height)."""
+    """Intersect rays with a ball whose centre is at (0, 0, height)."""
     from_centre = origin - _vector((0.0, 0.0, height), origin)
     half = (from_centre * direction).sum(0)
     square = half**2 - (from_centre**2).sum(0) + radius**2
@@ -211,7 +212,7 @@ def _hit_ball(radius: float, height: float, origin: Tensor, direction: Tensor) -
 
 
 def _hit_capsule(radius: float, half_length: float, origin: Tensor, direction: Tensor) -> tuple[Tensor, Tensor]:
-    """An upright capsule that touches z = 0: a cylinder's side between two balls."""
+    """Intersect rays with an upright capsule that stands on z = 0: the side of a cylinder between two balls."""
     low, high = radius, radius + 2 * half_length
     side, _ = _round_slab(radius, origin, direction)
     height = origin[2] + side * direction[2]
@@ -223,7 +224,7 @@ def _hit_capsule(radius: float, half_length: float, origin: Tensor, direction: T
 
 
 def _round_slab(radius: float, origin: Tensor, direction: Tensor) -> tuple[Tensor, Tensor]:
-    """Where rays enter and leave an endless upright cylinder; (inf, -inf) where they miss."""
+    """Return where rays enter and leave an infinite upright cylinder; (inf, -inf) where they miss."""
     square_speed = direction[0] ** 2 + direction[1] ** 2
     half = origin[0] * direction[0] + origin[1] * direction[1]
     square = half**2 - square_speed * (origin[0] ** 2 + origin[1] ** 2 - radius**2)
@@ -241,5 +242,5 @@ def _unit(vector: Tensor) -> Tensor:
 
 
 def _vector(values: tuple[float, float, float], like: Tensor) -> Tensor:
-    """A constant vector that broadcasts against (3, ...)."""
+    """Return a constant vector that broadcasts against (3, ...)."""
     return torch.tensor(values, dtype=like.dtype, device=like.device).view(3, *[1] * (like.ndim - 1))

@@ -1,11 +1,11 @@
-"""3D Shapes, rendered: one object in a room, six factors, 480,000 images.
+"""A rendered version of the data set 3D Shapes: one object in a room, six factors, 480,000 images.
 
-Letters: B batch, V channel values, O orientations, H W C image.
+B batch, V channel values, O orientations, H W C image.
 
-The factors, their values and the order of the images are those of 3D Shapes (github.com/deepmind/3d-shapes). The
-pictures are close, 31 dB PSNR on average over 25 real ones, but lack its textures, hence `shapes3d_procedural`.
-Geometry depends on scale, shape and orientation only: at most 480 cases are ray-traced, and an image is the sum of its
-floor's, wall's and object's part in their hues.
+The factors, their values and the order of the images are those of 3D Shapes (github.com/deepmind/3d-shapes). The images
+are close to the original (peak signal-to-noise ratio 31 dB on average over 25 images) but lack its textures. The data
+set is therefore called `shapes3d_procedural`. The geometry depends on scale, shape and orientation only, so at most 480
+cases are ray-traced. An image is the sum of the contributions of floor, wall and object in their hues.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ from raydis.data.space import FactorSpace
 SHAPES3D = FactorSpace(("floor_hue", "wall_hue", "object_hue", "scale", "shape", "orientation"), (10, 10, 10, 8, 4, 15))
 SCALES = np.linspace(0.75, 1.25, 8)
 ORIENTATIONS_DEGREES = np.linspace(-30.0, 30.0, 15)
-VERSION = 1  # raised whenever a pixel changes for another reason than the scene's numbers
+VERSION = 1  # increased whenever a pixel changes for another reason than the numbers in Scene
 RAYS_AT_ONCE = 1 << 20
 
 
@@ -50,12 +50,12 @@ def render_shapes3d(
     device: torch.device | str = "cpu",
     ram_bytes: int = RAM_BYTES,
 ) -> ArrayDataset:
-    """The sub-grid at the kept levels: images (B, image_size, image_size, 3).
+    """Render the sub-grid at the kept levels: images (B, image_size, image_size, 3).
 
     Args:
         levels: see FactorSpace.kept_levels.
-        cache_dir: of the .npy file that holds a grid of more than `ram_bytes`.
-        device: where to render; the fingerprint does not depend on it, single pixels may differ by one level.
+        cache_dir: folder for the .npy file of a grid of more than `ram_bytes`.
+        device: device that renders. The fingerprint does not depend on it, but single pixels may differ by one level.
 
     Raises:
         DataError: levels that the grid does not have, or no room for the cache.
@@ -80,7 +80,7 @@ def render_shapes3d(
 
 @torch.no_grad()
 def draw(out: np.ndarray, kept: tuple[np.ndarray, ...], device: torch.device | str) -> None:
-    """Draws the grid of the kept levels into `out`, (B, H, W, 3) uint8 with H = W."""
+    """Draw the grid of the kept levels into `out`, (B, H, W, 3) uint8 with H = W."""
     size = out.shape[1]
     grid = out.reshape(*(len(level) for level in kept), size, size, 3)
     floor_hues, wall_hues, object_hues, scales, shapes, orientations = kept
@@ -101,12 +101,12 @@ def draw(out: np.ndarray, kept: tuple[np.ndarray, ...], device: torch.device | s
 
 
 def coloured(maps: Tensor, hues: np.ndarray) -> Tensor:
-    """One material's part of the image in each hue: (V, O, H, W) -> (len(hues), O, H, W, 3)."""
+    """Return a material's contribution to the image in each hue: (V, O, H, W) -> (len(hues), O, H, W, 3)."""
     values = [[round(channel * (len(VALUES) - 1)) for channel in hue_rgb(int(hue))] for hue in hues]
     index = torch.tensor(values, device=maps.device)  # (hues, 3)
     return maps[index].movedim(1, -1).contiguous()
 
 
 def hue_rgb(level: int) -> tuple[float, float, float]:
-    """HSV(level/10, 1, 1) as RGB in [0, 1]."""
+    """Return HSV(level/10, 1, 1) as RGB in [0, 1]."""
     return colorsys.hsv_to_rgb(level / 10, 1.0, 1.0)

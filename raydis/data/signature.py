@@ -1,4 +1,4 @@
-"""What a file is, told by its first bytes: a failed download often keeps the name of the file that was wanted."""
+"""Recognise the type of a file by its first bytes, because a failed download often has the name of the wanted file."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ UNKNOWN = "of an unknown format"
 
 HEAD_BYTES = 4096
 HDF5_SIGNATURE = b"\x89HDF\r\n\x1a\n"
-HDF5_OFFSETS = (0, 512, 1024, 2048)  # behind a block that HDF5 leaves to others
+HDF5_OFFSETS = (0, 512, 1024, 2048)  # HDF5 files may begin with a block of other data
 _FIRST_BYTES = (
     (b"PK\x03\x04", ZIP),
     (b"PK\x05\x06", ZIP),  # without members
@@ -39,7 +39,7 @@ _FIRST_BYTES = (
 
 
 def signature(path: Path) -> str:
-    """Say what a file is: one of the constants above, or another phrase that completes "FILE is ...".
+    """Describe a file: one of the constants above, or another phrase that completes the sentence "FILE is ...".
 
     Raises:
         OSError: the file is missing or cannot be read.

@@ -1,6 +1,6 @@
-"""A data set's files as a stream of images, and the way from there to an array.
+"""The images in the files of a data set (`Source`), and their conversion to an array of the wanted size (`load`).
 
-Letters: B batch, H W C image.
+B batch, H W C image.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from raydis.data.dataset import ArrayDataset, digest
 from raydis.data.space import FactorSpace
 from raydis.errors import DataError
 
-# What NumPy, zipfile, h5py and SciPy raise on a file that they cannot read.
+# The exceptions of NumPy, zipfile, h5py and SciPy for files that they cannot read.
 UNREADABLE = (
     *(OSError, EOFError, ValueError, TypeError, RuntimeError, IndexError),
     *(struct.error, zlib.error, zipfile.BadZipFile),
@@ -31,17 +31,17 @@ UNREADABLE = (
 
 @dataclass(frozen=True)
 class Source:
-    """The images of a data set's files, in index order.
+    """The images in the files of a data set.
 
     Args:
-        name: the set, as in DataConfig.name.
-        shape: (B, H, W, C) of all images as the blocks give them.
+        name: of the data set, as in DataConfig.name.
+        shape: (B, H, W, C) of all images as `blocks` yields them.
         space: grid of the factors, or None.
-        fingerprint: of the files.
-        blocks: starts a pass over all images, each once: pairs of indices (b,) and uint8 (b, H, W, C).
-        mapped: all images in place, memory-mapped, where the file holds them uncompressed.
-        slow: decoding costs so much that the result is cached whatever its size.
-        decoder: version of the reader, raised whenever the same files would become other images.
+        fingerprint: digest of the files.
+        blocks: function that iterates over all images once, as pairs of indices (b,) and images uint8 (b, H, W, C).
+        mapped: all images, memory-mapped in the file, if the file stores them uncompressed; else None.
+        slow: whether decoding is so slow that the result is cached whatever its size.
+        decoder: version of the reader, increased whenever the same files give other images.
     """
 
     name: str
@@ -57,10 +57,11 @@ class Source:
 def load(
     source: Source, *, image_size: int, levels: Mapping[str, int | Sequence[int]], cache_dir: Path
 ) -> ArrayDataset:
-    """The images of a source at `image_size`, restricted to a sub-grid.
+    """Return the images of a source at `image_size`, restricted to a sub-grid.
 
-    Images that lie in the file as they are wanted are memory-mapped there. Others are decoded and resized once: into
-    RAM where the source decodes to at most RAM_BYTES, else into an .npy file of the cache.
+    If the file stores the images uncompressed at this size, they are memory-mapped there. Otherwise they are decoded
+    and resized once: into RAM if all images of the source take at most RAM_BYTES (and the source is not `slow`), else
+    into an .npy file in the cache.
 
     Raises:
         DataError: levels that the grid does not have, damaged files, or no room for the cache.
@@ -92,7 +93,7 @@ def load(
 
 
 def numbered(blocks: Iterable[np.ndarray]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Consecutive blocks of images with their indices."""
+    """Yield consecutive blocks of images with their indices."""
     start = 0
     for block in blocks:
         yield np.arange(start, start + len(block)), block
@@ -100,7 +101,7 @@ def numbered(blocks: Iterable[np.ndarray]) -> Iterator[tuple[np.ndarray, np.ndar
 
 
 def resize(images: np.ndarray, size: int) -> np.ndarray:
-    """uint8 (B, H, W, C) -> (B, size, size, C), bilinear, averaging over the area that an output pixel covers."""
+    """Resize uint8 (B, H, W, C) to (B, size, size, C): bilinear, averaging over the area of an output pixel."""
     if images.shape[1:3] == (size, size):
         return images
     pixels = torch.from_numpy(images.astype(np.float32)).permute(0, 3, 1, 2)
@@ -110,7 +111,7 @@ def resize(images: np.ndarray, size: int) -> np.ndarray:
 
 @contextlib.contextmanager
 def reading(name: str, path: Path) -> Iterator[None]:
-    """Turn what decoders raise on a missing, truncated or damaged file into one DataError."""
+    """Turn the exceptions of decoders for a missing, truncated or damaged file into a DataError."""
     try:
         yield
     except FileNotFoundError as error:
@@ -120,9 +121,9 @@ def reading(name: str, path: Path) -> Iterator[None]:
 
 
 def problem(error: BaseException) -> str:
-    """What is wrong with a file, by what its decoder raised; the phrase completes "FILE ..."."""
+    """Describe what is wrong with a file by its decoder's exception. The phrase completes a sentence "FILE ..."."""
     found = " ".join(str(error).split()) or type(error).__name__
-    if isinstance(error, OSError) and error.errno is not None:  # of the system, not of a decoder
+    if isinstance(error, OSError) and error.errno is not None:  # raised by the system, not by a decoder
         return f"cannot be read ({error.strerror or found})"
     if isinstance(error, EOFError) or "truncated" in found.lower():
         return f"is truncated ({found}): download it again"
@@ -130,7 +131,7 @@ def problem(error: BaseException) -> str:
 
 
 def _copy_rows(source: Source, rows: np.ndarray, out: np.ndarray) -> None:
-    """Writes the images at `rows` to `out`, resized."""
+    """Write the images at `rows` to `out`, resized."""
     place = np.full(source.shape[0], -1)
     place[rows] = np.arange(len(rows))
     for indices, images in source.blocks():

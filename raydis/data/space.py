@@ -1,6 +1,6 @@
-"""The grid of ground-truth factors, and the only place where an image's index meets its factors.
+"""The grid of ground-truth factors, which converts between the index of an image and its factor levels.
 
-Letters: B batch, F factors, K levels of one factor.
+B batch, F factors, K levels of one factor.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ class FactorSpace:
     """All combinations of F factors, numbered in C order: the last factor varies fastest.
 
     Args:
-        names: one distinct name a factor.
-        sizes: number of levels K >= 1 a factor.
+        names: a distinct name for each factor.
+        sizes: number of levels K >= 1 of each factor.
 
     Raises:
-        DataError: names and sizes that describe no grid, or one whose indices do not fit int64.
+        DataError: names and sizes that do not describe a grid, or a grid whose indices do not fit in int64.
     """
 
     names: tuple[str, ...]
@@ -39,7 +39,7 @@ class FactorSpace:
         return math.prod(self.sizes)
 
     def index(self, factors: np.ndarray) -> np.ndarray:
-        """Indices of factor vectors.
+        """Return the indices of factor vectors.
 
         Args:
             factors: (B, F) integers, factors[:, f] in [0, sizes[f]).
@@ -61,7 +61,7 @@ class FactorSpace:
         return np.asarray(np.ravel_multi_index(tuple(factors.T), self.sizes), np.int64)
 
     def factors(self, indices: np.ndarray) -> np.ndarray:
-        """Factor vectors of indices: (B,) integers in [0, len(self)) -> (B, F) int64.
+        """Return the factor vectors of indices: (B,) integers in [0, len(self)) -> (B, F) int64.
 
         Raises:
             DataError: another shape, floats, or an index out of range.
@@ -70,11 +70,11 @@ class FactorSpace:
         return np.stack(np.unravel_index(indices, self.sizes), axis=1).astype(np.int64)
 
     def kept_levels(self, levels: Mapping[str, int | Sequence[int]]) -> tuple[np.ndarray, ...]:
-        """Ascending levels that each factor keeps, in the order of `names`.
+        """Return the ascending levels that a sub-grid keeps of each factor, in the order of `names`.
 
         Args:
-            levels: by factor name: a count n keeps level floor(i*K/n) for i < n; a list keeps those levels, in
-                ascending order; a factor that is not named keeps all.
+            levels: by factor name: a count n keeps level floor(i*K/n) for i < n; a list keeps its levels, in ascending
+                order; a factor that is not named keeps all levels.
 
         Returns:
             F arrays of int64.
@@ -90,11 +90,11 @@ class FactorSpace:
         )
 
     def subspace(self, levels: Mapping[str, int | Sequence[int]]) -> FactorSpace:
-        """The grid of the kept levels; its level i is `kept_levels(levels)[f][i]` here."""
+        """Return the grid of the kept levels. Level i of factor f there is level `kept_levels(levels)[f][i]` here."""
         return FactorSpace(self.names, tuple(len(kept) for kept in self.kept_levels(levels)))
 
     def rows(self, levels: Mapping[str, int | Sequence[int]]) -> np.ndarray:
-        """Indices here of the sub-grid's images in the sub-grid's order: ascending int64."""
+        """Return the indices in this grid of the sub-grid's images, in the sub-grid's order: ascending int64."""
         kept = self.kept_levels(levels)
         strides = np.cumprod((1, *self.sizes[:0:-1]), dtype=np.int64)[::-1]
         rows = np.zeros(1, np.int64)
@@ -104,12 +104,12 @@ class FactorSpace:
 
 
 def check_indices(indices: np.ndarray, length: int) -> np.ndarray:
-    """The indices as (B,) int64, all in [0, length). Raises DataError."""
+    """Return indices as (B,) int64. Raise DataError unless they are integers in [0, length)."""
     indices = _integers(indices, "indices")
     if indices.ndim != 1:
         raise DataError(f"indices have shape {indices.shape}, expected (B,)")
     if indices.size and (indices.min() < 0 or indices.max() >= length):
-        raise DataError(f"indices {indices.min()}..{indices.max()} leave the data set: it has 0..{length - 1}")
+        raise DataError(f"indices {indices.min()}..{indices.max()} are out of range: the data set has 0..{length - 1}")
     return indices
 
 

@@ -1,7 +1,7 @@
-"""Sprites, composed from the sheets of their source: characters of the Liberated Pixel Cup that walk.
+"""The data set Sprites: walking characters of the Liberated Pixel Cup, composed from sheets of their parts.
 
 The sheets are those of github.com/YingzhenLi/Sprites (Li and Mandt, Disentangled Sequential Autoencoder, arXiv
-1803.02991). Each holds one garment, or a body, in 13 x 21 cells of 64 x 64 px, one a frame of an action.
+1803.02991). Each shows a body or a garment in 13 x 21 cells of 64 x 64 px. A cell is a frame of an action.
 """
 
 from __future__ import annotations
@@ -23,21 +23,21 @@ SPRITES = FactorSpace(("body", "bottomwear", "topwear", "hair", "direction", "fr
 ORIGIN = "a clone of github.com/YingzhenLi/Sprites at commit 3ce4048 (CC-BY-SA 3.0 or GPL 3.0)"
 
 CELL_PX, CELLS_ACROSS, CELLS_DOWN = 64, 13, 21
-WALKS = ((131, 138), (118, 125), (144, 151))  # first and last cell, row by row, of the walks to front, left and right
+WALKS = ((131, 138), (118, 125), (144, 151))  # first and last cell, row by row, of walks to front, left and right
 DRESSED = [[f"{part}/{number}.png" for number in range(6)] for part in ("body", "bottomwear", "topwear", "hair")]
-SHOES = "shoes/1.png"  # the same for all
+SHOES = "shoes/1.png"  # the same for all characters
 SHEETS = (*(name for part in DRESSED for name in part), SHOES)
 SHEET_FILES = FileKind("sheets", SHEETS.__contains__)
 
 
 def read_sprite_sheets(folder: Path) -> Source:
-    """The walks of all characters, composed from the 25 sheets of a folder that they are made of.
+    """Compose the walks of all characters from the 25 sheets in a folder.
 
-    A character is its body, bottomwear, topwear, hair and shoes, laid over black in this order. Frame 0 of a walk is
-    the last cell of its row, as in the scripts of the source.
+    A character consists of body, bottomwear, topwear, hair and shoes, laid over black in this order. Frame 0 of a walk
+    is the last cell of its row, as in the scripts of the source.
 
     Raises:
-        DataError: sheets that are missing, damaged or of another size; all of them are named.
+        DataError: sheets that are missing, damaged or of another size. The message names all of them.
     """
     files = {name: folder / name for name in SHEETS}
     broken = {name: problem for name, path in files.items() if (problem := _problem(path))}
@@ -59,7 +59,7 @@ def read_sprite_sheets(folder: Path) -> Source:
 
 
 def _problem(path: Path) -> str:
-    """Why a sheet cannot be used, completing "SHEET ..."; empty where it can."""
+    """Return why a sheet cannot be used, as the end of a sentence "SHEET ..."; empty if it can be used."""
     expected = (CELLS_ACROSS * CELL_PX, CELLS_DOWN * CELL_PX)
     try:
         with Image.open(path) as sheet:
@@ -74,7 +74,7 @@ def _problem(path: Path) -> str:
 
 
 def _walk_cells(path: Path) -> Image.Image:
-    """A sheet's 24 frames of walking, RGBA, below each other: direction by direction, frame by frame."""
+    """Return the 24 frames of walking of a sheet, RGBA, below each other: direction by direction, frame by frame."""
     with Image.open(path) as sheet:
         cells = sheet.convert("RGBA")
     order = [cell for first, last in WALKS for cell in (last, *range(first, last))]
@@ -86,7 +86,7 @@ def _walk_cells(path: Path) -> Image.Image:
 
 
 def _dressed(character: Image.Image, layers: Sequence[Sequence[Image.Image]]) -> Iterator[Image.Image]:
-    """The character in every combination of one of each layer, the last layer varying fastest."""
+    """Yield the character with every combination of one image of each layer. The last layer varies fastest."""
     if not layers:
         yield character
         return

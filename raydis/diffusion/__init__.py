@@ -1,1 +1,1 @@
-"""Diffusion: noise schedules, the denoising objective, and samplers."""
+"""Diffusion: noise schedules, the denoising loss, and samplers."""

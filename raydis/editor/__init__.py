@@ -1,1 +1,1 @@
-"""Encode, edit, swap and traverse images with a trained model, for any method that can draw."""
+"""Encode images to units and draw edited images, with the trained model of any method."""

@@ -1,11 +1,12 @@
-"""Encode and edit images with a trained checkpoint, on uint8 arrays: the one object that CLI, tests and service call.
+"""Encode images to units, change units, and draw the images again: the `Editor`, which works on uint8 arrays.
 
-B images, N units, D unit width, C H W image, L h w latent, S sampling steps, V values.
-An edit keeps what it is not told to change: the codes of the other units, and the starting noise, which `seed`
-fixes. Equal seeds therefore give pictures that differ by the edit alone, whatever else is in the batch (but under
-`anchors.mode=release`, whose shift depends on the batch). With `keep_details` the starting noise is the image's own,
-found by DDIM inversion, instead of a seed's: what no unit describes stays too, as far as the network's prediction
-follows the noise.
+B images, N units, D unit width, C H W image, L h w latent, V values.
+
+An edit changes the units that it names, and keeps the others. A method that draws from noise also keeps the starting
+noise, which `seed` determines, so two pictures of equal seeds differ by the edit alone, whatever else is in the batch.
+(The exception is `anchors.mode=release`, whose shift depends on the batch.) With `keep_details`, drawing starts from
+the image's own noise, which DDIM inversion finds. What no unit describes then stays too, to the extent that the network
+reads it from the noise.
 """
 
 from __future__ import annotations
@@ -29,17 +30,18 @@ from raydis.editor.sampling import Sampling, choose_sampling
 from raydis.editor.units import Encoded, UnitInfo, describe_units, edited, swapped, swapped_each, traversed
 from raydis.errors import EditError
 from raydis.methods.contract import TokenCloud, UnitMethod
+from raydis.metrics.scores import Scores
 from raydis.metrics.telling import UnitLabel, label_units
 from raydis.registry import locate
 
 
 class Editor:
-    """A method in eval mode with its manifest.
+    """A trained method, and the checkpoint that it came from. The command line, the service and the report use it.
 
     Args:
-        method: trained, with unit quantiles measured.
-        config, manifest, metrics: of the checkpoint it came from.
-        image_shape: (H, W, C) that it was trained on.
+        method: a trained method whose unit quantiles have been measured. It is put into eval mode.
+        config, manifest, metrics: those of the checkpoint.
+        image_shape: (H, W, C) of the images that it was trained on.
     """
 
     def __init__(
@@ -91,16 +93,22 @@ class Editor:
 
     @property
     def factor_names(self) -> list[str]:
-        """Factors of the data set it was trained on, in the order of its scores and information; maybe none."""
+        """The names of the factors of its data set, in the order of its scores; empty for data without factors."""
         return list(self.metrics.get("factor_names") or [])
 
     @property
+    def scores(self) -> Scores | None:
+        """The scores of the checkpoint; None if it was not scored. Raises MetricError if they cannot be read."""
+        found = self.metrics.get("scores")
+        return None if found is None else Scores.from_dict(found)
+
+    @property
     def labels(self) -> tuple[UnitLabel, ...]:
-        """What each unit tells, as it was measured when the checkpoint was scored; else "unknown"."""
+        """The factors that each unit describes, as measured when the checkpoint was scored; else of kind "unknown"."""
         return label_units(self.metrics.get("information"), self.factor_names, self.num_units)
 
     def units(self) -> list[UnitInfo]:
-        """Range, label and counts of each unit, in order."""
+        """Return the range, the label and the counts of each unit, in order."""
         return describe_units(self._quantiles(), self.labels, self.method.unit_counts())
 
     @torch.no_grad()
@@ -115,20 +123,24 @@ class Editor:
 
     @torch.no_grad()
     def token_cloud(self, images: np.ndarray) -> TokenCloud | None:
-        """Return the tokens of uint8 images (B, H, W, C) with what pulls them; None where nothing does."""
+        """Return the tokens of uint8 images (B, H, W, C) and their anchors; None if the method has no anchors."""
         return self.method.token_cloud(self._tensor(images))
 
-    def sampling(self, num_steps: int | None, sampler: str | None, *, keep_details: bool = False) -> Sampling:
-        """Return how this model draws; see `choose_sampling`."""
-        return choose_sampling(self.max_steps, num_steps, sampler, keep_details=keep_details)
+    def sampling(self, steps: int | None, sampler: str | None, *, keep_details: bool = False) -> Sampling:
+        """Return the steps and the sampler that this model draws with; see `choose_sampling`."""
+        return choose_sampling(self.max_steps, steps, sampler, keep_details=keep_details)
 
-    def details(self, images: np.ndarray, *, num_steps: int | None = None) -> np.ndarray:
-        """What no unit describes of uint8 images (B, H, W, C): the starting noise (B, L, h, w) that `decode` takes.
+    def details(self, images: np.ndarray, *, steps: int | None = None) -> np.ndarray:
+        """Return the details of uint8 images (B, H, W, C): the starting noise (B, L, h, w) that they are drawn from.
 
-        It is found under the images' own units and for as many steps. Drawn with these units it gives the images back
-        up to the error of the inversion, of the first stage, and of a network whose last prediction is blind to it.
+        `decode` draws the images again from their own units and these details, in as many steps. The result differs
+        from the images by the error of the inversion, by that of the first stage, and by what the network's last
+        prediction does not take from the noise.
+
+        Raises:
+            EditError: the model draws without noise, steps out of range, or images of another shape.
         """
-        steps, pictures = self.sampling(num_steps, None, keep_details=True).num_steps, self._tensor(images)
+        steps, pictures = self.sampling(steps, None, keep_details=True).steps, self._tensor(images)
         assert steps is not None
         noise = self.method.invert(self.method.encode(pictures), pictures, steps)
         if noise is None:
@@ -140,23 +152,23 @@ class Editor:
         units: np.ndarray,
         *,
         seed: int | Sequence[int] = 0,
-        num_steps: int | None = None,
+        steps: int | None = None,
         sampler: str | None = None,
         details: np.ndarray | None = None,
     ) -> np.ndarray:
-        """Draw the images of scalars (B, N): uint8 (B, H, W, C).
+        """Draw images from the scalars (B, N) of their units: uint8 (B, H, W, C).
 
         Args:
-            seed: of the one starting noise of all images, or B seeds, one an image. Either way an image depends on
-                its own seed alone.
-            sampler: see `choose_sampling`.
-            details: starting noise from `details`, (B, L, h, w), instead of a seed's.
+            seed: determines the starting noise: one seed for all images, or B seeds, one for each image. In both cases
+                an image depends on its own seed only.
+            steps, sampler: see `choose_sampling`.
+            details: starting noise (B, L, h, w) as `details` returns it, instead of a seed's.
 
         Raises:
-            EditError: units or details of another shape or not finite, not as many seeds as images, more steps than
-                the noise schedule has, or a sampler that is unknown or cannot keep details.
+            EditError: units or details of another shape or not finite, another number of seeds than of images, steps
+                out of range, or a sampler that is unknown or cannot keep details.
         """
-        steps, chosen = self.sampling(num_steps, sampler, keep_details=details is not None)
+        steps, chosen = self.sampling(steps, sampler, keep_details=details is not None)
         values = torch.as_tensor(units, dtype=torch.float32, device=self.device)
         if values.ndim != 2 or values.shape[1] != self.num_units or not bool(torch.isfinite(values).all()):
             raise EditError(
@@ -174,38 +186,43 @@ class Editor:
         self,
         images: np.ndarray,
         *,
-        set_units: Mapping[int, float] | None = None,
-        shift_units: Mapping[int, float] | None = None,
+        set: Mapping[int, float] | None = None,
+        shift: Mapping[int, float] | None = None,
         seed: int = 0,
-        num_steps: int | None = None,
+        steps: int | None = None,
         sampler: str | None = None,
         keep_details: bool = False,
     ) -> np.ndarray:
-        """Set units to values, shift units by amounts, and draw again: uint8 (B, H, W, C) in and out.
+        """Set some units to values, shift others by amounts, and draw the images again: uint8 (B, H, W, C).
 
-        With neither it reconstructs. Values are in the unit's own scale; `units()` tells its range.
+        With neither, the images are reconstructed.
 
         Args:
-            keep_details: draw from the images' own `details`, by `ddim`: twice the calls of the network, and the seed
-                has no influence.
+            images: uint8 (B, H, W, C).
+            set: new values by unit, in the unit's own scale; see `units` for its range.
+            shift: amounts that are added, by unit.
+            seed: determines the starting noise of all images.
+            steps, sampler: see `choose_sampling`.
+            keep_details: draw from the images' own `details` with `ddim`. This calls the network twice as often, and
+                the seed has no influence.
 
         Raises:
-            EditError: no such unit, a unit both set and shifted, images of another shape, or a sampler that is unknown
-                or cannot keep details.
+            EditError: no such unit, a unit that is both set and shifted, images of another shape, or a sampler that is
+                unknown or cannot keep details.
         """
-        units = self.edit_units(self.encode(images).units, set_units=set_units, shift_units=shift_units)
-        details = self._kept(images, sampler, num_steps) if keep_details else None
-        return self.decode(units, seed=seed, num_steps=num_steps, sampler=sampler, details=details)
+        units = self.edit_units(self.encode(images).units, set=set, shift=shift)
+        details = self._kept(images, sampler, steps) if keep_details else None
+        return self.decode(units, seed=seed, steps=steps, sampler=sampler, details=details)
 
     def edit_units(
         self,
         units: np.ndarray,
         *,
-        set_units: Mapping[int, float] | None = None,
-        shift_units: Mapping[int, float] | None = None,
+        set: Mapping[int, float] | None = None,
+        shift: Mapping[int, float] | None = None,
     ) -> np.ndarray:
         """Return a copy of scalars (B, N) with some set and some shifted. Raises EditError as `edit` does."""
-        return edited(units, set_units, shift_units)
+        return edited(units, set, shift)
 
     def swap(
         self,
@@ -214,17 +231,17 @@ class Editor:
         units: Sequence[int],
         *,
         seed: int = 0,
-        num_steps: int | None = None,
+        steps: int | None = None,
         sampler: str | None = None,
         keep_details: bool = False,
     ) -> np.ndarray:
-        """Draw `source` (B, H, W, C) with the given units taken from `target` of the same shape.
+        """Draw `source` (B, H, W, C) again with the given units of `target`, which has the same shape.
 
-        `keep_details` keeps those of `source`.
+        `keep_details` keeps those of `source`. For the other arguments, see `edit`.
         """
         values = swapped(self.encode(source).units, self.encode(target).units, units)
-        details = self._kept(source, sampler, num_steps) if keep_details else None
-        return self.decode(values, seed=seed, num_steps=num_steps, sampler=sampler, details=details)
+        details = self._kept(source, sampler, steps) if keep_details else None
+        return self.decode(values, seed=seed, steps=steps, sampler=sampler, details=details)
 
     def swap_each(
         self,
@@ -232,15 +249,15 @@ class Editor:
         target: np.ndarray,
         *,
         seed: int = 0,
-        num_steps: int | None = None,
+        steps: int | None = None,
         sampler: str | None = None,
         keep_details: bool = False,
     ) -> np.ndarray:
-        """Draw one image (H, W, C) N times, each time with one unit of another image: (N, H, W, C)."""
+        """Draw one image (H, W, C) N times, the i-th time with unit i of another image: uint8 (N, H, W, C)."""
         pair = self.encode(np.stack([source, target])).units
         values = swapped_each(pair[0], pair[1])
-        details = self._kept(source[None], sampler, num_steps, repeats=len(values)) if keep_details else None
-        return self.decode(values, seed=seed, num_steps=num_steps, sampler=sampler, details=details)
+        details = self._kept(source[None], sampler, steps, repeats=len(values)) if keep_details else None
+        return self.decode(values, seed=seed, steps=steps, sampler=sampler, details=details)
 
     def traverse(
         self,
@@ -249,27 +266,32 @@ class Editor:
         units: Sequence[int] | None = None,
         num_values: int = 7,
         seed: int = 0,
-        num_steps: int | None = None,
+        steps: int | None = None,
         sampler: str | None = None,
         keep_details: bool = False,
     ) -> np.ndarray:
-        """Walk units of one image (H, W, C) along their quantiles over the data: uint8 (N', V, H, W, C).
+        """Vary each of the given units of one image (H, W, C) over its range in the data: uint8 (N', V, H, W, C).
 
-        Row i changes unit units[i] alone; the columns are the 2.5 % to the 97.5 % quantile, evenly spaced in rank.
+        Row i changes only unit units[i]. Its columns show the quantiles of the unit from 2.5 % to 97.5 %, evenly spaced
+        in rank.
+
+        Args:
+            units: the N' units to vary; None for all of them.
+            num_values: V, the number of columns.
         """
         chosen = range(self.num_units) if units is None else units
         values = traversed(self.encode(image[None]).units[0], self._quantiles(), chosen, num_values)
-        details = self._kept(image[None], sampler, num_steps, repeats=len(values)) if keep_details else None
-        drawn = self.decode(values, seed=seed, num_steps=num_steps, sampler=sampler, details=details)
+        details = self._kept(image[None], sampler, steps, repeats=len(values)) if keep_details else None
+        drawn = self.decode(values, seed=seed, steps=steps, sampler=sampler, details=details)
         return drawn.reshape(len(chosen), num_values, *drawn.shape[1:])
 
     def _quantiles(self) -> np.ndarray:
         return self.method.unit_quantiles.cpu().numpy()
 
-    def _kept(self, images: np.ndarray, sampler: str | None, num_steps: int | None, repeats: int = 1) -> np.ndarray:
-        """The details of images, each repeated, once it is known that the sampler can keep them."""
-        self.sampling(num_steps, sampler, keep_details=True)
-        return np.repeat(self.details(images, num_steps=num_steps), repeats, axis=0)
+    def _kept(self, images: np.ndarray, sampler: str | None, steps: int | None, repeats: int = 1) -> np.ndarray:
+        """Return the details of images, each repeated, after a check that the sampler can keep them."""
+        self.sampling(steps, sampler, keep_details=True)
+        return np.repeat(self.details(images, steps=steps), repeats, axis=0)
 
     def _tensor(self, images: np.ndarray) -> Tensor:
         if images.dtype != np.uint8 or images.ndim != 4 or images.shape[1:] != self.image_shape:

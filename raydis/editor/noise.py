@@ -1,4 +1,4 @@
-"""The starting noise of images: drawn from seeds, or an image's own details. L h w latent."""
+"""The noise that drawing starts from: random numbers of a seed, or an image's own details. L h w latent."""
 
 from __future__ import annotations
 
@@ -14,14 +14,15 @@ Shape = tuple[int, ...]
 
 
 def drawn_noise(seed: int | Sequence[int], count: int, shape: Shape | None) -> Tensor | None:
-    """Return starting noise (count, L, h, w), drawn on the host and so the same on every device.
+    """Return starting noise (count, L, h, w). It is drawn on the host, and so is the same for every device.
 
     Args:
-        seed: of one noise that all images share, or of one noise an image.
-        shape: (L, h, w); None for a method that draws without noise, which gets None.
+        seed: one seed for all images, which then have the same noise, or one seed for each image.
+        count: number of images.
+        shape: (L, h, w); None for a method that draws without noise, for which the result is None.
 
     Raises:
-        EditError: not as many seeds as images.
+        EditError: another number of seeds than of images.
     """
     seeds = [seed] * count if isinstance(seed, int) else list(seed)
     if len(seeds) != count:
@@ -33,7 +34,7 @@ def drawn_noise(seed: int | Sequence[int], count: int, shape: Shape | None) -> T
 
 
 def checked_details(details: np.ndarray, count: int, shape: Shape | None) -> Tensor:
-    """Return details as starting noise (count, L, h, w). Raises EditError where they are none."""
+    """Return details as a tensor (count, L, h, w). Raises EditError for another shape or values that are not finite."""
     noise, expected = torch.as_tensor(details, dtype=torch.float32), (count, *(shape or ()))
     if noise.shape != expected or not bool(torch.isfinite(noise).all()):
         raise EditError(f"details have shape {tuple(noise.shape)}: give finite values of shape {expected}")

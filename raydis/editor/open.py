@@ -1,4 +1,4 @@
-"""The trained method in a checkpoint."""
+"""Build the method of a checkpoint with its trained weights."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from raydis.methods.contract import Method, UnitMethod
 
 
 def open_method(checkpoint: Checkpoint) -> tuple[UnitMethod, int]:
-    """Return a trained method with units, and the channels C of its images, which no configuration knows.
+    """Return the trained method, and the number of channels C of its images, which the configuration does not say.
 
     Raises:
-        CheckpointError: weights that fit neither colour nor grey images of the configuration, a file of them that
-            changed since it was verified, or a first stage, which has no units.
+        CheckpointError: the weights fit the configuration neither with colour nor with grey images, their file changed
+            after it was verified, or the method is a first stage, which has no units.
     """
     method, channels = _trained(checkpoint)
     if not isinstance(method, UnitMethod):

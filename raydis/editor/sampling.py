@@ -1,4 +1,4 @@
-"""How an image is drawn from its units: in how many sampling steps, and by which sampler."""
+"""Choose the number of sampling steps and the sampler for drawing images, or refuse what a model cannot do."""
 
 from __future__ import annotations
 
@@ -9,42 +9,44 @@ from raydis.errors import EditError
 
 
 class Sampling(NamedTuple):
-    """How a model draws; both are None for one that draws in a single pass."""
+    """How images are drawn. Both are None for a model that draws in a single pass."""
 
-    num_steps: int | None
+    steps: int | None
     sampler: Sampler | None
 
 
 def choose_sampling(
-    max_steps: int | None, num_steps: int | None, sampler: str | None, *, keep_details: bool = False
+    max_steps: int | None, steps: int | None, sampler: str | None, *, keep_details: bool = False
 ) -> Sampling:
-    """Return the sampling asked for; None takes the default.
+    """Return the steps and the sampler to draw with.
 
     Args:
-        max_steps: of the model; None for one that draws in a single pass, without noise.
-        keep_details: whether the noise comes from the image itself, which `ddim` alone can find.
+        max_steps: the model's largest number of steps; None for a model that draws in a single pass, without noise.
+        steps: None for the default.
+        sampler: None for the default.
+        keep_details: whether the noise is the image's own, which only the inversion of `ddim` finds.
 
     Raises:
-        EditError: the model does not sample, steps out of range, or a sampler that does not exist or cannot keep
-            details.
+        EditError: one of them is given to a model that draws in a single pass, steps are out of range, or the sampler
+            does not exist or cannot keep details.
     """
     if max_steps is None:
-        asked = {"steps": num_steps is not None, "sampler": sampler is not None, "keep_details": keep_details}
+        asked = {"steps": steps is not None, "sampler": sampler is not None, "keep_details": keep_details}
         if any(asked.values()):
             named = " and ".join(name for name, is_set in asked.items() if is_set)
             raise EditError(f"this model draws in a single pass, without noise: leave {named} out")
         return Sampling(None, None)
-    num_steps = DEFAULT_STEPS if num_steps is None else num_steps
-    if not 1 <= num_steps <= max_steps:
-        raise EditError(f"steps={num_steps} is out of range: this model draws in 1 to {max_steps} steps")
-    return Sampling(num_steps, choose_sampler(sampler, keep_details=keep_details))
+    steps = DEFAULT_STEPS if steps is None else steps
+    if not 1 <= steps <= max_steps:
+        raise EditError(f"steps={steps} is out of range: this model draws in 1 to {max_steps} steps")
+    return Sampling(steps, choose_sampler(sampler, keep_details=keep_details))
 
 
 def choose_sampler(sampler: str | None, *, keep_details: bool) -> Sampler:
-    """The sampler asked for; None takes the default, and the one that can be inverted where details are kept.
+    """Return the sampler with this name; for None the default, or `ddim` if details are kept.
 
     Raises:
-        EditError: there is none of that name, or it cannot keep details.
+        EditError: there is no such sampler, or it cannot keep details.
     """
     if keep_details and sampler not in (None, "ddim"):
         raise EditError(f"sampler={sampler} cannot keep details: only ddim is inverted, leave the sampler out")

@@ -1,4 +1,7 @@
-"""The units of images and what edits make of them, as arrays: no model is asked here. B images, N units, V values."""
+"""Set, shift, swap and vary the units of images, as arrays and without a model.
+
+B images, N units, D unit width, Q quantiles, V values.
+"""
 
 from __future__ import annotations
 
@@ -13,16 +16,28 @@ from raydis.metrics.telling import UnitLabel
 
 @dataclass(frozen=True)
 class Encoded:
-    """What `Editor.encode` says of B images."""
+    """The result of `Editor.encode` for B images.
 
-    units: np.ndarray  # (B, N) float32, the units' scalars
-    codes: np.ndarray  # (B, N, D) float32, what conditions the decoder
-    facts: dict[str, np.ndarray]  # (B, N) each: what the method states of units beside their numbers, by name
+    Attributes:
+        units: (B, N) float32, one scalar for each unit. Edits change these.
+        codes: (B, N, D) float32, the representation that is scored and that images are drawn from.
+        facts: by name, (B, N) each: what the method states about a unit of an image beside its scalar.
+    """
+
+    units: np.ndarray
+    codes: np.ndarray
+    facts: dict[str, np.ndarray]
 
 
 @dataclass(frozen=True)
 class UnitInfo:
-    """What is known of one unit: its range over the data, what it tells, and what its method counts of it."""
+    """What is known about one unit.
+
+    Attributes:
+        low, median, high: the smallest value over the data, the median, and the largest.
+        label: the factors that the unit describes.
+        counts: what the method counts for the unit, by name.
+    """
 
     index: int
     low: float
@@ -35,12 +50,12 @@ class UnitInfo:
 def describe_units(
     quantiles: np.ndarray, labels: Sequence[UnitLabel], counts: Mapping[str, Sequence[int]]
 ) -> list[UnitInfo]:
-    """Return what is known of each unit, in order.
+    """Return what is known about each unit, in order.
 
     Args:
-        quantiles: of each unit over the data, evenly spaced in rank, (N, Q).
-        labels: N of them.
-        counts: what the method counts, by name, N numbers each.
+        quantiles: (N, Q), quantiles of each unit over the data, evenly spaced in rank.
+        labels: N labels.
+        counts: by name, N numbers each.
     """
     middle = quantiles.shape[1] // 2
     return [
@@ -56,26 +71,24 @@ def describe_units(
     ]
 
 
-def edited(
-    units: np.ndarray, set_units: Mapping[int, float] | None, shift_units: Mapping[int, float] | None
-) -> np.ndarray:
+def edited(units: np.ndarray, set: Mapping[int, float] | None, shift: Mapping[int, float] | None) -> np.ndarray:
     """Return a copy of scalars (B, N) with some set and some shifted.
 
     Raises:
-        EditError: no such unit, or one that is both set and shifted.
+        EditError: no such unit, or a unit that is both set and shifted.
     """
     units = units.copy()
-    for index, value in (set_units or {}).items():
+    for index, value in (set or {}).items():
         units[:, checked(index, units.shape[1])] = value
-    for index, amount in (shift_units or {}).items():
-        if index in (set_units or {}):
+    for index, amount in (shift or {}).items():
+        if index in (set or {}):
             raise EditError(f"unit {index} is both set and shifted: give one of them")
         units[:, checked(index, units.shape[1])] += amount
     return units
 
 
 def swapped(units: np.ndarray, donors: np.ndarray, chosen: Sequence[int]) -> np.ndarray:
-    """Return a copy of scalars (B, N) with the chosen units of others of the same shape. Raises EditError."""
+    """Return a copy of scalars (B, N) with the chosen units of `donors` (B, N). Raises EditError for no such unit."""
     columns = [checked(index, units.shape[1]) for index in chosen]
     units = units.copy()
     units[:, columns] = donors[:, columns]
@@ -83,27 +96,27 @@ def swapped(units: np.ndarray, donors: np.ndarray, chosen: Sequence[int]) -> np.
 
 
 def swapped_each(units: np.ndarray, donor: np.ndarray) -> np.ndarray:
-    """Return scalars (N,) N times, each time with one unit of another image's: (N, N), whose diagonal is theirs."""
+    """Return scalars (N,) N times, the i-th time with unit i of `donor` (N,): (N, N)."""
     rows = np.repeat(units[None], len(units), axis=0)
     np.fill_diagonal(rows, donor)
     return rows
 
 
 def traversed(units: np.ndarray, quantiles: np.ndarray, chosen: Sequence[int], num_values: int) -> np.ndarray:
-    """Return scalars (N,) with each of the chosen units walking along its quantiles: (len(chosen) * V, N).
+    """Return scalars (N,) in which one chosen unit after the other varies: (len(chosen) * V, N).
 
     Args:
-        quantiles: of each unit over the data, evenly spaced in rank from 0 to 1, (N, Q).
-        chosen: units, each of which walks in V rows while the others stay.
-        num_values: V; from the 2.5 % to the 97.5 % quantile, evenly spaced in rank.
+        quantiles: (N, Q), quantiles of each unit over the data, evenly spaced in rank from 0 to 1.
+        chosen: the units to vary, each in V rows, in which the other units stay.
+        num_values: V. The values are the quantiles from 2.5 % to 97.5 %, evenly spaced in rank.
 
     Raises:
         EditError: no such unit.
     """
-    ranks, levels = np.linspace(0.025, 0.975, num_values), np.linspace(0.0, 1.0, quantiles.shape[1])
+    ranks, known = np.linspace(0.025, 0.975, num_values), np.linspace(0.0, 1.0, quantiles.shape[1])
     rows = np.repeat(units[None], len(chosen) * num_values, axis=0)
     for place, index in enumerate(chosen):
-        walk = np.interp(ranks, levels, quantiles[checked(index, len(units))])
+        walk = np.interp(ranks, known, quantiles[checked(index, len(units))])
         rows[place * num_values : (place + 1) * num_values, index] = walk
     return rows
 

@@ -24,7 +24,7 @@ def check_finite(training: Training) -> None:
         FitError: a tensor is not finite, on this worker or on another.
     """
     broken = not_finite(trained_tensors(training)) or with_nan(fitted_tensors(training))
-    if training.workers.agree(not broken):
+    if training.workers.all_true(not broken):
         return
     where = f"{broken[0]} holds values" if broken else "another worker has weights"
     more = f" (and {len(broken) - 1} more tensors do)" if len(broken) > 1 else ""

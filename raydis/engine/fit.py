@@ -1,4 +1,4 @@
-"""The training loop, as a generator: whoever drives it decides what to report and where to save."""
+"""The training loop. It is a generator of progress reports; its caller decides where to send them and when to save."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ log = logging.getLogger(__name__)
 
 
 def fit(training: Training, *, step: Step | None = None) -> Iterator[Progress]:
-    """Train until the budget is spent, yielding every `report_images` images, at each rung and at the end.
+    """Train until the budget is spent. Yield a report every `report_images` images, at each rung and at the end.
 
-    A method without moves is complete once it is started: its end is its only report. The last report stays in
+    A method without moves is complete after its start, and has one report only. The last report is kept in
     `training.unscored`.
 
     Raises:
-        FitError: a loss is no longer finite.
+        FitError: a loss is not finite.
     """
     train = training.config.train
     step = step or Step(training)
@@ -64,7 +64,7 @@ def fit(training: Training, *, step: Step | None = None) -> Iterator[Progress]:
 
 
 def _means(training: Training, totals: dict[str, Tensor], num_steps: int) -> dict[str, float]:
-    """Means of the losses over workers and steps. Raises FitError where one is not finite."""
+    """Return the means of the losses over workers and steps. Raises FitError if one is not finite."""
     losses = {name: training.workers.mean(total) / num_steps for name, total in totals.items()}
     for name, loss in losses.items():
         if not math.isfinite(loss):

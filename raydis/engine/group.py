@@ -38,9 +38,9 @@ class Workers:
 
     def wait(self) -> None:
         """Wait, without a timeout, until all workers have called this."""
-        self.agree(True)
+        self.all_true(True)
 
-    def agree(self, answer: bool) -> bool:
+    def all_true(self, answer: bool) -> bool:
         """Return whether the answer of all workers is true. Wait for them as `wait` does."""
         if self.world_size == 1:
             return answer

@@ -1,4 +1,4 @@
-"""The learned first stage of a run: opened from its own checkpoint once, its latents of all images computed once.
+"""Load the learned first stage of a run from its own checkpoint, and encode all images with it once.
 
 B batch, L h w latent.
 """
@@ -22,15 +22,15 @@ from raydis.data.loader import images_at_once, to_device
 from raydis.errors import CheckpointError, ConfigError
 from raydis.models.autoencoders import Autoencoder
 
-ENCODER = 1  # raised whenever equal weights and images would give other latents
+ENCODER = 1  # part of the cache's file name; increase it if equal weights and images would give other latents
 
 
 class Latents:
-    """Raw latents of a data set as float16: on the GPU where they fit beside its images, else in place.
+    """Latents of a data set as float16, without the scale. They are kept on the GPU if they fit there.
 
     Args:
         array: (images, L, h, w) float16, in memory or memory-mapped.
-        device: where they are wanted.
+        device: the device of the latents that the methods return.
         spare_bytes: largest size that is copied to a GPU; see `Loader.spare_bytes`.
     """
 
@@ -40,13 +40,13 @@ class Latents:
         self.array = torch.from_numpy(array).to(device) if self._resident else torch.from_numpy(array)
 
     def batch(self, loader: Loader, step: int) -> Tensor:
-        """Those of the loader's images of a step: float32 (B, L, h, w) on the device."""
+        """Return the latents of the loader's images of a step: float32 (B, L, h, w) on the device."""
         if self._resident:
             return self.array.index_select(0, loader.device_indices(step)).float()
         return self.gather(loader.indices(step))
 
     def gather(self, indices: np.ndarray) -> Tensor:
-        """Of any images: (B,) int64 -> float32 (B, L, h, w) on the device, in the order asked for."""
+        """Return the latents of the images at indices (B,) int64, in this order: float32 (B, L, h, w) on the device."""
         rows = torch.from_numpy(indices)
         if self._resident:
             return self.array.index_select(0, to_device(rows, self.device)).float()
@@ -54,13 +54,13 @@ class Latents:
 
 
 def open_latents(autoencoder: Autoencoder, loader: Loader, *, cache_dir: Path | None = None) -> Latents:
-    """Latents of all images of the loader's data set: from the cache folder, where their first stage left them there.
+    """Return the latents of all images of the loader's data set, from the cache folder or by encoding the images.
 
-    The file's name holds the fingerprint of the images and a digest of the encoder's weights. Which device encoded them
-    it does not say: those of a CPU and of a GPU differ in the last bit.
+    The name of the cache file contains the fingerprint of the images and a digest of the encoder's weights. It does not
+    contain the device that encoded them, although the latents of a CPU and a GPU differ in the last bit.
 
     Raises:
-        DataError: no room for the cache, or a damaged file in it.
+        DataError: there is no room for the cache, or a file in it is damaged.
     """
     dataset = loader.dataset
     size = dataset.image_shape[0]
@@ -83,11 +83,11 @@ def open_latents(autoencoder: Autoencoder, loader: Loader, *, cache_dir: Path | 
 
 
 def fill_first_stage(autoencoder: Autoencoder, config: RunConfig) -> None:
-    """Give a diffusion run's first stage the weights that a run of its own has trained.
+    """Load the weights of a diffusion run's first stage from the checkpoint of the run that trained the stage.
 
     Raises:
-        CheckpointError: no checkpoint there, or a damaged one.
-        ConfigError: it holds something else than `config.first_stage` says, or was trained on images of another shape.
+        CheckpointError: there is no checkpoint, or it is damaged.
+        ConfigError: it does not match `config.first_stage`, or was trained on images of another shape.
     """
     stage = config.first_stage
     assert isinstance(stage, VqStage | KlStage)
@@ -121,13 +121,13 @@ def fill_first_stage(autoencoder: Autoencoder, config: RunConfig) -> None:
     }
     try:
         autoencoder.load_state_dict(weights)
-    except RuntimeError as error:  # the configuration does not know the channels
+    except RuntimeError as error:  # the number of channels is not part of the configuration
         what = " ".join(str(error).split())[:300]
         raise ConfigError(f"{name} does not fit the images of data.name={config.data.name} ({what})") from error
 
 
 def _weights_digest(autoencoder: Autoencoder) -> str:
-    """sha256 of all that decides the latents: names, shapes and bytes of the encoder's weights."""
+    """Return the sha256 of the names, shapes and bytes of the encoder's weights, which determine the latents."""
     state = hashlib.sha256()
     for part in ("encoder", "to_latent"):
         for name, tensor in getattr(autoencoder, part).state_dict().items():

@@ -1,6 +1,6 @@
-"""What a run reports: one typed record, which the engine makes and Ray Tune, tables, terminal and commands read.
+"""The typed record that a run reports, and its conversion to and from the flat dicts that Ray passes on.
 
-Ray hands reports on as flat dicts of numbers and text. This file alone makes such a row of a record, and reads it back.
+The engine creates records. Ray Tune, the tables of a sweep, the terminal and the commands read them.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from raydis.errors import MetricError
 from raydis.metrics.scores import Scores
 from raydis.metrics.table import numbers
 
-if TYPE_CHECKING:  # the driver of a sweep reads records and does without torch
+if TYPE_CHECKING:  # the driver of a sweep reads records without importing torch
     from raydis.engine.state import Progress
 
 RunState = Literal["running", "valid", "invalid", "no_factors", "not_ready", "unscored", "failed"]
@@ -22,25 +22,26 @@ STATES: tuple[RunState, ...] = get_args(RunState)
 NUMBERS = (
     *("step", "images_seen", "num_images", "loss", "images_per_s", "num_workers"),
     *("train_s", "refit_s", "num_refits"),
-)  # fields of a record that are keys of a row as they are
+)  # fields of a record that are copied to a row unchanged
 
 
 @dataclass(frozen=True)
 class RunRecord:
-    """What a run has to say at one moment.
+    """The state, progress and scores of a run at one moment.
 
     Attributes:
-        state: `running` until the model is scored. Then that of the scores (`valid`, `invalid`, `no_factors` or
-            `not_ready`), `unscored` where the run does not evaluate itself, or `failed` after an error of ours.
-        reason: why there are no numbers: the scores' reason, or the error.
-        step, images_seen, num_images: how far the run is, and its budget.
-        loss: of the first move, the mean since the last report; None for a method without moves.
+        state: `running` until the model is scored. Then the status of the scores (`valid`, `invalid`, `no_factors` or
+            `not_ready`), `unscored` if the run does not evaluate itself, or `failed` after a RaydisError.
+        reason: why there are no scores: the reason that the scores give, or the error.
+        step, images_seen, num_images: the progress of the run, and its budget.
+        loss: mean loss of the first move since the last report; None for a method without moves.
         images_per_s, num_workers, train_s, refit_s, num_refits: see `Progress`.
-        health: what the method counts of its own failures; see `Method.health`.
-        scores: at a rung those of the `search` protocol, at the end those of the configured one.
-        psnr: of the method's reconstructions, in dB; at the end.
+        health: counts of what has gone wrong in the method; see `Method.health`.
+        scores: at a rung those of the `search` protocol, at the end those of the configured protocol.
+        psnr: of the method's reconstructions, in dB; only at the end.
 
-    What a run cannot say is None: a failed one says only why, and one that has not reported yet says nothing.
+    Fields that are not known are None. A failed run has only a state and a reason, and a run that has not reported yet
+    only a state.
     """
 
     state: RunState
@@ -60,7 +61,7 @@ class RunRecord:
 
     @classmethod
     def of(cls, progress: Progress, scores: Scores | None, psnr: float | None) -> Self:
-        """Return the record of a training that goes on, or of one whose model is scored (`progress.finished`)."""
+        """Return the record of a running training, or of a finished one (`progress.finished`) whose model is scored."""
         ended = scores.status if scores else "unscored"
         return cls(
             state=ended if progress.finished else "running",
@@ -81,7 +82,7 @@ class RunRecord:
 
     @classmethod
     def of_failure(cls, error: Exception) -> Self:
-        """Return the last record of a run that ended with an error of ours."""
+        """Return the last record of a run that has failed with an error that restarting it would repeat."""
         return cls(state="failed", reason=f"{type(error).__name__}: {error}")
 
     @property
@@ -94,9 +95,9 @@ class RunRecord:
         return dict(self.scores.values) if self.scores else {}
 
     def to_ray(self) -> dict[str, Any]:
-        """Return a flat row of numbers and text with the same keys for every record, as Ray Tune and TensorBoard ask.
+        """Return a flat dict of numbers and text with the same keys for every record, for Ray Tune and TensorBoard.
 
-        Each score has a column of its own. All of the scores, and `health`, are JSON beside them.
+        Each score has a key of its own. The complete `scores` and `health` are stored as JSON as well.
         """
         values = self.values()
         return {
@@ -112,14 +113,16 @@ class RunRecord:
 
     @classmethod
     def from_ray(cls, row: Mapping[str, Any]) -> Self:
-        """Inverse of `to_ray`. Ray's own keys are left aside; a row of nothing else is of a run yet to report.
+        """Return the record in a dict of `to_ray`, ignoring the keys that Ray has added.
+
+        If there are no other keys, it is the record of a run that has not reported yet.
 
         Raises:
-            MetricError: a state or scores that this raydis does not know.
+            MetricError: this raydis does not know the state or the scores.
         """
         state = row.get("status", "running")
         if state not in STATES:
-            raise MetricError(f"status={state!r} is no state of a run: read it with the raydis that wrote it")
+            raise MetricError(f"status={state!r} is not a state of a run: read it with the raydis that wrote it")
         health, scores = row.get("health"), row.get("scores")
         return cls(
             state=state,

@@ -1,4 +1,8 @@
-"""One run from start to scored checkpoint: what a Tune trial, a Train worker and the command line all iterate."""
+"""Run one training from its start to a scored checkpoint.
+
+`run_session` is a generator of reports. A Ray Train worker and a Ray Tune trial iterate over it, and send each report
+to Ray.
+"""
 
 from __future__ import annotations
 
@@ -24,35 +28,36 @@ from raydis.metrics.telling import Information, label_units
 
 @dataclass(frozen=True)
 class Report:
-    """What a session hands over at one moment; `checkpoint` is a folder that the receiver may move away."""
+    """What a session yields. `checkpoint` is a folder, which the receiver may move or delete."""
 
     progress: Progress  # `finished` once the model is scored
-    scores: Scores | None  # at rungs and at the end, where the run evaluates itself
-    psnr: float | None  # of reconstructions, dB: at the end, where the run trains a first stage
-    checkpoint: Path | None  # on rank 0, when one is due
+    scores: Scores | None  # on rank 0, at rungs and at the end, if the run evaluates itself
+    psnr: float | None  # of reconstructions, dB; on rank 0, at the end, if the run trains a first stage
+    checkpoint: Path | None  # on rank 0, when a checkpoint is due
 
     @property
     def record(self) -> RunRecord:
-        """What the run tells everybody else."""
+        """The record of the run at this moment, for Ray, tables and the terminal."""
         return RunRecord.of(self.progress, self.scores, self.psnr)
 
 
 def run_session(training: Training, workdir: Path, *, parent: dict[str, str] | None = None) -> Iterator[Report]:
     """Train, write checkpoints below `workdir` when they are due, and score the model at rungs and at the end.
 
-    The end is two reports: a checkpoint of the whole budget, and then, in its place, the same with scores. Whatever
-    ends the scoring loses no training: a run that resumes from the first of them is scored without a step.
+    The last two reports follow the last step. The first has a checkpoint without scores, the second the same checkpoint
+    with scores. If the scoring is interrupted, no training is lost: a run that resumes from the first checkpoint is
+    scored without another step.
 
     Args:
         training: a fresh or resumed state.
         workdir: an existing folder that this session may fill.
-        parent: the sweep and trial that this run belongs to, kept in the manifest.
+        parent: the sweep and trial that this run belongs to, which the manifest records.
 
     Raises:
-        MetricError: data that the wanted protocol cannot score, before the first step.
-        FitError: see `fit`, and `check_finite` before each checkpoint.
+        MetricError: the configured protocol cannot score these data. This is raised before the first step.
+        FitError: see `fit`, and `check_finite`, which is called before each checkpoint.
     """
-    check_scorable(training.dataset, training.config.evaluation)  # on every rank: none waits for one that has stopped
+    check_scorable(training.dataset, training.config.evaluation)  # on every rank, so that all ranks stop together
     for progress in fit(training):
         scores, folder = None, None
         if progress.checkpoint_due or progress.rung_due:
@@ -66,7 +71,7 @@ def run_session(training: Training, workdir: Path, *, parent: dict[str, str] | N
             training.workers.wait()
         yield Report(replace(progress, finished=False), scores, None, folder)
     if (progress := training.unscored) is not None:
-        check_finite(training)  # again, for a run that resumed here: its checkpoint may be of an earlier raydis
+        check_finite(training)  # again, because a run may resume here from a checkpoint of an older raydis
         scores, psnr, folder = None, None, None
         if training.workers.rank == 0:
             scores = _score(training, progress)
@@ -89,7 +94,7 @@ def run_session(training: Training, workdir: Path, *, parent: dict[str, str] | N
 
 
 def _score(training: Training, progress: Progress, protocol: Protocol | None = None) -> Scores | None:
-    """Scores of the averaged method as it is now, which the learning curve keeps."""
+    """Score the averaged method as it is now, and add the scores to the learning curve."""
     evaluation = training.config.evaluation
     scores = evaluate(
         training.average,
@@ -98,7 +103,7 @@ def _score(training: Training, progress: Progress, protocol: Protocol | None = N
         evaluation,
         protocol=protocol,
         num_jobs=num_threads(training.config.compute.num_cpus),
-        num_draws=NUM_DRAWS if protocol is None else 1,  # nothing is decided by a rung, so its spread is not paid for
+        num_draws=NUM_DRAWS if protocol is None else 1,  # the scores at a rung decide nothing and need no spread
     )
     if scores is not None:
         point = {"images_seen": progress.images_seen, "train_s": progress.train_s}
@@ -117,7 +122,10 @@ def _write(
     information: Information | None = None,
     diagnosis: dict[str, Any] | None = None,
 ) -> Path:
-    """A checkpoint of the averaged method, as `calibrated` has left it, and of what is known of the finished one."""
+    """Write a checkpoint of the averaged method, after `calibrated`, and return its folder.
+
+    The scores and measurements of a finished run are added to its metrics.
+    """
     dataset = training.dataset
     folder = workdir / f"checkpoint-{progress.images_seen:012d}"
     write_checkpoint(
@@ -145,7 +153,7 @@ def _write(
 
 
 def _information(training: Training) -> Information | None:
-    """What the units tell; None without units, factors or evaluation."""
+    """Measure what the units tell about the factors; None without units, factors or evaluation."""
     method, evaluation = training.average, training.config.evaluation
     if not isinstance(method, UnitMethod) or evaluation.protocol == "none":
         return None
@@ -153,7 +161,7 @@ def _information(training: Training) -> Information | None:
 
 
 def _diagnosis(training: Training, information: Information | None) -> dict[str, Any] | None:
-    """What the method measures of itself on the images that the `search` protocol looks at; None without evaluation."""
+    """Let the method diagnose itself on the images that the `search` protocol scores; None without evaluation."""
     method, dataset, evaluation = training.average, training.dataset, training.config.evaluation
     if not isinstance(method, UnitMethod) or evaluation.protocol == "none":
         return None

@@ -1,4 +1,8 @@
-"""Everything that changes while a run trains, on one worker, and how it is written down and restored."""
+"""The state of a run on one worker: the method, its moving average, optimisers and counters.
+
+`Training` creates this state, refits the method between steps, and writes the state to a checkpoint and restores it.
+The training step itself is in `step.py`.
+"""
 
 from __future__ import annotations
 
@@ -32,20 +36,21 @@ from raydis.methods.contract import Method, Move
 log = logging.getLogger(__name__)
 
 CALIBRATION_IMAGES = 4096
-START_PARTS = 8  # of `images_at_once`: 4096 images up to 64 px, fewer of larger ones, which one float tensor holds
+START_PARTS = 8  # times `images_at_once`: 4096 images up to 64 px, fewer of larger ones, so that one tensor holds them
 
 
 @dataclass(frozen=True)
 class Progress:
-    """One report of a running fit.
+    """One report of the training loop.
 
     Attributes:
-        losses: means over the steps since the last report; `loss` is what the first move descends.
-        images_per_s: of all workers.
-        train_s: time of the run so far, without evaluation and checkpoints.
-        refit_s: the part of it that refits took.
-        health: what the method counts of its own failures; see `Method.health`.
-        checkpoint_due, rung_due: whether a checkpoint or a rung of the learning curve was passed since the last report.
+        losses: means over the steps since the last report; `loss` is what the first move minimises.
+        images_per_s: of all workers together.
+        train_s: training time of the run so far, without evaluation and checkpoints.
+        refit_s: the part of `train_s` that refits took.
+        health: counts of what has gone wrong in the method; see `Method.health`.
+        checkpoint_due, rung_due: whether a checkpoint, or a rung of the learning curve, has become due since the last
+            report.
     """
 
     step: int
@@ -72,13 +77,13 @@ class Training:
     """The state of a run: a method, its moving average, its optimisers, and how far it has come.
 
     Args:
-        config: the run.
-        dataset: images; labels are never touched.
+        config: the configuration of the run.
+        dataset: the images. Training never reads their factors.
         device: where this worker computes.
-        workers: this worker's place among those of the run.
+        workers: the workers of the run, and this worker's rank; None for a single worker.
 
     Raises:
-        ResourceError: `config.compute.compile` asks for what the device cannot do; before any work on the data.
+        ResourceError: the device does not support `config.compute.compile`. This is raised before the data are read.
     """
 
     def __init__(
@@ -107,28 +112,28 @@ class Training:
             generator = torch.Generator(device).manual_seed(seed_of(config.seed, Stream.START))
             self.method.start(self.loader.gather_in_parts(self.sample(num_started, Sample.START)), generator)
         self.workers.broadcast(self.method.state_dict().values())
-        if config.compute.channels_last:  # after the broadcast, which takes contiguous tensors alone
+        if config.compute.channels_last:  # after the broadcast, which needs contiguous tensors
             for move in self.method.moves:
                 for module in move.modules:
                     module.to(memory_format=torch.channels_last)  # type: ignore[reportCallIssue]
         self.average: Method = copy.deepcopy(self.method).eval().requires_grad_(False)
         self.optimizers = {move.name: self._optimizer(move) for move in self.method.moves}
-        # A method in closed form has seen its images when it is started, and no step follows.
+        # A method with a closed form has seen its images after `start`, and no step follows.
         self.step = 0 if self.method.moves else math.ceil(num_started / config.train.batch_size)
         self.num_refits = 0
         self.train_s = self.refit_s = 0.0
-        self.curve: list[dict[str, Any]] = []  # what each rung scored; a checkpoint keeps it
+        self.curve: list[dict[str, Any]] = []  # the scores at each rung, which a checkpoint keeps
         self.resumed = False
         self.unscored: Progress | None = None  # the last report, from the end of the budget until the model is scored
 
     @property
     def images_seen(self) -> int:
-        """Images consumed so far, over all workers."""
+        """Number of images that all workers have trained on so far."""
         return self.step * self.config.train.batch_size
 
     @property
     def spent(self) -> bool:
-        """Whether no step is left of the budget."""
+        """Whether the training budget is used up."""
         return self.images_seen >= self.config.train.num_images or not self.method.moves
 
     def sample(self, count: int, purpose: int) -> np.ndarray:
@@ -140,7 +145,7 @@ class Training:
         rate = train.learning_rate * move.learning_rate_scale
         return torch.optim.AdamW(
             move.weights,
-            # A graph would repeat the number that it was captured with, but reads a tensor anew.
+            # A CUDA graph would always use the number that it was captured with, but reads a tensor at each replay.
             lr=torch.tensor(rate, device=self.device) if captures else rate,
             betas=move.betas,
             weight_decay=train.weight_decay if move.weight_decay is None else move.weight_decay,
@@ -150,9 +155,10 @@ class Training:
 
     @functools.cached_property
     def latents(self) -> Latents | None:
-        """The learned first stage's latents of all images, opened at the first step; None where there is no such stage.
+        """The learned first stage's latents of all images, opened at the first step; None without such a stage.
 
-        The stage comes from its own checkpoint, unless by then a checkpoint of this run was resumed, which contains it.
+        The weights of the stage come from its own checkpoint, unless this run was resumed from a checkpoint of its own,
+        which contains them.
         """
         ours, theirs = self.method.autoencoder, self.average.autoencoder
         if ours is None or theirs is None:
@@ -160,7 +166,7 @@ class Training:
         if not self.step:
             fill_first_stage(ours, self.config)
         latents = open_latents(ours, self.loader)
-        self.workers.wait()  # a node that has not kept them encodes all images
+        self.workers.wait()  # a node whose cache lacks the latents encodes all images, which takes time
         if self.step:
             return latents
         ours.fit_scale(latents.gather(self.sample(CALIBRATION_IMAGES, Sample.START)))
@@ -169,15 +175,15 @@ class Training:
         return latents
 
     def refit(self) -> None:
-        """Refit the method on rank 0 to a sample of the images, and give every worker the same result."""
+        """Refit the method to a sample of the images on rank 0, and broadcast the result to all workers."""
         method, seed = self.method, self.config.seed
-        synchronize(self.device)  # up to a report's steps are queued on a GPU, and their time is not the refit's
+        synchronize(self.device)  # a GPU may still have queued steps, whose time must not count as that of the refit
         started = time.perf_counter()
         if self.workers.rank == 0:
             sample = self.sample(method.refit_samples, Sample.REFIT + self.num_refits)
             generator = torch.Generator(self.device).manual_seed(seed_of(seed, Stream.REFIT, self.num_refits))
             for unit, reason in method.refit(self.loader.gather_in_parts(sample), generator).items():
-                log.warning("refit %d leaves unit %d out: %s", self.num_refits, unit, reason)
+                log.warning("refit %d failed for unit %d: %s", self.num_refits, unit, reason)
         if method.refitted is not None:
             self.workers.broadcast(method.refitted.state_dict().values())
         self.copy_refitted()
@@ -186,15 +192,15 @@ class Training:
         self.refit_s += time.perf_counter() - started
 
     def copy_refitted(self) -> None:
-        """Give the averaged method what refits and hooks have written, which no average follows."""
+        """Copy the state that refits and hooks change to the averaged method, because it is not averaged."""
         if self.method.refitted is not None and self.average.refitted is not None:
             self.average.refitted.load_state_dict(self.method.refitted.state_dict())
 
     def calibrated(self) -> Method:
-        """Return the averaged method, refitted to its own units and measured: what is scored, saved and served."""
+        """Refit the averaged method to its own units, calibrate it, and return it for scoring and saving."""
         average, seed = self.average, self.config.seed
         self.copy_refitted()
-        if self.num_refits:  # it goes on from what fits the weights of this step, which are not the averaged ones
+        if self.num_refits:  # the copied state was fitted to the weights of this step, not to the averaged weights
             images = self.sample(average.refit_samples, Sample.REFIT + self.num_refits - 1)
             generator = torch.Generator(self.device).manual_seed(seed_of(seed, Stream.AVERAGE_REFIT, self.step))
             average.refit(self.loader.gather_in_parts(images), generator)
@@ -202,7 +208,7 @@ class Training:
         return average
 
     def state(self) -> TrainingState:
-        """Return what a checkpoint adds to the averaged weights so that the run can go on exactly."""
+        """Return what a checkpoint stores beside the averaged weights, so that the run can resume exactly."""
         tensors = {f"method.{name}": tensor for name, tensor in self.method.state_dict().items()}
         for move, optimizer in self.optimizers.items():
             for index, moments in optimizer.state_dict()["state"].items():
@@ -220,7 +226,7 @@ class Training:
         )
 
     def resume(self, checkpoint: Checkpoint) -> None:
-        """Continue from a checkpoint of the same configuration and data. Raises CheckpointError for another."""
+        """Restore the state from a checkpoint. Raises CheckpointError if it has another configuration or other data."""
         checkpoint.check_belongs(self.config, data_name=self.dataset.name, data_fingerprint=self.dataset.fingerprint)
         moves = [move.name for move in self.method.moves]
         kept = migrate_training(checkpoint.training(), checkpoint.manifest.format_version, moves)
@@ -237,7 +243,7 @@ class Training:
             optimizer, moments = self.optimizers[move.name], dict[int, dict[str, Tensor]]()
             for name, tensor in _below(f"optimizer.{move.name}.", tensors).items():
                 index, _, moment = name.partition(".")
-                # A fused step walks a weight and its moments side by side, so they need one layout.
+                # The fused optimiser needs the same memory layout for a weight and its moments.
                 like = move.weights[int(index)]
                 value = torch.empty_like(like).copy_(tensor) if tensor.shape == like.shape else tensor
                 moments.setdefault(int(index), {})[moment] = value
@@ -251,11 +257,11 @@ class Training:
 
 
 def synchronize(device: torch.device) -> None:
-    """Let a GPU finish what was launched on it."""
+    """Wait until a GPU has finished all launched work; do nothing on a CPU."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
 
 
 def _below(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The tensors whose names begin with a prefix, without it."""
+    """Return the tensors whose names begin with a prefix, under their names without the prefix."""
     return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}

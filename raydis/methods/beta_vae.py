@@ -52,8 +52,8 @@ class BetaVae(UnitMethod):
 
     def forward(self, batch: Batch, move: str) -> Losses:
         """Return the loss and its two terms, in nats for each image."""
-        mean, log_variance, codes = self.sample_posterior(batch.images, batch.draws["noise"])
-        logits = self.decoder(codes)
+        mean, log_variance, sample = self.sample_posterior(batch.images, batch.draws["noise"])
+        logits = self.decoder(sample)
         terms = {"reconstruction": bernoulli_loss(logits, batch.images), "kl": gaussian_kl(mean, log_variance)}
         return {"loss": terms["reconstruction"] + self.beta * terms["kl"], **terms}
 
@@ -72,7 +72,7 @@ class BetaVae(UnitMethod):
 
     @torch.no_grad()
     def decode(
-        self, codes: Tensor, noise: Tensor | None = None, num_steps: int | None = None, sampler: Sampler | None = None
+        self, codes: Tensor, noise: Tensor | None = None, steps: int | None = None, sampler: Sampler | None = None
     ) -> Tensor:
         """Return the images (B, C, H, W) in [-1, 1] that codes (B, N, 1) decode to: the means of their Bernoullis."""
         return 2.0 * at_least_single(self.decoder(codes.squeeze(-1))).sigmoid() - 1.0

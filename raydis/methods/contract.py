@@ -244,16 +244,16 @@ class UnitMethod(Method):
         return None
 
     @abc.abstractmethod
-    def decode(self, codes: Tensor, noise: Tensor | None, num_steps: int | None, sampler: Sampler | None) -> Tensor:
+    def decode(self, codes: Tensor, noise: Tensor | None, steps: int | None, sampler: Sampler | None) -> Tensor:
         """Draw images (B, C, H, W) in [-1, 1] from codes (B, N, D).
 
         Args:
             codes: as `lift` returns them.
             noise: (B, *noise_shape); None if `noise_shape` is None.
-            num_steps, sampler: None if `max_steps` is None.
+            steps, sampler: None if `max_steps` is None.
         """
 
-    def invert(self, codes: Tensor, images: Tensor, num_steps: int) -> Tensor | None:
+    def invert(self, codes: Tensor, images: Tensor, steps: int) -> Tensor | None:
         """Return the noise (B, *noise_shape) from which images are drawn, given their codes (B, N, D).
 
         Return None if drawing takes no noise.

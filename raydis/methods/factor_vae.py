@@ -4,7 +4,7 @@ B batch, N units.
 
 A discriminator learns to tell samples of the aggregate posterior from samples in which each unit was shuffled over the
 batch separately. Its logits estimate the total correlation, which the VAE (variational autoencoder) minimises. As in
-the paper, the shuffled samples come from a second batch. The discriminator is updated after the VAE, on the codes of
+the paper, the shuffled samples come from a second batch. The discriminator is updated after the VAE, on samples of
 the updated VAE; disentanglement_lib takes both gradients from one forward pass instead.
 """
 
@@ -84,11 +84,11 @@ class FactorVae(BetaVae):
         return self._vae_losses(batch) if move == "vae" else self._discriminator_losses(batch)
 
     def _vae_losses(self, batch: Batch) -> Losses:
-        mean, log_variance, codes = self.sample_posterior(batch.images, batch.draws["noise"])
-        reconstruction = bernoulli_loss(self.decoder(codes), batch.images)
+        mean, log_variance, sample = self.sample_posterior(batch.images, batch.draws["noise"])
+        reconstruction = bernoulli_loss(self.decoder(sample), batch.images)
         kl = gaussian_kl(mean, log_variance)
         constant = {name: weight.detach() for name, weight in self.discriminator.named_parameters()}
-        joint, shuffled = at_least_single(functional_call(self.discriminator, constant, (codes,))).unbind(1)
+        joint, shuffled = at_least_single(functional_call(self.discriminator, constant, (sample,))).unbind(1)
         total_correlation = (joint - shuffled).mean()
         loss = reconstruction + kl + self.gamma * total_correlation
         return {"loss": loss, "reconstruction": reconstruction, "kl": kl, "total_correlation": total_correlation}
@@ -104,6 +104,6 @@ class FactorVae(BetaVae):
         return {"loss": F.cross_entropy(logits, labels)}
 
 
-def shuffle_units(codes: Tensor, keys: Tensor) -> Tensor:
-    """Permute each column of codes (B, N) separately, into the order of its keys (B, N)."""
-    return codes.gather(0, keys.argsort(dim=0))
+def shuffle_units(samples: Tensor, keys: Tensor) -> Tensor:
+    """Permute each column of samples (B, N) separately, into the order of its keys (B, N)."""
+    return samples.gather(0, keys.argsort(dim=0))

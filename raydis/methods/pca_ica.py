@@ -116,7 +116,7 @@ class PcaIca(UnitMethod):
 
     @torch.no_grad()
     def decode(
-        self, codes: Tensor, noise: Tensor | None = None, num_steps: int | None = None, sampler: Sampler | None = None
+        self, codes: Tensor, noise: Tensor | None = None, steps: int | None = None, sampler: Sampler | None = None
     ) -> Tensor:
         """Return the images (B, C, H, W) in [-1, 1] that codes (B, N, 1) decode to."""
         pixels = codes.squeeze(-1) @ self.mixing.T + self.mean

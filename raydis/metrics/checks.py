@@ -1,7 +1,7 @@
-"""What every metric asks of its input: M samples, N codes, F factors.
+"""Checks of the input that all metrics share. M samples, N codes, F factors.
 
-Input that can never be scored raises MetricError. Codes that a failed model produced (NaN, infinity, total
-collapse) are an outcome: the metric returns `status="invalid"`, a reason, and None for each of its numbers.
+Input that can never be scored raises MetricError. Codes of a failed model (NaN, infinity, or all constant) do not: the
+metric returns `status="invalid"`, a reason, and None for each of its numbers.
 """
 
 from __future__ import annotations
@@ -15,15 +15,15 @@ from raydis.errors import MetricError
 
 Status = Literal["valid", "invalid"]
 
-# scikit-learn's trees cast to float32, so a larger value would reach them as infinity.
+# scikit-learn's trees convert codes to float32, in which a larger value would become infinity.
 LARGEST_CODE = float(np.finfo(np.float32).max)
 
 
 def check_table(codes: ArrayLike, factors: ArrayLike) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
-    """Codes as float64 (M, N) and factors as int64 (M, F), of which at least two vary.
+    """Return codes as float64 (M, N) and factors as int64 (M, F), after checking them.
 
-    A metric of disentanglement says how codes tell factors apart: with one varying factor FactorVAE and DCI would be
-    1 for any codes.
+    At least two factors must vary, because metrics of disentanglement measure how codes separate factors. With a single
+    varying factor, the FactorVAE score and DCI would be 1 for any codes.
 
     Raises:
         MetricError: wrong number of axes, fewer than two rows, no columns, unequal lengths, codes that are not
@@ -48,7 +48,7 @@ def check_table(codes: ArrayLike, factors: ArrayLike) -> tuple[NDArray[np.float6
 
 
 def check_varying(factors: NDArray[np.int64]) -> None:
-    """Raises MetricError where fewer than two columns of (M, F) vary."""
+    """Raise MetricError if fewer than two columns of (M, F) vary."""
     num_varying = len(varying_factors(factors))
     if num_varying < 2:
         raise MetricError(
@@ -58,17 +58,17 @@ def check_varying(factors: NDArray[np.int64]) -> None:
 
 
 def varying_factors(factors: NDArray[np.int64]) -> NDArray[np.intp]:
-    """Columns of (M, F) that hold more than one level."""
+    """Return the columns of (M, F) with more than one level."""
     return np.flatnonzero((factors != factors[0]).any(axis=0))
 
 
 def constant_factors(factors: NDArray[np.int64]) -> tuple[int, ...]:
-    """The other columns of (M, F): metrics leave them out and name them in their result."""
+    """Return the columns of (M, F) with a single level. Metrics leave them out and list them in their result."""
     return tuple(np.flatnonzero((factors == factors[0]).all(axis=0)).tolist())
 
 
 def invalid_reason(codes: NDArray[np.float64]) -> str | None:
-    """Why codes (M, N) cannot be given a score, or None."""
+    """Return why codes (M, N) cannot be scored; None if they can."""
     broken = np.flatnonzero(~(np.abs(codes) <= LARGEST_CODE).all(axis=0))  # NaN compares false
     if len(broken):
         return f"codes {broken.tolist()} of {codes.shape[1]} hold NaN, infinity or values beyond float32"

@@ -1,18 +1,20 @@
-"""DCI: disentanglement, completeness, informativeness. M samples, N codes, F factors.
+"""The metric DCI: disentanglement, completeness and informativeness. M samples, N codes, F factors.
 
-Definition (Eastwood and Williams 2018; the formulas and sizes of disentanglement_lib's dci.py). A classifier a factor
-gives R (N, F), the importance of code i for factor j. With H_b the entropy to base b of a normalised row or column:
+Definition (Eastwood and Williams 2018; formulas and sizes as in disentanglement_lib's dci.py). One classifier for each
+factor predicts it from all codes, which gives R (N, F), the importance of code i for factor j. With H_b the entropy to
+base b of a normalised row or column:
 
-    D_i = 1 - H_F(R_i.), D = sum_i D_i sum_j R_ij / sum R      how far code i serves one factor only
-    C_j = 1 - H_N(R_.j), C = sum_j C_j sum_i R_ij / sum R      how far factor j is served by one code only
+    D_i = 1 - H_F(R_i.), D = sum_i D_i sum_j R_ij / sum R      1 if code i is important for one factor only
+    C_j = 1 - H_N(R_.j), C = sum_j C_j sum_i R_ij / sum R      1 if only one code is important for factor j
     I   = mean accuracy of the classifiers
 
-"DCI" in the tables of DisDiff, EncDiff and DyGA+SD is D of the `reference` estimator with 10,000 and 5,000 samples.
+"DCI" in the tables of DisDiff, EncDiff and DyGA+SD is D of the `reference` estimator with 10,000 training and 5,000
+test samples.
 
-Range: D and C lie in [0, 1], I in (0, 1]. Values depend on estimator and sample size: never compare across either.
-Dead codes have no weight in D. C falls with redundant codes, which is its purpose. Trees follow any one-to-one map of
-a code, so the order in which it holds a factor's levels does not matter; rotating codes into one another does.
-Cost with 10 codes and 57 levels in all, in CPU-seconds: 130 or more (reference), 5 to 15 (hist), below 1 (tree).
+Range: D and C lie in [0, 1], I in (0, 1]. Values depend on the estimator and the sample sizes, so only values with the
+same ones can be compared. Unused codes have no weight in D. Redundant codes lower C, as intended. Trees can follow any
+one-to-one map of a code, so the order of a factor's levels in a code does not matter, but a rotation of codes does.
+Cost with 10 codes and 57 levels in total, in CPU-seconds: 130 or more (reference), 5 to 15 (hist), below 1 (tree).
 """
 
 from __future__ import annotations
@@ -31,12 +33,12 @@ from raydis.metrics.importance import Estimator, FactorFit, fit_factor
 
 @dataclass(frozen=True, eq=False)
 class DciResult:
-    """Outcome of `dci`; without numbers unless `status` is "valid".
+    """The result of `dci`. It has numbers only if `status` is "valid".
 
     Attributes:
-        constant_factors: columns of `factors` that never vary; D, C and I are over the others.
-        informativeness: mean accuracy on the test rows over the factors that vary.
-        importance: R (N, F); the columns of constant factors are 0.
+        constant_factors: columns of `factors` that never vary. D, C and I ignore them.
+        informativeness: mean accuracy on the test rows, over the factors that vary.
+        importance: R (N, F), with 0 in the columns of constant factors.
         per_unit_disentanglement: D_i, (N,).
         per_factor_completeness: C_j, (F,); 0 for constant factors.
     """
@@ -65,17 +67,17 @@ def dci(
     num_test: int = 5_000,
     num_jobs: int = 1,
 ) -> DciResult:
-    """DCI of a table of codes (M, N) and integer factors (M, F).
+    """Compute DCI of a table of codes (M, N) and integer factors (M, F).
 
     Args:
-        rng: source of both draws of rows, independent and with replacement, and of one seed a factor.
+        rng: draws the training and the test rows, independently and with replacement, and one seed per factor.
         estimator: the classifier, see `raydis.metrics.importance`.
-        num_train: rows drawn to fit the classifiers.
-        num_test: rows drawn for `informativeness`. They may repeat training rows, as published.
-        num_jobs: processes that fit factors side by side. The result does not depend on it; 1 starts no process.
+        num_train: number of rows to which the classifiers are fitted.
+        num_test: number of rows for `informativeness`. They may repeat training rows, as published.
+        num_jobs: processes that fit factors in parallel. The result does not depend on it; 1 starts no process.
 
     Returns:
-        Invalid, without numbers, if codes are not finite or all are constant.
+        The result, which is invalid and without numbers if codes are not finite or all are constant.
 
     Raises:
         MetricError: a table that cannot be scored (see `check_table`), or an argument out of range.
@@ -122,7 +124,7 @@ def _fit_factors(
     *,
     num_jobs: int,
 ) -> list[FactorFit]:
-    """One fit a factor, in their order; the longest (most levels) start first, so that no process ends alone."""
+    """Return one fit per factor, in order. The slowest (most levels) start first, so that no process ends alone."""
     train_codes, test_codes = codes[train], codes[test]
 
     def fit(j: int, run: Callable[..., Any]) -> Any:
@@ -135,38 +137,41 @@ def _fit_factors(
     library: Any = stubless
 
     longest_first = np.argsort([-len(np.unique(column)) for column in factors.T], kind="stable")
-    # max_nbytes=None: pickle the few megabytes instead of mapping files, since /dev/shm is small in containers.
+    # max_nbytes=None: pickle the few megabytes instead of sharing them in /dev/shm, which is small in containers.
     parallel = library.Parallel(n_jobs=num_jobs, backend="loky", max_nbytes=None)
     fits: list[FactorFit] = list(parallel(fit(j, library.delayed(fit_factor)) for j in longest_first))
     return [fits[place] for place in np.argsort(longest_first)]
 
 
 def disentanglement(importance: ArrayLike) -> float:
-    """D of an importance matrix (N, F), non-negative: 1 if each code serves one factor, 0 if all serve all alike."""
+    """Return D of a non-negative importance matrix (N, F).
+
+    It is 1 if every code is important for one factor only, and 0 if every code is equally important for all factors.
+    """
     importance = np.asarray(importance, np.float64)
     return _weighted_mean(per_unit_disentanglement(importance), importance.sum(axis=1))
 
 
 def completeness(importance: ArrayLike) -> float:
-    """C of an importance matrix (N, F), non-negative: 1 if each factor is served by one code."""
+    """Return C of a non-negative importance matrix (N, F). It is 1 if one code only is important for each factor."""
     importance = np.asarray(importance, np.float64)
     return _weighted_mean(per_factor_completeness(importance), importance.sum(axis=0))
 
 
 def per_unit_disentanglement(importance: ArrayLike) -> NDArray[np.float64]:
-    """D_i of each row of an importance matrix (N, F): (N,)."""
+    """Return D_i of each row of an importance matrix (N, F): (N,)."""
     return 1.0 - _normalised_entropy(np.asarray(importance, np.float64))
 
 
 def per_factor_completeness(importance: ArrayLike) -> NDArray[np.float64]:
-    """C_j of each column of an importance matrix (N, F): (F,)."""
+    """Return C_j of each column of an importance matrix (N, F): (F,)."""
     return 1.0 - _normalised_entropy(np.asarray(importance, np.float64).T)
 
 
 def _normalised_entropy(rows: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Entropy of each row, normalised to a distribution, to the base of its length; 0 for rows of one entry.
+    """Return the entropy of each row, normalised to a distribution, to the base of its length; 0 for rows of one entry.
 
-    disentanglement_lib's 1e-11 makes a row of zeros uniform: entropy 1.
+    As in disentanglement_lib, 1e-11 is added, which makes a row of zeros uniform, with entropy 1.
     """
     if rows.shape[1] == 1:
         return np.zeros(len(rows))
@@ -176,5 +181,5 @@ def _normalised_entropy(rows: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def _weighted_mean(values: NDArray[np.float64], weights: NDArray[np.float64]) -> float:
-    """Mean by importance; a plain one where nothing has any."""
+    """Return the weighted mean; the plain mean if all weights are 0."""
     return float(np.average(values, weights=weights if weights.sum() > 0 else None))

@@ -1,12 +1,13 @@
-"""The FactorVAE score: M samples, N codes, F factors.
+"""The metric FactorVAE score. M samples, N codes, F factors.
 
-Definition (Kim and Mnih, arXiv 1802.05983; the procedure and sizes of disentanglement_lib's factor_vae.py). In a batch
-of samples that agree in one factor, the code that varies least against its variance over the data names that factor.
-The score is the accuracy of the majority vote that maps each code to a factor.
+Definition (Kim and Mnih, arXiv 1802.05983; procedure and sizes as in disentanglement_lib's factor_vae.py). All samples
+of a batch have the same level of one factor. The code with the smallest variance in the batch, relative to its variance
+over the data, votes for that factor. A majority vote maps each code to a factor, and the score is the accuracy of this
+map on new votes.
 
-Range: 1/F by chance to 1. It saturates: any code that is steadier than all others while a factor is fixed wins that
-factor, so entangled codes may reach 1. The pruning threshold is in raw code units: dividing all codes by a constant
-can prune them all. `num_active` tells.
+Range: 1/F (chance) to 1. The score saturates: a code only needs to vary less than all other codes while a factor is
+fixed, so entangled codes may reach 1. The pruning threshold refers to unscaled codes. Dividing all codes by a constant
+may therefore prune them all, which `num_active` shows.
 Cost: below a CPU-second at the published sizes on 480,000 rows of 10 codes (`python -m tests.benchmarks.metrics`).
 """
 
@@ -26,14 +27,14 @@ _CHUNK_ELEMENTS = 1 << 17  # 1 MiB of float64, which stays in the cache
 
 @dataclass(frozen=True, eq=False)
 class FactorVaeResult:
-    """Outcome of `factor_vae`; without numbers unless `status` is "valid".
+    """The result of `factor_vae`. It has numbers only if `status` is "valid".
 
     Attributes:
-        constant_factors: columns of `factors` that never vary and so were not drawn.
-        num_active: codes that were not pruned.
-        score: accuracy on fresh votes, the published number.
-        train_accuracy: accuracy on the votes that chose the majority.
-        votes: (F, N), training votes by fixed factor and winning code; pruned codes keep their column, with zeros.
+        constant_factors: columns of `factors` that never vary. They are never the fixed factor.
+        num_active: number of codes that were not pruned.
+        score: accuracy on new votes, which is the published number.
+        train_accuracy: accuracy on the votes that determined the majority.
+        votes: (F, N), training votes by fixed factor and winning code. Pruned codes have columns of zeros.
     """
 
     status: Status
@@ -56,18 +57,19 @@ def factor_vae(
     num_eval: int = 5_000,
     prune_threshold: float = 0.05,
 ) -> FactorVaeResult:
-    """FactorVAE score of a table of codes (M, N) and integer factors (M, F), a full grid or any part of one.
+    """Compute the FactorVAE score of a table of codes (M, N) and integer factors (M, F), a full grid or a part of one.
 
     Args:
-        rng: source of all draws, with replacement from the rows given.
-        batch_size: samples a vote.
-        num_variance: samples that give each code's global variance.
-        num_train: votes that map codes to factors.
+        rng: draws all samples, with replacement from the given rows.
+        batch_size: samples per vote.
+        num_variance: samples from which the global variance of each code is estimated.
+        num_train: votes that determine the map from codes to factors.
         num_eval: votes that score the map.
-        prune_threshold: a code with a smaller global standard deviation is left out. A constant code always is.
+        prune_threshold: codes with a smaller global standard deviation are left out. Constant codes always are.
 
     Returns:
-        Invalid, without a score, if codes are not finite or all are pruned (disentanglement_lib scores the latter 0).
+        The result, which is invalid and without a score if codes are not finite or all are pruned.
+        (disentanglement_lib returns 0 in the latter case.)
 
     Raises:
         MetricError: a table that cannot be scored (see `check_table`), or sizes out of range.
@@ -106,7 +108,7 @@ def steadiest_codes(
     variance: NDArray[np.float64],
     active: NDArray[np.bool_],
 ) -> NDArray[np.intp]:
-    """The active code with the least local / global variance in each batch.
+    """Return the active code with the smallest ratio of local to global variance in each batch.
 
     Args:
         codes: (M, N).
@@ -115,7 +117,7 @@ def steadiest_codes(
         active: (N,).
 
     Returns:
-        (num_batches,), indices of codes; the first of equals.
+        (num_batches,), indices of codes. Of equal codes, the first wins.
     """
     winner = np.empty(len(rows), np.intp)
     size = max(1, _CHUNK_ELEMENTS // (rows.shape[1] * codes.shape[1]))
@@ -129,12 +131,12 @@ def steadiest_codes(
 def count_votes(
     fixed: NDArray[np.int64], winner: NDArray[np.intp], *, num_factors: int, num_codes: int
 ) -> NDArray[np.int64]:
-    """Votes (F, N): how often code n won a batch in which factor k was fixed."""
+    """Return votes (F, N): how often code n won a batch in which factor k was fixed."""
     return np.bincount(fixed * num_codes + winner, minlength=num_factors * num_codes).reshape(num_factors, num_codes)
 
 
 def majority_accuracy(train: NDArray[np.int64], evaluation: NDArray[np.int64]) -> tuple[float, float]:
-    """Accuracy on training and evaluation votes (F, N) of mapping each code to the factor it won most often.
+    """Map each code to the factor it won most often; return the accuracy on training and on evaluation votes (F, N).
 
     Tables without a vote score 0, which is disentanglement_lib's value when every code is pruned.
     """

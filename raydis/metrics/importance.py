@@ -1,16 +1,18 @@
-"""How much a classifier of one factor relies on each code: M samples, N codes.
+"""The importance of each code for predicting a factor, which DCI needs. M samples, N codes.
 
-`fit_factor` trains one of three classifiers and reads its importances:
+`fit_factor` trains one of three classifiers and returns its feature importances:
 
-- `reference`: scikit-learn's GradientBoostingClassifier with its defaults, what disentanglement_lib and all published
-  DCI values use. About 2.3 CPU-seconds a level of the factor with 10,000 samples and 10 codes.
-- `hist`: histogram boosting of the same 100 stages of depth 3; importance is the total gain of a code's splits. On
-  synthetic codes from perfect to noise D and C stay within about 0.02 of `reference`, at a tenth of its cost or less.
-  Of exact copies of a code it credits the first alone, where `reference` picks at random: copies cost no completeness.
-- `tree`: one decision tree of depth 10, cheaper still. It roughly keeps the order of models; do not publish it.
+- `reference`: scikit-learn's GradientBoostingClassifier with its defaults, as in disentanglement_lib and all published
+  DCI values. It takes about 2.3 CPU-seconds for each level of the factor with 10,000 samples and 10 codes.
+- `hist`: histogram-based gradient boosting with the same 100 stages of depth 3. The importance is the total gain of a
+  code's splits. On synthetic codes from perfect to noise, D and C differ from `reference` by at most about 0.02, at a
+  tenth of the cost or less. Of exact copies of a code it uses the first only, while `reference` chooses at random, so
+  copies do not lower the completeness.
+- `tree`: one decision tree of depth 10, which is even cheaper. It roughly keeps the order of models, but its values
+  should not be published.
 
-Split counts, and forests that see a random part of the codes at each split, were measured and rejected: they credit
-pure noise, and a perfect representation scores 0.2 to 0.7.
+We measured and rejected two alternatives: split counts, and forests that see a random part of the codes at each split.
+They give importance to pure noise, and a perfect representation scores 0.2 to 0.7.
 """
 
 from __future__ import annotations
@@ -29,7 +31,7 @@ Estimator = Literal["reference", "hist", "tree"]
 
 @dataclass(frozen=True, eq=False)
 class FactorFit:
-    """Importance of each code (N,), non-negative with sum 1 (or all 0), and the accuracy on the test set."""
+    """The importance of each code (N,), non-negative with sum 1 (or all 0), and the accuracy on the test set."""
 
     importance: NDArray[np.float64]
     accuracy: float
@@ -42,23 +44,23 @@ def fit_factor(
     *,
     seed: int,
 ) -> FactorFit:
-    """Predict one factor from all codes.
+    """Fit a classifier that predicts one factor from all codes.
 
     Args:
         train, test: codes (M, N) and levels (M,).
-        seed: decides between equally good splits.
+        seed: of the choice between equally good splits.
 
     Returns:
-        The fit. A training set of one level is predicted by that level, with importance 0 everywhere.
+        The fit. If the training set has a single level, it is predicted always, and all importances are 0.
 
     Raises:
-        MetricError: unknown estimator, or scikit-learn hides the split gains that `hist` reads.
+        MetricError: an unknown estimator, or a version of scikit-learn without the split gains that `hist` needs.
     """
     codes, levels = train
     if (levels == levels[0]).all():
         return FactorFit(np.zeros(len(codes[0])), float((test[1] == levels[0]).mean()))
-    # OpenMP sums in an order that depends on its thread count: with one thread results are equal wherever they are
-    # computed, and processes do not fight over cores.
+    # The order in which OpenMP sums depends on the number of threads. With one thread, results are equal on every
+    # machine, and processes do not compete for cores.
     with threadpool_limits(limits=1):
         model = _classifier(estimator, seed).fit(codes, levels)
         if estimator == "hist":
@@ -69,7 +71,7 @@ def fit_factor(
 
 
 def _classifier(estimator: Estimator, seed: int) -> Any:
-    # A command that fits nothing must not wait for the seconds that these take to import.
+    # These imports take seconds, for which a command that fits nothing should not wait.
     from sklearn.ensemble import (  # pyright: ignore[reportMissingTypeStubs]
         GradientBoostingClassifier,
         HistGradientBoostingClassifier,
@@ -96,7 +98,7 @@ def _classifier(estimator: Estimator, seed: int) -> Any:
 
 
 def _total_gain(model: Any, num_codes: int) -> NDArray[np.float64]:
-    """Gain of all splits of histogram boosting by code, (N,) with sum 1; it offers no public importances."""
+    """Return the total gain of each code's splits, (N,) with sum 1, because histogram boosting has no importances."""
     try:
         nodes = np.concatenate([tree.nodes for stage in model._predictors for tree in stage])
         splits = nodes[nodes["is_leaf"] == 0]
@@ -105,7 +107,7 @@ def _total_gain(model: Any, num_codes: int) -> NDArray[np.float64]:
         import sklearn  # pyright: ignore[reportMissingTypeStubs]
 
         raise MetricError(
-            f"scikit-learn {sklearn.__version__} does not keep split gains where 1.9 does ({error}): "
+            f"scikit-learn {sklearn.__version__} does not store split gains where version 1.9 does ({error}): "
             "use estimator='reference' or 'tree', or install scikit-learn 1.9"
         ) from error
     return gain / max(gain.sum(), np.finfo(np.float64).tiny)

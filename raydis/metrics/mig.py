@@ -1,7 +1,7 @@
-"""Mutual information gap: by how much the best code of a factor beats the second best.
+"""The metric mutual information gap (MIG): how much more the best code tells about a factor than the second best.
 
-M samples, N codes, F factors. Chen et al., arXiv 1802.04942, in the discretised form of disentanglement_lib: each code
-is cut into bins of equal width between its least and its largest value.
+M samples, N codes, F factors. The definition is that of Chen et al., arXiv 1802.04942, in the discretised form of
+disentanglement_lib: each code is divided into bins of equal width between its smallest and its largest value.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ from raydis.metrics.checks import Status, check_table, constant_factors, invalid
 
 @dataclass(frozen=True)
 class MigResult:
-    """What `mig` found; numbers are None unless the status is "valid".
+    """The result of `mig`. Its numbers are None unless the status is "valid".
 
     Attributes:
-        status, reason: "invalid" with its reason where codes cannot be scored.
-        constant_factors: columns of `factors` that never vary, and are left out.
+        status, reason: "invalid" and the reason if the codes cannot be scored.
+        constant_factors: columns of `factors` that never vary. They are left out.
         score: mean gap over the varying factors, in [0, 1].
-        information: (N, F), mutual information of each code and factor, nats; 0 for constant factors.
+        information: (N, F), mutual information of each code and factor in nats; 0 for constant factors.
     """
 
     status: Status
@@ -36,14 +36,18 @@ class MigResult:
 def mig(
     codes: ArrayLike, factors: ArrayLike, *, rng: np.random.Generator, num_samples: int = 10_000, num_bins: int = 20
 ) -> MigResult:
-    """Mutual information gap of codes (M, N) and factors (M, F).
+    """Compute the mutual information gap of codes (M, N) and factors (M, F).
 
-    One outlier squeezes the rest of a code into few bins, and dead codes cost nothing: read it beside DCI.
+    Report it together with DCI: one outlier pushes the other values of a code into a few bins, and unused codes have no
+    effect.
 
     Args:
-        rng: draws the samples, with replacement from the rows given.
-        num_samples: rows drawn.
-        num_bins: bins of a code.
+        rng: draws the samples, with replacement from the given rows.
+        num_samples: number of rows that are drawn.
+        num_bins: number of bins of each code.
+
+    Returns:
+        The result, which is invalid and without numbers if codes are not finite or all are constant.
 
     Raises:
         MetricError: a table that cannot be scored (see `check_table`), fewer than two codes, or sizes out of range.
@@ -71,9 +75,10 @@ def mig(
 
 
 def discretise(code: NDArray[np.float64], num_bins: int) -> NDArray[np.int64]:
-    """Bins of equal width from least to largest value: (M,) -> (M,) in 0..num_bins - 1, as numpy's histogram cuts.
+    """Divide a code into bins of equal width, as numpy.histogram does: (M,) -> (M,) in 0..num_bins - 1.
 
-    A code whose range numbers are too coarse to cut is constant but for rounding: it has one bin.
+    If the range of a code is so small that floating-point numbers cannot divide it, the code is constant up to rounding
+    and has one bin.
     """
     edges: NDArray[np.float64] = np.linspace(float(code.min()), float(code.max()), num_bins + 1)
     if (edges[1:] <= edges[:-1]).any():
@@ -82,7 +87,10 @@ def discretise(code: NDArray[np.float64], num_bins: int) -> NDArray[np.int64]:
 
 
 def mutual_information(a: NDArray[np.integer], b: NDArray[np.integer], num_a: int, num_b: int) -> float:
-    """Mutual information, nats, of two columns (M,) of levels 0..num - 1; of a column with itself: its entropy."""
+    """Return the mutual information, in nats, of two columns (M,) of levels 0..num_a - 1 and 0..num_b - 1.
+
+    That of a column with itself is its entropy.
+    """
     joint = np.bincount(a * num_b + b, minlength=num_a * num_b).reshape(num_a, num_b) / len(a)
     independent = joint.sum(1, keepdims=True) * joint.sum(0, keepdims=True)
     seen = joint > 0

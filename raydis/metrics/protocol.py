@@ -1,17 +1,18 @@
-"""Named evaluation protocols: which images are scored, by which estimator, with how many samples.
+"""The evaluation protocols: which images are scored, with which DCI estimator, and with how many samples.
 
-Two numbers may be compared only if the same protocol and the same estimator made them from the same data:
-`raydis.metrics.scores.comparable` decides that, and every result carries what it needs to know.
+Two numbers can be compared only if they have the same protocol, the same estimator and the same data. Every result
+stores these, and `raydis.metrics.scores.comparable` compares them.
 
-PUBLISHED is the evaluation of DisDiff, EncDiff and DyGA+SD: disentanglement_lib's sizes and gradient boosting, on the
-codes of the whole data set, each unit reduced to its first principal component.
+PUBLISHED is the evaluation of DisDiff, EncDiff and DyGA+SD: the sample sizes and the gradient boosting of
+disentanglement_lib, on the codes of the whole data set, with each unit reduced to its first principal component.
 
-SEARCH ranks trials at the published sizes. It saves by `hist` in place of the reference, and by a product sub-grid: a
-trial encodes at most `max_images` images, and DCI has fewer levels to fit. On 12 synthetic models (noise 0.05 to 0.5,
-pairs of codes rotated by 0 to 25 degrees) D on the 10,000-cell sub-grid of 3D Shapes orders the models as `hist` does
-on all 480,000 cells with Kendall's tau 0.94, at half the cost: a few CPU-seconds with 10 units. A half or a quarter of
-the samples would save another third or half, but tau falls to 0.85 and 0.82, since few samples punish noisy codes; one
-`tree` at full sizes gives 0.82. Values on a sub-grid read higher, by up to 0.13 in D.
+SEARCH ranks the trials of a sweep, with the published sample sizes. It is cheaper because it uses `hist` instead of the
+reference estimator, and a sub-grid of the factors: a trial encodes at most `max_images` images, and DCI has fewer
+levels to fit. For 12 synthetic models (noise 0.05 to 0.5, pairs of codes rotated by 0 to 25 degrees), we compared the
+order by D on the 10,000-cell sub-grid of 3D Shapes with the order by `hist` on all 480,000 cells. Kendall's tau is
+0.94, at half the cost: a few CPU-seconds with 10 units. A half or a quarter of the samples would save another third or
+half of the cost, but tau falls to 0.85 and 0.82, because small samples lower the scores of noisy codes. One `tree` with
+full sizes has 0.82. Values on a sub-grid are higher, by up to 0.13 in D.
 """
 
 from __future__ import annotations
@@ -25,16 +26,16 @@ from raydis.metrics.importance import Estimator
 
 @dataclass(frozen=True)
 class Protocol:
-    """How representations are evaluated.
+    """The settings of an evaluation.
 
-    Every metric draws with replacement from the rows it is given. How many it draws stands in the table of metrics
-    (`raydis.metrics.table`), and `sizes_of` there returns all sizes of a protocol.
+    Every metric draws samples with replacement from the rows that it receives. The table of metrics
+    (`raydis.metrics.table`) holds the numbers of samples, and `sizes_of` there returns all sizes of a protocol.
 
     Attributes:
-        name: what results call it.
-        estimator: DCI's classifier unless the caller says otherwise.
-        whole_data_set: codes are to be those of every image; otherwise those of a fixed `search_subgrid`.
-        overrides: sizes other than those of the table, by metric and argument, as in `{"dci": {"num_train": 500}}`.
+        name: the name of the protocol in results.
+        estimator: the default classifier of DCI.
+        whole_data_set: whether all images are encoded and scored; otherwise those of a fixed `search_subgrid`.
+        overrides: sizes that replace those of the table, by metric and argument, as in `{"dci": {"num_train": 500}}`.
     """
 
     name: Literal["published", "search"]

@@ -1,4 +1,4 @@
-"""From codes to the scalars that metrics read: M samples, N units, D unit width."""
+"""Reduce the vectors of latent units to scalars, which the metrics need. M samples, N units, D unit width."""
 
 from __future__ import annotations
 
@@ -9,24 +9,27 @@ from numpy.typing import ArrayLike, NDArray
 
 from raydis.errors import MetricError
 
-_BLOCK_ELEMENTS = 1 << 21  # 16 MiB of float64: the only full-precision copy of the codes
+_BLOCK_ELEMENTS = 1 << 21  # 16 MiB in float64; only one block at a time is converted to float64
 
 
 def per_unit_pca(codes: ArrayLike) -> NDArray[np.float64]:
-    """First principal component of each unit, fitted on all rows given; no scaling (arXiv 2301.13721, 2410.23820).
+    """Return the first principal component of each unit, fitted to all given rows without scaling.
 
-    The published evaluations of DisDiff and DyGA+SD run scikit-learn's PCA unit by unit over the whole encoded data
-    set. Here all units share one pass for the means, one for the covariances and one batched eigendecomposition.
+    DisDiff (arXiv 2301.13721) and DyGA+SD (arXiv 2410.23820) evaluate their codes in this way.
+
+    Their published evaluations run scikit-learn's principal component analysis (PCA) unit by unit over the whole
+    encoded data set. Here all units share one pass for the means, one for the covariances, and one batched
+    eigendecomposition.
 
     Args:
-        codes: (M, N, D), or (M, N) where units are scalars, which are only centred.
+        codes: (M, N, D), or (M, N) if units are scalars, which are only centred.
 
     Returns:
-        (M, N), each column of mean zero. The sign makes the loading of largest magnitude positive. A constant unit
-        gives zeros; a unit that holds NaN or infinity gives NaN, which the metrics report.
+        (M, N), each column with mean zero. Signs are chosen so that the loading of largest magnitude is positive. A
+        constant unit gives zeros. A unit with NaN or infinity gives NaN, which the metrics report.
 
     Raises:
-        MetricError: codes are not real numbers, have no rows, or neither two nor three axes.
+        MetricError: codes that are not real numbers, have no rows, or have neither two nor three axes.
     """
     codes = np.asarray(codes)
     if codes.ndim not in (2, 3) or 0 in codes.shape or codes.dtype.kind not in "fiub":
@@ -34,7 +37,7 @@ def per_unit_pca(codes: ArrayLike) -> NDArray[np.float64]:
     if codes.ndim == 2:
         codes = codes[:, :, None]
     num_samples, num_units, dim = codes.shape
-    with np.errstate(invalid="ignore", over="ignore"):  # non-finite units come out as NaN, see above
+    with np.errstate(invalid="ignore", over="ignore"):  # non-finite units become NaN, see above
         zero = np.zeros((num_units, dim))
         mean = sum((block.sum(axis=0) for _, block in _blocks(codes, zero)), start=zero) / num_samples
         mean[~np.isfinite(mean)] = np.nan
@@ -46,7 +49,7 @@ def per_unit_pca(codes: ArrayLike) -> NDArray[np.float64]:
 
 
 def _first_axes(codes: NDArray[np.number], mean: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Unit vectors (N, D) along which the units of codes (M, N, D) vary most."""
+    """Return the unit vectors (N, D) along which the units of codes (M, N, D) vary most."""
     scatter = np.zeros((*mean.shape, mean.shape[1]))  # (N, D, D)
     for _, block in _blocks(codes, mean):
         scatter += block.transpose(1, 2, 0) @ block.transpose(1, 0, 2)
@@ -60,7 +63,7 @@ def _first_axes(codes: NDArray[np.number], mean: NDArray[np.float64]) -> NDArray
 
 
 def _blocks(codes: NDArray[np.number], mean: NDArray[np.float64]) -> Iterator[tuple[slice, NDArray[np.float64]]]:
-    """Runs of rows in float64, taken from row 0 plus `mean`: so the columns of a constant unit are exact zeros."""
+    """Yield blocks of rows in float64, minus row 0 and minus `mean`, so that a constant unit gives exact zeros."""
     size = max(1, _BLOCK_ELEMENTS // codes[0].size)
     origin = codes[0].astype(np.float64)
     for start in range(0, len(codes), size):

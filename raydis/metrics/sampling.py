@@ -1,4 +1,4 @@
-"""Draws from a table of factors by look-up: M samples, F factors."""
+"""Draw batches in which one factor is fixed, for the FactorVAE score. M samples, F factors."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from numpy.typing import NDArray
 
 @dataclass(frozen=True, eq=False)
 class LevelIndex:
-    """Which rows hold each level of each factor.
+    """An index of the rows that hold each level of each factor.
 
     Attributes:
-        level: (F, M), level of a row counted from 0 among those present.
+        level: (F, M), level of each row, counted from 0 among the levels that occur.
         order: (F, M), rows sorted by level.
-        start, count: (F, largest number of levels), where the rows of a level begin in `order`, and how many they are.
+        start, count: (F, largest number of levels), first position of a level's rows in `order`, and their number.
     """
 
     level: NDArray[np.int32]
@@ -47,11 +47,11 @@ class LevelIndex:
     def draw_fixed_factor(
         self, rng: np.random.Generator, *, num_batches: int, batch_size: int
     ) -> tuple[NDArray[np.int64], NDArray[np.int32]]:
-        """Batches of rows that agree in one factor and are otherwise random.
+        """Draw batches of rows in which one factor is fixed and the others are random.
 
-        Each batch picks a varying factor uniformly, the level that a uniform row holds, and `batch_size` rows
-        uniformly, with replacement, among those of that level. On a full grid of factors this equals
-        disentanglement_lib's draw of factor vectors of which one column is overwritten by its first value.
+        For each batch, this picks a varying factor uniformly, the level of a uniformly drawn row, and `batch_size` rows
+        uniformly, with replacement, among those of that level. On a full grid of factors, this is equivalent to
+        disentanglement_lib's method: draw factor vectors, and overwrite one column by its first value.
 
         Returns:
             The fixed factor of each batch (num_batches,), and the rows (num_batches, batch_size).

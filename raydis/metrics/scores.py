@@ -1,4 +1,4 @@
-"""What an evaluation found: the numbers of all metrics, and all that decides whether another evaluation compares."""
+"""The result of an evaluation: the numbers of all metrics, and the settings by which results can be compared."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from raydis.metrics.table import sizes_of
 
 ScoreStatus = Literal["valid", "invalid", "not_ready", "no_factors"]
 
-# In checkpoints written before the table of metrics, each number was a field of its own.
+# Older checkpoints, from before the table of metrics, store each number as a field of its own.
 FORMER_NUMBERS = ("factor_vae", "dci_disentanglement", "dci_completeness", "dci_informativeness", "mig")
 FORMER_DETAILS = ("num_active_units", "importance")
 FORMER_SIZES = {
@@ -30,24 +30,25 @@ FORMER_SIZES = {
 
 @dataclass(frozen=True)
 class Scores:
-    """What an evaluation found. JSON-able.
+    """The result of an evaluation. `to_dict` makes it ready for JSON.
 
     Attributes:
-        protocol: its name.
+        protocol: name of the protocol.
         sizes: sample sizes of every metric that was computed, by metric and argument.
         estimator: DCI's classifier.
-        seed: of every draw.
-        num_images: rows of codes that were scored.
-        data_fingerprint: identifies data set and sub-grid, as the caller names them.
-        status: only "valid" scores have numbers, and only they are ranked. "invalid" is for codes that cannot be
-            scored, "not_ready" for a method whose units are not open yet, "no_factors" for data sets without labels.
+        seed: of every metric.
+        num_images: number of rows of codes that were scored.
+        data_fingerprint: identifies the data set and the sub-grid; given by the caller.
+        status: only "valid" scores have numbers, and only they are ranked. "invalid" means that the codes cannot be
+            scored, "not_ready" that the method's units cannot be scored yet, and "no_factors" that the data set has no
+            factors.
         reason: why there are no numbers, else None.
         values: the numbers of all metrics by name (see `raydis.metrics.table`).
-        details: what metrics give beside numbers, as plain numbers and lists: `num_active_units`, units that FactorVAE
+        details: additional results, as plain numbers and lists: `num_active_units`, the number of units that FactorVAE
             did not prune, and `importance`, DCI's matrix of N rows with F numbers each.
-        num_draws: draws of each metric; the numbers are those of the first.
-        spread: standard deviation over the draws (divisor num_draws - 1) of each number. None where it is unknown: of
-            scores without numbers, of a single draw, or where a draw pruned all units.
+        num_draws: how often each metric was computed, with different random samples. `values` are from the first time.
+        spread: standard deviation of each number over these draws (divisor num_draws - 1). None if it is unknown:
+            for scores without numbers, a single draw, or if a draw pruned all units.
     """
 
     protocol: str
@@ -69,7 +70,7 @@ class Scores:
 
     @classmethod
     def from_dict(cls, found: dict[str, Any]) -> Self:
-        """Restore what `to_dict` returned, today or before there was a table of metrics.
+        """Restore scores from the result of `to_dict`, also from versions before the table of metrics.
 
         Raises:
             MetricError: a field is missing or unknown.
@@ -108,7 +109,7 @@ def unscored(
     estimator: Estimator | None = None,
     seed: int = 0,
 ) -> Scores:
-    """Return scores without numbers: of data without factors, of a run that failed or is not ready to be scored."""
+    """Return scores without numbers, for data without factors, or a run that failed or cannot be scored yet."""
     return Scores(
         protocol=protocol.name,
         sizes=sizes_of(protocol),
@@ -122,16 +123,17 @@ def unscored(
 
 
 def comparable(a: Scores, b: Scores) -> bool:
-    """Return whether numbers of `a` and `b` mean the same: equal protocol, sizes, estimator, images and fingerprint.
+    """Return whether `a` and `b` have the same protocol, sizes, estimator, number of images and data fingerprint.
 
-    Only the sizes of metrics that both have count: a metric that was added between the two says nothing about the
-    others. Seeds may differ, since they only move the draws. Validity is another question: look at `status`.
+    Only sizes of metrics that both contain are compared, because a metric that was added later does not affect the
+    others. Seeds may differ, because they only change the random samples. Whether scores are valid is not checked; see
+    `status`.
     """
     return not differences(a, b)
 
 
 def differences(a: Scores, b: Scores) -> list[str]:
-    """Return what keeps two scores from being compared, each as `NAME is A, not B`; empty where they compare."""
+    """Return the differences that make two scores incomparable, each as `NAME is A, not B`; empty if there are none."""
     names = ("protocol", "estimator", "num_images", "data_fingerprint")
     pairs: dict[str, tuple[Any, Any]] = {name: (getattr(a, name), getattr(b, name)) for name in names}
     for metric in a.sizes:

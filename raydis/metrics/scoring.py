@@ -1,11 +1,14 @@
-"""From a table of codes and factors to scores. M samples, N units, D unit width, F factors.
+"""Score a representation: compute all metrics from a table of codes and factors.
 
-Every number is one draw, as published: that of the configured seed. NUM_DRAWS - 1 more draws, with seeds of their own,
-show how far chance in the draws moves it: `spread` is the standard deviation over all of them. Chance in the training
-is not part of it; only training with several seeds shows that. Scoring costs about what DCI costs, times the number of
-draws. With the quickstart's 12 units and 21 levels that is 6.5 CPU-seconds instead of 2.5 with `hist`, at the end of a
-trial of 200 seconds, and 90 instead of 30 with `reference`, shared between `num_jobs` processes. Two draws would often
-agree by chance and show no spread.
+M samples, N units, D unit width, F factors.
+
+A metric depends on random samples of the table. As in published results, each number comes from one draw of these
+samples, with the configured seed. NUM_DRAWS - 1 further draws with other seeds show how much the samples matter: the
+`spread` of a number is its standard deviation over all draws. It does not contain the randomness of training, which
+only several training runs can show. The cost is about that of DCI times the number of draws. For the quickstart (12
+units, 21 levels) it is 6.5 CPU-seconds instead of 2.5 with `hist`, at the end of a trial of 200 seconds, and 90 instead
+of 30 with `reference`, shared between `num_jobs` processes. Two draws would not be enough, because they often agree by
+chance.
 """
 
 from __future__ import annotations
@@ -31,12 +34,12 @@ NUM_DRAWS = 3
 
 @dataclass(frozen=True)
 class Outcome:
-    """What one metric found.
+    """The result of one metric.
 
     Attributes:
-        status, reason: "invalid" with its reason where codes cannot be scored.
+        status, reason: "invalid" and the reason if the codes cannot be scored.
         values: its numbers by name; empty unless the status is "valid".
-        details: what scores keep beside them, as plain numbers and lists.
+        details: additional results, as plain numbers and lists; see `Scores.details`.
     """
 
     status: Status
@@ -52,11 +55,11 @@ def measure(
 
     Args:
         name: key in METRICS.
-        codes: (M, N), one scalar a unit.
+        codes: (M, N), one scalar per unit.
         factors: (M, F), integers.
         protocol: sample sizes and estimator.
-        seed: of the metric's own generator.
-        num_jobs: processes for metrics that can use several; changes no number.
+        seed: of the generator for this metric.
+        num_jobs: processes for metrics that can use several. It does not change any number.
 
     Returns:
         The metric's numbers; an invalid outcome without numbers if the metric cannot score the codes, or if one of its
@@ -95,27 +98,27 @@ def score(
     num_draws: int = NUM_DRAWS,
     num_jobs: int = 1,
 ) -> Scores:
-    """Compute every metric of a representation, and how far chance in the draws moves each number.
+    """Compute all metrics of a representation, and the spread of each number over several draws.
 
-    Each metric draws from a fresh generator of the same seed, so no number depends on which other metrics there are.
+    Each metric uses a new generator with the same seed, so that no number depends on the other metrics.
 
     Args:
-        codes: (M, N), or (M, N, D) of which each unit is first reduced to one component.
+        codes: (M, N), or (M, N, D), of which each unit is first reduced to its first principal component.
         factors: (M, F), integers.
         protocol: sample sizes.
-        data_fingerprint: name of the data set and of the rows that are scored.
-        estimator: DCI's classifier; None takes the protocol's. A published protocol with another one than
-            `reference` keeps that one's name and compares with no `reference` value.
-        seed: of the draw that gives the numbers; the same for every model of a study.
-        num_draws: draws of every metric; those after the first have seeds derived from `seed` and only give `spread`.
-        num_jobs: processes for DCI's fits; changes no number.
+        data_fingerprint: identifies the data set and the rows that are scored.
+        estimator: DCI's classifier; None takes the protocol's. With another estimator than `reference`, the scores
+            of the published protocol name it, and cannot be compared with those of `reference`.
+        seed: of the draw that gives the numbers. Use the same for every model of a study.
+        num_draws: draws of every metric. All after the first have seeds derived from `seed`, and only give `spread`.
+        num_jobs: processes for DCI's fits. It does not change any number.
 
     Returns:
         Valid scores, or invalid ones without numbers if a metric finds the codes invalid: they are not finite, have
         collapsed, or all lie below FactorVAE's `prune_threshold`.
 
     Raises:
-        MetricError: a table that cannot be scored, or no draw.
+        MetricError: a table that cannot be scored, or num_draws below 1.
     """
     if num_draws < 1:
         raise MetricError(f"{num_draws=} must be at least 1: the first draw gives the numbers")
@@ -146,17 +149,17 @@ def score(
 
 
 def derived_seed(seed: int, stream: str) -> int:
-    """Return the seed of a named stream, whose draws have nothing in common with those of `seed` or another stream."""
+    """Return the seed of a named stream of random numbers, independent of those of `seed` and of other streams."""
     return int(np.random.SeedSequence([seed, *stream.encode()]).generate_state(1)[0])
 
 
 def _draw(scalars: NDArray[np.float64], factors: ArrayLike, *, protocol: Protocol, seed: int, num_jobs: int) -> Outcome:
-    """Return one draw of every metric, of one scalar a unit (M, N): all numbers, or the first reason why not."""
+    """Compute every metric once, from one scalar per unit (M, N). Return all numbers, or the first invalid outcome."""
     values: dict[str, float] = {}
     details: dict[str, Any] = {}
     for name in METRICS:
         outcome = measure(name, scalars, factors, protocol=protocol, seed=seed, num_jobs=num_jobs)
-        # A representation that one metric cannot score is invalid as a whole, so that scores have all numbers or none.
+        # If one metric cannot score a representation, it is invalid as a whole: scores have all numbers or none.
         if outcome.status != "valid":
             return outcome
         values |= outcome.values
@@ -165,7 +168,7 @@ def _draw(scalars: NDArray[np.float64], factors: ArrayLike, *, protocol: Protoco
 
 
 def _spread(draws: Sequence[Outcome]) -> dict[str, float] | None:
-    """Return the standard deviation of each number over the draws; None if it is one draw or one has no numbers."""
+    """Return the standard deviation of each number over the draws; None for one draw, or if a draw has no numbers."""
     if len(draws) < 2 or any(drawn.status != "valid" for drawn in draws):
         return None
     return {name: float(np.std([drawn.values[name] for drawn in draws], ddof=1)) for name in draws[0].values}

@@ -1,9 +1,9 @@
-"""What "best" means: the one definition that progress, summary, promotion and printed results read.
+"""The standing: a single number, computed from the objectives of a sweep, by which trials and versions are ranked.
 
-An objective is a number of a metric and the direction in which it is better. The objectives of a sweep alone decide a
-trial's standing, and a model version's: the mean of the numbers, each scaled from its range to [0, 1] and turned so
-that higher is better (v becomes 1 - v where lower is better). The trial of highest standing is always on the Pareto
-front.
+An objective is a number of a metric and the direction in which it is better. The standing of a trial or of a model
+version is the mean of its objectives, each scaled from its range to [0, 1] and oriented so that higher is better (v
+becomes 1 - v if lower is better). Progress, summary, promotion and printed results all use it. The trial with the
+highest standing is always on the Pareto front.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ K = TypeVar("K")
 class Objective(Model):
     """A number of a metric and the direction in which it is better."""
 
-    metric: str = Field(description="Name of the number, as the table in raydis/metrics/README.md lists them.")
+    metric: str = Field(description="Name of a metric's number, as listed in raydis/metrics/README.md.")
     direction: Direction = Field(
         default=None,  # pyright: ignore[reportArgumentType]  (the validator replaces it)
         validate_default=True,
-        description="Whether larger or smaller is better; if it is not given, the number's own direction.",
+        description="`max` if larger values are better, `min` if smaller ones are; default: the number's own.",
     )
 
     @field_validator("metric")
@@ -42,11 +42,13 @@ class Objective(Model):
     @field_validator("direction", mode="before")
     @classmethod
     def _own(cls, direction: Any, info: ValidationInfo) -> Any:
+        if direction is not None:
+            return direction
         known = numbers().get(info.data.get("metric", ""))
-        return known.direction if known and direction is None else direction
+        return known.direction if known else "max"  # an unknown metric is a problem of its own: one is enough
 
     def oriented(self, value: float) -> float:
-        """Scale a value from the number's range to [0, 1], and turn it so that higher is better."""
+        """Scale a value from the number's range to [0, 1], and orient it so that higher is better."""
         number = number_named(self.metric)
         share = (value - number.low) / (number.high - number.low)
         return share if self.direction == "max" else 1.0 - share
@@ -56,14 +58,14 @@ DEFAULT_OBJECTIVES = (Objective(metric="dci_disentanglement"), Objective(metric=
 
 
 def standing(values: Mapping[str, Any], objectives: Sequence[Objective]) -> float | None:
-    """Return the number that ranks trials and versions, in [0, 1]; higher is better.
+    """Return the standing of a trial or version, in [0, 1]. Higher is better.
 
     Args:
-        values: metrics by name.
-        objectives: what counts, at least one.
+        values: numbers of metrics by name.
+        objectives: at least one.
 
     Returns:
-        The mean of the oriented numbers; None where one of them has no finite value (`missing` says which).
+        The mean of the oriented numbers; None if one of them has no finite value (`missing` returns its name).
     """
     if missing(values, objectives):
         return None
@@ -71,11 +73,11 @@ def standing(values: Mapping[str, Any], objectives: Sequence[Objective]) -> floa
 
 
 def best_of(candidates: Mapping[K, Mapping[str, Any]], objectives: Sequence[Objective]) -> K | None:
-    """Return the candidate of highest standing, the first of equals; None where none has a standing.
+    """Return the candidate with the highest standing, the first of equals; None if no candidate has one.
 
     Args:
-        candidates: the metrics of each by name.
-        objectives: what counts, at least one.
+        candidates: for each candidate, the numbers of metrics by name.
+        objectives: at least one.
     """
     standings = {key: standing(values, objectives) for key, values in candidates.items()}
     known = {key: value for key, value in standings.items() if value is not None}
@@ -83,14 +85,14 @@ def best_of(candidates: Mapping[K, Mapping[str, Any]], objectives: Sequence[Obje
 
 
 def standing_spread(spread: Mapping[str, float] | None, objectives: Sequence[Objective]) -> float | None:
-    """Return an upper bound of a standing's standard deviation; None where that of a metric is unknown.
+    """Return an upper bound of a standing's standard deviation; None if that of an objective is unknown.
 
-    It is the mean of the metrics' own. Metrics of the same draw may move together (DCI's three always do), and the
-    standard deviation of a mean is largest, and equal to this, where they do so fully.
+    The bound is the mean of the objectives' standard deviations. Metrics of the same draw may be correlated (DCI's
+    three numbers always are), and the standard deviation of the mean reaches the bound if the correlation is perfect.
 
     Args:
-        spread: standard deviation of each metric by name; None where none is known.
-        objectives: what counts, at least one.
+        spread: standard deviations by name of the number; None if none is known.
+        objectives: at least one.
     """
     if missing(spread or {}, objectives):
         return None
@@ -100,7 +102,7 @@ def standing_spread(spread: Mapping[str, float] | None, objectives: Sequence[Obj
 
 
 def missing(values: Mapping[str, Any], objectives: Sequence[Objective]) -> str:
-    """Return the first metric without a finite value as `NAME is VALUE`; empty where all have one."""
+    """Return the first objective without a finite value as `NAME is VALUE`; empty if all have one."""
     for goal in objectives:
         value = values.get(goal.metric)
         if not isinstance(value, int | float) or not math.isfinite(value):
@@ -109,7 +111,7 @@ def missing(values: Mapping[str, Any], objectives: Sequence[Objective]) -> str:
 
 
 def describe(objectives: Sequence[Objective]) -> str:
-    """Name the standing in words, e.g. `mean of dci_disentanglement and 1 - mig`."""
+    """Describe the standing in words, e.g. `mean of dci_disentanglement and 1 - mig`."""
     names: list[str] = []
     for goal in objectives:
         number = number_named(goal.metric)
@@ -120,5 +122,5 @@ def describe(objectives: Sequence[Objective]) -> str:
 
 
 def with_spread(value: float, spread: float | None) -> str:
-    """Write a number as `0.555 ± 0.012`, or `0.555` where its standard deviation is unknown."""
+    """Write a number as `0.555 ± 0.012`, or as `0.555` if its standard deviation is unknown."""
     return f"{value:.3f}" if spread is None else f"{value:.3f} ± {spread:.3f}"

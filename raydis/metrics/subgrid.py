@@ -1,4 +1,4 @@
-"""The part of a data set that the search protocol scores."""
+"""The sub-grid of a data set's factors that the search protocol encodes and scores."""
 
 from __future__ import annotations
 
@@ -9,23 +9,23 @@ from raydis.errors import MetricError
 
 
 def search_subgrid(sizes: Sequence[int], max_images: int) -> tuple[tuple[int, ...], ...]:
-    """The part of a factor grid that the search protocol scores: levels whose product has at most `max_images` cells.
+    """Choose levels of each factor so that the sub-grid of all their combinations has at most `max_images` cells.
 
-    The factor with most levels left loses one, and of equals the one that has kept the largest part of its own, until
-    the grid fits; so all factors keep about as many levels, at least 2 each. A trial then encodes only these cells.
-    Levels are spread evenly: level floor(i * K / n) of K for each i < n.
+    As long as the sub-grid is too large, the factor with the most levels left loses one (of equals, the factor that has
+    kept the largest fraction of its levels). All factors thus keep a similar number of levels, at least 2 each (or all
+    levels of a factor with fewer). The n kept levels of K are spread evenly: level floor(i * K / n) for each i < n.
 
-    A sub-grid is easier than its grid, since its levels lie further apart: its scores read higher.
+    Scores on a sub-grid are higher than those on the whole grid, because its levels lie further apart.
 
     Args:
         sizes: number of levels of each factor, F of them.
-        max_images: bound of the number of cells.
+        max_images: largest number of cells.
 
     Returns:
-        F ascending tuples of levels, the same for the same arguments.
+        F ascending tuples of levels. The same arguments always give the same levels.
 
     Raises:
-        MetricError: two levels of each factor are already too many.
+        MetricError: even two levels of each factor make too many cells.
     """
     if not sizes or min(sizes) < 1:
         raise MetricError(f"factor sizes {tuple(sizes)} must be positive, and at least one")

@@ -1,11 +1,11 @@
-"""The table of metrics: METRICS lists every metric of codes and factors that raydis computes, once.
+"""The table METRICS of all metrics of codes and factors that raydis computes.
 
-Scores, objectives of a sweep, tables, reports and promotion read the names, titles and ranges of numbers from here. To
+Scores, objectives of a sweep, tables, reports and promotion take the names, titles and ranges of numbers from it. To
 add a metric, write its function in a file of its own and add one entry to METRICS; `tests/contracts/test_metric.py`
 then tests it.
 
-The table's order is that in which metrics are computed and shown. The first metric that finds codes invalid ends the
-evaluation, so cheap metrics come before expensive ones.
+Metrics are computed and shown in the order of the table. The evaluation stops at the first metric that cannot score the
+codes, so cheap metrics come before expensive ones.
 """
 
 from __future__ import annotations
@@ -29,29 +29,29 @@ Option = Literal["estimator", "num_jobs"]
 
 
 class Result(typing.Protocol):
-    """What every metric's function returns, beside its numbers."""
+    """The attributes that the results of all metrics share."""
 
     @property
     def status(self) -> Status:
-        """Return "valid", or "invalid" where the codes cannot be scored."""
+        """The status: "valid", or "invalid" if the codes cannot be scored."""
         ...
 
     @property
     def reason(self) -> str | None:
-        """Return why there are no numbers, else None."""
+        """The reason why there are no numbers; None if there are."""
         ...
 
 
 @dataclass(frozen=True)
 class Number:
-    """One number that a metric gives.
+    """One of the numbers that a metric returns.
 
     Attributes:
         name: key in scores, objectives, tables and reports to Ray. Unique among all metrics.
-        field: attribute of the function's result that holds it.
+        field: attribute of the function's result that holds the number.
         short: heading of a narrow column.
         title: name in a report.
-        low, high: the least and the largest value it can have, both finite.
+        low, high: the smallest and the largest possible value, both finite.
         direction: whether larger or smaller values are better.
     """
 
@@ -66,17 +66,17 @@ class Number:
 
 @dataclass(frozen=True)
 class Metric:
-    """A metric, and all that the rest of raydis knows about it.
+    """A metric, with everything that the rest of raydis needs to know about it.
 
     Attributes:
         function: called as `function(codes, factors, rng=..., **sizes, **options)` with codes (M, N), factors (M, F)
             and a generator of its own. It raises MetricError for a table that can never be scored, and returns an
-            invalid result for codes that a failed model produced.
-        numbers: what it gives; the first is the headline, which a learning curve shows.
-        sizes: the function's sample sizes, by argument. Two scores compare only if they are equal.
+            invalid result for codes of a failed model.
+        numbers: the numbers that it returns. Learning curves show the first one.
+        sizes: sample sizes by argument of the function. Scores can be compared only if they are equal.
         options: further arguments that the function takes: the protocol's `estimator`, or `num_jobs` processes.
-        needs: what it asks of its input: factors that are integer levels, of which two vary, or at least two units.
-        details: what scores keep beside the numbers: name -> attribute of the result, a number or an array.
+        needs: requirements on the input: factors that are integer levels, of which two vary, or at least two units.
+        details: additional results that scores store: name -> attribute of the result, a number or an array.
     """
 
     function: Callable[..., Result]
@@ -88,7 +88,7 @@ class Metric:
 
     @property
     def headline(self) -> Number:
-        """Return the number that stands for the metric."""
+        """The number that represents the metric where only one is shown."""
         return self.numbers[0]
 
 
@@ -136,14 +136,14 @@ def number_named(name: str) -> Number:
     """Return a number by its name.
 
     Raises:
-        MetricError: no metric gives it. The message suggests the nearest name.
+        MetricError: no metric has this number. The message suggests the nearest name.
     """
     known = numbers()
     if name in known:
         return known[name]
     near = METRICS[name].headline.name if name in METRICS else _nearest(name)
-    hint = f"did you mean {near}? " if near else ""
-    raise MetricError(f"no metric gives a number named {name}; {hint}The known names are {', '.join(known)}")
+    hint = f"; did you mean {near}?" if near else "."
+    raise MetricError(f"no metric gives a number named {name}{hint} The known names are {', '.join(known)}")
 
 
 def _nearest(name: str) -> str | None:
@@ -151,7 +151,7 @@ def _nearest(name: str) -> str | None:
 
 
 def sizes_of(protocol: Protocol) -> dict[str, dict[str, float]]:
-    """Return the sample sizes of every metric by a protocol, by metric and argument, as scores keep them.
+    """Return the sample sizes of all metrics under a protocol, by metric and argument, as scores store them.
 
     Raises:
         MetricError: the protocol overrides a size that no metric has.

@@ -1,25 +1,25 @@
-"""What a unit tells: one factor, a mixture of several, none of them, or nothing because it is inactive.
+"""Label each latent unit with the factor that it encodes, or as a mixture of factors, as none, or as inactive.
 
-M images, N units, F factors. Every picture, page and answer that names a unit's factor takes the name from
-`label_units`; nothing else in raydis decides it.
+M images, N units, F factors. Every figure, page and response that names the factor of a unit uses `label_units`, so
+that all of them agree.
 
-The statistic is the share of a factor's entropy that a unit's scalar tells, I(unit; factor) / H(factor), with the
-scalar cut into bins of equal counts. DCI's importances are no such statistic: they sum to 1 over the units for each
-factor, so units share out even a factor that nobody can predict. Two corrections come from permutations of the factor
-over the images, which leave bins and levels as they are and break their relation:
+The statistic is the share of a factor's entropy that is known from a unit's scalar, I(unit; factor) / H(factor), where
+the scalar is divided into bins of equal counts. The importances of DCI are unsuitable: for each factor they sum to 1
+over the units, so even a factor that no unit can predict is divided among the units. Two corrections use random
+permutations of the factor over the images, which keep bins and levels but destroy their relation:
 
-- Bins tell a little of any factor by accident. The mean over the permutations is subtracted, from the information and
-  from the entropy, so that independence is 0 and a perfect unit is 1 (as the adjusted mutual information of Vinh et
-  al., JMLR 2010, for clusterings).
-- A factor counts as told where its share exceeds the largest of all units over all permutations.
+- Bins have some information about any factor by chance. Its mean over the permutations is subtracted from the
+  information and from the entropy, so that an independent unit has 0 and a perfect unit 1 (as in the adjusted mutual
+  information of Vinh et al., JMLR 2010, for clusterings).
+- A unit encodes a factor if its share exceeds the largest share of all units over all permutations.
 
-The images must be distinct: a permutation of repeated draws takes the copies of an image for independent ones, and
-noise then passes.
+The images must be distinct. Otherwise a permutation treats copies of an image as independent, and noise exceeds the
+threshold.
 
-Information has no scale: a unit may follow a factor and yet be one that the decoder has learnt to ignore. A unit is
-inactive if pictures stay what they are when it is exchanged between images: if pixels change by less than one of 255
-grey levels, root mean square. The spread of a unit's vectors is no substitute: on six runs of the `small` preset,
-units whose exchange changed pixels by less than 0.6 grey levels had up to a quarter of the widest unit's spread.
+Information does not depend on scale: a unit may follow a factor although the decoder has learned to ignore the unit. A
+unit is therefore inactive if exchanging it between images changes pixels by less than one of 255 grey levels (root mean
+square). The spread of the unit's vectors cannot replace this test. In six runs of the `small` preset, units whose
+exchange changed pixels by less than 0.6 grey levels had up to a quarter of the largest spread of a unit.
 """
 
 from __future__ import annotations
@@ -36,9 +36,9 @@ from raydis.errors import MetricError
 
 MAX_IMAGES = 10_000
 NUM_BINS = 20
-NUM_PERMUTATIONS = 100  # noise exceeds the largest of them for one factor in a hundred
+NUM_PERMUTATIONS = 100  # noise exceeds the largest share of all permutations for one factor in a hundred
 LEAST_EFFECT = 1.0  # grey levels of 255
-# With less than half of the first factor's share the second has less than a third of what the unit tells of the two.
+# Below half of the first factor's share, the second has less than a third of the unit's information about the two.
 MIXED_SHARE = 0.5
 
 Kind = Literal["factor", "mixed", "none", "inactive", "unknown"]
@@ -46,12 +46,13 @@ Kind = Literal["factor", "mixed", "none", "inactive", "unknown"]
 
 @dataclass(frozen=True)
 class Information:
-    """What the units of a model tell of the factors of its data, measured once; JSON-able by `to_dict`.
+    """The information of a model's units about the factors of its data. `to_dict` makes it ready for JSON.
 
     Attributes:
-        share: N rows of F shares of a factor's entropy, in [0, 1]; 0 for a factor that does not vary.
-        chance: F shares that a unit must exceed.
-        effect: N root-mean-square changes of a picture, grey levels of 255, when the unit is exchanged between images.
+        share: N rows of F shares of the factors' entropies, in [0, 1]; 0 for a factor that does not vary.
+        chance: for each factor, the share that a unit must exceed.
+        effect: for each unit, the root-mean-square change of pixels, in grey levels of 255, if the unit is exchanged
+            between images.
     """
 
     share: tuple[tuple[float, ...], ...]
@@ -65,12 +66,13 @@ class Information:
 
 @dataclass(frozen=True)
 class UnitLabel:
-    """What one unit tells. `str` gives the words for people, without any for "unknown".
+    """The label of one unit. `str` returns it as text for users, which is empty for "unknown".
 
     Attributes:
-        kind: "factor": one; "mixed": several; "none": it changes pictures, but tells no factor more than chance does;
-            "inactive": it changes no picture; "unknown": nobody has measured it, or the data has no factors.
-        factors: those factors with their shares, the largest first; empty unless there are any.
+        kind: "factor": it encodes one factor; "mixed": several; "none": it changes images, but has no more information
+            about any factor than by chance; "inactive": it does not change images; "unknown": it has not been measured,
+            or the data has no factors.
+        factors: the encoded factors and their shares, the largest first; empty for the other kinds.
     """
 
     kind: Kind
@@ -91,7 +93,7 @@ class UnitLabel:
                 return ""
 
     def lines(self, width: int) -> str:
-        """Return the words with a line a factor, and longer ones broken at `width`, never between number and sign."""
+        """Return the text with one line per factor, wrapped at `width`, but never between a number and its % sign."""
         lines = str(self).replace(" %", "\0%").replace(", ", ",\n").split("\n")
         return "\n".join(textwrap.fill(line, width, break_long_words=False) for line in lines).replace("\0", " ")
 
@@ -99,16 +101,16 @@ class UnitLabel:
 def measure_information(
     scalars: ArrayLike, factors: ArrayLike, *, effects: ArrayLike, rng: np.random.Generator
 ) -> Information | None:
-    """Measure what units tell.
+    """Measure the information of units about factors, and the corrections by chance.
 
     Args:
         scalars: (M, N), the scalar of each unit, or its vector's first principal component.
-        factors: (M, F), integers; each row an image of its own.
+        factors: (M, F), integers. The rows must belong to distinct images.
         effects: (N,), as in `Information`.
-        rng: chooses MAX_IMAGES images where there are more, and permutes.
+        rng: chooses MAX_IMAGES images if there are more, and permutes.
 
     Returns:
-        The information; None where scalars or effects are not finite.
+        The information; None if scalars or effects are not finite.
 
     Raises:
         MetricError: tables whose numbers of images or units differ.
@@ -143,10 +145,10 @@ def measure_information(
 def label_units(
     information: Information | Mapping[str, Any] | None, factor_names: Sequence[str], num_units: int
 ) -> tuple[UnitLabel, ...]:
-    """Say what each of N units tells.
+    """Return the labels of N units.
 
     Args:
-        information: measured, or as a checkpoint's metrics hold it; None where it was not.
+        information: the result of `measure_information`, or its dict from a checkpoint; None if it was not measured.
         factor_names: F names.
         num_units: N.
     """
@@ -159,7 +161,7 @@ def label_units(
 
 
 def reading_order(labels: Sequence[UnitLabel], factor_names: Sequence[str]) -> list[int]:
-    """Return the units sorted for a reader: by factor, then those that mix factors, tell none, and are inactive."""
+    """Return the units sorted for display: first by factor, then those that are mixed, none, inactive or unknown."""
     kinds = get_args(Kind)
 
     def place(unit: int) -> list[float]:
@@ -180,13 +182,13 @@ def _label(share: Sequence[float], effect: float, chance: Sequence[float], facto
 
 
 def _bin(scalar: NDArray[np.float64]) -> NDArray[np.int64]:
-    """Bins of equal counts: (M,) -> (M,) in 0..NUM_BINS - 1. Equal values share a bin."""
+    """Divide a scalar into bins of equal counts: (M,) -> (M,) in 0..NUM_BINS - 1. Equal values share a bin."""
     edges = np.quantile(scalar, np.arange(1, NUM_BINS) / NUM_BINS)
     return np.searchsorted(edges, scalar, side="right")
 
 
 def _information(bins: NDArray[np.int64], levels: NDArray[np.int64]) -> NDArray[np.float64]:
-    """Mutual information, nats, of each row of bins (N, M) with levels (M,): (N,)."""
+    """Return the mutual information, in nats, of each row of bins (N, M) with levels (M,): (N,)."""
     num_units, num_bins, num_levels = len(bins), int(bins.max()) + 1, int(levels.max()) + 1
     cell = (np.arange(num_units)[:, None] * num_bins + bins) * num_levels + levels
     joint = np.bincount(cell.ravel(), minlength=num_units * num_bins * num_levels) / len(levels)
@@ -196,5 +198,5 @@ def _information(bins: NDArray[np.int64], levels: NDArray[np.int64]) -> NDArray[
 
 
 def _entropy(shares: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Entropy, nats, of each row of shares (N, K): (N,)."""
+    """Return the entropy, in nats, of each row of shares (N, K): (N,)."""
     return -(shares * np.log(np.where(shares > 0, shares, 1.0))).sum(axis=1)

@@ -21,7 +21,7 @@ from raydis.models.codebook import Codebook
 from raydis.models.precision import at_least_single
 
 FIT_CHUNK = 128  # number of images whose patches are held in float64 at once
-START_IMAGES = 256  # number of images from whose latents the first codes of a codebook are drawn
+START_IMAGES = 256  # number of images from whose latents the embeddings of a codebook are first drawn
 
 
 class Pixel(nn.Module):
@@ -183,17 +183,17 @@ class Autoencoder(nn.Module, abc.ABC):
 
 
 class VqAutoencoder(Autoencoder):
-    """An autoencoder with a codebook. As in latent-diffusion, `decode` rounds a latent to the codes, not `encode`."""
+    """An autoencoder with a codebook. As in latent-diffusion, `decode` rounds to embeddings, and `encode` does not."""
 
     def __init__(
-        self, image_channels: int, *, latent_dim: int, num_codes: int, commitment: float = 0.25, **sizes
+        self, image_channels: int, *, latent_dim: int, num_embeddings: int, commitment: float = 0.25, **sizes
     ) -> None:
         super().__init__(image_channels, latent_dim=latent_dim, encoded_dim=latent_dim, **sizes)
-        self.codebook = Codebook(num_codes, latent_dim, commitment)
+        self.codebook = Codebook(num_embeddings, latent_dim, commitment)
 
     @torch.no_grad()
     def start(self, images: Tensor) -> None:
-        """Draw the first codes from the latents that the untrained encoder gives to images."""
+        """Draw the first embeddings from the latents that the untrained encoder gives to images."""
         self.codebook.fit(self.raw(images[:START_IMAGES]))
 
     def raw(self, images: Tensor) -> Tensor:
@@ -201,8 +201,8 @@ class VqAutoencoder(Autoencoder):
 
     def forward(self, images: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
         """Encode and decode images; see `Autoencoder`. The loss is the codebook's, and the noise is not used."""
-        codes, loss = self.codebook(self.raw(images))
-        return super().decode_raw(codes), loss
+        quantised, loss = self.codebook(self.raw(images))
+        return super().decode_raw(quantised), loss
 
     def decode_raw(self, latents: Tensor) -> Tensor:
         return super().decode_raw(self.codebook.quantise(latents))

@@ -173,7 +173,7 @@ class UNet(nn.Module):
         return self.token_proj(tokens)
 
     def forward(self, latents: Tensor, timesteps: Tensor, condition: Tensor) -> Tensor:
-        """Predict the noise in noisy latents, or what `Objective.prediction` names instead.
+        """Predict the noise in noisy latents, or what `Denoising.prediction` names instead.
 
         Args:
             latents: z_t, (B, C, H, W).

@@ -1,6 +1,6 @@
-"""Numbered versions of a named model, their aliases, and the rule by which an alias moves.
+"""The model registry: numbered versions of named models, aliases for them, and the rule by which an alias moves.
 
-No torch here: a registry moves and checks files, it never opens the weights.
+This package does not import torch: a registry copies and verifies files, and never loads the weights.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""From the name of a registered model to the place of its checkpoint."""
+"""Find the folder or URI of the checkpoint of a registered model."""
 
 from __future__ import annotations
 
@@ -11,12 +11,15 @@ from raydis.store import open_store
 
 
 def names_version(checkpoint: str) -> bool:
-    """Return whether a checkpoint is given as `name@version` or `name@alias`, and not by the place where it lies."""
+    """Return whether a checkpoint is given as `name@version` or `name@alias`, and not as a path or URI."""
     return "@" in checkpoint and "/" not in checkpoint and not Path(checkpoint).exists()
 
 
 def locate(checkpoint: str, storage: str) -> str:
-    """Return the folder or s3:// URI of a checkpoint, which may be the `name@version` or `name@alias` of a storage.
+    """Return the folder or s3:// URI of a checkpoint.
+
+    Args:
+        checkpoint: a folder, a URI, or `name@version` or `name@alias` in the registry of `storage`.
 
     Raises:
         RegistryError: no such model, version or alias.
@@ -28,7 +31,7 @@ def locate(checkpoint: str, storage: str) -> str:
 
 
 def locate_first_stage(config: RunConfig, storage: str) -> RunConfig:
-    """Return the run with its learned first stage's `name@alias`, if it is one, replaced by the version that it names.
+    """Replace a `name@version` or `name@alias` of the run's learned first stage by the folder or URI of the checkpoint.
 
     Raises:
         RegistryError: see `locate`.

@@ -1,4 +1,4 @@
-"""Names of models, versions and aliases, and the keys that a registry keeps them under."""
+"""Names of models, versions and aliases, and the keys of a registry's files in its store."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class ModelRef:
 
     @property
     def prefix(self) -> str:
-        """Return the prefix of the version's files in the store."""
+        """The prefix of the version's files in the store."""
         return f"registry/{self.name}/versions/{self.version}"
 
     def __str__(self) -> str:
@@ -29,17 +29,17 @@ class ModelRef:
 
 
 def alias_key(name: str, alias: str) -> str:
-    """Return the key of an alias. Raises RegistryError for words that are not allowed."""
+    """Return the key of an alias. Raises RegistryError if one of the names is not allowed."""
     return f"registry/{check_word(name, 'model name')}/aliases/{check_word(alias, 'alias')}.json"
 
 
 def numbers_key(name: str) -> str:
-    """Return the key of the file that gives a model's versions their numbers."""
+    """Return the key of numbers.json, which maps the numbers of a model's versions to their contents."""
     return f"registry/{name}/numbers.json"
 
 
 def numbers_in(keys: Iterable[str]) -> set[int]:
-    """Return the numbers of the versions that the keys belong to, complete or not."""
+    """Return the numbers of the versions that keys belong to, including incomplete versions."""
     parts = [key.split("/") for key in keys]
     return {int(part[3]) for part in parts if len(part) > 4 and part[2] == "versions" and part[3].isdecimal()}
 
@@ -52,10 +52,10 @@ def version_in(key: str) -> int | None:
 
 
 def check_word(text: str, what: str) -> str:
-    """Return the name of a model or an alias. Raises RegistryError where it is not allowed.
+    """Return the name of a model or an alias. Raises RegistryError if it is not allowed.
 
     Args:
-        what: `model name` or `alias`, which may not be digits alone.
+        what: `model name` or `alias`. An alias must not consist of digits alone.
     """
     if not _NAME.fullmatch(text) or (what == "alias" and text.isdecimal()):
         raise RegistryError(

@@ -1,7 +1,8 @@
-"""Whether a new version takes over an alias: a pure decision on two sets of scores, and the guarded move after it.
+"""Decide whether an alias such as `best` moves to a new version of a model, and move it.
 
-Scores are estimates: another metric seed gives other numbers for the same model. A new version therefore has to be
-better by more than a margin: MARGIN times the combined spread of the two scores that are compared.
+The decision is a pure function of the scores of two versions. Scores are estimates: another metric seed gives other
+numbers for the same model. A new version must therefore be better by more than a margin: MARGIN times the combined
+standard deviation of the two scores that are compared.
 """
 
 from __future__ import annotations
@@ -19,13 +20,13 @@ from raydis.registry.registry import DEFAULT_ALIAS, MAX_TRIES, Registry
 from raydis.store import StoreConflict
 
 # In standard deviations of the difference. By chance in the draws alone, a version that is no better exceeds two of
-# them once in 29 times: 3.45 % of two million simulated pairs, each side with a spread that three draws told.
+# them once in 29 times: 3.45 % of two million simulated pairs, with each side's spread estimated from three draws.
 MARGIN = 2.0
 
 
 @dataclass(frozen=True)
 class ScoredVersion:
-    """A version and its scores; None where it was never evaluated."""
+    """A version and its scores, which are None if it was never evaluated."""
 
     ref: ModelRef
     scores: Scores | None
@@ -33,7 +34,7 @@ class ScoredVersion:
 
 @dataclass(frozen=True)
 class Decision:
-    """Whether the alias moves, and why or why not, in one line."""
+    """Whether the alias moves, and the reason in one line."""
 
     promote: bool
     reason: str
@@ -41,7 +42,7 @@ class Decision:
 
 @dataclass(frozen=True)
 class Promotion:
-    """The version that a checkpoint became, and whether the alias moved to it."""
+    """The version under which a checkpoint was registered, and whether the alias moved to it."""
 
     ref: ModelRef
     decision: Decision
@@ -54,14 +55,14 @@ def decide(
     objectives: Sequence[Objective],
     alias: str = DEFAULT_ALIAS,
 ) -> Decision:
-    """Decide whether the candidate takes the alias from the incumbent.
+    """Decide whether the alias moves from the incumbent to the candidate.
 
-    It does if it has valid scores, and there is no incumbent or one with scores of the same meaning whose standing is
-    lower by more than the margin. Equal standings, and differences within the margin, keep the incumbent.
+    It moves if the candidate has valid scores and there is no incumbent. It also moves if the scores of both are
+    comparable, and the candidate's standing is higher by more than the margin. Otherwise the incumbent stays.
 
     Args:
-        candidate: the version that may take the alias.
-        incumbent: what the alias points to; None where it does not exist.
+        candidate: the version that the alias may move to.
+        incumbent: the version that the alias points to; None if the alias does not exist.
         objectives: the metrics that count, with their directions (`raydis.metrics.standing`).
         alias: its name, for the reason.
     """
@@ -112,12 +113,12 @@ def move_if_better(
 ) -> Decision:
     """Move an alias to a registered version if `decide` says so.
 
-    Promotions may happen at the same time: who finds the alias moved decides anew, so that every move is to a version
-    that is better by the margin than the one before it.
+    Several processes may promote at the same time. If the alias has moved in the meantime, the decision is made again,
+    so every move is to a version that is better by the margin than the previous one.
 
     Raises:
-        RegistryError: no such version, scores that cannot be read, or an alias that never stands still.
-        CheckpointError: metrics that do not match their manifest.
+        RegistryError: there is no such version, its scores cannot be read, or the alias has moved MAX_TRIES times.
+        CheckpointError: the metrics do not match their manifest.
     """
     candidate = _scored(registry, ref)
     for _ in range(MAX_TRIES):
@@ -137,7 +138,7 @@ def move_if_better(
 
 
 def _standing(version: ScoredVersion, objectives: Sequence[Objective]) -> tuple[float, str]:
-    """Return the standing of a version, or a reason why it has none."""
+    """Return the standing of a version and an empty text, or NaN and the reason why it has no standing."""
     scores = version.scores
     if scores is None:
         return math.nan, f"{version.ref} was never evaluated: run it with evaluation.protocol search or published"
@@ -152,10 +153,10 @@ def _standing(version: ScoredVersion, objectives: Sequence[Objective]) -> tuple[
 def _margin(
     candidate: ScoredVersion, incumbent: ScoredVersion, objectives: Sequence[Objective]
 ) -> tuple[float | None, str]:
-    """Return the difference of standings that must be exceeded, and in words what it rests on.
+    """Return the difference of standings that must be exceeded, and a text that says how it was computed.
 
-    Scores written before spreads were kept have none. The other version's then stands for both, because equal metrics,
-    sizes and data give similar spreads. Where neither is known there is no margin.
+    Scores of older versions of raydis have no spread. The other version's spread is then used for both, because equal
+    metrics, sizes and data give similar spreads. If neither is known, the margin is None and the text is the reason.
     """
     versions = (candidate, incumbent)
     spreads = [standing_spread(version.scores and version.scores.spread, objectives) for version in versions]
@@ -172,7 +173,7 @@ def _margin(
 
 
 def _difference(ours: Scores | None, theirs: Scores | None) -> str:
-    """Which terms of two evaluations with numbers differ; empty where the numbers compare."""
+    """Return the conditions in which two evaluations differ; an empty text if their numbers are comparable."""
     assert ours
     assert theirs
     return ", ".join(differences(ours, theirs))

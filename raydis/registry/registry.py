@@ -1,13 +1,13 @@
-"""Named models in a store: numbered versions that never change, and aliases that move between them.
+"""The registry of named models in a store: numbered versions that never change, and aliases that point to them.
 
     registry/<name>/versions/<n>/{config.json, weights.safetensors, metrics.json, manifest.json}
     registry/<name>/numbers.json
     registry/<name>/aliases/<alias>.json
 
-Two conditional writes carry all concurrency. numbers.json gives each number to one content, which the sha256 of its
-manifest.json names, before anything is uploaded: whoever registers the same content again, at the same time or after
-an interruption, finds its number and completes the version. A version exists once its manifest.json does.
-numbers.json and aliases change only over the state that was read before.
+Several processes may use a registry at once. numbers.json and the aliases are only changed by conditional writes, which
+fail if the file has changed since it was read. numbers.json maps each number to one content, identified by the sha256
+of its manifest.json, and is written before anything is uploaded. Registering the same content again, at the same time
+or after an interruption, finds its number and completes the version. A version exists once its manifest.json does.
 """
 
 from __future__ import annotations
@@ -30,17 +30,17 @@ from raydis.registry.names import ModelRef, alias_key, check_word, numbers_in, n
 from raydis.store import Store, StoreConflict, StoreMissing
 
 DEFAULT_ALIAS = "best"
-MAX_TRIES = 100  # of one conditional write; each lost try means that somebody else got on
+MAX_TRIES = 100  # of one conditional write; each failed try means that another process has succeeded
 
 
 @dataclass(frozen=True)
 class AliasState:
-    """Where an alias points, as read at one moment.
+    """The state of an alias at the time when it was read.
 
     Attributes:
-        version: None where the alias does not exist.
-        previous: the version before the last move, to roll back to.
-        moves: how often it moved, so that no two states are equal and a tag never comes back.
+        version: the version that the alias points to; None if the alias does not exist.
+        previous: the version before the last move, for a rollback.
+        moves: number of moves so far. It makes every state, and so every tag, unique.
         tag: the store's tag of this state.
     """
 
@@ -51,21 +51,21 @@ class AliasState:
 
 
 class Registry:
-    """The models of one store. Nothing is kept in memory: every answer is read from the store."""
+    """The models of one store. Every method reads the store; nothing is cached in memory."""
 
     def __init__(self, store: Store) -> None:
         self.store = store
 
     def register(self, checkpoint: Checkpoint, name: str) -> int:
-        """Add a checkpoint, without its training state, as a version; return the version's number.
+        """Add a checkpoint, without its training state, as a version, and return the version's number.
 
-        The same content has the same number, however often and by however many processes it is registered; other
-        content gets the next one. A registration that was interrupted is completed by the next one.
+        The same content always gets the same number, even if several processes register it; other content gets the
+        next number. An interrupted registration is completed by registering the same content again.
 
         Raises:
             CheckpointError: a file of the checkpoint changed after it was verified.
             RegistryError: `name` is not allowed.
-            StoreError: the store refused.
+            StoreError: the store failed.
         """
         check_word(name, "model name")
         manifest = checkpoint.manifest.without_training()
@@ -79,23 +79,23 @@ class Registry:
         return version
 
     def _send(self, checkpoint: Checkpoint, file: str, key: str) -> None:
-        """Store one file of a checkpoint as it was verified. Raises CheckpointError where it changed since."""
+        """Upload one verified file of a checkpoint. Raises CheckpointError if it has changed since."""
         if (data := checkpoint.files.texts.get(file)) is not None:
             self.store.write(key, data)
             return
         self.store.upload(checkpoint.files.path(file), key)
-        checkpoint.files.path(file)  # a file that changed while it was sent may have arrived half old, half new
+        checkpoint.files.path(file)  # a file that changed during the upload may be stored half old, half new
 
     def names(self) -> list[str]:
-        """Return the models with at least one version."""
+        """Return the names of the models with at least one version, sorted."""
         return sorted({key.split("/")[1] for key in self.store.list("registry/") if version_in(key)})
 
     def versions(self, name: str) -> list[int]:
-        """Return the complete versions of a model, in order; empty for an unknown one."""
+        """Return the numbers of the complete versions of a model, in order; empty if the model does not exist."""
         return sorted(version for key in self.store.list(f"registry/{name}/versions/") if (version := version_in(key)))
 
     def aliases(self, name: str) -> dict[str, int]:
-        """Return the version that each alias of a model points to."""
+        """Return the version number that each alias of a model points to, by alias."""
         prefix = f"registry/{name}/aliases/"
         names = [key.removeprefix(prefix).removesuffix(".json") for key in self.store.list(prefix)]
         states = {alias: self.alias(name, alias).version for alias in names}
@@ -118,7 +118,7 @@ class Registry:
         return ModelRef(name, version)
 
     def manifest(self, ref: ModelRef) -> Manifest:
-        """Return the manifest of a version. Raises RegistryError where there is none."""
+        """Return the manifest of a version. Raises RegistryError if there is no such version."""
         key = f"{ref.prefix}/{MANIFEST}"
         try:
             return parse_manifest(self.store.read(key), f"{self.store.uri}/{key}")
@@ -126,7 +126,12 @@ class Registry:
             raise RegistryError(self._nothing_at(ref.name, str(ref.version), ref.version)) from error
 
     def metrics(self, ref: ModelRef) -> dict[str, Any]:
-        """Return metrics.json of a version, checked against its manifest. Raises RegistryError, CheckpointError."""
+        """Return the content of a version's metrics.json.
+
+        Raises:
+            RegistryError: there is no such version.
+            CheckpointError: the file does not match the version's manifest.
+        """
         expected = self.manifest(ref).files[METRICS].sha256
         text, named = self.store.read(f"{ref.prefix}/{METRICS}"), f"{METRICS} of {ref} in {self.store.uri}"
         found = entry_of(text).sha256
@@ -135,13 +140,13 @@ class Registry:
         return from_json(named, text)
 
     def fetch(self, ref: ModelRef, cache_dir: Path) -> Checkpoint:
-        """Open a verified local copy of a version; see `download_checkpoint`."""
+        """Download, verify and open a version; see `download_checkpoint`."""
         return download_checkpoint(self.store, ref.prefix, cache_dir)
 
     def alias(self, name: str, alias: str) -> AliasState:
-        """Return where an alias points now. Raises RegistryError where its file cannot be understood."""
+        """Return the present state of an alias. Raises RegistryError if its file cannot be read as an alias."""
         key = alias_key(name, alias)
-        tag = self.store.tag(key)  # before the text: if the alias moves in between, the tag is the one that fails
+        tag = self.store.tag(key)  # before the text: if the alias moves in between, a write with this tag fails
         if tag is None:
             return AliasState()
         try:
@@ -155,7 +160,7 @@ class Registry:
             ) from error
 
     def move_alias(self, name: str, alias: str, version: int, *, expected: AliasState) -> None:
-        """Point an alias to a version, if it still is as `expected`, which `alias` returned.
+        """Point an alias to a version, if its state is still `expected`, which `alias` returned.
 
         Raises:
             RegistryError: no such version.
@@ -176,7 +181,7 @@ class Registry:
             self.store.write(key, text, if_match=expected.tag)
 
     def set_alias(self, name: str, alias: str, version: int) -> None:
-        """Point an alias to a version, whatever it pointed to. Raises RegistryError where there is no such version."""
+        """Point an alias to a version, whatever it points to now. Raises RegistryError if there is no such version."""
         for _ in range(MAX_TRIES):
             state = self.alias(name, alias)
             if state.version == version:
@@ -188,12 +193,12 @@ class Registry:
         raise RegistryError(f"{name}@{alias} in {self.store.uri} moved {MAX_TRIES} times meanwhile: try again")
 
     def _number_of(self, name: str, content: str) -> tuple[int, bool]:
-        """Return the number that a content has, or is given now, and whether the version is complete."""
+        """Return the number of a content, which may be assigned now, and whether the version is complete."""
         for _ in range(MAX_TRIES):
             keys = list(self.store.list(f"registry/{name}/"))
             complete = {version for key in keys if (version := version_in(key))}
             contents, tag = self._contents(name) if numbers_key(name) in keys else ({}, None)
-            for version in sorted(complete - set(contents)):  # of a raydis that kept no numbers.json: read this once
+            for version in sorted(complete - set(contents)):  # registered by an older raydis, without numbers.json
                 text = self.store.read(f"{ModelRef(name, version).prefix}/{MANIFEST}")
                 contents[version] = hashlib.sha256(text).hexdigest()
             if known := [version for version, other in contents.items() if other == content]:
@@ -208,7 +213,7 @@ class Registry:
         raise RegistryError(f"{numbers_key(name)} in {self.store.uri} changed {MAX_TRIES} times meanwhile: try again")
 
     def _contents(self, name: str) -> tuple[dict[int, str], str | None]:
-        """Return the content by number as numbers.json has it, and the tag of this state; None without the file."""
+        """Return the contents by version number from numbers.json, and the file's tag; ({}, None) without the file."""
         key = numbers_key(name)
         tag = self.store.tag(key)  # before the text, as in `alias`
         if tag is None:
@@ -217,11 +222,12 @@ class Registry:
             return {int(number): str(content) for number, content in json.loads(self.store.read(key)).items()}, tag
         except (ValueError, AttributeError) as error:
             raise RegistryError(
-                f"{key} in {self.store.uri} cannot be read ({error!r}): delete it; it is made anew from the versions"
+                f"{key} in {self.store.uri} cannot be read ({error!r}): delete it, and raydis rebuilds it from the "
+                "versions"
             ) from error
 
     def _nothing_at(self, name: str, wanted: str, version: int | None) -> str:
-        """Return the error of a reference that leads nowhere: what there is instead, and the command that helps."""
+        """Return the error message for a reference to nothing: what exists instead, and which command helps."""
         missing, versions = f"no model {name}@{wanted} in {self.store.uri}", self.versions(name)
         if not versions:
             found = ", ".join(self.names()) or "no models"

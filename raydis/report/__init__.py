@@ -1,1 +1,1 @@
-"""Pictures and pages for people: traversal and swap grids, plots, the report of a run."""
+"""Pictures of what a model has learned, and the HTML report of a run."""

@@ -1,6 +1,6 @@
-"""Picture grids with a label to each row: traversals and swaps.
+"""Draw traversals and swaps as one picture: a grid of images with labels for its rows and columns.
 
-Rows R, columns V, H W C image.
+R rows, V columns, H W C image.
 """
 
 from __future__ import annotations
@@ -33,13 +33,13 @@ def draw_grid(
 
     Args:
         images: R rows of V images.
-        row_labels: R texts, left of the rows; a line break gives a second, smaller line.
-        column_labels: V texts above the columns, of one line or more, or none.
-        title: one line above everything.
+        row_labels: R texts, left of the rows; they may have several lines.
+        column_labels: V texts above the columns, which may have several lines; or an empty sequence.
+        title: one line above the grid.
         cell_px: side of a drawn image.
 
     Returns:
-        An RGB picture on white.
+        An RGB picture on a white background.
     """
     rows, columns = images.shape[:2]
     if len(row_labels) != rows or (column_labels and len(column_labels) != columns):
@@ -68,18 +68,21 @@ def draw_grid(
 
 
 def as_picture(image: np.ndarray) -> Image.Image:
-    """Return a uint8 image (H, W, C), C 1 or 3, as a grey or RGB picture."""
+    """Return a uint8 image (H, W, C), with C 1 or 3, as a grey or RGB picture."""
     return Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image)
 
 
 def save_picture(picture: Image.Image, path: Path) -> None:
-    """Write a picture in the format of the path's suffix, see PICTURE_FORMATS; raise OutputError where it fails."""
+    """Write a picture in the format of the path's suffix; see PICTURE_FORMATS. Raises OutputError if that fails."""
     with replace_file(path) as file:
         picture.save(file, format=PICTURE_FORMATS[path.suffix.lower()], optimize=True, quality=95)
 
 
 class Traversal(NamedTuple):
-    """One row a unit, in the order of `reading_order`: the image, then the unit along its quantiles over the data."""
+    """A row for each unit, in the order of `reading_order`: the image, then the image with this unit changed.
+
+    The values of the unit are its quantiles over the data.
+    """
 
     units: list[int]
     images: np.ndarray  # (R, 1 + V, H, W, C) uint8
@@ -87,7 +90,7 @@ class Traversal(NamedTuple):
 
 
 def traverse_in_order(editor: Editor, image: np.ndarray, *, num_values: int = 7, **sampling: Any) -> Traversal:
-    """Walk every unit of an image (H, W, C) from one starting noise; `sampling` as in `Editor.traverse`."""
+    """Traverse every unit of an image (H, W, C), starting from the same noise; `sampling` as in `Editor.traverse`."""
     units = reading_order(editor.labels, editor.factor_names)
     drawn = editor.traverse(image, units=units, num_values=num_values, **sampling)
     images = np.concatenate([np.broadcast_to(image, (len(units), 1, *image.shape)), drawn], axis=1)
@@ -100,12 +103,12 @@ def draw_traversal(
     *,
     num_values: int = 7,
     seed: int = 0,
-    num_steps: int | None = None,
+    steps: int | None = None,
     sampler: str | None = None,
     keep_details: bool = False,
 ) -> Image.Image:
     """Draw a traversal with the units' labels; see `traverse_in_order`."""
-    options = {"seed": seed, "num_steps": num_steps, "sampler": sampler, "keep_details": keep_details}
+    options = {"seed": seed, "steps": steps, "sampler": sampler, "keep_details": keep_details}
     units, images, columns = traverse_in_order(editor, image, num_values=num_values, **options)
     return draw_grid(
         images,
@@ -121,14 +124,17 @@ def draw_swaps(
     targets: np.ndarray,
     *,
     seed: int = 0,
-    num_steps: int | None = None,
+    steps: int | None = None,
     sampler: str | None = None,
     keep_details: bool = False,
 ) -> Image.Image:
-    """A row a pair: source, target, and the source with one unit of the target, in the order of `reading_order`."""
+    """Draw a grid with a row for each pair of images: source, target, and the source with single units of the target.
+
+    The columns of the units are in the order of `reading_order`.
+    """
     labels = editor.labels
     order = reading_order(labels, editor.factor_names)
-    options = {"seed": seed, "num_steps": num_steps, "sampler": sampler, "keep_details": keep_details}
+    options = {"seed": seed, "steps": steps, "sampler": sampler, "keep_details": keep_details}
     rows = [
         np.concatenate([[source, target], editor.swap_each(source, target, **options)[order]])
         for source, target in zip(sources, targets, strict=True)

@@ -1,4 +1,8 @@
-"""The file that a command was asked to write: refused before the work where it can be, and never half-written."""
+"""Write the output file of a command.
+
+A path that cannot be written is reported before the work begins, if possible. The file is replaced as a whole, so it is
+never incomplete.
+"""
 
 from __future__ import annotations
 
@@ -13,16 +17,16 @@ from typing import BinaryIO
 from raydis.errors import ConfigError, OutputError, os_reason
 from raydis.store.base import temporary_beside
 
-PICTURE_FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"}  # as the service takes them
-PROBE_BYTES = 1 << 20  # about what a picture or a page takes
+PICTURE_FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"}  # those that the service accepts
+PROBE_BYTES = 1 << 20  # about the size of a picture or a page
 
 
 def check_output(path: Path, *, suffixes: Collection[str] = ()) -> None:
-    """Find out before minutes of work whether a file can be written; leave nothing behind.
+    """Check that a file can be written, before a command works for minutes. This leaves no file behind.
 
     Args:
-        path: the file to be; its folder may be missing.
-        suffixes: those allowed, in lower case; all, where it is empty.
+        path: the file; its folder may be missing.
+        suffixes: the allowed suffixes, in lower case; empty to allow all.
 
     Raises:
         ConfigError: the path is a folder or a device, or has another suffix.
@@ -42,10 +46,10 @@ def check_output(path: Path, *, suffixes: Collection[str] = ()) -> None:
 
 @contextlib.contextmanager
 def replace_file(path: Path) -> Iterator[BinaryIO]:
-    """A file to write to, which takes the place of `path` at the end of the block and vanishes where that fails.
+    """Open a temporary file, which replaces `path` at the end of the block, or is removed if the block fails.
 
     Raises:
-        OutputError: no room, no permission, or no such place.
+        OutputError: there is no room or no permission, or the path cannot exist.
     """
     with _refusals(path), temporary_beside(path) as file:
         yield file
@@ -54,7 +58,10 @@ def replace_file(path: Path) -> Iterator[BinaryIO]:
 
 
 def _mode(path: Path) -> int | None:
-    """The kind of what lies there; None where nothing does. `Path.exists` may call a name too long a missing file."""
+    """Return the mode of a file, as `os.stat` does; None if it does not exist.
+
+    `Path.exists` is not used, because it may treat a name that is too long as a missing file.
+    """
     try:
         return path.stat().st_mode
     except FileNotFoundError:

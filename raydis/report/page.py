@@ -1,6 +1,6 @@
-"""The report of one run: a self-contained HTML page that says what a checkpoint scored and what its units hold.
+"""Write the report of one run: a self-contained HTML page with the scores of a checkpoint and plots of its units.
 
-This file prepares the data of the page; `templates/run.html` lays it out.
+This file prepares the data of the page. `templates/run.html` lays it out.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ from raydis.report.output import replace_file
 from raydis.report.plots import draw_anchors, draw_curve
 from raydis.report.template import render
 
-NUM_TOKENS = 1000  # drawn in a panel
+NUM_TOKENS = 1000  # number of tokens in a panel of `draw_anchors`
 ANCHORING = {
-    "num_gaussians": "Gaussians",
+    "num_components": "Gaussians",
     "moved_share": "tokens moved",
     "distance_moved": "by",
     "distance_to_anchor": "way to anchor",
@@ -40,7 +40,10 @@ OF_FACTOR = {"num_levels": "levels of the factor", "factor_share": "factor told"
 
 @dataclass(frozen=True)
 class Score:
-    """One line of the scores: the value with its spread, and where it lies in [0, 1], for a bar; None for no bar."""
+    """One row of the table of scores: a title, the value with its spread, and the length of its bar.
+
+    `share` is the length in [0, 1], or None for no bar.
+    """
 
     title: str
     text: str
@@ -49,7 +52,7 @@ class Score:
 
 @dataclass(frozen=True)
 class Scoring:
-    """How the checkpoint was scored; `num_draws` is 0 where no spread is known."""
+    """How the checkpoint was scored, and its scores. `num_draws` is 0 if no spread is known."""
 
     status: str
     reason: str | None
@@ -62,7 +65,13 @@ class Scoring:
 
 @dataclass(frozen=True)
 class UnitRow:
-    """One unit of a figure, with what it tells: shares of the factors and the change of a picture, or small PNGs."""
+    """One row of a figure: a unit, the factors that it describes, and its numbers or images.
+
+    Attributes:
+        shares: for each factor, the share of its entropy that the unit tells; empty in a traversal.
+        last: the change of a picture when the unit is exchanged, in grey levels of 255; 0 in a traversal.
+        pngs: the images of a traversal; empty in a matrix.
+    """
 
     name: str
     label: str
@@ -73,7 +82,7 @@ class UnitRow:
 
 @dataclass(frozen=True)
 class Matrix:
-    """Shares of the factors' entropy, a row a unit, and the share that chance reaches."""
+    """The shares of the factors' entropy that each unit tells, and the largest share that is reached by chance."""
 
     factors: Sequence[str]
     chance: float
@@ -82,7 +91,7 @@ class Matrix:
 
 @dataclass(frozen=True)
 class TraversalRows:
-    """A traversal as images, a row a unit."""
+    """The images of a traversal, with a row for each unit."""
 
     columns: Sequence[str]
     rows: tuple[UnitRow, ...]
@@ -90,7 +99,7 @@ class TraversalRows:
 
 @dataclass(frozen=True)
 class Anchors:
-    """The panels of the units' tokens, and a table of the Gaussians' numbers."""
+    """A picture of the units' tokens and anchors (PNG), and a table about the Gaussians of each unit."""
 
     picture: bytes
     head: Sequence[str]
@@ -99,7 +108,7 @@ class Anchors:
 
 @dataclass(frozen=True)
 class RunPage:
-    """All that `templates/run.html` shows."""
+    """The data that `templates/run.html` shows."""
 
     manifest: Manifest
     scoring: Scoring | None
@@ -111,7 +120,7 @@ class RunPage:
 
 
 def write_report(
-    editor: Editor, dataset: FactorDataset, path: Path, *, seed: int = 0, num_steps: int | None = None
+    editor: Editor, dataset: FactorDataset, path: Path, *, seed: int = 0, steps: int | None = None
 ) -> None:
     """Write the page of a checkpoint.
 
@@ -119,14 +128,14 @@ def write_report(
         editor: the checkpoint.
         dataset: the images that it was trained on.
         path: HTML file, replaced if it exists.
-        seed, num_steps: of the traversal.
+        seed, steps: of the traversal.
     """
-    page = render_report(editor, dataset, seed=seed, num_steps=num_steps)
+    page = render_report(editor, dataset, seed=seed, steps=steps)
     with replace_file(path) as file:
         file.write(page.encode())
 
 
-def render_report(editor: Editor, dataset: FactorDataset, *, seed: int = 0, num_steps: int | None = None) -> str:
+def render_report(editor: Editor, dataset: FactorDataset, *, seed: int = 0, steps: int | None = None) -> str:
     """Return the page as HTML; see `write_report`."""
     editor = _measured(editor, dataset)
     rows = np.random.default_rng(seed).permutation(len(dataset))[:NUM_TOKENS]
@@ -135,7 +144,7 @@ def render_report(editor: Editor, dataset: FactorDataset, *, seed: int = 0, num_
         scoring=_scoring(editor.metrics.get("scores")),
         curve=_curve(editor.metrics),
         matrix=_matrix(editor),
-        traversal=_traversal(editor, dataset.images(rows[:1])[0], seed, num_steps),
+        traversal=_traversal(editor, dataset.images(rows[:1])[0], seed, steps),
         anchors=_anchors(editor, dataset.images(np.sort(rows))),
         settings=json.dumps(editor.config.model_dump(mode="json"), indent=1),
     )
@@ -172,15 +181,18 @@ def _curve(metrics: dict[str, Any]) -> bytes | None:
     if not stored or Scores.from_dict(stored).status != "valid":
         return None
     points = [(point, Scores.from_dict(point["scores"])) for point in metrics.get("curve") or []]
-    # The end may have been scored by another protocol, whose numbers do not go on from these.
+    # The final scores may be those of another protocol, which are not comparable with the scores at the rungs.
     curve = [point | {"scores": scores.values} for point, scores in points if scores.protocol == "search"]
     headlines = [metric.headline for metric in METRICS.values()]
-    drawn = {number.name: number.title for number in headlines if _is_share(number)}  # as the axis
+    drawn = {number.name: number.title for number in headlines if _is_share(number)}  # the axis is [0, 1]
     return draw_curve(curve, drawn) if len(curve) > 1 else None
 
 
 def _measured(editor: Editor, dataset: FactorDataset) -> Editor:
-    """The editor, with what its units tell where the checkpoint does not hold it and the data has factors."""
+    """Return the editor with what its units tell about the factors.
+
+    This is measured now if the checkpoint does not contain it and the data set has factors.
+    """
     if editor.metrics.get("information") or dataset.space is None:
         return editor
     loader = Loader(dataset, batch_size=editor.config.train.batch_size, seed=0, device=editor.device)
@@ -200,8 +212,8 @@ def _matrix(editor: Editor) -> Matrix | None:
     return Matrix(names, max(found.chance), rows)
 
 
-def _traversal(editor: Editor, image: np.ndarray, seed: int, num_steps: int | None) -> TraversalRows:
-    found, labels = traverse_in_order(editor, image, seed=seed, num_steps=num_steps), editor.labels
+def _traversal(editor: Editor, image: np.ndarray, seed: int, steps: int | None) -> TraversalRows:
+    found, labels = traverse_in_order(editor, image, seed=seed, steps=steps), editor.labels
     rows = tuple(
         UnitRow(f"unit {unit}", str(labels[unit]), pngs=tuple(map(_as_png, images)))
         for unit, images in zip(found.units, found.images, strict=True)
@@ -233,7 +245,7 @@ def _anchors(editor: Editor, images: np.ndarray) -> Anchors | None:
 
 
 def _of_factor(unit: dict[str, Any], label: UnitLabel) -> dict[str, Any]:
-    """How well the Gaussians tell the label's first factor: nothing where the checkpoint measured another one."""
+    """Return how well the Gaussians tell the label's first factor; None if the checkpoint measured another factor."""
     told = label.factors[0][0] if label.factors else None
     return {name: unit[name] if told and unit["factor"] == told else None for name in OF_FACTOR}
 
@@ -242,7 +254,7 @@ def _title(unit: dict[str, Any], label: UnitLabel) -> str:
     title = label.lines(36)
     levels = _of_factor(unit, label)["num_levels"]
     values = f" for {levels} values" if levels else ""
-    return f"unit {unit['unit']}{f': {title}' if title else ''}\n{unit['num_gaussians']} Gaussians{values}"
+    return f"unit {unit['unit']}{f': {title}' if title else ''}\n{unit['num_components']} Gaussians{values}"
 
 
 def _as_png(image: np.ndarray) -> bytes:

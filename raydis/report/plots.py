@@ -1,4 +1,4 @@
-"""Plots of a checkpoint: tokens with their anchors, learning curve. Each is a PNG as bytes, black on a clear ground.
+"""Plot a checkpoint's tokens with their anchors, and its learning curve, as PNGs with a transparent background.
 
 M images, N units, D unit width.
 """
@@ -24,14 +24,14 @@ def draw_anchors(
     anchors: Sequence[np.ndarray],
     titles: Sequence[str],
 ) -> bytes:
-    """One panel a unit: raw tokens in their first two principal components, coloured by Gaussian, and the anchors.
+    """Plot a panel for each unit: raw tokens in their first two principal components, and the anchors, as a PNG.
 
-    A grey line joins a raw token to where it was pulled.
+    The colour of a token is that of its Gaussian. A grey line joins each raw token to its position after the shift.
 
     Args:
         tokens, shifted: (M, N, D), before and after the shift.
         components: (M, N), the Gaussian of each token; -1 for none.
-        anchors: N arrays (K_n, D), the means.
+        anchors: N arrays (K_n, D), the means of the Gaussians.
         titles: N texts.
     """
     num_units = tokens.shape[1]
@@ -54,18 +54,18 @@ def draw_anchors(
 
 
 def _plane(points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Mean (D,) of points (M, D) and the two axes (D, 2) along which they vary most; D may be 1."""
+    """Return the mean (D,) of points (M, D) and the two axes (D, 2) along which they vary most; D may be 1."""
     centre = points.mean(axis=0)
     axes = np.linalg.svd(points - centre, full_matrices=False)[2][:2].T
     return centre, np.pad(axes, ((0, 0), (0, 2 - axes.shape[1])))
 
 
 def draw_curve(curve: Sequence[dict[str, Any]], labels: dict[str, str]) -> bytes:
-    """Scores against images seen, one line a metric.
+    """Plot scores over the number of images seen, with one line for each metric, as a PNG.
 
     Args:
-        curve: points of a checkpoint's metrics, `images_seen` and `scores`.
-        labels: what to draw: name of a number in the scores -> name in the legend.
+        curve: points with `images_seen` and `scores`, from a checkpoint's metrics.
+        labels: the scores to draw, as names in `scores` -> names in the legend.
     """
     figure = Figure(figsize=(6.4, 3.4), layout="constrained")
     panel = figure.subplots()

@@ -1,5 +1,6 @@
-"""Ray Serve: one deployment that encodes and edits images over HTTP.
+"""The HTTP service on Ray Serve: one deployment that encodes and edits images.
 
-app.py is the only file that speaks Ray. Below it: api.py (routes), service.py (what a request needs of the
-model), model.py (one opened version, run in fixed batch shapes), batcher.py, images.py and schemas.py.
+Only app.py imports Ray. It uses api.py (the routes), service.py (the steps of a request), model.py (one version of a
+model, run in batches of a fixed shape), batcher.py (requests to batches), images.py (uploads to pixels) and schemas.py
+(the JSON of requests and answers).
 """

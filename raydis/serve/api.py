@@ -1,11 +1,11 @@
-"""HTTP: routes, request limits, and errors as RFC 9457 problem documents.
+"""The HTTP routes, the limits of a request, and errors as RFC 9457 problem documents.
 
     curl -H 'Content-Type: image/png' --data-binary @a.png http://127.0.0.1:8000/v1/encode
     curl -F image=@a.png -F 'set={"3": 1.2}' -F seed=0 -F steps=20 http://127.0.0.1:8000/v1/edit -o out.png
 
-An uploaded image may have any size: it is turned upright, scaled so that its shorter side fits the model, cropped to
-its centre, and converted to RGB (or grey, as the model). Equal requests give equal bytes, whatever else the service is
-asked meanwhile.
+An uploaded image may have any size. The service turns it upright, scales it so that its shorter side fits the model,
+crops it to its centre, and converts it to RGB, or to grey if the model was trained on grey images. Equal requests get
+equal bytes, whatever other requests the service answers at the same time.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ router = APIRouter()
 
 
 def create_app(service: Service) -> FastAPI:
-    """The HTTP application in front of a service."""
+    """Return the HTTP application that answers with a service."""
     app = FastAPI(
         title="raydis",
         version=raydis.__version__,
@@ -70,7 +70,7 @@ def create_app(service: Service) -> FastAPI:
 
 
 def present_service(request: Request) -> Service:
-    """The service behind the application."""
+    """Return the service of the application."""
     return request.app.state.service
 
 
@@ -78,18 +78,18 @@ Present = Annotated[Service, Depends(present_service)]
 
 
 def media_type(request: Request) -> str:
-    """The request's Content-Type without parameters."""
+    """Return the Content-Type of a request without its parameters."""
     return request.headers.get("content-type", "").partition(";")[0].strip().lower()
 
 
 def require_form(request: Request) -> None:
-    """Refuses every body but a multipart form."""
+    """Raise HTTPException 415 unless the body is a multipart form."""
     if media_type(request) != FORM:
         raise _unsupported(request, FORM)
 
 
 async def uploaded_image(request: Request) -> bytes:
-    """The image file that is the body, or the `image` field of a multipart body."""
+    """Return the image file that is the body, or the field `image` of a multipart body."""
     kind = media_type(request)
     if kind in MEDIA_TYPES:
         return await request.body()
@@ -114,7 +114,7 @@ async def model(service: Present) -> ModelFacts:
 
 @router.post("/v1/encode", summary="Image to units", responses=PROBLEMS, openapi_extra=ENCODE_BODY)
 async def encode(image: Annotated[bytes, Depends(uploaded_image)], service: Present) -> Encoding:
-    """The body is the image file itself, or a multipart form with the file in `image`."""
+    """Encode an image. The body is the image file itself, or a multipart form with the file in `image`."""
     return Encoding.of(service.model, await service.encode(image))
 
 
@@ -127,13 +127,13 @@ async def encode(image: Annotated[bytes, Depends(uploaded_image)], service: Pres
     responses={200: {"model": Edit, "content": {"image/png": {"schema": _FILE}}}, **PROBLEMS},
 )
 async def edit(form: Annotated[EditForm, Form(media_type=FORM)], request: Request, service: Present) -> Response:
-    """Answers with a PNG, or with JSON where the request accepts `application/json`."""
+    """Draw an image again with some units changed. The answer is a PNG, or JSON if the request accepts that."""
     edited = await service.edit(
         await form.image.read(),
-        set_units=form.set,
-        shift_units=form.shift,
+        set=form.set,
+        shift=form.shift,
         seed=form.seed,
-        num_steps=form.steps,
+        steps=form.steps,
         sampler=form.sampler,
         keep_details=form.keep_details,
     )
@@ -143,7 +143,7 @@ async def edit(form: Annotated[EditForm, Form(media_type=FORM)], request: Reques
 
 
 class BodyLimit:
-    """Refuses a request body above a size: by its declared length, or while it arrives where that is not known."""
+    """ASGI middleware that refuses a body above a size, by its declared length or, without one, while it arrives."""
 
     def __init__(self, app: ASGIApp, max_bytes: int) -> None:
         self.app = app
@@ -188,7 +188,7 @@ async def _refused(_: Request, error: Exception) -> Response:
 
 
 def _wrong_parameters(error: RequestValidationError) -> str:
-    """Each parameter with what is wrong with it; without the values, which may be long or no JSON."""
+    """Return what is wrong with each parameter. The values are left out: they may be long, or no JSON."""
     found = [
         f"{'.'.join(str(part) for part in each['loc'] if part != 'body')}: {each['msg']}" for each in error.errors()
     ]

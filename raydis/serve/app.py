@@ -1,15 +1,16 @@
-"""The service on Ray Serve: `serve run serve_configs/local.yaml`, import path `raydis.serve.app:build`.
+"""The deployment on Ray Serve: `serve run serve_configs/local.yaml` starts `raydis.serve.app:build`.
 
-Routes and model live in one deployment: a second hop from an ingress to a model would cost more than encoding does.
+The routes and the model are in one deployment, because another hop between processes costs more than encoding an image.
 
-All replicas of an application serve one version. `build` runs once for a deployed config, in a process of its own. It
-resolves the alias in `args.model`, tries the version out and binds it, so a replica that starts later serves the same
-version even if the alias has moved. Changing the version means deploying the config with another `model`: Serve then
-starts new replicas and stops the old ones once the new ones are ready. Serve does not build an unchanged config again.
+All replicas of an application serve one version of a model. `build` runs once for a deployed config, in a process of
+its own. It resolves the alias in `args.model`, tries the version out and binds it, so a replica that starts later
+serves the same version even if the alias has moved. To change the version, deploy the config with another `model`:
+Serve then starts new replicas, and stops the old ones when the new ones are ready. Serve does not build an unchanged
+config again.
 
-A storage that does not answer, a model that is not there and one that cannot be served end in `build`, before Serve
-touches the running replicas. If the constructors of new replicas failed instead, the old ones would serve on, but
-Serve would not replace one that dies.
+`build` fails, before Serve touches the running replicas, if the storage does not answer, the model does not exist, or
+it cannot be served. If instead the constructors of new replicas failed, the old replicas would go on serving, but Serve
+would not replace one that dies.
 """
 
 from __future__ import annotations
@@ -84,10 +85,10 @@ class ServeArgs(Model):
 )
 @serve.ingress()
 class Raydis:
-    """A replica: one model and its service.
+    """One replica: a model and its service.
 
     Args:
-        args: those of the application, with an absolute storage.
+        args: the args of the application, with an absolute storage.
         ref: the version that `args.model` named when the application was built.
     """
 
@@ -120,7 +121,7 @@ class Raydis:
             )
 
     async def check_health(self) -> None:
-        """Has Serve replace a replica whose model hangs."""
+        """Raise RuntimeError if the model hangs, upon which Serve replaces the replica."""
         self.service.check_health()
 
 
@@ -147,7 +148,7 @@ def build(args: dict[str, Any]) -> Application:
 
 
 def _reserved_cpus() -> float:
-    """CPUs that Serve has reserved for this replica; 1 outside of Ray."""
+    """Return the CPUs that Serve has reserved for this replica; 1 outside of Ray."""
     if not ray.is_initialized():
         return 1.0
     return ray.get_runtime_context().get_assigned_resources().get("CPU", 1.0)

@@ -1,6 +1,7 @@
-"""Untrusted bytes to model-sized pixels, and pixels to PNG.
+"""Decode uploaded image files to pixels of the model's size, and encode pixels as PNG.
 
-H W C image. The format is read from the bytes, never from what the client calls them.
+H W C image. Uploads are not trusted: the format is read from the bytes, not from the name or the type that the client
+states.
 """
 
 from __future__ import annotations
@@ -20,19 +21,19 @@ MAX_PIXELS = 4096 * 4096
 
 
 def decode_image(data: bytes, image_shape: tuple[int, int, int], *, max_pixels: int = MAX_PIXELS) -> np.ndarray:
-    """One image as the model takes it, prepared by `decode_picture` as training images are.
+    """Decode an image file and bring it to the model's size, as `decode_picture` prepares training images.
 
     Args:
         data: a PNG, JPEG or WebP file.
-        image_shape: (H, W, C) of the model, C = 1 or 3.
+        image_shape: (H, W, C) of the model, with C = 1 or 3.
         max_pixels: largest width * height that is decoded.
 
     Returns:
         (H, W, C) uint8.
 
     Raises:
-        ImageError: not one of these formats, damaged, truncated, or grey of more than 8 bits.
-        ImageTooLarge: more than `max_pixels`.
+        ImageError: the file has another format, is damaged or truncated, or is grey with more than 8 bits.
+        ImageTooLarge: it has more than `max_pixels`.
     """
     try:
         return decode_picture(data, image_shape, formats=FORMATS, max_pixels=max_pixels)
@@ -45,7 +46,7 @@ def decode_image(data: bytes, image_shape: tuple[int, int, int], *, max_pixels: 
 
 
 def encode_png(pixels: np.ndarray) -> bytes:
-    """A PNG file of (H, W, C) uint8, C = 1 or 3."""
+    """Return (H, W, C) uint8, with C = 1 or 3, as a PNG file."""
     buffer = io.BytesIO()
     Image.fromarray(pixels[:, :, 0] if pixels.shape[2] == 1 else pixels).save(buffer, "PNG")
     return buffer.getvalue()

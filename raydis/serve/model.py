@@ -1,12 +1,12 @@
-"""One opened version of a model, run in batches of one fixed shape.
+"""One version of a model that is served: it encodes and draws in batches of a fixed shape.
 
 B batch, N units, H W C image.
 
-A convolution or matrix product of 8 rows rounds otherwise than one of 1 row: on the CPUs we measured, scalars differ by
-1e-7, and every fourth to eighth edit has a pixel that is one level off. At one fixed shape a row's result depends
-neither on its place nor on the other rows (768 of 768 equal). So every batch here is filled up to the same size, and
-an answer's bytes do not depend on who else asked. The price is that a lone image costs a full batch;
-`default_batch_sizes` is where that was weighed.
+Convolutions and matrix products round differently for 8 rows than for 1 row: on the CPUs we measured, scalars differ by
+1e-7, and every fourth to eighth edit has a pixel that is off by one grey level. With a fixed shape, the result of a row
+depends neither on its place nor on the other rows (768 of 768 rows were equal). Every batch is therefore filled up to
+the same size, so that the bytes of an answer do not depend on the requests of others. The price is that a single image
+costs as much as a full batch; see `default_batch_sizes`.
 """
 
 from __future__ import annotations
@@ -33,52 +33,65 @@ Item = TypeVar("Item")
 
 
 class BatchSizes(NamedTuple):
-    """Rows of every batch."""
+    """Number of rows in every batch of a kind."""
 
     encode: int
     edit: int
 
 
 def default_batch_sizes(device: torch.device) -> BatchSizes:
-    """Sizes that suit a device.
+    """Return the batch sizes for a device.
 
-    CPU, preset `small`, one thread, against a batch of 1: encoding 8 images takes 1.7 times as long (2.5 ms), a
-    denoising step of 4 images 1.6 times (16.5 ms), for 4.9 and 2.5 times the throughput. A larger network gains less
-    and a lone edit then pays more: `reference` gains 1.4 times for 2.8 times the latency. GPUs are bound by launches
-    at these sizes.
+    Measured on a CPU with the preset `small` and one thread, against a batch of 1: encoding 8 images takes 1.7 times as
+    long (2.5 ms) and has 4.9 times the throughput; a denoising step of 4 images takes 1.6 times as long (16.5 ms) and
+    has 2.5 times the throughput. A larger network gains less: `reference` has 1.4 times the throughput for 2.8 times
+    the latency of a single edit. On a GPU, launching kernels dominates at these sizes.
     """
     return BatchSizes(encode=8, edit=4) if device.type == "cpu" else BatchSizes(encode=64, edit=16)
 
 
 @dataclass(frozen=True)
-class Codes:
-    """What one image's encoding says, each (N,)."""
+class EncodedImage:
+    """The encoding of one image.
 
-    units: np.ndarray  # float32
-    facts: dict[str, np.ndarray]  # what the method states beside the units' numbers, by name
+    Attributes:
+        units: (N,) float32, one scalar for each unit.
+        facts: by name, (N,) each: what the method states about the units beside their scalars.
+    """
+
+    units: np.ndarray
+    facts: dict[str, np.ndarray]
 
 
 class Drawing(NamedTuple):
-    """One image to draw."""
+    """One image to draw.
 
-    units: np.ndarray  # (N,)
+    Attributes:
+        units: (N,), the scalars of its units.
+        source: (H, W, C) uint8, the image whose details are kept; None to start from the seed's noise.
+    """
+
+    units: np.ndarray
     seed: int
     sampling: Sampling
-    source: np.ndarray | None = None  # (H, W, C) uint8, the image whose details are kept; None: a seed's noise
+    source: np.ndarray | None = None
 
     @property
     def batch_key(self) -> tuple[Sampling, bool]:
-        """Drawings of equal keys may share a batch."""
+        """Drawings may share a batch if this is equal."""
         return self.sampling, self.source is not None
 
 
 class ServedModel:
-    """An Editor, where it came from, and its batch shapes.
+    """An Editor, its name and version, and its batch sizes.
 
     Args:
-        editor: opened on the device that computes.
-        ref: its name and version.
-        encode_batch_size, edit_batch_size: None takes the device's default.
+        editor: an editor on the device that computes.
+        ref: name and version in the registry.
+        encode_batch_size, edit_batch_size: None for the default of the device.
+
+    Raises:
+        MetricError: the checkpoint has scores that cannot be read.
     """
 
     def __init__(
@@ -93,61 +106,60 @@ class ServedModel:
         self.ref = ref
         default = default_batch_sizes(editor.device)
         self.batch_sizes = BatchSizes(encode_batch_size or default.encode, edit_batch_size or default.edit)
+        self.scores = editor.scores
         self.max_steps = None if editor.max_steps is None else min(MAX_STEPS, editor.max_steps)
 
     @property
     def identity(self) -> str:
-        """Return name, version, and a hash of the manifest, which holds the hashes of all files."""
+        """Name, version, and a hash of the manifest, which contains the hashes of all files."""
         return f"{self.ref} {hashlib.sha256(self.editor.manifest.to_json()).hexdigest()[:16]}"
 
-    def encode(self, images: Sequence[np.ndarray]) -> list[Codes]:
-        """Encode images (H, W, C) uint8, as many as one likes."""
-        rows: list[Codes] = []
+    def encode(self, images: Sequence[np.ndarray]) -> list[EncodedImage]:
+        """Encode any number of images (H, W, C) uint8."""
+        rows: list[EncodedImage] = []
         for chunk, filled in _filled(images, self.batch_sizes.encode):
             encoded = self.editor.encode(np.stack(filled))
             for row, units in enumerate(encoded.units[: len(chunk)]):
-                rows.append(Codes(units, {name: values[row] for name, values in encoded.facts.items()}))
+                rows.append(EncodedImage(units, {name: values[row] for name, values in encoded.facts.items()}))
         return rows
 
-    def edit_units(
-        self, units: np.ndarray, set_units: Mapping[int, float], shift_units: Mapping[int, float]
-    ) -> np.ndarray:
-        """One image's scalars (N,) with some set and some shifted. Raises EditError."""
-        return self.editor.edit_units(units[None], set_units=set_units, shift_units=shift_units)[0]
+    def edit_units(self, units: np.ndarray, set: Mapping[int, float], shift: Mapping[int, float]) -> np.ndarray:
+        """Return the scalars (N,) of one image with some set and some shifted. Raises EditError."""
+        return self.editor.edit_units(units[None], set=set, shift=shift)[0]
 
-    def sampling(self, num_steps: int | None, sampler: str | None, *, keep_details: bool) -> Sampling:
-        """Return how an edit is drawn. Raises EditError where the service or the model does not allow it."""
-        return choose_sampling(self.max_steps, num_steps, sampler, keep_details=keep_details)
+    def sampling(self, steps: int | None, sampler: str | None, *, keep_details: bool) -> Sampling:
+        """Return the steps and the sampler of an edit. Raises EditError if service or model do not allow them."""
+        return choose_sampling(self.max_steps, steps, sampler, keep_details=keep_details)
 
     def draw(self, drawings: Sequence[Drawing]) -> list[np.ndarray]:
-        """Images (H, W, C) uint8 of drawings that have equal batch keys."""
+        """Draw images (H, W, C) uint8. The drawings must have equal batch keys."""
         pictures: list[np.ndarray] = []
         for chunk, filled in _filled(drawings, self.batch_sizes.edit):
             units = np.stack([drawing.units for drawing in filled])
             seeds = [drawing.seed for drawing in filled]
-            num_steps, sampler = filled[0].sampling
+            steps, sampler = filled[0].sampling
             sources = [drawing.source for drawing in filled if drawing.source is not None]
-            details = self.editor.details(np.stack(sources), num_steps=num_steps) if sources else None
-            drawn = self.editor.decode(units, seed=seeds, num_steps=num_steps, sampler=sampler, details=details)
+            details = self.editor.details(np.stack(sources), steps=steps) if sources else None
+            drawn = self.editor.decode(units, seed=seeds, steps=steps, sampler=sampler, details=details)
             pictures += list(drawn[: len(chunk)])
         return pictures
 
     def try_out(self) -> None:
-        """Encode and draw a fixed picture: proof that the model works, and its warm-up.
+        """Encode and draw a test picture, to check that the model works and to warm it up.
 
         Raises:
-            CheckpointError: weights or answers that are not finite.
+            CheckpointError: the weights or the encoding are not finite.
         """
         for name, weights in self.editor.method.named_parameters():
             if not bool(torch.isfinite(weights).all()):
                 raise CheckpointError(f"{self.ref} cannot be served: its weights {name} are not finite")
         height, width, channels = self.editor.image_shape
         ramp = np.linspace(0, 255, height * width * channels).astype(np.uint8).reshape(height, width, channels)
-        codes = self.encode([ramp])[0]
-        if not all(np.isfinite(values).all() for values in (codes.units, *codes.facts.values())):
+        encoded = self.encode([ramp])[0]
+        if not all(np.isfinite(values).all() for values in (encoded.units, *encoded.facts.values())):
             raise CheckpointError(f"{self.ref} cannot be served: its encoding of a test picture is not finite")
-        num_steps = None if self.max_steps is None else 1
-        self.draw([Drawing(codes.units, seed=0, sampling=self.sampling(num_steps, None, keep_details=False))])
+        steps = None if self.max_steps is None else 1
+        self.draw([Drawing(encoded.units, seed=0, sampling=self.sampling(steps, None, keep_details=False))])
 
 
 def open_model(
@@ -161,7 +173,7 @@ def open_model(
     """Fetch a version, check it against its manifest, open it and try it out.
 
     Raises:
-        RaydisError: there is no such version, or it cannot be served.
+        RaydisError: the version does not exist, or it cannot be served.
     """
     editor = Editor.open(registry.fetch(ref, default_cache()), device=resolve_device(ComputeConfig(device=device)))
     model = ServedModel(editor, ref, encode_batch_size=encode_batch_size, edit_batch_size=edit_batch_size)
@@ -170,7 +182,7 @@ def open_model(
 
 
 def _filled(items: Sequence[Item], size: int) -> Iterator[tuple[Sequence[Item], list[Item]]]:
-    """Chunks of at most `size` items, each also filled up to `size` by repeating its last item."""
+    """Yield chunks of at most `size` items, each with a copy that is filled up to `size` by repeating its last item."""
     for start in range(0, len(items), size):
         chunk = items[start : start + size]
         yield chunk, [*chunk, *[chunk[-1]] * (size - len(chunk))]

@@ -1,17 +1,18 @@
-"""What goes over the wire, as pydantic models: the source of the OpenAPI document."""
+"""The JSON of requests and answers as pydantic models, from which FastAPI makes the OpenAPI document."""
 
 from __future__ import annotations
 
 import base64
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Literal, Self
 
 from fastapi import UploadFile
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, Json
 
 from raydis.diffusion.samplers import DEFAULT_SAMPLER, DEFAULT_STEPS, Sampler
 from raydis.editor.units import UnitInfo
+from raydis.metrics.scores import Scores
 from raydis.metrics.telling import Kind
-from raydis.serve.model import MAX_STEPS, Codes, ServedModel
+from raydis.serve.model import MAX_STEPS, EncodedImage, ServedModel
 from raydis.serve.service import Edited
 
 VALUE_LIMIT = 1e4  # far outside any unit's range, far inside what float32 computes with
@@ -21,7 +22,7 @@ UnitValue = Annotated[float, Field(ge=-VALUE_LIMIT, le=VALUE_LIMIT, allow_inf_na
 
 
 class Health(BaseModel):
-    """The process answers and holds a model."""
+    """The service is alive and has a model."""
 
     status: Literal["ok"] = "ok"
 
@@ -36,23 +37,24 @@ class Problem(BaseModel):
 
 
 class Unit(BaseModel):
-    """What is known of one unit over the training data. Pictures and reports name units by the same label."""
+    """What is known about one unit from the training data. Pictures and reports use the same labels."""
 
     index: int
     low: float
     median: float
     high: float
     kind: Kind = Field(
-        description="factor: it tells one factor; mixed: several; none: it changes pictures, but tells no factor more "
-        "than chance does; inactive: exchanging it between images changes no picture; unknown: it was not measured, or "
-        "the data has no factors."
+        description="factor: the unit describes one factor; mixed: several; none: it changes pictures, but describes "
+        "no factor better than chance; inactive: exchanging it between images changes no picture; unknown: it was not "
+        "measured, or the data has no factors."
     )
     factors: dict[str, float] = Field(
-        description="What it tells of the factors that its label names: share of a factor's entropy, 0 to 1."
+        description="The factors in its label, each with the share of its entropy that the unit explains, 0 to 1."
     )
-    label: str = Field(description="The same in words; empty where unknown.")
+    label: str = Field(description="The label in words; empty if the kind is unknown.")
     counts: dict[str, int] = Field(
-        description="What the method counts of it, such as `num_components` of its mixture; empty for most methods."
+        description="What the method counts for the unit, such as the `num_components` of its mixture; empty for most "
+        "methods."
     )
 
     @classmethod
@@ -62,22 +64,26 @@ class Unit(BaseModel):
 
 
 class ModelFacts(BaseModel):
-    """The model that answers, and where it comes from."""
+    """The model that answers, and its origin."""
 
     name: str
-    version: int = Field(description="All replicas serve this one until another is deployed, wherever aliases move.")
-    data_name: str = Field(description="Data set it was trained on.")
+    version: int = Field(
+        description="All replicas serve this version until another one is deployed, even if aliases move."
+    )
+    data_name: str = Field(description="The data set that it was trained on.")
     data_fingerprint: str
     images_seen: int = Field(description="Images seen in training.")
     seed: int
     created: AwareDatetime
-    scores: dict[str, Any] | None = Field(description="Scores with their protocol and estimator; null if not scored.")
-    image_shape: tuple[int, int, int] = Field(description="Height, width, channels that every upload is brought to.")
-    noise_shape: tuple[int, int, int] | None = Field(
-        description="Channels, height and width of the noise that drawing starts from; null where it starts from none."
+    scores: Scores | None = Field(description="Scores with their protocol and estimator; null if not scored.")
+    image_shape: tuple[int, int, int] = Field(
+        description="Height, width and channels to which every upload is converted."
     )
-    unit_dim: int = Field(description="Width of the vector that a unit's number becomes.")
-    max_steps: int | None = Field(description="Most sampling steps of an edit; null where drawing takes a single pass.")
+    noise_shape: tuple[int, int, int] | None = Field(
+        description="Channels, height and width of the noise that drawing starts from; null if it needs none."
+    )
+    unit_dim: int = Field(description="Width of the vector to which a unit's value is mapped.")
+    max_steps: int | None = Field(description="Largest number of sampling steps; null if drawing takes a single pass.")
     units: list[Unit]
 
     @classmethod
@@ -91,7 +97,7 @@ class ModelFacts(BaseModel):
             images_seen=manifest.images_seen,
             seed=manifest.seed,
             created=manifest.created,
-            scores=editor.metrics.get("scores"),
+            scores=model.scores,
             image_shape=editor.image_shape,
             noise_shape=editor.method.noise_shape,
             unit_dim=editor.unit_dim,
@@ -100,14 +106,14 @@ class ModelFacts(BaseModel):
         )
 
 
-class UnitCode(BaseModel):
+class EncodedUnit(BaseModel):
     """One unit of one image."""
 
     index: int
-    value: float = Field(description="The unit's number, which `set` and `shift` of an edit change.")
+    value: float = Field(description="The unit's value, which `set` and `shift` of an edit change.")
     facts: dict[str, int | float] = Field(
-        description="What the method states beside it, by name, such as the `component` of the unit's mixture that it "
-        "belongs to, -1 for none, and the posterior probability of that, `responsibility`. Empty for most methods."
+        description="What the method states beside the value, by name, such as the `component` of the unit's mixture "
+        "that it belongs to (-1 for none) and its posterior probability, the `responsibility`. Empty for most methods."
     )
 
 
@@ -129,26 +135,28 @@ class Encoding(BaseModel):
     )
 
     model: str = Field(description="Name and version that answered.")
-    units: list[UnitCode]
+    units: list[EncodedUnit]
 
     @classmethod
-    def of(cls, model: ServedModel, codes: Codes) -> Self:
+    def of(cls, model: ServedModel, encoded: EncodedImage) -> Self:
         return cls(
             model=str(model.ref),
             units=[
-                UnitCode(
+                EncodedUnit(
                     index=index,
                     value=float(value),
-                    facts={name: values[index].item() for name, values in codes.facts.items()},
+                    facts={name: values[index].item() for name, values in encoded.facts.items()},
                 )
-                for index, value in enumerate(codes.units)
+                for index, value in enumerate(encoded.units)
             ],
         )
 
 
 class EditForm(BaseModel):
-    """Fields of the multipart form of an edit. A unit may be set or shifted, not both; with neither, the image is
-    reconstructed."""
+    """The multipart form of an edit.
+
+    A unit can be set or shifted, but not both. If no unit is, the image is reconstructed.
+    """
 
     model_config = ConfigDict(extra="forbid")
 
@@ -160,22 +168,22 @@ class EditForm(BaseModel):
         default_factory=dict, description="Amounts to add by unit, a JSON object.", examples=['{"0": -0.5}']
     )
     seed: int = Field(
-        0, ge=0, lt=2**63, description="Seed of the starting noise; without influence where details are kept."
+        0, ge=0, lt=2**63, description="Seed of the starting noise; it has no influence if details are kept."
     )
     steps: int | None = Field(
         None,
         ge=1,
         le=MAX_STEPS,
-        description=f"Sampling steps, by default {DEFAULT_STEPS}; the time taken grows with them. To be left out where "
+        description=f"Number of sampling steps, by default {DEFAULT_STEPS}; the time grows with it. Leave it out if "
         "the model's `max_steps` is null.",
     )
     sampler: Sampler | None = Field(
-        None, description=f"Default: {DEFAULT_SAMPLER}; where details are kept ddim, the only one that can be inverted."
+        None, description=f"Default: {DEFAULT_SAMPLER}; if details are kept, ddim, because only ddim can be inverted."
     )
     keep_details: bool = Field(
         False,
-        description="Start from the image's own noise, found by DDIM inversion in as many steps, so that what no unit "
-        "describes stays; takes twice as long.",
+        description="Start from the image's own noise, which DDIM inversion finds in as many steps, so that what no "
+        "unit describes stays. The edit takes twice as long.",
     )
 
 
@@ -185,8 +193,8 @@ class Edit(BaseModel):
     model: str = Field(description="Name and version that answered.")
     units: list[float] = Field(description="The units' values after the edit, from which the image was drawn.")
     seed: int
-    steps: int | None = Field(description="Those that drew it; null where drawing takes a single pass.")
-    sampler: Sampler | None = Field(description="The one that drew it; null likewise.")
+    steps: int | None = Field(description="The number of steps that drew it; null if drawing takes a single pass.")
+    sampler: Sampler | None = Field(description="The sampler that drew it; null likewise.")
     keep_details: bool
     image: str = Field(description="The PNG file, base64.")
 
@@ -196,7 +204,7 @@ class Edit(BaseModel):
             model=str(model.ref),
             units=edited.units.tolist(),
             seed=form.seed,
-            steps=edited.sampling.num_steps,
+            steps=edited.sampling.steps,
             sampler=edited.sampling.sampler,
             keep_details=form.keep_details,
             image=base64.b64encode(edited.png).decode(),

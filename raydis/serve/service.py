@@ -1,6 +1,6 @@
-"""What a request needs of the model behind the routes: decode the file, wait for a place in a batch, encode or draw.
+"""The steps of a request between route and model: decode the file, wait for a batch, encode, edit and draw.
 
-A service serves one model for its whole life, so that no answer mixes two versions. No Ray here, and no HTTP.
+A service keeps one model for its whole life, so that no answer mixes two versions. It imports neither Ray nor FastAPI.
 """
 
 from __future__ import annotations
@@ -16,24 +16,29 @@ from raydis.editor.sampling import Sampling
 from raydis.engine.device import use_threads
 from raydis.serve.batcher import Batcher
 from raydis.serve.images import decode_image, encode_png
-from raydis.serve.model import Codes, Drawing, ServedModel
+from raydis.serve.model import Drawing, EncodedImage, ServedModel
 
 STALLED_S = 300.0  # a batch that computes longer than this hangs
 
 
 class Edited(NamedTuple):
-    """A drawn edit."""
+    """A drawn edit.
+
+    Attributes:
+        units: (N,), the scalars after the edit.
+        sampling: the steps and the sampler that drew it.
+    """
 
     png: bytes
-    units: np.ndarray  # (N,), after the edit
-    sampling: Sampling  # that drew it
+    units: np.ndarray
+    sampling: Sampling
 
 
 class Service:
-    """Encodes and edits uploaded files with one model.
+    """Encode and edit uploaded files with one model.
 
     Args:
-        num_threads: torch's threads within each batch.
+        num_threads: number of threads that torch uses in each batch.
     """
 
     def __init__(self, model: ServedModel, *, num_threads: int = 1) -> None:
@@ -41,7 +46,7 @@ class Service:
         self._num_threads = num_threads
         self._files = ThreadPoolExecutor(2, "files")  # bounds the memory that decoded uploads take
         # A thread each, so that a long edit does not hold up encodings.
-        self._encoder: Batcher[np.ndarray, Codes] = Batcher(
+        self._encoder: Batcher[np.ndarray, EncodedImage] = Batcher(
             model.encode,
             max_size=model.batch_sizes.encode,
             key=lambda _: None,
@@ -54,31 +59,31 @@ class Service:
             executor=self._thread("edit"),
         )
 
-    async def encode(self, data: bytes) -> Codes:
-        """Codes of an image file. Raises ImageError, ImageTooLarge."""
+    async def encode(self, data: bytes) -> EncodedImage:
+        """Encode an image file. Raises ImageError, ImageTooLarge."""
         return await self._encoder.submit(await self._pixels(data))
 
     async def edit(
         self,
         data: bytes,
         *,
-        set_units: Mapping[int, float],
-        shift_units: Mapping[int, float],
+        set: Mapping[int, float],
+        shift: Mapping[int, float],
         seed: int,
-        num_steps: int | None = None,
+        steps: int | None = None,
         sampler: str | None = None,
         keep_details: bool = False,
     ) -> Edited:
-        """An image file, drawn again with some units changed. Raises EditError, ImageError, ImageTooLarge."""
-        sampling = self.model.sampling(num_steps, sampler, keep_details=keep_details)
+        """Draw an image file again with some units changed. Raises EditError, ImageError, ImageTooLarge."""
+        sampling = self.model.sampling(steps, sampler, keep_details=keep_details)
         pixels = await self._pixels(data)
-        codes = await self._encoder.submit(pixels)
-        units = self.model.edit_units(codes.units, set_units, shift_units)
+        encoded = await self._encoder.submit(pixels)
+        units = self.model.edit_units(encoded.units, set, shift)
         drawing = Drawing(units, seed, sampling, pixels if keep_details else None)
         return Edited(await self._drawer.submit(drawing), units, sampling)
 
     def check_health(self) -> None:
-        """Raises RuntimeError where a batch hangs."""
+        """Raise RuntimeError if a batch hangs."""
         busy_s = max(self._encoder.busy_s, self._drawer.busy_s)
         if busy_s > STALLED_S:
             raise RuntimeError(f"a batch has been computing for {busy_s:.0f} s, more than {STALLED_S:.0f} s")

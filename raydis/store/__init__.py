@@ -1,4 +1,4 @@
-"""Bytes under keys: a local folder or S3, behind one protocol."""
+"""Storage of bytes under keys, with one interface for a local folder and for S3."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
-"""What every store can do, and the rule for keys.
+"""The interface of a store, and the rule for its keys.
 
-A key is a relative path with `/` between its parts, such as `registry/quickstart/aliases/best.json`. A tag names one
-version of one key's bytes: as long as `tag(key)` answers the same, `read(key)` does too. Tags of different stores do
-not compare.
+A key is a relative path with `/` between its parts, such as `registry/quickstart/aliases/best.json`. A tag identifies
+one version of the bytes under a key: while `tag(key)` returns the same tag, `read(key)` returns the same bytes. Tags of
+different stores are not comparable.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ from raydis.errors import StoreError
 if TYPE_CHECKING:
     from raydis.store.location import Location
 
-RESERVED_PREFIX = ".raydis-"  # parts that begin so are the stores' own files: locks and unfinished writes
+RESERVED_PREFIX = ".raydis-"  # of names that a store uses itself, for locks and unfinished writes
 MAX_KEY_BYTES = 1024  # S3's limit
 
 
 @dataclass(frozen=True)
 class Entry:
-    """One line of a listing: a key, the tag of its present version, and how many bytes are stored there."""
+    """One entry of a listing: a key, the tag of its present version, and its number of bytes."""
 
     key: str
     tag: str
@@ -34,32 +34,32 @@ class Entry:
 
 
 class Store(Protocol):
-    """Bytes under keys.
+    """A mapping from keys to bytes.
 
     Every method raises StoreError, in one line, for a key that is not allowed and for storage that fails: no
-    permission, no credentials, no such bucket, unreachable, full. A write is seen whole or not at all.
+    permission, no credentials, no such bucket, unreachable, full. Writes are atomic: a reader never sees part of one.
     """
 
     @property
     def location(self) -> Location:
-        """Where the keys lie; `open_store(location)` opens the same store."""
+        """The folder or bucket of this store. `open_store(location)` opens the same store."""
         ...
 
     @property
     def uri(self) -> str:
-        """The location as it is printed; `open_store(uri)` opens the same store."""
+        """The location as text. `open_store(uri)` opens the same store."""
         ...
 
     def read(self, key: str) -> bytes:
-        """The bytes under the key. Raises StoreMissing."""
+        """Return the bytes under the key. Raises StoreMissing if nothing is stored there."""
         ...
 
     def write(self, key: str, data: bytes, *, if_absent: bool = False, if_match: str | None = None) -> str:
-        """Replaces the bytes under the key and returns their tag.
+        """Replace the bytes under the key and return their tag.
 
         Args:
-            if_absent: write only where nothing is stored; of several such writers exactly one succeeds.
-            if_match: write only while the key's tag is this one; of several such writers exactly one succeeds.
+            if_absent: write only if nothing is stored there; of several such writers exactly one succeeds.
+            if_match: write only if the key has this tag; of several such writers exactly one succeeds.
 
         Raises:
             StoreConflict: the condition did not hold, and nothing was written.
@@ -67,53 +67,58 @@ class Store(Protocol):
         ...
 
     def tag(self, key: str) -> str | None:
-        """Tag of the key's present version; None where nothing is stored."""
+        """Return the tag of the key's present version; None if nothing is stored there."""
         ...
 
     def exists(self, key: str) -> bool:
-        """Whether anything is stored under the key."""
+        """Return whether anything is stored under the key."""
         ...
 
     def list(self, prefix: str = "") -> Iterator[str]:
-        """All keys that begin with `prefix` as text, sorted; `a/b` finds `a/b/c` and `a/bc`, `a/b/` only the first."""
+        """Return all keys that begin with the text `prefix`, sorted.
+
+        The prefix `a/b` finds `a/b/c` and `a/bc`; `a/b/` finds only the first.
+        """
         ...
 
     def entries(self, prefix: str = "") -> Iterator[Entry]:
-        """Keys as `list` finds them, each with the tag that `tag(key)` answers.
+        """Return the keys that `list` finds, with the tags that `tag(key)` returns and their sizes.
 
-        A server's listing holds the tags, so that a folder of many objects costs no request an object. Keys that
-        another program wrote may be ones that `check_key` refuses.
+        The listing of a server contains the tags, so there is no request for each object. Other programs may have
+        written keys that `check_key` does not allow.
         """
         ...
 
     def delete(self, key: str) -> None:
-        """Removes the key; nothing happens where it is absent."""
+        """Remove the key; do nothing if it does not exist."""
         ...
 
     def upload(self, path: Path, key: str) -> None:
-        """Stores a file's bytes under the key without holding them in memory."""
+        """Store the bytes of a file under the key without holding them in memory."""
         ...
 
     def download(self, key: str, path: Path, *, if_match: str | None = None) -> None:
-        """Writes the key's bytes to a file without holding them in memory. Raises StoreMissing.
+        """Write the bytes under the key to a file without holding them in memory.
 
-        The file appears under its name when it is complete; its folder is made where it is missing.
+        The file appears under its name when it is complete. Its folder is created if it is missing.
 
         Args:
-            if_match: download only the version of this tag.
+            if_match: download only the version with this tag.
 
         Raises:
-            StoreConflict: the key's bytes are no longer those of `if_match`, and no file was written.
+            StoreMissing: nothing is stored under the key.
+            StoreConflict: the key no longer has the tag `if_match`, and no file was written.
         """
         ...
 
 
 def check_key(key: str) -> str:
-    """The key, if it is allowed.
+    """Return the key if it is allowed.
 
     Raises:
-        StoreError: empty, absolute, longer than MAX_KEY_BYTES, or with a part that is empty, `.`, `..`, reserved, or
-            holds a backslash or a character that does not print: such a key could leave its store or mean two things.
+        StoreError: the key is empty, absolute or longer than MAX_KEY_BYTES, has a part that is empty, `.`, `..` or
+            reserved, or contains a backslash or a character that is not printable. Such a key could point outside of
+            its store, or be read in two ways.
     """
     parts = key.split("/")
     bad = [part for part in parts if part in ("", ".", "..") or part.startswith(RESERVED_PREFIX)]
@@ -126,26 +131,29 @@ def check_key(key: str) -> str:
 
 
 def is_printable(text: str) -> bool:
-    """Whether a text has neither control characters, nor line breaks, nor bytes that were no text."""
+    """Return whether a text has no control characters, no line breaks, and no bytes that failed to decode as text."""
     return all(unicodedata.category(char) not in ("Cc", "Cs", "Zl", "Zp") for char in text)
 
 
 def check_prefix(prefix: str) -> str:
-    """A prefix of allowed keys: a key, a key with `/` at its end, or nothing. Raises StoreError."""
+    """Return a prefix if it is a key, a key with `/` at its end, or empty. Raises StoreError otherwise."""
     if prefix:
         check_key(prefix.removesuffix("/"))
     return prefix
 
 
 def check_condition(if_absent: bool, if_match: str | None) -> None:
-    """Refuses two conditions at once, which no caller can mean."""
+    """Raise ValueError if both conditions of a write are given."""
     if if_absent and if_match is not None:
         raise ValueError("give if_absent or if_match, not both")
 
 
 @contextlib.contextmanager
 def temporary_beside(path: Path) -> Generator[BinaryIO]:
-    """A new file in the folder of `path`, which is made, for the caller to rename; removed where it was not."""
+    """Open a new temporary file in the folder of `path`, for the caller to fill and rename.
+
+    The folder is created if it is missing. A file that the caller has not renamed is removed at the end of the block.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.parent / f"{RESERVED_PREFIX}{secrets.token_hex(8)}"
     try:

@@ -1,8 +1,8 @@
-"""A lease on a key: one process at a time holds it, everybody sees who, and one that died is followed by the next.
+"""A lease on a key of a store: a lock that one process at a time holds, and that others take over if its holder dies.
 
-The holder writes a record and renews it every few seconds. Clocks of two hosts differ, so no times are compared: who
-wants a lease that is held watches by a clock of its own whether the record still changes. A holder of the same machine
-need not be watched, for whether its process lives can be looked up.
+The holder writes a record that says who it is, and renews the record every few seconds. The clocks of two hosts may
+differ, so no times are compared: a process that wants a lease watches the record for STALE_S by its own clock, and
+takes over if it has not changed. On the same machine, it looks up instead whether the holder's process still lives.
 """
 
 from __future__ import annotations
@@ -25,22 +25,22 @@ from raydis.store.base import Store
 
 log = logging.getLogger(__name__)
 
-BEAT_S = 5.0  # between two renewals
-STALE_S = 60.0  # without a renewal, after which a holder counts as gone: longer than a store's usual hiccup
+BEAT_S = 5.0  # time between two renewals
+STALE_S = 60.0  # time without a renewal after which a holder counts as dead: longer than a store is usually unavailable
 POLL_S = 1.0
 
 Record = dict[str, Any]
 
 
 class Lease:
-    """The right to write below a key, for one process at a time.
+    """The right of one process at a time to write to something, such as the folder of a run.
 
     Args:
-        store: with conditional writes.
-        key: of the record.
-        what: the lease is about, first words of its errors: `run quickstart`.
-        clock, sleep: seconds that pass here, and waiting for some.
-        is_gone: whether a process that `this_process` described is known to have ended.
+        store: the store of the record; it needs conditional writes.
+        key: the key of the record.
+        what: what the lease protects, such as `run quickstart`; error messages begin with it.
+        clock, sleep: functions that return the time and wait, in seconds.
+        is_gone: returns whether a process, as described by `this_process`, is known to have ended.
     """
 
     def __init__(
@@ -62,7 +62,7 @@ class Lease:
 
     @contextlib.contextmanager
     def held(self) -> Generator[Lease]:
-        """Hold the lease for the length of a `with`: acquire it, renew it in the background, release it at the end.
+        """Hold the lease during a `with` block: acquire it, renew it in the background, and release it at the end.
 
         Raises:
             LeaseTaken: see `acquire`.
@@ -79,14 +79,14 @@ class Lease:
             self.release()
 
     def acquire(self) -> None:
-        """Take the lease: at once where nobody holds it, else after STALE_S in which nobody has renewed it.
+        """Take the lease: at once if no process holds it, else after STALE_S without a renewal.
 
         Raises:
-            LeaseTaken: its holder renews it.
+            LeaseTaken: its holder has renewed it.
         """
         while (tag := self.store.tag(self.key)) is not None:
             record = _record(self.store, self.key)
-            if record.get("token") == self.token:  # a conditional write whose answer got lost
+            if record.get("token") == self.token:  # our conditional write has succeeded, but its answer was lost
                 self._tag = tag
                 return
             free = "token" not in record or self._is_gone(str(record.get("process")))
@@ -96,11 +96,11 @@ class Lease:
             self.acquire()
 
     def renew(self) -> None:
-        """Show that the holder lives.
+        """Renew the record, which shows other processes that the holder lives.
 
         Raises:
-            LeaseLost: somebody else has taken over.
-            StoreError: the store refused; nobody can have taken over through it.
+            LeaseLost: another process has taken the lease over.
+            StoreError: the store failed. The lease may still be held.
         """
         self._beats += 1
         if not self._write(if_match=self._tag):
@@ -108,11 +108,11 @@ class Lease:
             self._tag = self.store.tag(self.key) or ""
 
     def check(self) -> None:
-        """See `check_lease`."""
+        """Raise LeaseLost if another process has taken the lease over; see `check_lease`."""
         check_lease(self.store, self.key, self.token, what=self.what)
 
     def release(self) -> None:
-        """Let the next one have it at once, unless somebody has it already."""
+        """Release the lease, unless another process has taken it over, so that the next process gets it at once."""
         with contextlib.suppress(StoreError):
             self.store.write(self.key, b"{}", if_match=self._tag)
 
@@ -124,11 +124,14 @@ class Lease:
                 log.warning("%s", error)
                 return
             except StoreError as error:
-                log.warning("%s: cannot renew the lease, and try again: %s", self.what, error)
+                log.warning("%s: cannot renew the lease, will try again: %s", self.what, error)
 
     def _is_stale(self, tag: str, record: Record) -> bool:
-        """Whether the record stays as it is for STALE_S; False where it was released or removed meanwhile."""
-        log.warning("%s: %s; wait up to %.0f s to see whether it still is", self.what, _holder(record), STALE_S)
+        """Watch the record, and return whether it has not changed for STALE_S.
+
+        Return False if the lease was released in the meantime. Raises LeaseTaken if it was renewed.
+        """
+        log.warning("%s: %s; waiting up to %.0f s for a sign of that process", self.what, _holder(record), STALE_S)
         began = self._clock()
         while self._clock() - began < STALE_S:
             self._sleep(POLL_S)
@@ -137,13 +140,13 @@ class Lease:
             if "token" not in (record := _record(self.store, self.key)):
                 return False
             raise LeaseTaken(
-                f"{self.what} in {self.store.uri} goes on elsewhere: {_holder(record)}. Wait for its end, or stop that "
-                "process and repeat the command, or choose another name"
+                f"{self.what} in {self.store.uri} is running elsewhere: {_holder(record)}. Wait for its end, or stop "
+                "that process and repeat the command, or choose another name"
             )
         return True
 
     def _write(self, **condition: Any) -> bool:
-        """Write our record; False where the condition does not hold."""
+        """Write this holder's record, and return whether the condition held."""
         record = {
             "host": socket.gethostname(),
             "pid": os.getpid(),
@@ -160,12 +163,12 @@ class Lease:
 
 
 def check_lease(store: Store, key: str, token: str, *, what: str) -> None:
-    """Ask whether a lease is still held under a token, as its holder does before it writes anything that matters.
+    """Raise LeaseLost unless the lease is still held under a token. Its holder calls this before important writes.
 
-    A store that does not answer is no proof of the contrary: nobody takes over through it either.
+    If the store does not answer, the lease counts as held, because no other process can take it over then.
 
     Raises:
-        LeaseLost: somebody else has taken over.
+        LeaseLost: another process has taken the lease over.
     """
     try:
         record = _record(store, key)
@@ -173,13 +176,13 @@ def check_lease(store: Store, key: str, token: str, *, what: str) -> None:
         return
     if record.get("token") != token:
         raise LeaseLost(
-            f"{what} in {store.uri} was taken over while this process did not move for a while: {_holder(record)}. "
-            "This process stops, and has written nothing since"
+            f"{what} in {store.uri} was taken over while this process was suspended or offline: {_holder(record)}. "
+            "This process stops. It has written nothing since then"
         )
 
 
 def this_process() -> str:
-    """Describe this process so that others of its machine know it for sure; empty where the system has no /proc."""
+    """Return a text that identifies this process among all others; empty if the system has no /proc."""
     try:
         _, started = _state_and_start(os.getpid())
         return f"{_machine()} {os.getpid()} {started}"
@@ -188,7 +191,7 @@ def this_process() -> str:
 
 
 def is_gone_from_here(process: str) -> bool:
-    """Return whether a process that `this_process` described is known to have ended: of this machine, and no more."""
+    """Return whether a process, as described by `this_process`, ran on this machine and has ended."""
     with contextlib.suppress(OSError, ValueError):
         machine, pid, started = process.rsplit(" ", 2)
         if machine != _machine():
@@ -197,23 +200,29 @@ def is_gone_from_here(process: str) -> bool:
             state, now_started = _state_and_start(int(pid))
         except FileNotFoundError:
             return True
-        return state == "Z" or now_started != started  # ended but not yet collected, or its number was used again
+        return state == "Z" or now_started != started  # a zombie, or another process with the same id
     return False
 
 
 def _machine() -> str:
-    """This boot of this machine, and the namespace that process numbers count in: containers have their own."""
+    """Identify the machine, its present boot, and the namespace of process ids, which differs between containers."""
     return f"{Path('/proc/sys/kernel/random/boot_id').read_text().strip()} {os.readlink('/proc/self/ns/pid')}"
 
 
 def _state_and_start(pid: int) -> tuple[str, str]:
-    """State letter and start, in ticks since boot; proc(5). The command's name before them may hold anything."""
+    """Return the state letter of a process and its start in ticks since boot, from /proc/PID/stat; see proc(5).
+
+    The command name before these fields ends at the last parenthesis, and may contain any characters.
+    """
     fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     return fields[0], fields[19]
 
 
 def _record(store: Store, key: str) -> Record:
-    """The record, empty where nobody holds the lease; one that is no record is somebody's whom we do not know."""
+    """Return the record under a key; empty if no process holds the lease.
+
+    Bytes that are not a record count as that of an unknown holder.
+    """
     try:
         record: object = json.loads(store.read(key))
     except StoreMissing:
@@ -225,5 +234,5 @@ def _record(store: Store, key: str) -> Record:
 
 def _holder(record: Record) -> str:
     if not record.get("host"):
-        return "held by nobody that is known"
+        return "held by an unknown process"
     return f"held by process {record.get('pid')} on {record['host']} since {record.get('since')}"

@@ -1,4 +1,4 @@
-"""A folder as a store: safe between the threads and processes of one machine."""
+"""A store in a local folder. The threads and processes of one machine may use it at the same time."""
 
 from __future__ import annotations
 
@@ -29,17 +29,17 @@ _ABSENT = (FileNotFoundError, NotADirectoryError, IsADirectoryError)
 
 
 class LocalStore:
-    """A file a key, below one folder that the first write makes. A tag is the sha256 of the bytes.
+    """A folder with one file for each key, which the first write creates. A tag is the sha256 of the bytes.
 
-    A write fills a temporary file beside its target and renames it. It holds the folder's lock for the rename, so that
-    a condition is checked and acted upon in one step, and asks once whether the file system keeps that lock at all.
-    Readers take no lock: a rename is atomic.
+    A write fills a temporary file beside its target and renames it. It holds the folder's lock while it checks its
+    condition and renames. The first write also checks that locks work on this file system. Readers take no lock,
+    because a rename is atomic.
     """
 
     def __init__(self, root: str | Path) -> None:
         self._location = Location.local(root)
         self._root = Path(self._location.path)
-        self._locks_hold = False  # once proved
+        self._locks_hold = False  # set once `_prove_lock` has found that locks work
 
     @property
     def location(self) -> Location:
@@ -64,7 +64,7 @@ class LocalStore:
                 if (if_absent and found is not None) or (if_match is not None and found != if_match):
                     raise StoreConflict(
                         f"{key} in {self.uri} was not written: expected {if_match or 'nothing there'}, "
-                        f"found {found or 'nothing there'}. Read it again and decide anew"
+                        f"found {found or 'nothing there'}. Read it again, then retry"
                     )
                 os.replace(file.name, path)
         return hashlib.sha256(data).hexdigest()
@@ -89,7 +89,7 @@ class LocalStore:
         return iter(sorted(key for key in keys if key.startswith(prefix)))
 
     def entries(self, prefix: str = "") -> Iterator[Entry]:
-        return self._described(self.list(prefix))  # the prefix is checked now, not at the first key
+        return self._described(self.list(prefix))  # a call, not a generator, so that it checks the prefix at once
 
     def delete(self, key: str) -> None:
         path = self._path(key)
@@ -108,7 +108,7 @@ class LocalStore:
 
     def download(self, key: str, path: Path, *, if_match: str | None = None) -> None:
         with self._errors(f"download {key} to {path}"), self._open(key) as source, temporary_beside(path) as file:
-            # The tag of the bytes that are copied, where it is asked for: the key may be replaced while they are.
+            # Hash the copied bytes, if a tag is given, because the key may be replaced during the copy.
             state = hashlib.sha256()
             while piece := source.read(COPY_BYTES):
                 if if_match is not None:
@@ -127,7 +127,7 @@ class LocalStore:
             path = self._root / key
             with self._errors(f"read {key}"):
                 tag = _tag(path)
-                if tag is not None:  # not removed since it was listed
+                if tag is not None:  # the key has not been removed since it was listed
                     yield Entry(key, tag, path.stat().st_size)
 
     def _path(self, key: str) -> Path:
@@ -153,7 +153,7 @@ class LocalStore:
 
     @contextlib.contextmanager
     def _lock(self) -> Generator[None]:
-        # flock belongs to the open file: it keeps threads apart as well as processes, and a killed holder frees it.
+        # flock belongs to the open file: it excludes threads as well as processes, and a killed holder releases it.
         with open(self._root / LOCK_NAME, "ab") as file:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX)
@@ -164,7 +164,7 @@ class LocalStore:
             yield
 
     def _prove_lock(self) -> None:
-        """Ask for the lock that is held, once a store: some file systems grant it to all who ask."""
+        """Raise StoreError if the held lock can be taken again, as on file systems that ignore locks."""
         with open(self._root / LOCK_NAME, "ab") as file:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -182,7 +182,7 @@ class LocalStore:
 
 
 def _flush(file: BinaryIO) -> None:
-    """To the disk, so that the rename does not outlive the bytes in a power cut."""
+    """Write a file to the disk, so that after a power cut the renamed file is not empty."""
     file.flush()
     os.fsync(file.fileno())
 

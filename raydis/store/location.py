@@ -1,8 +1,8 @@
-"""Where a store lies: the one type that reads and writes such places.
+"""Location of a store: parsing and printing of local paths, file URIs and s3:// URIs.
 
-The same text means different things to different libraries. boto3 and every S3 console take `s3://bucket/my runs#1` for
-a bucket and a raw key; pyarrow, and so Ray, takes it for a percent-encoded URI, in which `#` ends the path and a space
-is an error. People and raydis read and print raw keys; `Location.pyarrow_uri` is the one place that encodes them.
+Libraries read the same text differently. boto3 and every S3 console read `s3://bucket/my runs#1` as a bucket and a raw
+key. pyarrow, and therefore Ray, reads it as a percent-encoded URI, in which `#` ends the path and a space is an error.
+raydis reads and prints raw keys; only `Location.pyarrow_uri` encodes them.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class Location:
         path: the raw key prefix, without `/` at its ends and empty for the whole bucket; or an absolute local path.
 
     Raises:
-        StoreError: a bucket name or a path that is not allowed.
+        StoreError: the bucket name or the path is not allowed.
     """
 
     bucket: str | None
@@ -43,9 +43,9 @@ class Location:
         if self.bucket is None:
             return
         if not _BUCKET.fullmatch(self.bucket):
-            # What stands before an @ may be a secret key: pyarrow takes credentials there.
+            # The text before an @ may be a secret key, because pyarrow accepts credentials there: do not print it.
             raise StoreError(
-                f"{self.bucket.rpartition('@')[2]!r} is no bucket name: use letters, digits, '.', '_' and '-'. "
+                f"{self.bucket.rpartition('@')[2]!r} is not a bucket name: use letters, digits, '.', '_' and '-'. "
                 "Credentials come from the environment, never from the URI"
             )
         if self.path:
@@ -53,15 +53,15 @@ class Location:
 
     @classmethod
     def parse(cls, text: str | Path, *, relative_to: Path | None = None) -> Self:
-        """Read `s3://bucket/prefix` (a raw prefix), `file:///folder` (percent-encoded) or a local path.
+        """Parse `s3://bucket/prefix` (a raw prefix), `file:///folder` (percent-encoded) or a local path.
 
-        Nothing is contacted or made.
+        This contacts no server and creates nothing.
 
         Args:
-            relative_to: folder that a relative path starts from; None: the working directory.
+            relative_to: folder that a relative path starts from; None for the working directory.
 
         Raises:
-            StoreError: another scheme, no bucket, a prefix that is not allowed, or a file URI that is none.
+            StoreError: another scheme, no bucket, a prefix that is not allowed, or an invalid file URI.
         """
         text = str(text)
         scheme, separator, rest = text.partition("://")
@@ -78,7 +78,11 @@ class Location:
 
     @classmethod
     def local(cls, path: str | Path, *, relative_to: Path | None = None) -> Self:
-        """Location of a local path, made absolute; `~` is the home folder. Raises StoreError."""
+        """Return the location of a local path, made absolute; `~` is the home folder.
+
+        Raises:
+            StoreError: the path is not allowed, or names the home folder of an unknown user.
+        """
         try:
             expanded = Path(path).expanduser()
         except RuntimeError as error:
@@ -92,32 +96,32 @@ class Location:
 
     @property
     def pyarrow_uri(self) -> str:
-        """The text that pyarrow, Ray and fsspec take for this very place."""
+        """The path or percent-encoded URI that pyarrow, Ray and fsspec read as this location."""
         return self.path if self.bucket is None else f"s3://{self.bucket}/{quote(self.path)}".rstrip("/")
 
     def at_pyarrow_path(self, path: str) -> Location:
-        """Location of a path as pyarrow, and so Ray, reports it: `bucket/raw/key` on S3, without a scheme."""
+        """Return the location of a path as pyarrow and Ray report it: `bucket/raw/key` on S3, without a scheme."""
         if self.bucket is None:
             return replace(self, path=path)
         bucket, _, key = path.partition("/")
         return replace(self, bucket=bucket, path=key)
 
     def __truediv__(self, key: str) -> Location:
-        """Location of a key below this one. Raises StoreError for a key that is not allowed."""
+        """Return the location of a key below this one. Raises StoreError if the key is not allowed."""
         if self.bucket is None:
             return replace(self, path=str(Path(self.path, check_key(key))))
         return replace(self, path=f"{self.path}/{check_key(key)}".lstrip("/"))
 
     def __str__(self) -> str:
-        """What is printed and written into files, and what `parse` reads back."""
+        """Return the text that is printed and written to files; `parse` reads it back."""
         return self.path if self.bucket is None else f"s3://{self.bucket}/{self.path}".rstrip("/")
 
 
 def split_uri(uri: str) -> tuple[Location, str]:
-    """The folder and the key of one file: `s3://bucket/a/b.h5` is (`s3://bucket/a`, `b.h5`); local paths likewise.
+    """Split the URI or local path of a file into folder and key: `s3://bucket/a/b.h5` into (`s3://bucket/a`, `b.h5`).
 
     Raises:
-        StoreError: no file name at the end, or see `Location.parse`.
+        StoreError: there is no file name at the end, or see `Location.parse`.
     """
     location = Location.parse(uri) if uri and not uri.endswith("/") else None
     folder, _, key = location.path.rpartition("/") if location else ("", "", "")
@@ -127,12 +131,12 @@ def split_uri(uri: str) -> tuple[Location, str]:
 
 
 def _path_of(uri: str) -> str:
-    """The path in a file URI, which is percent-encoded."""
+    """Return the decoded path of a file URI."""
     parts = urlsplit(uri)
     if parts.netloc not in ("", "localhost") or not parts.path:
-        raise StoreError(f"{uri} is no local path: write file:///folder, with three slashes")
+        raise StoreError(f"{uri} is not a local path: write file:///folder, with three slashes")
     if parts.query or parts.fragment or uri[-1] in "?#" or _BAD_ESCAPE.search(parts.path):
-        raise StoreError(f"{uri} is no file URI: write ? as %3F, # as %23 and % as %25, or give the plain path")
+        raise StoreError(f"{uri} is not a file URI: write ? as %3F, # as %23 and % as %25, or give the plain path")
     try:
         return unquote(parts.path, errors="strict")
     except UnicodeDecodeError as error:

@@ -1,4 +1,4 @@
-"""Location -> store."""
+"""Open the store at a location."""
 
 from __future__ import annotations
 
@@ -8,7 +8,9 @@ from raydis.store.location import Location
 
 
 def open_store(place: str | Location) -> Store:
-    """The store at `s3://bucket/prefix`, `file:///folder` or a local path. Nothing is contacted or made yet.
+    """Return the store at `s3://bucket/prefix`, `file:///folder` or a local path.
+
+    This contacts no server and creates nothing.
 
     Raises:
         StoreError: see `Location.parse`.

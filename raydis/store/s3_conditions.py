@@ -1,7 +1,7 @@
-"""Whether a server keeps to the conditions of a write: several answer 200 to such a PUT and ignore the condition.
+"""Check that a server honours conditional writes. Several servers answer 200 to such a PUT and ignore the condition.
 
-Two processes would then both own what only one can. So before its first conditional write a process tries the
-conditions out, once for each bucket; a process that only reads never writes anything.
+With such a server, two processes could hold the same lease. Before its first conditional write, a process therefore
+tests the conditions, once for each bucket. A process that only reads never writes anything.
 """
 
 # boto3 has no types
@@ -20,7 +20,7 @@ from raydis.errors import StoreConflict, StoreError, StoreMissing
 from raydis.store.base import RESERVED_PREFIX, check_key
 from raydis.store.location import Location
 from raydis.store.s3_client import Address, Condition, S3Client, tag_of
-from raydis.store.s3_errors import status_of, told
+from raydis.store.s3_errors import status_of, translated_errors
 
 log = logging.getLogger(__name__)
 
@@ -30,15 +30,15 @@ ADVICE = (
     "that all machines share"
 )
 
-_proved: set[tuple[str, str]] = set()  # endpoint and bucket, of this process
+_proved: set[tuple[str, str]] = set()  # endpoint and bucket of each server that this process has tested
 _proving = threading.Lock()
 
 
 def prove_conditions(client: S3Client, location: Location, key: str) -> None:
-    """Try conditional writes out, once a process for each bucket, in the folder of the key that is to be written.
+    """Test conditional writes, once in a process for each bucket, in the folder of the key that is to be written.
 
-    Five small requests. The object that they write has a new name each time, so that processes do not meet. It is
-    hidden from `list`, and deleted unless the credentials do not allow that, which is logged.
+    The test takes five small requests. Its object has a new name each time, so that processes do not interfere. The
+    object is hidden from `list`, and deleted at the end. If the credentials do not allow that, a warning is logged.
 
     Raises:
         StoreError: the server ignores conditions or does not implement them; the message says what to do.
@@ -56,11 +56,11 @@ def prove_conditions(client: S3Client, location: Location, key: str) -> None:
 
 
 class _Probe:
-    """One object of a new name, on which the conditions are tried.
+    """An object with a new name on which the conditions are tested.
 
     Attributes:
         name: its key in the store, for messages.
-        address: where it lies in the bucket.
+        address: its bucket and its key there.
     """
 
     def __init__(self, client: S3Client, location: Location, name: str, address: Address) -> None:
@@ -70,23 +70,23 @@ class _Probe:
         self.address = address
 
     def run(self) -> None:
-        """Try all conditions. Raises StoreError where one is not kept."""
-        with self._told("write"):
+        """Test all conditions. Raises StoreError if the server does not honour one of them."""
+        with self._translated_errors("write"):
             tag = tag_of(self._client.put_object(**self.address, Body=b""))
         try:
             if self._writes_if({"IfNoneMatch": "*"}):
                 raise self._no_conditions("it overwrote an object in spite of If-None-Match")
             if self._writes_if({"IfMatch": NO_SUCH_TAG}):
-                raise self._no_conditions("it overwrote an object in spite of an If-Match that names another")
+                raise self._no_conditions("it overwrote an object in spite of If-Match with another tag")
             if not self._writes_if({"IfMatch": tag}):
-                raise self._no_conditions("it refused an If-Match that names the very object")
+                raise self._no_conditions("it refused If-Match with the object's own tag")
         finally:
             self._remove()
 
     def _writes_if(self, condition: Condition) -> bool:
-        """Whether the server writes the object under a condition."""
+        """Return whether the server writes the object under a condition."""
         try:
-            with self._told("write"):
+            with self._translated_errors("write"):
                 try:
                     self._client.put_object(**self.address, **condition, Body=b"")
                 except ClientError as error:
@@ -100,13 +100,13 @@ class _Probe:
 
     def _remove(self) -> None:
         try:
-            with self._told("delete"):
+            with self._translated_errors("delete"):
                 self._client.delete_object(**self.address)
         except StoreError as error:
-            log.warning("%s. It is empty and stays; raydis does not list it", error)
+            log.warning("%s. The object is empty and remains in the bucket; raydis does not list it", error)
 
-    def _told(self, verb: str) -> contextlib.AbstractContextManager[None]:
-        return told(self._client, self._location, verb, self.name)
+    def _translated_errors(self, verb: str) -> contextlib.AbstractContextManager[None]:
+        return translated_errors(self._client, self._location, verb, self.name)
 
     def _no_conditions(self, found: str) -> StoreError:
         return StoreError(

@@ -1,4 +1,4 @@
-"""What boto3 raises, as errors of ours: what failed, what was found, what to do."""
+"""Translate boto3's exceptions to StoreErrors, which say what failed, what was found and what to do."""
 
 # boto3 has no types
 # pyright: reportMissingTypeStubs=false
@@ -28,13 +28,13 @@ CREDENTIALS = "check AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, AWS_PROFILE, o
 
 
 @contextlib.contextmanager
-def told(client: S3Client, location: Location, verb: str, key: str) -> Generator[None]:
-    """Within the block boto3's exceptions become StoreErrors that say what was to be done with which key.
+def translated_errors(client: S3Client, location: Location, verb: str, key: str) -> Generator[None]:
+    """Translate boto3's exceptions in a `with` block to StoreErrors, which name the operation and the key.
 
     Raises:
         StoreMissing: nothing is stored under the key.
         StoreConflict: a condition of the request did not hold.
-        StoreError: anything else that the server or the connection refuses.
+        StoreError: any other failure of the server or the connection.
     """
     what = f"cannot {verb} {key} in {location}"
     try:
@@ -53,7 +53,7 @@ def told(client: S3Client, location: Location, verb: str, key: str) -> Generator
 
 
 def status_of(error: ClientError) -> int | None:
-    """HTTP status of a refusal."""
+    """Return the HTTP status of an error; None if the answer has none."""
     return _answer(error).get("ResponseMetadata", {}).get("HTTPStatusCode")
 
 
@@ -72,19 +72,19 @@ def _refused(client: S3Client, location: Location, what: str, key: str, error: C
     if status == 404:
         return StoreMissing(f"no key {key} in {location}")
     if status == 412 or code == "ConditionalRequestConflict":
-        return StoreConflict(f"{what}: somebody else wrote it first ({code}). Read it again and decide anew")
+        return StoreConflict(f"{what}: another process wrote it first ({code}). Read it again, then retry")
     if status in (401, 403) or code in ("ExpiredToken", "InvalidToken", "TokenRefreshRequired"):
         return StoreError(f"{what}: permission denied ({code}): {CREDENTIALS}, and the bucket's policy")
     return StoreError(f"{what}: the server answered {status} {_text(error)}")
 
 
 def _bucket_is_missing(client: S3Client, location: Location) -> bool:
-    """A HEAD answers 404 without a body for a missing key and for a missing bucket alike."""
+    """Return whether the bucket does not exist. The 404 that a HEAD request gets does not tell bucket and key apart."""
     try:
         client.head_bucket(Bucket=location.bucket or "")
     except ClientError as error:
         return status_of(error) == 404
-    except BotoCoreError:  # the connection broke since: what is known is the 404 of the key
+    except BotoCoreError:  # the connection has broken since the 404, which then counts as that of the key
         return False
     return False
 

@@ -1,1 +1,1 @@
-"""Search over run configurations with Ray Tune and Optuna; `python -m raydis.sweep` is the command."""
+"""Search over run configurations with Ray Tune and Optuna. The command is `python -m raydis.sweep`."""

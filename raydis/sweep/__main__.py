@@ -1,4 +1,7 @@
-"""`python -m raydis.sweep [SPEC]`: search, score, promote. Heavy imports wait until the arguments are understood."""
+"""The command `python -m raydis.sweep [SPEC]`, which runs a sweep and publishes its best trial.
+
+Slow imports are inside the functions, so that `--help` and errors in the arguments appear at once.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +16,7 @@ from raydis.edge import EXIT_CODE_HELP, run_command
 from raydis.errors import INTERRUPTED, ConfigError, StoreError, SweepError
 
 QUICKSTART = Path("sweeps", "quickstart.yaml")
-WIDTH = 100  # of what is printed where there is no terminal
+WIDTH = 100  # columns of the output if it is not a terminal
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
@@ -35,9 +38,9 @@ def sweep(
             envvar="RAYDIS_STORAGE", help="Folder or s3://bucket/prefix, not percent-encoded, for sweeps and registry."
         ),
     ] = "runs",
-    name: Annotated[str | None, typer.Option(help="Name of the sweep; default: the file's, and the time.")] = None,
-    num_trials: Annotated[int | None, typer.Option(help="Trials to sample; controls come on top.")] = None,
-    max_concurrent: Annotated[int | None, typer.Option(help="Trials at once; default: all that fit.")] = None,
+    name: Annotated[str | None, typer.Option(help="Name of the sweep; default: the file's name and the time.")] = None,
+    num_trials: Annotated[int | None, typer.Option(help="Number of sampled trials, without controls.")] = None,
+    max_concurrent: Annotated[int | None, typer.Option(help="Most trials at once; default: all that fit.")] = None,
     seed: Annotated[int | None, typer.Option(help="Seed of the sampler.")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the plan and start nothing.")] = False,
 ) -> None:
@@ -69,17 +72,17 @@ def sweep(
     result = run_sweep(plan, name=name, storage=storage, console=console)
     print_result(result, plan, storage, console)
     if result.unwritten is not None:
-        raise StoreError(f"the sweep's tables were not written: {result.unwritten}. Its results stand above")
+        raise StoreError(f"the sweep's tables were not written: {result.unwritten}. Its results are printed above")
     if result.interrupted:
         raise typer.Exit(INTERRUPTED)
     if result.unpublished is not None:
         raise SweepError(
-            f"the best trial was not published: {result.unpublished}. The command that registers it stands above"
+            f"the best trial was not published: {result.unpublished}. The command that registers it is printed above"
         )
 
 
 def find_quickstart() -> Path:
-    """sweeps/quickstart.yaml of the working directory, else of the checkout that this package lies in."""
+    """Return the path of sweeps/quickstart.yaml in the working directory, else in the checkout of this package."""
     beside = Path(raydis.__file__).resolve().parents[1] / QUICKSTART
     for path in (QUICKSTART, beside):
         if path.is_file():
@@ -88,7 +91,7 @@ def find_quickstart() -> Path:
 
 
 def main() -> None:
-    """Entry point of `python -m raydis.sweep`."""
+    """Run the command `python -m raydis.sweep`."""
     run_command(app)
 
 

@@ -1,4 +1,7 @@
-"""The values that a sweep may give to a key of the run, and the corners of the space that all keys make."""
+"""The domains of a search space: the values that a sweep may give to a key of the run.
+
+A corner of the space is a point at which every key has an end of its range, or any one of its choices.
+"""
 
 from __future__ import annotations
 
@@ -34,11 +37,11 @@ class IntRange(Model):
         return self
 
     def ends(self) -> tuple[Any, ...]:
-        """The values that a corner of the space can have."""
+        """Return the values that this key has at corners of the space: the ends of the range."""
         return (self.low, self.high)
 
     def holds(self, value: Any) -> bool:
-        """Whether a value lies in the range."""
+        """Return whether a value lies in the range and on its steps."""
         whole = isinstance(value, int) and not isinstance(value, bool)
         return whole and self.low <= value <= self.high and (value - self.low) % self.step == 0
 
@@ -57,11 +60,11 @@ class FloatRange(Model):
         return self
 
     def ends(self) -> tuple[Any, ...]:
-        """The values that a corner of the space can have."""
+        """Return the values that this key has at corners of the space: the ends of the range."""
         return (self.low, self.high)
 
     def holds(self, value: Any) -> bool:
-        """Whether a value lies in the range."""
+        """Return whether a value lies in the range."""
         return isinstance(value, int | float) and not isinstance(value, bool) and self.low <= value <= self.high
 
 
@@ -79,11 +82,11 @@ class Choice(Model):
         return self
 
     def ends(self) -> tuple[Any, ...]:
-        """The values that a corner of the space can have: all of them."""
+        """Return the values that this key has at corners of the space: all choices."""
         return self.values
 
     def holds(self, value: Any) -> bool:
-        """Whether a value is one of the choices."""
+        """Return whether a value is one of the choices."""
         return any(type(value) is type(known) and value == known for known in self.values)
 
 
@@ -91,7 +94,10 @@ Domain = Annotated[IntRange | FloatRange | Choice, Field(discriminator="kind")]
 
 
 def corners(search: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
-    """Corners of the space: all of them, or where there are too many a fixed random part, in which every end occurs."""
+    """Yield the corners of the space as settings by key.
+
+    If there are more than MAX_CORNERS, yield a fixed random part of them, in which every end of every key occurs.
+    """
     ends = [domain.ends() for domain in search.values()]
     if int(np.prod([len(values) for values in ends], dtype=np.int64)) <= MAX_CORNERS:
         for values in itertools.product(*ends):

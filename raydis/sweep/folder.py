@@ -1,4 +1,4 @@
-"""The folder of a sweep, `sweeps/NAME` below its storage: its name is claimed once, and its study lies in it."""
+"""The folder of a sweep, `sweeps/NAME` below its storage: reserve its name, and open the Optuna study in it."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ STUDY_FILE = "optuna.journal"
 
 
 def claim(store: Store, key: str, spec: SweepSpec) -> None:
-    """Write the spec under the sweep's name, unless another sweep was faster."""
+    """Reserve a sweep's name by writing its spec. Raises ConfigError if another sweep has this name."""
     try:
         store.write(f"{key}/{SPEC_FILE}", spec.model_dump_json(indent=2).encode(), if_absent=True)
     except StoreConflict as error:
@@ -22,11 +22,11 @@ def claim(store: Store, key: str, spec: SweepSpec) -> None:
 
 
 def taken(store: Store, key: str) -> ConfigError:
-    """Return the error that another sweep has this name."""
+    """Return the error that says that another sweep has this name."""
     return ConfigError(f"{key} exists in {store.uri}: choose another --name")
 
 
 def study_storage(store: Store, key: str) -> BaseStorage | None:
-    """Return where Optuna keeps the study: a file in a local folder, else (None) this process' memory."""
+    """Return the storage of the Optuna study: a file in a local folder; None, for memory, if the store is not local."""
     folder = store.location.folder
     return journal(folder / key / STUDY_FILE) if folder else None

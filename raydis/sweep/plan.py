@@ -1,4 +1,4 @@
-"""The plan of a sweep, printed without starting anything: this file imports neither Ray nor torch."""
+"""Print the plan of a sweep without starting it. This file imports neither Ray nor torch."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What must hold before a sweep claims its name: first stages, room in the cluster, data."""
+"""Check a sweep before it starts: its first stages, the room in the cluster, and its data set."""
 
 from __future__ import annotations
 
@@ -19,7 +19,10 @@ log = logging.getLogger(__name__)
 
 
 def check_first_stages(spec: SweepSpec) -> None:
-    """Only the base run's first stage may be a name of the registry: it is looked up once, for all trials alike."""
+    """Raise ConfigError if a control or choice names its first stage by `name@version` or `name@alias`.
+
+    Only the base run may do this, because the registry is read once for all trials.
+    """
     fixed = [control.set for control in spec.controls]
     chosen = [{key: value} for key, domain in spec.search.items() for value in domain.ends()]
     for key, value in (item for settings in [*fixed, *chosen] for item in settings.items()):
@@ -29,28 +32,28 @@ def check_first_stages(spec: SweepSpec) -> None:
 
 
 def parallel_trials(spec: SweepSpec, nodes: Sequence[Node], *, grows: bool) -> int:
-    """Return how many trials a cluster may be given at once.
+    """Return how many trials may run on a cluster at once.
 
-    Trials of one worker wait in Tune's queue, so that all places count, whoever has them now. Workers of one run start
-    together or not at all: runs of several get the places that are free. A cluster with an autoscaler has its nodes yet
-    to come, and it is the spec that says how many trials ask for them.
+    Trials with one worker wait in Tune's queue for resources, so the whole cluster counts, even if other work occupies
+    it now. The workers of one run must start together, so for trials with several workers only free resources count. A
+    cluster with an autoscaler adds nodes for waiting trials, so all may start, up to the spec's `max_concurrent`.
 
     Raises:
-        ResourceError: not even one, in a cluster that does not grow.
+        ResourceError: a cluster without an autoscaler cannot hold a single trial.
     """
     if grows:
-        log.warning("the cluster grows: trials wait for its nodes; max_concurrent says how many may ask at once")
+        log.warning("the cluster has an autoscaler: trials wait for new nodes; max_concurrent limits how many at once")
         return spec.total_trials
     places = max_parallel_runs(spec.run.compute, nodes)
     if spec.run.compute.num_workers == 1:
         return places
-    with contextlib.suppress(ResourceError):  # full at this moment
+    with contextlib.suppress(ResourceError):  # the cluster is full at this moment
         return min(places, max_parallel_runs(spec.run.compute, free_nodes()))
     return 1
 
 
 def check_data(spec: SweepSpec) -> None:
-    """Open the data set on the cluster, once, before any trial does. Raises DataError."""
+    """Open the data set once on the cluster, before the trials do. Raises DataError if that fails."""
     fetch_result(ray.remote(_open_data).remote(spec.run.data))
 
 

@@ -1,4 +1,4 @@
-"""What `python -m raydis.sweep` prints at its end: the result, and the next command to type."""
+"""Print the result of a sweep at its end, and the commands that a user may want to run next."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from raydis.sweep.summary import Replicates
 from raydis.sweep.words import brief, duration, print_facts, short
 
 DEFAULT_STORAGE = "runs"
-SERVED = "quickstart@best"  # what serve_configs/local.yaml serves
+SERVED = "quickstart@best"  # the model in serve_configs/local.yaml
 
 
 def print_result(result: SweepResult, spec: SweepSpec, storage: str, console: Console) -> None:
-    """Table of trials, and where everything lies."""
+    """Print the table of trials, the best trial, and where the files are."""
     console.print(trials_table(result, spec))
     for record in result.records:
         if record.reason:
@@ -63,7 +63,7 @@ def print_result(result: SweepResult, spec: SweepSpec, storage: str, console: Co
 
 
 def trials_table(result: SweepResult, spec: SweepSpec) -> Table:
-    """A row a trial, a column a searched key."""
+    """Return a table with a row for each trial and a column for each searched key."""
     table = Table(box=None, pad_edge=False, header_style="bold")
     scores = [goal.metric for goal in spec.objectives]
     for heading in ("", "trial", *(key.rpartition(".")[2].replace("_", " ") for key in spec.search)):
@@ -81,7 +81,7 @@ def trials_table(result: SweepResult, spec: SweepSpec) -> Table:
 
 
 def replicates_table(rows: list[Replicates], metrics: list[str]) -> Table:
-    """A row a control that ran with several seeds: mean and standard deviation of each objective."""
+    """Return a table with the mean and standard deviation of each metric, for controls that ran with several seeds."""
     table = Table(box=None, pad_edge=False, header_style="bold")
     table.add_column("control, mean ± std", no_wrap=True)
     table.add_column("complete", justify="right", no_wrap=True)
@@ -94,7 +94,7 @@ def replicates_table(rows: list[Replicates], metrics: list[str]) -> Table:
 
 
 def _scores(scores: Scores | None, objectives: Sequence[Objective]) -> str:
-    """The objectives' metrics, each with the standard deviation of its draws."""
+    """Return the objectives' metrics as text, each with the standard deviation of its draws."""
     if scores is None or scores.status != "valid":
         return f"no scores: {scores.reason if scores else 'not evaluated'}"
     spread = scores.spread or {}

@@ -1,4 +1,4 @@
-"""What a sweep shows while it runs: a table that stays in place on a terminal, a line now and then elsewhere."""
+"""Show the progress of a sweep: on a terminal as a table that updates in place, otherwise as a line every 10 s."""
 
 from __future__ import annotations
 
@@ -25,25 +25,25 @@ MAX_ROWS = 12
 
 @dataclass
 class TrialView:
-    """What is known of a trial that has started."""
+    """The state and last report of a trial that has started."""
 
     number: int
     control: str | None
     settings: dict[str, Any]
-    state: str = "running"  # then done or failed
+    state: str = "running"  # later done or failed
     images_seen: int = 0
     loss: float | None = None
     scores: dict[str, float] = field(default_factory=dict)
 
 
 class SweepState:
-    """Trials by number, counts and the time left.
+    """The trials of a running sweep by number, their counts, and the time left.
 
     Args:
-        num_trials: of the sweep.
-        num_images: budget of one trial.
-        objectives: the scores to show, and what makes a trial the best so far.
-        clock: seconds, ever rising.
+        num_trials: number of trials of the sweep.
+        num_images: training budget of one trial.
+        objectives: the scores to show, which also decide the best trial so far.
+        clock: returns the time in seconds; it must not go back.
     """
 
     def __init__(
@@ -60,14 +60,14 @@ class SweepState:
         self._started = clock()
 
     def start(self, config: dict[str, Any]) -> TrialView:
-        """A trial begins, or begins again."""
+        """Record that a trial has started or restarted."""
         number = config["number"]
         view = self.trials.setdefault(number, TrialView(number, config["control"], config["settings"]))
         view.state = "running"
         return view
 
     def update(self, config: dict[str, Any], record: RunRecord) -> None:
-        """A trial reported."""
+        """Record a report of a trial."""
         view = self.trials.get(config["number"]) or self.start(config)
         view.images_seen = record.images_seen or view.images_seen
         view.loss = record.loss
@@ -78,11 +78,11 @@ class SweepState:
             view.scores = {name: value for name in self.metrics if (value := values.get(name)) is not None}
 
     def fail(self, config: dict[str, Any]) -> None:
-        """A trial raised an error, or its process died."""
+        """Record that a trial has raised an error, or that its process has died."""
         self.start(config).state = "failed"
 
     def count(self, state: str) -> int:
-        """Trials in a state."""
+        """Return the number of trials in a state."""
         return sum(view.state == state for view in self.trials.values())
 
     @property
@@ -91,7 +91,7 @@ class SweepState:
 
     @property
     def share(self) -> float:
-        """Share of the sweep's images that are behind it, in [0, 1]."""
+        """The fraction of the sweep's images that have been used, in [0, 1]. An ended trial counts as a whole."""
         seen = sum(
             min(view.images_seen / self.num_images, 1.0) if view.state == "running" else 1.0
             for view in self.trials.values()
@@ -100,17 +100,17 @@ class SweepState:
 
     @property
     def left_s(self) -> float | None:
-        """Seconds left if the rest goes as what is done; None while too little is."""
+        """The estimated time left in seconds, at the speed so far; None during the first percent of the sweep."""
         return self.elapsed_s * (1.0 - self.share) / self.share if self.share > 0.01 else None
 
     def best(self) -> TrialView | None:
-        """Return the best trial so far; controls take part, as they do in the end."""
+        """Return the best trial so far, which may be a control, as at the end of the sweep."""
         done = {number: view.scores for number, view in sorted(self.trials.items()) if view.state == "done"}
         number = best_of(done, self.objectives)
         return None if number is None else self.trials[number]
 
     def line(self) -> str:
-        """All of it in one line of at most 100 columns."""
+        """Return the progress of the sweep in one line of at most 100 columns."""
         failed = self.count("failed")
         parts = [f"{self.count('done')} of {self.num_trials} trials done", f"{self.count('running')} running"]
         parts += [f"{failed} failed"] if failed else []
@@ -120,7 +120,7 @@ class SweepState:
         return f"{duration(self.elapsed_s):>7}  {', '.join(parts)}"[:100]
 
     def table(self) -> Table:
-        """Running trials, and the last that ended."""
+        """Return a table of the running trials and the last ones that have ended."""
         table = Table(box=None, pad_edge=False, header_style="bold")
         for heading in ("trial", "images", "loss", *map(short, self.metrics), "settings"):
             table.add_column(heading, justify="left" if heading == "settings" else "right", overflow="ellipsis")
@@ -136,7 +136,7 @@ class SweepState:
 
 
 class SweepProgress(tune.Callback):
-    """Keeps a SweepState while Tune runs and shows it on a console."""
+    """A Tune callback that updates a SweepState and shows it on a console."""
 
     def __init__(self, state: SweepState, console: Console) -> None:
         self.state = state
@@ -159,7 +159,7 @@ class SweepProgress(tune.Callback):
             self._console.print(self.state.line(), highlight=False, soft_wrap=True)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"state": None, "_console": None, "_live": None}  # Tune stores its callbacks; a console cannot be
+        return {"state": None, "_console": None, "_live": None}  # Tune pickles its callbacks, which a console prevents
 
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         self.state.start(trial.config)

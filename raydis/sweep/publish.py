@@ -1,8 +1,7 @@
-"""The best trial becomes a version: scored by the final protocol, drawn, registered, and promoted if it is better.
+"""Publish the best trial of a sweep: score it again, draw a traversal, register it, and promote it if it is better.
 
-The best of many trials is also the luckiest: its search scores read high by chance. Its published scores are drawn with
-a seed that no trial was scored with, so that the luck of the search's draws does not reach them, even where both
-protocols look at the same images.
+The best of many trials is also the luckiest, so its search scores are too high on average. The published scores use a
+seed that no trial was scored with, and are therefore free of this bias, even if both protocols use the same images.
 """
 
 from __future__ import annotations
@@ -30,7 +29,7 @@ from raydis.store import open_store
 from raydis.sweep.spec import PromotionConfig, SweepSpec
 from raydis.sweep.summary import TrialRecord
 
-if TYPE_CHECKING:  # the driver needs no torch
+if TYPE_CHECKING:  # the driver does not import torch
     import torch
 
     from raydis.data import FactorDataset
@@ -41,7 +40,7 @@ MAX_SCORING_CPUS = 8  # DCI fits one classifier a factor; no data set has more f
 
 @dataclass(frozen=True)
 class Published:
-    """The final scores of the best trial and what the registry made of it."""
+    """The final scores of the best trial, its version in the registry, and its picture."""
 
     scores: Scores
     promotion: Promotion
@@ -49,10 +48,17 @@ class Published:
 
 
 def publish(best: TrialRecord, spec: SweepSpec, config: PromotionConfig, *, storage: str, folder: str) -> Published:
-    """Score, draw, register and promote on the cluster; `folder` is the sweep's key below `storage`.
+    """Score, draw, register and promote the best trial in a task on the cluster.
+
+    Args:
+        best: a complete trial.
+        spec: the sweep.
+        config: the sweep's promotion.
+        storage: folder or s3://bucket/prefix.
+        folder: the sweep's key below `storage`.
 
     Raises:
-        RaydisError: of scoring, drawing, or the registry.
+        RaydisError: scoring, drawing, registering or promoting failed.
     """
     assert best.checkpoint is not None  # a complete trial has one
     num_cpus, num_gpus = scoring_resources(worker_resources(spec.run.compute), free_nodes())
@@ -61,11 +67,11 @@ def publish(best: TrialRecord, spec: SweepSpec, config: PromotionConfig, *, stor
 
 
 def scoring_resources(trial: Mapping[str, float], free: Sequence[Node]) -> tuple[float, float]:
-    """Return the CPUs and GPUs that scoring reserves: a trial's, and more CPUs where one node has them free by now.
+    """Return the CPUs and GPUs that scoring reserves: those of a trial, or more CPUs if a node has them free now.
 
     Args:
-        trial: what a trial reserved, so that the cluster is known to hold it.
-        free: what each node has free.
+        trial: the resources of a trial, which the cluster is known to have.
+        free: the free resources of each node.
     """
     num_cpus, num_gpus = trial["CPU"], trial.get("GPU", 0.0)
     most = max((node.get("CPU", 0.0) for node in free if node.get("GPU", 0.0) >= num_gpus), default=0.0)
@@ -75,9 +81,10 @@ def scoring_resources(trial: Mapping[str, float], free: Sequence[Node]) -> tuple
 def _publish(
     checkpoint: str, spec: SweepSpec, config: PromotionConfig, storage: str, folder: str, num_cpus: float
 ) -> Published:
-    """Runs as a Ray task that has reserved `num_cpus`, so that the driver needs neither torch nor a GPU.
+    """Publish the best trial; see `publish`.
 
-    Ray may run it again where its process dies: the second run writes the same bytes.
+    This is a Ray task that reserves `num_cpus`, so that the driver needs neither torch nor a GPU. Ray runs it again if
+    its process dies; the second run writes the same bytes.
     """
     from raydis.data import open_dataset
     from raydis.editor.editor import Editor
@@ -102,13 +109,13 @@ def _publish(
 
 
 def with_scores(source: Checkpoint, scores: Scores) -> Checkpoint:
-    """Return a checkpoint without its training state, whose metrics hold `scores` and keep the old as `search`."""
+    """Return a checkpoint without training state and with new `scores`; the old ones are kept as `search_scores`."""
     found = {"scores": scores.to_dict(), "search_scores": source.metrics.get("scores")}
     return source.with_metrics(source.metrics | found)
 
 
 def final_evaluation(evaluation: EvaluationConfig, config: PromotionConfig) -> EvaluationConfig:
-    """Return how the winner is scored: as promotion says, by draws that no trial of the search was scored with."""
+    """Return how the best trial is scored: as `config` says, with a seed that no trial was scored with."""
     seed = derived_seed(evaluation.seed, "publication")
     return evaluation.model_copy(update={"protocol": config.protocol, "estimator": config.estimator, "seed": seed})
 

@@ -1,4 +1,4 @@
-"""What a sweep found: its records, the best of them, and what was published."""
+"""The result of a sweep: the records of its trials, the best of them, and the version that was published."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ from raydis.sweep.summary import Replicates, TrialRecord, choose_best, pareto_fr
 
 @dataclass(frozen=True)
 class SweepResult:
-    """What a sweep found.
+    """The result of a sweep.
 
     Attributes:
-        name, folder: of the sweep; the folder is a path or s3:// URI.
-        records: of all trials that ran, by number.
+        name, folder: the sweep's name and folder; the folder is a path or s3:// URI.
+        records: the records of all trials that ran, ordered by number.
         front: numbers of the trials on the Pareto front.
-        replicates: of each control that ran with several seeds, mean and standard deviation.
-        best: the trial of highest standing by the spec's objectives.
-        published: what became of it; None without promotion, after an interruption, and where it failed.
-        unpublished: why publishing it failed, if it did.
-        unwritten: why the tables could not be written, if they could not.
-        interrupted: some trials never ended.
+        replicates: mean and standard deviation of each control that ran with several seeds.
+        best: the trial with the highest standing by the spec's objectives; None if no trial can be ranked.
+        published: the published version of `best`; None without promotion, after an interruption, or if it failed.
+        unpublished: the reason why publishing failed; None if it did not.
+        unwritten: the reason why the tables could not be written; None if they were.
+        interrupted: whether some trials have not ended.
     """
 
     name: str
@@ -43,7 +43,7 @@ class SweepResult:
 
 
 def result_of(records: Sequence[TrialRecord], spec: SweepSpec, *, name: str, folder: str) -> SweepResult:
-    """Return what the trials that ran amount to, before anything is published; `folder` is a path or s3:// URI."""
+    """Return the result of the trials that ran, before publishing; `folder` is a path or s3:// URI."""
     return SweepResult(
         name=name,
         folder=folder,
@@ -57,18 +57,18 @@ def result_of(records: Sequence[TrialRecord], spec: SweepSpec, *, name: str, fol
 
 
 def check_result(result: SweepResult) -> SweepResult:
-    """The result, unless all trials ended and none of them has valid scores. Raises SweepError."""
+    """Return the result. Raises SweepError if all trials have ended and none of them has valid scores."""
     if result.best is None and not result.interrupted:
         reasons = sorted({record.reason for record in result.records if record.reason})
         raise SweepError(
             f"no trial of {len(result.records)} ended with valid scores, so nothing was promoted: "
-            f"{'; '.join(reasons)[:400]}. The trials lie in {result.folder}"
+            f"{'; '.join(reasons)[:400]}. The trials are in {result.folder}"
         )
     return result
 
 
 def write_summary(store: Store, key: str, result: SweepResult) -> None:
-    """Write summary.json: all that the tables say, and what was promoted."""
+    """Write summary.json: the records of all trials with their scores, and the promotion."""
     store.write(f"{key}/summary.json", json.dumps(_summary(result), indent=2).encode())
 
 

@@ -1,4 +1,4 @@
-"""One sweep from spec to promoted model: claim a folder, search, keep the results, publish the best."""
+"""Run one sweep: reserve a folder, run the trials, write the results, and publish the best trial."""
 
 from __future__ import annotations
 
@@ -27,26 +27,26 @@ from raydis.sweep.summary import read_records, write_tables
 
 
 def default_name(spec: SweepSpec) -> str:
-    """Return the name of a sweep that the user did not name: the spec's, and the time."""
+    """Return the default name of a sweep: the name in its spec, and the time in UTC."""
     return f"{spec.name}-{datetime.now(UTC):%Y%m%d-%H%M%S}"
 
 
 def run_sweep(spec: SweepSpec, *, name: str, storage: str, console: Console) -> SweepResult:
     """Run all trials of a sweep, write its tables, and publish the best trial.
 
-    Results lie in `sweeps/NAME` below the storage: spec.json, trials.csv and .parquet, summary.json, the Optuna study
-    (local storage only), a folder a trial.
+    The results are in `sweeps/NAME` below the storage: spec.json, trials.csv, trials.parquet, summary.json, the Optuna
+    study (local storage only), and a folder for each trial.
 
     Args:
         storage: folder or s3://bucket/prefix.
         console: where progress is shown.
 
     Raises:
-        ConfigError: a name that is not allowed, or that a sweep has.
+        ConfigError: the name is not allowed, or another sweep has it.
         ResourceError: the cluster cannot hold a trial.
         DataError: the data set cannot be opened.
         SweepError: no trial ended with valid scores.
-        StoreError: the storage refused while trials ran; what they had found is printed.
+        StoreError: the storage failed while trials ran. Their results so far are printed.
     """
     if not re.fullmatch(NAME, name):
         raise ConfigError(f"sweep name {name[:80]!r} is not allowed: up to 64 letters, digits, '.', '_' and '-'")
@@ -54,8 +54,8 @@ def run_sweep(spec: SweepSpec, *, name: str, storage: str, console: Console) -> 
     key = f"sweeps/{name}"
     if store.exists(f"{key}/{SPEC_FILE}"):
         raise taken(store, key)
-    logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # tracebacks of trials are in their error.txt
-    logging.getLogger("optuna").setLevel(logging.WARNING)  # it announces every study on standard error
+    logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # it prints tracebacks, which are in error.txt as well
+    logging.getLogger("optuna").setLevel(logging.WARNING)  # it prints a message for every study to standard error
     with ray_cluster():
         spec, parallel = _fit_to_cluster(spec, storage)
         claim(store, key, spec)
@@ -67,7 +67,7 @@ def run_sweep(spec: SweepSpec, *, name: str, storage: str, console: Console) -> 
         try:  # before anything else can fail
             write_tables(store, key, records, result.front)
             write_summary(store, key, result)
-        except StoreError as error:  # shown, for it took hours; nothing can be published into such a storage
+        except StoreError as error:  # do not lose the results of hours: print them; publishing would fail as well
             return replace(result, unwritten=str(error))
         if result.best is not None and spec.promotion is not None and not result.interrupted:
             console.print(f"scoring the best trial by the {spec.promotion.protocol} protocol ...", highlight=False)
@@ -81,7 +81,7 @@ def run_sweep(spec: SweepSpec, *, name: str, storage: str, console: Console) -> 
 
 
 def _fit_to_cluster(spec: SweepSpec, storage: str) -> tuple[SweepSpec, int]:
-    """Return the spec with its device and its first stage's place, and how many trials may run at once."""
+    """Return the spec with its device and the location of its first stage, and how many trials may run at once."""
     nodes, grows = cluster_nodes(), cluster_grows()
     compute = choose_device(spec.run.compute, nodes, grows=grows)
     check_first_stages(spec)

@@ -1,4 +1,4 @@
-"""The trials of a sweep under Ray Tune, from the first to the last or to an interruption."""
+"""Run the trials of a sweep with Ray Tune."""
 
 from __future__ import annotations
 
@@ -24,7 +24,11 @@ PROBE_BYTES = 1 << 16
 def search(
     spec: SweepSpec, searcher: StudySearcher, *, name: str, store: Store, parallel: int, console: Console
 ) -> tune.ResultGrid:
-    """Run the trials; Ctrl-C ends them early and in good order."""
+    """Run the trials and return their results. Ctrl-C ends the search early, and the results so far are returned.
+
+    Raises:
+        StoreError: the storage failed.
+    """
     state = SweepState(spec.total_trials, spec.run.train.num_images, spec.objectives)
     with SweepProgress(state, console) as progress:
         tuner = tune.Tuner(
@@ -57,7 +61,7 @@ def search(
                 return tuner.fit()
             finally:
                 if threading.current_thread() is threading.main_thread():
-                    signal.signal(signal.SIGINT, on_interrupt)  # Tune leaves its own, which would swallow a Ctrl-C
+                    signal.signal(signal.SIGINT, on_interrupt)  # Tune leaves its own handler, which ignores Ctrl-C
                 searcher.close()
         except Exception as error:
             console.print(state.table())
@@ -66,10 +70,10 @@ def search(
 
 
 def _check_room(store: Store, key: str, error: Exception) -> None:
-    """Raise StoreError where a full disk or a failing storage is behind an error of Tune.
+    """Raise StoreError if a full disk or a failing storage has caused an error of Tune.
 
-    Where the error does not say so, the store does: a file is written to it, for a full disk takes the name of a file
-    and refuses the bytes.
+    The error itself may not say so. Therefore write a file with content to the store: on a full disk, an empty file can
+    still be created.
     """
     final = final_error(error)
     try:

@@ -1,7 +1,7 @@
-"""Optuna behind Ray Tune's searcher interface, told the truth about every trial.
+"""Connect Optuna to Ray Tune: a searcher that takes its suggestions from a study, and records how each trial ended.
 
-Ray's own OptunaSearch tells a trial that a scheduler stopped as COMPLETE, leaves one with a NaN score RUNNING for
-ever, and cannot hold a search space that is not picklable. Here each trial ends in exactly one state:
+It replaces Ray's own OptunaSearch, which records a trial that a scheduler stopped as COMPLETE, leaves a trial with a
+NaN score RUNNING for ever, and needs a search space that can be pickled. Here each trial ends in exactly one state:
 
     COMPLETE  it trained to the end, and its scores are valid and finite
     PRUNED    it was stopped before its end
@@ -33,19 +33,19 @@ NSGA2_POPULATION = 20
 
 
 class StudySearcher(Searcher):
-    """Suggests run settings from an Optuna study.
+    """A searcher of Ray Tune that suggests run settings from an Optuna study.
 
     A suggestion is `{"number": int, "control": str | None, "settings": {dotted key: value}}`.
 
     Args:
-        spec: space, objectives, sampler, controls. Controls come first; one that the study holds already is not
-            enqueued again.
+        spec: search space, objectives, sampler and controls. The controls run first; controls that the study already
+            contains are not run again.
         study_name: unique in its storage.
-        storage: None keeps the study in memory.
+        storage: storage of the study; None for memory.
     """
 
     def __init__(self, spec: SweepSpec, *, study_name: str, storage: BaseStorage | None = None) -> None:
-        super().__init__()  # no metric: Tune then asks for none in every report
+        super().__init__()  # without a metric, which Tune would then require in every report
         self.spec = spec
         self._fixed = control_settings(spec)
         self._trials: dict[str, optuna.Trial] = {}
@@ -64,18 +64,18 @@ class StudySearcher(Searcher):
         self.study = study
 
     def suggest(self, trial_id: str) -> dict[str, Any]:
-        """Settings of the next trial."""
+        """Return the next suggestion."""
         trial = self.study.ask()
         self._trials[trial_id] = trial
         control = trial.user_attrs.get("control")
         settings = None if control is None else self._fixed[control]
         if settings is None or as_point(self.spec.search, settings) is not None:
             settings = suggest_settings(trial, self.spec.search)
-        # else the control lies outside of the space: Optuna keeps its scores, but the sampler learns nothing from it
+        # Otherwise the control is not in the search space: the study keeps its scores, but the sampler ignores them.
         return {"number": trial.number, "control": control, "settings": settings}
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
-        """Tell Optuna how a trial ended. `result` is its last report, if any."""
+        """Record in the study how a trial ended. `result` is its last report, if there was one."""
         trial = self._trials.pop(trial_id, None)
         if trial is None:
             return
@@ -88,26 +88,26 @@ class StudySearcher(Searcher):
         self.study.tell(trial, values or None, state=state)
 
     def close(self) -> None:
-        """Tell Optuna that trials which never ended were stopped, as after an interruption."""
+        """Record the trials that have not ended as stopped, as after an interruption."""
         for trial_id in list(self._trials):
             self.on_trial_complete(trial_id, result={})
 
     def set_search_properties(self, metric: Any, mode: Any, config: dict, **spec: Any) -> bool:
-        """Tune offers its own metric and constants; the space and the objectives are the spec's."""
+        """Ignore Tune's metric and constants, because the space and the objectives come from the spec."""
         return True
 
     def save(self, checkpoint_path: str) -> None:
-        """Write nothing where Tune asks for a snapshot: the study's own storage is its memory."""
+        """Do nothing when Tune asks for a snapshot, because the study has a storage of its own."""
 
 
 def trial_state(
     record: RunRecord | None, error: bool, objectives: Sequence[Objective]
 ) -> tuple[TrialState, str | None]:
-    """Optuna's state of a trial that ended, and why where it is not COMPLETE.
+    """Return Optuna's state of a trial that has ended, and the reason if it is not COMPLETE.
 
     Args:
-        record: its last; None if there was none.
-        error: the trial raised, or its process died.
+        record: the last record of the trial; None if there was none.
+        error: whether the trial raised an error or its process died.
     """
     if error or record is None:
         return TrialState.FAIL, "it ended without a result: see its error.txt"
@@ -121,7 +121,10 @@ def trial_state(
 
 
 def build_sampler(spec: SweepSpec, *, num_existing: int) -> BaseSampler:
-    """The spec's sampler, seeded by the spec and the number of trials there are, so that a second start goes on."""
+    """Return the spec's sampler, seeded by the spec's seed and the number of existing trials.
+
+    A sweep that is started again therefore does not repeat its first suggestions.
+    """
     seed = int(np.random.SeedSequence([spec.seed, num_existing]).generate_state(1)[0])
     match spec.sampler:
         case "random":
@@ -140,6 +143,6 @@ def build_sampler(spec: SweepSpec, *, num_existing: int) -> BaseSampler:
 
 
 def journal(path: Path) -> BaseStorage:
-    """A study in one file that `optuna-dashboard PATH` opens while the sweep runs."""
+    """Return the storage of a study in one file, which `optuna-dashboard PATH` can show while the sweep runs."""
     path.parent.mkdir(parents=True, exist_ok=True)
     return JournalStorage(JournalFileBackend(str(path)))

@@ -1,4 +1,4 @@
-"""Settings of a trial: dotted keys of the run and their values."""
+"""The settings of a trial: values for dotted keys of the run, which replace those of the base run."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ FIXED_SECTIONS = {
 
 
 def configure(base: RunConfig, settings: Mapping[str, Any]) -> RunConfig:
-    """The base run with the values at some dotted keys replaced.
+    """Return the base run with the values at some dotted keys replaced.
 
     Raises:
         ConfigError: the result is not a valid run.
@@ -35,7 +35,7 @@ def configure(base: RunConfig, settings: Mapping[str, Any]) -> RunConfig:
 
 
 def value_at(config: RunConfig, key: str) -> Any:
-    """The plain value of a run at a dotted key."""
+    """Return the value of a run at a dotted key, as JSON holds it."""
     value: Any = config.model_dump(mode="json")
     for name in key.split("."):
         value = value[name]
@@ -43,7 +43,7 @@ def value_at(config: RunConfig, key: str) -> Any:
 
 
 def check_key(key: str, where: str) -> None:
-    """Refuses a key that no run has, or that must be the same in all trials of a sweep."""
+    """Raise ValueError if a run has no such key, or if it must be the same in all trials of a sweep."""
     section = key.split(".")[0]
     if section in FIXED_SECTIONS:
         raise ValueError(f"{where}: {key} must be the same in all trials ({FIXED_SECTIONS[section]}): set run.{key}")
@@ -55,7 +55,7 @@ def check_key(key: str, where: str) -> None:
             path for path in known if path.endswith(f".{key}")
         ]
         hint = f"did you mean {near[0]}?" if near else "use a dotted key of the run, as in method.num_units"
-        raise ValueError(f"{where}: {key} is no key of a run; {hint}")
+        raise ValueError(f"{where}: {key} is not a key of a run; {hint}")
 
 
 def _text(settings: Mapping[str, Any]) -> str:

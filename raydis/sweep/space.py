@@ -1,4 +1,7 @@
-"""A sweep's search space in Optuna's terms. Define-by-run, so that a domain may come to depend on earlier values."""
+"""Translate a sweep's search space to Optuna.
+
+This uses Optuna's define-by-run interface, so that the domain of a key could be made to depend on values drawn before.
+"""
 
 from __future__ import annotations
 
@@ -14,18 +17,22 @@ from raydis.sweep.spec import SweepSpec
 
 
 def suggest_settings(trial: optuna.Trial, search: Mapping[str, Any]) -> dict[str, Any]:
-    """Draw a value for every searched key; keys are dotted paths in the run."""
+    """Return a value for every searched key, drawn by the trial's sampler. Keys are dotted paths in the run."""
     return {key: _suggest(trial, key, domain) for key, domain in search.items()}
 
 
 def control_settings(spec: SweepSpec) -> dict[str, dict[str, Any]]:
-    """All that each run of a control fixes, by its name: every searched key, at base unless it is set, and others."""
+    """Return the settings of each run of a control, by the run's name.
+
+    They have a value for every searched key, which is that of the base run unless the control sets it, and for the
+    other keys that the control sets.
+    """
     base = {key: value_at(spec.run, key) for key in spec.search}
     return {name: base | settings for control in spec.controls for name, settings in control.runs().items()}
 
 
 def as_point(search: Mapping[str, Any], settings: Mapping[str, Any]) -> dict[str, Any] | None:
-    """Optuna's parameters of a point of the space; None where the settings lie outside of it."""
+    """Return settings as Optuna's parameters; None if they are not a point of the search space."""
     if set(settings) != set(search) or not all(domain.holds(settings[key]) for key, domain in search.items()):
         return None
     return {
@@ -34,7 +41,7 @@ def as_point(search: Mapping[str, Any], settings: Mapping[str, Any]) -> dict[str
 
 
 def label(value: Any) -> Any:
-    """A choice as Optuna can store it: a scalar as it is, a list or section as JSON."""
+    """Return a choice as Optuna can store it: a scalar unchanged, a list or section as JSON."""
     return value if value is None or isinstance(value, bool | int | float | str) else json.dumps(value, sort_keys=True)
 
 

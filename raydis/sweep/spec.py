@@ -1,7 +1,7 @@
-"""What a sweep file says, typed: base run, search space, objectives, controls, promotion.
+"""The specification of a sweep, and how a sweep file is read: base run, search space, objectives, controls, promotion.
 
-A spec is checked as a whole before anything starts: every searched key must exist in the run configuration, and the
-corners of the space must be valid runs.
+A spec is validated as a whole before anything starts: every searched key must exist in the run configuration, and the
+corners of the search space must be valid runs.
 """
 
 from __future__ import annotations
@@ -26,46 +26,46 @@ NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
 
 
 class Control(Model):
-    """A fixed run to compare with: the base run, with some keys set, once or with several seeds."""
+    """A fixed run to compare the trials with: the base run with some keys set, once or with several seeds."""
 
     name: str = Field(pattern=NAME)
     set: dict[str, Any] = Field(default_factory=dict, description="Dotted keys of the run and their values.")
     seeds: tuple[Annotated[int, Field(ge=0)], ...] = Field(
-        default=(), description="One run with each as `seed` of the run; empty: one run with the run's own."
+        default=(), description="Seeds of the control's runs, one run each; empty: one run with the base run's seed."
     )
 
     @model_validator(mode="after")
     def _one_seed_a_run(self) -> Self:
         if len(set(self.seeds)) != len(self.seeds):
-            raise ValueError(f"seeds {', '.join(map(str, self.seeds))}: each may be there once")
+            raise ValueError(f"seeds {', '.join(map(str, self.seeds))}: each may occur only once")
         if self.seeds and "seed" in self.set:
             raise ValueError("seeds and set.seed exclude each other: keep seeds")
         return self
 
     def runs(self) -> dict[str, dict[str, Any]]:
-        """The settings of each of its runs, by the run's name: NAME, or NAME/SEED."""
+        """Return the settings of each run of this control, by the run's name: NAME, or NAME/SEED."""
         return {f"{self.name}/{seed}": self.set | {"seed": seed} for seed in self.seeds} or {self.name: self.set}
 
 
 class PromotionConfig(Model):
-    """How the best trial becomes a version in the registry."""
+    """How the best trial is scored and registered, and which alias may move to it."""
 
     name: str | None = Field(default=None, pattern=NAME, description="Model name; null takes the sweep file's name.")
     alias: str = Field(
         default="best",
         pattern=NAME,
-        description="Alias that moves if the new version is better by the objectives, beyond the scores' spread.",
+        description="Alias that moves if the new version is better by more than the margin of the scores.",
     )
     protocol: Literal["published", "search"] = Field(default="published", description="Protocol of the final scores.")
-    estimator: Literal["reference", "hist", "tree"] = Field(default="reference", description="DCI's classifier in it.")
+    estimator: Literal["reference", "hist", "tree"] = Field(default="reference", description="Classifier of DCI.")
 
 
 class SweepSpec(Model):
-    """One sweep."""
+    """The specification of one sweep."""
 
     name: str = Field(pattern=NAME, description="First part of the sweep's folder, and the promoted model's name.")
     run: RunConfig = Field(description="Base run; a sweep file may start it from a preset.")
-    num_trials: int = Field(default=16, ge=0, description="Sampled trials; controls come on top.")
+    num_trials: int = Field(default=16, ge=0, description="Number of sampled trials, without controls.")
     search: dict[str, Domain] = Field(
         default=None,
         validate_default=True,
@@ -74,17 +74,19 @@ class SweepSpec(Model):
     objectives: tuple[Objective, ...] = Field(
         default=DEFAULT_OBJECTIVES,
         min_length=1,
-        description="What the sampler searches for, and what makes a trial the best: see raydis/metrics/standing.py.",
+        description="Scores that the sampler optimises and that decide the best trial; see raydis/metrics/standing.py.",
     )
     max_concurrent: int | None = Field(
-        default=None, ge=1, description="Trials at once; null: as many as the cluster holds."
+        default=None, ge=1, description="Most trials at once; null: as many as the cluster holds."
     )
     max_failures: int = Field(
-        default=1, ge=0, description="Restarts of a trial whose process died, from its checkpoint."
+        default=1,
+        ge=0,
+        description="Most restarts of a trial after its process died; it continues from its checkpoint.",
     )
     seed: int = Field(default=0, ge=0, description="Seed of the sampler.")
     sampler: Literal["tpe", "random", "nsga2"] = Field(default="tpe", description="Optuna's sampler.")
-    controls: tuple[Control, ...] = Field(default=(), description="Runs to compare with; they go first.")
+    controls: tuple[Control, ...] = Field(default=(), description="Fixed runs to compare with; they run first.")
     promotion: PromotionConfig | None = Field(default=PromotionConfig(), description="null: promote nothing.")
 
     @field_validator("search", mode="before")
@@ -97,12 +99,12 @@ class SweepSpec(Model):
 
     @property
     def total_trials(self) -> int:
-        """Sampled trials and controls."""
+        """The number of sampled trials and control runs."""
         return self.num_trials + sum(len(control.runs()) for control in self.controls)
 
     @property
     def model_name(self) -> str:
-        """Name under which the best trial is registered."""
+        """The name under which the best trial is registered."""
         return (self.promotion and self.promotion.name) or self.name
 
     @model_validator(mode="after")
@@ -128,7 +130,7 @@ class SweepSpec(Model):
             ("controls", [control.name for control in self.controls]),
         ):
             if len(set(names)) != len(names):
-                raise ValueError(f"{what} names {', '.join(names)}: each may be there once")
+                raise ValueError(f"{what} names {', '.join(names)}: each may occur only once")
         return self
 
     @model_validator(mode="after")
@@ -156,14 +158,15 @@ class SweepSpec(Model):
 
 
 def load_spec(path: Path, overrides: list[str]) -> SweepSpec:
-    """Reads a sweep file, applies `KEY=VALUE` overrides to it, and expands the run's preset.
+    """Read a sweep file, apply `KEY=VALUE` overrides to it, and expand the run's preset.
 
     Raises:
-        ConfigError: unreadable, or anything in it is wrong; in one line with the nearest valid name.
+        ConfigError: the file cannot be read or is not a valid sweep. The message is one line; for a wrong name it
+            suggests the nearest valid one.
     """
     tree = read_yaml(path)
     if isinstance(tree.get("search"), dict):
-        tree["search"] = _nested(tree["search"])  # so that an override can reach into it
+        tree["search"] = _nested(tree["search"])  # so that an override can change a part of it
     tree = apply_overrides(tree, overrides)
     if isinstance(tree.get("search"), dict):
         tree["search"] = dict(_flat(tree["search"]))
@@ -173,7 +176,7 @@ def load_spec(path: Path, overrides: list[str]) -> SweepSpec:
 
 
 def _nested(search: Tree) -> Tree:
-    """Dotted keys as nested mappings."""
+    """Convert dotted keys to nested mappings."""
     tree: Tree = {}
     for key, domain in search.items():
         *above, last = str(key).split(".")
@@ -187,7 +190,7 @@ def _nested(search: Tree) -> Tree:
 
 
 def _flat(tree: Tree, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Nested mappings as dotted keys; a mapping that says its kind, or lies at a field of the run, is a domain."""
+    """Convert nested mappings to dotted keys. A mapping that has a kind, or whose key is a field, is a domain."""
     sections = {path.rpartition(".")[0] for path in field_paths(RunConfig)}
     for name, node in tree.items():
         key = f"{prefix}{name}"

@@ -1,4 +1,4 @@
-"""What came out of a sweep: one record a trial, the Pareto front, the best, and the files that keep them."""
+"""Summarise the trials of a sweep: their records, the Pareto front, the best trial, and the tables with all of them."""
 
 from __future__ import annotations
 
@@ -35,15 +35,15 @@ STATES: dict[TrialState, State] = {
 
 @dataclass(frozen=True)
 class TrialRecord:
-    """One trial as it ended.
+    """The outcome of one trial.
 
     Attributes:
-        number, control: its place, and the control's name if it was one.
+        number, control: the number of the trial, and the name of the control run if it was one.
         settings: dotted key of the run -> value.
-        state, reason: `complete` trials have valid, finite scores; the others have a reason.
-        run: the last that its run reported.
-        time_s: of that report since the trial's start; None where there was none.
-        checkpoint: folder or s3:// URI of the last one.
+        state, reason: a `complete` trial has valid, finite scores; any other has a reason.
+        run: the last record of its run.
+        time_s: time from the start of the trial to that record; None if there was none.
+        checkpoint: folder or s3:// URI of its last checkpoint.
     """
 
     number: int
@@ -56,17 +56,17 @@ class TrialRecord:
     checkpoint: str | None
 
     def value(self, metric: str) -> float | None:
-        """Return a score by name; None where there is none."""
+        """Return a score by name; None if the trial does not have it."""
         return self.run.values().get(metric)
 
     def spread(self, metric: str) -> float | None:
-        """Return a score's standard deviation over its draws; None where it is unknown."""
+        """Return a score's standard deviation over its draws; None if it is unknown."""
         scores = self.run.scores
         return scores.spread.get(metric) if scores and scores.spread else None
 
 
 def read_records(grid: ResultGrid, spec: SweepSpec, storage: Location) -> list[TrialRecord]:
-    """The trials of a finished Tune run, by number; `storage` is where the sweep keeps them."""
+    """Return the records of a finished Tune run's trials, sorted by number; `storage` is that of the sweep."""
     return sorted((_record(result, spec, storage) for result in grid), key=lambda record: record.number)
 
 
@@ -90,7 +90,7 @@ def _record(result: Result, spec: SweepSpec, storage: Location) -> TrialRecord:
 
 
 def pareto_front(records: Sequence[TrialRecord], objectives: Sequence[Objective]) -> set[int]:
-    """Numbers of the complete trials that no other one dominates."""
+    """Return the numbers of the complete trials that no other complete trial dominates."""
     points = {
         number: np.array([goal.oriented(values[goal.metric]) for goal in objectives])
         for number, values in _rankable(records, objectives).items()
@@ -103,13 +103,13 @@ def pareto_front(records: Sequence[TrialRecord], objectives: Sequence[Objective]
 
 
 def choose_best(records: Sequence[TrialRecord], objectives: Sequence[Objective]) -> TrialRecord | None:
-    """Return the complete trial of highest standing; the earlier one of equals."""
+    """Return the complete trial with the highest standing, the earliest among equals; None if there is none."""
     number = best_of(_rankable(records, objectives), objectives)
     return next((record for record in records if record.number == number), None)
 
 
 def _rankable(records: Sequence[TrialRecord], objectives: Sequence[Objective]) -> dict[int, dict[str, float]]:
-    """Metrics of the trials that are complete and have a standing, by number."""
+    """Return the scores of the trials that are complete and have a standing, by number."""
     found = {}
     for record in records:
         values = record.run.values()
@@ -120,12 +120,12 @@ def _rankable(records: Sequence[TrialRecord], objectives: Sequence[Objective]) -
 
 @dataclass(frozen=True)
 class Replicates:
-    """A control's runs with several seeds, taken together.
+    """The runs of a control with several seeds, taken together.
 
     Attributes:
-        control: its name.
-        num_runs, num_complete: how many there were, and how many have scores.
-        mean, std: by objective, over the complete runs; std is the sample's and needs two.
+        control: name of the control.
+        num_runs, num_complete: number of its runs, and of those that can be ranked.
+        mean, std: mean and sample standard deviation over the complete runs, by metric; std needs two runs.
     """
 
     control: str
@@ -136,7 +136,7 @@ class Replicates:
 
 
 def replicates(records: Sequence[TrialRecord], objectives: Sequence[Objective]) -> list[Replicates]:
-    """Mean and standard deviation of each control that ran with several seeds, in their order."""
+    """Return the mean and standard deviation of each control that ran with several seeds, in their order."""
     groups: dict[str, list[TrialRecord]] = {}
     for record in records:
         name, _, seed = (record.control or "").rpartition("/")
@@ -153,7 +153,7 @@ def replicates(records: Sequence[TrialRecord], objectives: Sequence[Objective]) 
 
 
 def write_tables(store: Store, folder: str, records: Sequence[TrialRecord], front: set[int]) -> None:
-    """trials.csv and trials.parquet: a row a trial, a column a setting."""
+    """Write trials.csv and trials.parquet, with a row for each trial and a column for each setting."""
     table = trials_table(records, front)
     parquet, text = io.BytesIO(), io.BytesIO()
     pyarrow.parquet.write_table(table, parquet)
@@ -163,7 +163,7 @@ def write_tables(store: Store, folder: str, records: Sequence[TrialRecord], fron
 
 
 def trials_table(records: Sequence[TrialRecord], front: set[int]) -> pa.Table:
-    """The records as a table; settings that are no plain numbers or texts, or of mixed types, are JSON."""
+    """Return the records as a table. Settings of mixed types, or other than numbers, texts and booleans, are JSON."""
     scores = [record.run.scores for record in records]
     columns: dict[str, list[Any]] = {
         "number": [record.number for record in records],
@@ -185,7 +185,7 @@ def trials_table(records: Sequence[TrialRecord], front: set[int]) -> pa.Table:
 
 
 def to_json(records: Sequence[TrialRecord], front: set[int]) -> list[dict[str, Any]]:
-    """The records as JSON-able rows, with all of their scores."""
+    """Return the records as rows that JSON can hold, with all of their scores."""
     return [
         {
             "number": record.number,

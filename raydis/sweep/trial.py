@@ -1,8 +1,8 @@
-"""One trial, in its own process: configure the run, train it, report.
+"""Run one trial of a sweep in a process of Ray Tune: configure the run, train it, and report.
 
-A run of one worker trains right here; one of several launches a trainer, which takes tens of seconds to start. The
-process is used for trial after trial, so imports and data are loaded once. Imports of torch are inside functions,
-because the driver imports this file too.
+A run with one worker trains in this process. A run with several workers starts a Ray Train trainer, which takes tens of
+seconds. Tune uses a process for one trial after another, so imports and data are loaded once. Imports of torch are
+inside functions, because the driver imports this file too.
 """
 
 from __future__ import annotations
@@ -19,16 +19,16 @@ from raydis.engine.record import RunRecord
 from raydis.errors import ClusterError, RaydisError, StoreError, final_error
 from raydis.sweep.settings import configure
 
-CHECKPOINT_URI = "checkpoint_uri"  # key beside the record's, for a checkpoint that Tune was not given
-LAUNCHER_SHARE = 0.001  # of the head's own resource, see `trial_resources`
+CHECKPOINT_URI = "checkpoint_uri"  # additional key of a report, for a checkpoint that Ray Train has stored
+LAUNCHER_SHARE = 0.001  # of the resource that each head node has; see `trial_resources`
 
 
 def run_trial(config: dict[str, Any]) -> None:
-    """Tune's trainable.
+    """Run one trial. This is the trainable of Ray Tune.
 
-    An error of ours, or a full disk, is the trial's last report instead of an exception: repeating it would not help,
-    and the process stays for the next trial. Any other error is Tune's, which restarts the trial from its checkpoint.
-    So is an error of ours that speaks of the cluster or the storage and not of the trial.
+    A RaydisError or a full disk is reported as the trial's last record and not raised, because a restart would repeat
+    it, and so that the process stays available for the next trial. For any other exception, and for a ClusterError or
+    StoreError, which do not concern the trial itself, Tune restarts the trial from its checkpoint.
 
     Args:
         config: the sweep's constants `run` (base RunConfig), `sweep` (its name), `folder` (its URI), and the
@@ -52,15 +52,15 @@ def run_trial(config: dict[str, Any]) -> None:
 
 
 def trial_name(number: int) -> str:
-    """Name of a trial and of its folder."""
+    """Return the name of a trial, which is also that of its folder."""
     return f"trial-{number:04d}"
 
 
 def trial_resources(run: RunConfig) -> tune.PlacementGroupFactory:
-    """What Tune reserves for a trial.
+    """Return the resources that Tune reserves for a trial.
 
-    A trial that launches workers reserves no CPU, for Ray Train reserves the workers' on its own: two launchers that
-    held CPUs could wait for each other's for ever. It takes a sliver of a resource that every head node has.
+    A trial with several workers reserves no CPU, because Ray Train reserves the CPUs of the workers itself: two trials
+    that also held CPUs could wait for each other forever. It takes a small share of a resource of the head node.
     """
     from raydis.cluster.resources import worker_resources
 
@@ -81,7 +81,7 @@ def _train_here(run: RunConfig, parent: dict[str, str]) -> None:
 
 
 def _release_memory() -> None:
-    """Give the GPU's memory back: the next trial in this process, or beside it, may need all of it."""
+    """Free the GPU's memory, because the next trial, in this process or another one, may need all of it."""
     import torch
 
     if torch.cuda.is_initialized():

@@ -1,4 +1,4 @@
-"""Settings, names and times in the few characters that a table or a line has for them."""
+"""Format settings, names and times in few characters, for tables and lines on the terminal."""
 
 from __future__ import annotations
 
@@ -11,31 +11,31 @@ from raydis.metrics.table import number_named
 
 
 def print_facts(console: Console, facts: dict[str, str]) -> None:
-    """Print one fact a line, the names in a column of their own."""
+    """Print one fact on each line, after its name in a column of its own."""
     width = max(map(len, facts))
     for name, fact in facts.items():
         console.print(Text(f"{name:{width}}  {fact}"), soft_wrap=True)
 
 
 def describe(settings: dict[str, Any], control: str | None = None) -> str:
-    """Settings in short: the last part of each key, three digits; a control by its name."""
+    """Return settings in short: the last part of each key, and three digits of a value; a control by its name."""
     if control is not None:
         return f"control {control}"
     return " ".join(f"{key.rpartition('.')[2]}={brief(value)}" for key, value in settings.items())
 
 
 def brief(value: Any) -> str:
-    """A setting in a few characters."""
+    """Return the value of a setting in few characters."""
     return f"{value:.3g}" if isinstance(value, float) else str(value)
 
 
 def short(metric: str) -> str:
-    """A score's name for a narrow column."""
+    """Return a score's name for a narrow column."""
     return number_named(metric).short
 
 
 def duration(seconds: float | None) -> str:
-    """`45 s`, `3 min 20 s`, `2 h 05 min`."""
+    """Return a time as `45 s`, `3 min 20 s` or `2 h 05 min`; `?` for None."""
     if seconds is None:
         return "?"
     whole = round(seconds)

@@ -1,1 +1,1 @@
-"""One run under Ray Train: `trainer.run` is what `python -m raydis train` calls."""
+"""Train one run under Ray Train. `trainer.run` is the function behind `python -m raydis train`."""

@@ -1,4 +1,8 @@
-"""Which run a command means: its name, and the values that the run was started with."""
+"""Identify the run that a command starts or continues, and record its configuration.
+
+A run has a folder `train/NAME` in its storage. `run.json` in this folder records the configuration that the run was
+started with, so that a later command with the same name cannot continue it with other values.
+"""
 
 from __future__ import annotations
 
@@ -25,39 +29,42 @@ STAGE = "first_stage.checkpoint"
 
 
 def default_name(config: RunConfig) -> str:
-    """Return the data set and a hash of what was set: two configurations never share a run by accident.
+    """Return the default name: the data set and a hash of the settings that differ from their defaults.
 
-    Defaults are no part of it, so that the name outlives a version that adds a field.
+    Two configurations therefore never share a run by accident. Defaults are not hashed, so that the name stays the same
+    in a version that adds a field.
     """
     text = json.dumps(settings(config), sort_keys=True)
     return f"{config.data.name}-{hashlib.sha256(text.encode()).hexdigest()[:12]}"
 
 
 def run_name(store: Store, config: RunConfig) -> str:
-    """Return the default name, or that of an unnamed run of this very configuration that an earlier raydis started.
+    """Return the default name, or the name of an unnamed run of this configuration that an older raydis has started.
 
-    Those versions made the name from all values, defaults too, which cannot be repeated once there are more.
+    Older versions hashed all values including defaults, or the values that were set under keys that have other names
+    today. Such runs are found by comparing their recorded configurations.
     """
     name, prefix = default_name(config), f"train/{config.data.name}-"
     if store.exists(_key(name)):
         return name
     for key in store.list(prefix):
         if re.fullmatch(rf"{re.escape(prefix)}[0-9a-f]{{12}}/{RUN_FILE}", key):
-            recorded = migrate_config(json.loads(store.read(key)))
-            if "resolved" not in recorded and not differences(recorded, locate_first_stage(config, store.uri)):
+            recorded = json.loads(store.read(key))
+            if not differences(_resolved(recorded), _as_recorded(config, recorded, store.uri)):
                 return key.split("/")[1]
     return name
 
 
 def claim(store: Store, name: str, config: RunConfig) -> RunConfig:
-    """Note a run's configuration in its folder, or compare it with the one that is there.
+    """Record a run's configuration in its folder, or compare it with the recorded one.
 
     Returns:
-        the configuration to train. A `name@alias` in it is the version that it named when the run was first started.
+        the configuration to train. A `name@alias` of a first stage is replaced by the checkpoint that it referred to
+            when the run was first started.
 
     Raises:
-        ConfigError: the run was started with other values, which are named.
-        RegistryError: a first stage's `name@alias` that does not exist.
+        ConfigError: the run was started with other values, which the message names.
+        RegistryError: a first stage's `name@alias` does not exist.
     """
     key = _key(name)
     if not store.exists(key):
@@ -68,27 +75,31 @@ def claim(store: Store, name: str, config: RunConfig) -> RunConfig:
             store.write(key, record, if_absent=True)
             return located
     recorded = json.loads(store.read(key))
-    resolved = migrate_config(recorded.get("resolved", recorded))  # an earlier raydis wrote nothing else
-    located = _as_recorded(config, recorded, name, store.uri)
-    if found := differences(resolved, located):
+    located = _as_recorded(config, recorded, store.uri)
+    if found := differences(_resolved(recorded), located):
         raise ConfigError(
             f"run {name} in {store.uri}/train was started with another configuration (its {RUN_FILE}): "
-            f"{listed(found)}. Set what it was to go on, or choose another name"
+            f"{listed(found)}. Use the recorded values to continue it, or choose another name"
         )
+    with contextlib.suppress(RegistryError):  # the alias may have been deleted
+        if locate_first_stage(config, store.uri) != located:
+            source, asked = settings(located)[STAGE], settings(config)[STAGE]
+            log.warning("run %s continues with %s=%s, to which %s pointed at its start", name, STAGE, source, asked)
     return located
 
 
-def _as_recorded(config: RunConfig, recorded: Mapping[str, Any], name: str, storage: str) -> RunConfig:
-    """The configuration with its first stage where the run has it from, if the command still says the same of it."""
+def _resolved(recorded: dict[str, Any]) -> dict[str, Any]:
+    """Return the configuration in a run's record with today's keys. An older raydis wrote only this part."""
+    return migrate_config(recorded.get("resolved", recorded))
+
+
+def _as_recorded(config: RunConfig, recorded: Mapping[str, Any], storage: str) -> RunConfig:
+    """Replace a `name@alias` of the first stage by the recorded checkpoint, if the command names the same alias."""
     stage, asked = config.first_stage, settings(config).get(STAGE)
     if not isinstance(stage, LearnedStage) or asked != recorded.get("set", {}).get(STAGE):
         return locate_first_stage(config, storage)
     source = recorded["resolved"]["first_stage"]["checkpoint"]
-    kept = config.model_copy(update={"first_stage": stage.model_copy(update={"checkpoint": source})})
-    with contextlib.suppress(RegistryError):  # the alias may be gone by now
-        if locate_first_stage(config, storage) != kept:
-            log.warning("run %s goes on with %s=%s, which %s named when it began", name, STAGE, source, asked)
-    return kept
+    return config.model_copy(update={"first_stage": stage.model_copy(update={"checkpoint": source})})
 
 
 def _key(name: str) -> str:

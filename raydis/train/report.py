@@ -1,4 +1,4 @@
-"""A running session whose records and checkpoints go to Ray Train or Ray Tune."""
+"""Run a session, and send its records and checkpoints to Ray Train or Ray Tune."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ def report_session(
     parent: dict[str, str] | None,
     before_checkpoint: Callable[[], None] = lambda: None,
 ) -> None:
-    """Run a session from the last checkpoint that Ray keeps of it, where there is one, and report it to Ray.
+    """Run a session, from Ray's last checkpoint of it if there is one, and report it to Ray.
 
     Args:
-        library: `ray.train` or `ray.tune`, which is asked and told; each has a Checkpoint class of its own.
+        library: `ray.train` or `ray.tune`. Each has its own functions for reports and its own Checkpoint class.
         training: a fresh state.
         parent: see `run_session`.
-        before_checkpoint: called before one is handed to Ray, which stores it; what it raises keeps it from that.
+        before_checkpoint: called before Ray stores a checkpoint. If it raises an exception, nothing is stored.
 
     Raises:
         RaydisError: of the session; see `run_session`.

@@ -1,4 +1,4 @@
-"""A run under Ray Train's TorchTrainer: start, restart after failures, result."""
+"""Train a run with Ray Train's TorchTrainer: start its workers, restart them after failures, and return the result."""
 
 from __future__ import annotations
 
@@ -46,15 +46,15 @@ log = logging.getLogger(__name__)
 
 LEASE_FILE = "lease.json"
 MAX_RESTARTS = 3
-MAX_FAILED_STARTS = 10  # of the workers in a row, a minute each: the cluster is full, or yet to miss a node
-MAX_FAILED_STARTS_GROWING = 60  # likewise, where an autoscaler may be fetching nodes with large images
-GROWING_STARTS = 5  # of these in which it is asked for all workers, before a run goes on with fewer
-SETTLE_S = 10  # in which Ray takes back what a worker group has held
+MAX_FAILED_STARTS = 10  # in a row, a minute each: the cluster is full, or has not noticed yet that a node is lost
+MAX_FAILED_STARTS_GROWING = 60  # the same, if an autoscaler may be starting nodes with large container images
+GROWING_STARTS = 5  # failed starts for which the autoscaler is asked for all workers, before a run takes fewer
+SETTLE_S = 10  # time in which Ray releases the resources of the last workers
 
 
 @dataclass(frozen=True)
 class TrainResult:
-    """What a run left behind.
+    """The result of a run.
 
     Attributes:
         checkpoint: its last checkpoint, a path or s3:// URI.
@@ -66,7 +66,7 @@ class TrainResult:
 
 
 class SendReports(train.UserCallback):
-    """Passes rank 0's reports from Ray Train's controller on to a queue."""
+    """A callback in Ray Train's controller that puts the reports of rank 0 into a queue."""
 
     def __init__(self, queue: Queue) -> None:
         self._queue = queue
@@ -82,23 +82,24 @@ def run(
     name: str | None = None,
     on_report: Callable[[RunRecord], None] | None = None,
 ) -> TrainResult:
-    """Train one configuration under Ray Train, on this machine or on the cluster it finds itself on.
+    """Train one configuration under Ray Train, on this machine or on the Ray cluster that it belongs to.
 
     Args:
-        storage: folder or s3://bucket/prefix; the run lies in `train/NAME` below it.
-        name: default: data set and a hash of the configuration, so that the same call goes on where it stopped.
-        on_report: called with each record while the run goes on.
+        storage: folder or s3://bucket/prefix; the folder of the run is `train/NAME` below it.
+        name: name of the run; by default the data set and a hash of the configuration, so that the same call continues
+            an interrupted run.
+        on_report: called with each record of the run.
 
     Raises:
-        ClusterError: the cluster lost the run's workers, or did not start them, too often: the same call goes on.
-        ConfigError: another configuration has this name.
+        ClusterError: the workers failed, or did not start, too often. The same call continues the run.
+        ConfigError: a run with this name has another configuration.
         LeaseTaken: another process trains this run.
-        LeaseLost: another process has taken the run over, while this one did not move for a minute.
-        RegistryError: a first stage's `name@alias` that does not exist.
+        LeaseLost: another process has taken the run over, because this one could not renew its lease for a minute.
+        RegistryError: a first stage's `name@alias` does not exist.
         ResourceError: the cluster cannot hold the run, and has no autoscaler that might add nodes.
-        RaydisError: what a worker raised.
+        RaydisError: any other error of a worker.
     """
-    for warning in budget_warnings(config):  # a worker says so as well, but into a file of Ray's
+    for warning in budget_warnings(config):  # a worker warns as well, but only in one of Ray's log files
         log.warning(warning)
     with ray_cluster():
         nodes, grows = cluster_nodes(), cluster_grows()
@@ -119,10 +120,13 @@ def fit_with_ray(
 ) -> TrainResult:
     """Train on the connected cluster with the workers that `config.compute` allows; arguments and errors as in `run`.
 
-    A worker, node or controller that dies leads to a restart from the last checkpoint, MAX_RESTARTS times; workers that
-    do not come up are asked for again, MAX_FAILED_STARTS times in a row. Ray's own counts of failures are switched off:
-    they do not know a controller's death, and would repeat our errors. So is its own elasticity: it knows neither which
-    numbers share a batch nor that a GPU's fractions lie on one GPU, and to grow it gives up steps without a checkpoint.
+    If a worker, node or controller dies, the run is restarted from its last checkpoint, up to MAX_RESTARTS times. If
+    workers do not start, they are started again, up to MAX_FAILED_STARTS times in a row.
+
+    Ray's own handling of failures is switched off: it does not cover the death of a controller, and would repeat runs
+    that fail with a RaydisError. Its elasticity is switched off as well: it knows neither by which numbers of workers a
+    batch can be divided, nor that a fraction of a GPU must be on a single GPU, and it discards the steps since the last
+    checkpoint when it adds workers.
     """
     set_environment()
     store = open_store(storage)
@@ -132,7 +136,7 @@ def fit_with_ray(
         config = claim(store, name, config)
         check_storage(store, f"train/{name}/{RUN_FILE}")
         result = _fit(config, lease, name=name, parent=parent, callbacks=callbacks)
-    assert result.checkpoint is not None  # a session's last report brings one
+    assert result.checkpoint is not None  # a session's last report has a checkpoint
     return TrainResult(
         checkpoint=str(store.location.at_pyarrow_path(result.checkpoint.path)),
         record=RunRecord.from_ray(result.metrics or {}),
@@ -147,7 +151,7 @@ def _fit(
     parent: dict[str, str] | None,
     callbacks: Sequence[train.UserCallback],
 ) -> train.Result:
-    """Start workers until they come to the end, each time as many as there is a place for."""
+    """Start workers until the run is complete, each time as many as the cluster has room for."""
     restarts, failed_starts = 0, 0
     while True:
         lease.check()
@@ -166,19 +170,19 @@ def _fit(
             most = MAX_FAILED_STARTS_GROWING if patient else MAX_FAILED_STARTS
             if restarts > MAX_RESTARTS or failed_starts > most:
                 raise ClusterError(
-                    f"run {name} failed {restarts + failed_starts} times, last with {_last_line(error)}. The same "
-                    f"command goes on from its last checkpoint in {lease.store.location / 'train' / name}"
+                    f"run {name} failed {restarts + failed_starts} times, the last time with: {_last_line(error)}. "
+                    f"The same command continues it from its last checkpoint in {lease.store.location / 'train' / name}"
                 ) from error
-            log.warning("run %s starts again: %s", name, _last_line(error))
-        except SystemExit as stop:  # Ray's answer to Ctrl-C ends the process as if all were well
+            log.warning("run %s is restarted: %s", name, _last_line(error))
+        except SystemExit as stop:  # Ray turns Ctrl-C into an exit with code 0
             raise KeyboardInterrupt from stop
 
 
 def _num_workers(config: RunConfig, name: str, failed_starts: int, *, again: bool) -> int:
-    """Number of workers of the next start, and a line about what it waits for where there is no place for all of them.
+    """Return the number of workers of the next start, and log a warning if the cluster has no room for all of them.
 
-    What the last workers held comes back within seconds, and an autoscaler's nodes within minutes: both are waited for
-    before a run goes on with fewer.
+    The resources of the last workers become free within seconds, and an autoscaler adds nodes within minutes. A run
+    waits for both before it continues with fewer workers.
     """
     compute, batch_size = config.compute, config.train.batch_size
     wanted, free = compute.num_workers, free_nodes()
@@ -196,7 +200,7 @@ def _num_workers(config: RunConfig, name: str, failed_starts: int, *, again: boo
         found, asked = describe_nodes(free), describe_workers(compute, number)
         log.warning("run %s waits for %s: it needs %s, and the cluster has free %s", name, waits_for, asked, found)
     elif number < wanted:
-        log.warning("run %s: no place for all of its %d workers, it goes on with %d", name, wanted, number)
+        log.warning("run %s: no room for all of its %d workers, it continues with %d", name, wanted, number)
     return number
 
 
@@ -214,7 +218,7 @@ def _trainer(
     return TorchTrainer(
         train_worker,
         train_loop_config={"config": config.model_dump(mode="json"), "parent": parent, "lease": held},
-        # Two ranks on one GPU are an error in NCCL.
+        # NCCL does not allow two ranks on one GPU.
         torch_config=TorchConfig(backend="nccl" if gpus >= 1 else "gloo"),
         scaling_config=train.ScalingConfig(
             num_workers=num_workers,
@@ -233,13 +237,12 @@ def _trainer(
 
 @contextlib.contextmanager
 def _forward_reports(on_report: Callable[[RunRecord], None] | None) -> Iterator[list[train.UserCallback]]:
-    """Callbacks for Ray Train that make `on_report` hear every report, in this process."""
+    """Yield callbacks for Ray Train, through which `on_report` is called in this process with every report."""
     if on_report is None:
         yield []
         return
-    here = NodeAffinitySchedulingStrategy(
-        ray.get_runtime_context().get_node_id(), soft=False
-    )  # it outlives other nodes
+    # On this node, so that the queue survives the loss of any other.
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
     queue = Queue(actor_options={"num_cpus": 0, "scheduling_strategy": here})
 
     def forward() -> None:
@@ -257,7 +260,7 @@ def _forward_reports(on_report: Callable[[RunRecord], None] | None) -> Iterator[
 
 
 def _raydis_error(error: BaseException) -> RaydisError | None:
-    """The error that made a worker fail, if a restart would meet it again: one of ours, or a disk that is full."""
+    """Return the error of a worker if a restart would repeat it: a RaydisError, or a full disk. Otherwise None."""
     failures: dict[int, Exception] = getattr(error, "worker_failures", {})  # by rank
     return next((final for _, cause in sorted(failures.items()) if (final := final_error(cause))), None)
 

@@ -1,4 +1,4 @@
-"""What each Ray Train worker runs: a session, its reports handed to Ray."""
+"""The training function of a Ray Train worker."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ from raydis.train.report import report_session
 
 
 def train_worker(arguments: dict[str, Any]) -> None:
-    """Train this worker's share, from the run's last checkpoint where there is one.
+    """Train this worker's share of a run, from the run's last checkpoint if there is one.
 
     Args:
-        arguments: `config`, a RunConfig as JSON-able tree; `parent`, the trial it belongs to or None; `lease`, under
-            which the run's folder is written.
+        arguments: `config`, a RunConfig as a tree of JSON values; `parent`, the sweep and trial that it belongs to, or
+            None; `lease`, the storage, key, token and description of the lease on the run's folder.
 
     Raises:
-        LeaseLost: the folder is another process' by now.
+        LeaseLost: another process has taken over the run's folder.
         RaydisError: of the session; see `report_session`.
     """
     config = RunConfig.model_validate(arguments["config"])
@@ -35,7 +35,7 @@ def train_worker(arguments: dict[str, Any]) -> None:
     device = _device(config)
     use_threads(num_threads(config.compute.num_cpus))
     workers = Workers(context.get_world_rank(), context.get_world_size())
-    workers.wait()  # while nobody is late: one node may take long to fetch the data set
+    workers.wait()  # connect the workers before one of them takes long to download the data set
     training = Training(config, open_dataset(config.data), device=device, workers=workers)
     lease = arguments["lease"]
     store = open_store(lease["storage"])
@@ -44,6 +44,9 @@ def train_worker(arguments: dict[str, Any]) -> None:
 
 
 def _device(config: RunConfig) -> torch.device:
-    """The device of this worker: Ray shows the GPUs of all workers of a node to each, so `cuda` alone is not enough."""
+    """Return the device of this worker.
+
+    Ray shows each worker the GPUs of all workers of its node, so the device must have an index.
+    """
     device = resolve_device(config.compute)
     return get_device() if device.type == "cuda" else device

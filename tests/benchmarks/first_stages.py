@@ -67,7 +67,7 @@ def first_stage(kind: str, num_images: int, dataset: FactorDataset, folder: Path
     tree = {"preset": f"{kind}_small", "train": budget}
     training, report, seconds = run(tree, dataset, folder)
     method = training.config.method.model_dump()
-    sizes = ("stem_stride", "model_dim", "multipliers", "num_blocks", "latent_dim", "num_codes")
+    sizes = ("stem_stride", "model_dim", "multipliers", "num_blocks", "latent_dim", "num_embeddings")
     stage = {name: method[name] for name in sizes if name in method}
     print(f"{kind}: {report.psnr:.2f} dB after {num_images} images, {seconds:.0f} CPU-s", flush=True)
     return {"first_stage": {"kind": kind, "checkpoint": str(report.checkpoint), **stage}}, seconds

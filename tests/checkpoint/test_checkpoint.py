@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 
 import raydis
 from raydis.checkpoint.manifest import FileEntry, Manifest
-from raydis.checkpoint.migrate import migrate_training
+from raydis.checkpoint.migrate import migrate_config, migrate_metrics, migrate_training
 from raydis.checkpoint.open import open_checkpoint
 from raydis.checkpoint.state import TrainingState
 from raydis.checkpoint.verify import entry_of
@@ -305,7 +305,10 @@ def test_a_killed_replacement_leaves_the_old_one_whole_and_findable(
         write(tmp_path / "c", images_seen=1280)
     monkeypatch.undo()
     kept = f"c.old-{os.getpid()}"
-    with pytest.raises(CheckpointError, match=rf"no checkpoint in .*; {kept} beside it is the one before"):
+    with pytest.raises(
+        CheckpointError,
+        match=rf"no checkpoint in .*; an interrupted replacement has left the previous checkpoint beside it, as {kept}",
+    ):
         open_checkpoint(tmp_path / "c")
     assert open_checkpoint(tmp_path / kept).manifest.images_seen == 640
 
@@ -335,7 +338,25 @@ def test_the_code_revision_is_the_commit_that_tracks_the_package_and_nobody_else
     assert code_revision.__wrapped__(tmp_path / "ours") == f"{git('rev-parse', 'HEAD')}-dirty"
 
 
-# ---- what older code stored of a training
+# ---- what older code stored
+
+
+def test_the_vectors_of_a_codebook_are_called_embeddings() -> None:
+    stage, unchanged = {"kind": "vq", "num_codes": 64}, {"kind": "vq", "num_embeddings": 32}
+    found = migrate_config({"first_stage": dict(stage), "method": dict(stage)})
+    assert found == {name: {"kind": "vq", "num_embeddings": 64} for name in ("first_stage", "method")}
+    assert migrate_config({"method": dict(unchanged)}) == {"method": unchanged}
+    assert migrate_config({"method": dict(stage)}, 2) == {"method": stage}  # which the configuration then refuses
+
+
+def test_a_diagnosis_counts_the_components_that_are_alive() -> None:
+    def metrics(name: str) -> dict[str, Any]:
+        return {"loss": 0.5, "anchoring": {"means": {name: 2.5, "moved_share": 0.1}, "units": [{name: 3}, {name: 2}]}}
+
+    today = metrics("num_components")
+    assert migrate_metrics(metrics("num_gaussians"), 1) == migrate_metrics(metrics("num_components"), 1) == today
+    for empty in ({"anchoring": None}, {"loss": 0.5}):
+        assert migrate_metrics(dict(empty), 1) == empty
 
 
 def test_the_moments_of_a_single_optimiser_become_those_of_the_first_move() -> None:

@@ -99,7 +99,7 @@ def test_a_copy_that_was_damaged_is_left_alone_and_another_one_is_fetched(
     assert contents(first) == damaged
     assert fetched(store, tmp_path / "cache") == second
     assert f"{first}: metrics.json is damaged" in caplog.text
-    assert "Another copy takes its place; remove this one when nothing uses it" in caplog.text
+    assert "raydis fetches another copy; remove the damaged one when no process uses it" in caplog.text
     damage(second)
     assert fetched(store, tmp_path / "cache").name == f"{first.name}-3"
 

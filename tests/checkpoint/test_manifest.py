@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from raydis.checkpoint.manifest import MODEL_FILES, parse_manifest
+from raydis.checkpoint.text import from_json
 from raydis.checkpoint.verify import verify
 from raydis.errors import CheckpointError
 
@@ -37,3 +38,10 @@ def test_only_a_sha256_in_lower_case_hex_is_a_hash(make_checkpoint: Callable[...
     text = manifest.to_json().decode().replace(manifest.files["metrics.json"].sha256, digest)
     with pytest.raises(CheckpointError, match=r"files\.metrics\.json\.sha256: String should match pattern"):
         parse_manifest(text.encode(), "here")
+
+
+def test_brackets_in_brackets_without_end_are_no_manifest_and_no_json() -> None:
+    with pytest.raises(CheckpointError, match=r"^here is not a checkpoint's manifest: maximum recursion depth"):
+        parse_manifest(b"[" * 100_000, "here")
+    with pytest.raises(CheckpointError, match=r"^here is not JSON: maximum recursion depth"):
+        from_json("here", b"[" * 100_000)

@@ -13,7 +13,10 @@ from raydis.errors import ConfigError
 from raydis.sweep.spec import SweepSpec, load_spec
 
 FAMILY = "method.family=vq is called method.kind now: rename it"
-RELATIVE = "method.anchors.mode=relative was removed, because its shift was that of constant to 0.5 % (median)"
+RELATIVE = (
+    "method.anchors.mode=relative was removed, because its shift differed from that of constant by 0.5 % (median)"
+)
+CODES = "{}.num_codes=64 is called {}.num_embeddings now: rename it"
 RULE = "remove it and write `objectives: [{metric: dci_disentanglement}, {metric: factor_vae}]` at the top"
 
 
@@ -22,6 +25,8 @@ RULE = "remove it and write `objectives: [{metric: dci_disentanglement}, {metric
     [
         ({"method": {"family": "vq", "model_dim": 8}}, FAMILY),
         ({"method": {"anchors": {"mode": "relative"}}}, f"{RELATIVE}: use constant"),
+        ({"method": {"kind": "vq", "num_codes": 64}}, CODES.format("method", "method")),
+        ({"first_stage": {"kind": "vq", "num_codes": 64}}, CODES.format("first_stage", "first_stage")),
     ],
 )
 def test_a_former_key_of_a_run_is_refused_with_what_to_write(

@@ -9,6 +9,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from raydis.config import RunConfig
 from raydis.config.files import field_paths, parse
+from raydis.config.presets import PRESETS
 from raydis.errors import ConfigError
 from raydis.sweep.domains import Domain, corners
 from raydis.sweep.settings import configure, value_at
@@ -104,7 +105,9 @@ def test_images_must_halve_four_times_for_the_convolutions(kind: str, size: int)
 
 @pytest.mark.parametrize("kind", ["beta_vae", "factor_vae", "pca_ica"])
 def test_methods_of_pixels_refuse_a_learned_first_stage_and_compiled_blocks(kind: str) -> None:
-    with pytest.raises(ValidationError, match=rf"kind={kind} sees the pixels themselves: remove first_stage\.kind=vq"):
+    with pytest.raises(
+        ValidationError, match=rf"kind={kind} works on the pixels themselves: remove first_stage\.kind=vq"
+    ):
         RunConfig.model_validate({"method": {"kind": kind}, "first_stage": {"kind": "vq", "checkpoint": "x"}})
     with pytest.raises(ValidationError, match=rf"kind={kind} has no U-Net: set compute\.compile=off"):
         RunConfig.model_validate({"method": {"kind": kind}, "compute": {"compile": "blocks"}})
@@ -140,6 +143,12 @@ def test_a_sweep_without_a_search_of_its_own_searches_the_default_space(kind: st
     assert SweepSpec.model_validate_json(spec.model_dump_json()) == spec
     controls = [{"name": "as_it_is"}]
     assert SweepSpec.model_validate({"name": "x", "run": run, "num_trials": 0, "controls": controls}).search == {}
+
+
+@pytest.mark.parametrize("preset", [name for name, run in PRESETS.items() if run.method.scored])
+def test_a_sweep_of_a_preset_needs_no_search_of_its_own(preset: str) -> None:
+    spec = SweepSpec.model_validate({"name": "x", "run": PRESETS[preset]})
+    assert spec.search
 
 
 @pytest.mark.parametrize("kind", STAGES)

@@ -77,7 +77,7 @@ def test_the_first_stages_have_the_published_sizes(name: str) -> None:
     run = RunConfig.model_validate(expand({"preset": name}))
     method = run.method
     assert (method.kind, method.reduction, method.model_dim, method.multipliers) == (name, 4, 32, (1, 2, 4))
-    assert (method.num_blocks, method.latent_dim, getattr(method, "num_codes", 2048)) == (2, 3, 2048)
+    assert (method.num_blocks, method.latent_dim, getattr(method, "num_embeddings", 2048)) == (2, 3, 2048)
 
 
 @pytest.mark.parametrize("name", ["vq", "kl"])

@@ -91,7 +91,7 @@ def test_the_first_stage_sets_the_size_of_the_latent(stage: dict[str, Any], size
         ),
         (
             {"method": {"kind": "vq"}},
-            r"kind=vq is a first stage .*set first_stage\.kind=pixel instead of patch_pca",
+            r"kind=vq trains a first stage .*set first_stage\.kind=pixel instead of patch_pca",
         ),
         (
             {"method": {"kind": "kl"}, "first_stage": {"kind": "pixel"}},
@@ -108,7 +108,7 @@ def test_the_first_stage_sets_the_size_of_the_latent(stage: dict[str, Any], size
                 "first_stage": {"kind": "pixel"},
                 "evaluation": {"protocol": "none"},
             },
-            r"four times, which data\.image_size=8 does not bear: remove method\.perceptual_weights",
+            r"data\.image_size=8 is too small: use at least 16 px, or remove method\.perceptual_weights",
         ),
         (
             {"method": {"kind": "vae"}},
@@ -116,7 +116,7 @@ def test_the_first_stage_sets_the_size_of_the_latent(stage: dict[str, Any], size
         ),
         (
             {"method": {"kind": "beta_vae"}, "first_stage": {"kind": "vq", "checkpoint": "x"}},
-            r"method\.kind=beta_vae sees the pixels themselves: remove first_stage\.kind=vq",
+            r"method\.kind=beta_vae works on the pixels themselves: remove first_stage\.kind=vq",
         ),
         (
             {"method": {"kind": "factor_vae"}, "data": {"image_size": 40}},
@@ -161,7 +161,7 @@ def test_rungs_that_cannot_be_scored_are_refused(evaluation: dict, message: str)
     ("method", "message"),
     [
         ({"discriminator_channels": [8] * 7}, "halve an image of data.image_size=64 px too often"),
-        ({"discriminator_start_images": 100}, "lies behind the end of train.num_images=100"),
+        ({"discriminator_start_images": 100}, "is not reached within train.num_images=100"),
     ],
 )
 def test_a_discriminator_that_cannot_play_is_refused(method: dict, message: str) -> None:

@@ -119,8 +119,8 @@ def test_what_is_not_yaml_is_told_with_file_and_line(text: str, message: str) ->
         ("a: !!set {b}", "line 1: the tag !!set is not known here: remove it"),
         ("a: !!bool yes", "line 1: 'yes' does not look like a !!bool: remove the tag"),
         ("a: " + "9" * 5000, "line 1: 99999999999999999999... has too many digits for a number"),
-        ("a: &a [*a]", "line 1: an alias lies inside of what it stands for: write the values out"),
-        ("a: &a {<<: *a, x: 1}", "line 1: an alias lies inside of what it stands for: write the values out"),
+        ("a: &a [*a]", "line 1: an alias lies inside the value that it stands for: write the values out"),
+        ("a: &a {<<: *a, x: 1}", "line 1: an alias lies inside the value that it stands for: write the values out"),
     ],
 )
 def test_what_no_tree_can_hold_is_refused_with_its_line(text: str, message: str) -> None:

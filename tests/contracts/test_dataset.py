@@ -308,9 +308,9 @@ def test_a_fingerprint_follows_the_content_and_not_the_place(
 WRONG_INDICES = pytest.mark.parametrize(
     ("wrong", "message"),
     [
-        (lambda last: np.array([0, last + 1]), r"indices 0\.\.{after} leave the data set: it has 0\.\.{last}"),
-        (lambda last: np.array([-1]), r"indices -1\.\.-1 leave the data set: it has 0\.\.{last}"),
-        (lambda last: np.array([2**64 - 1], np.uint64), r"leave the data set: it has 0\.\.{last}"),
+        (lambda last: np.array([0, last + 1]), r"indices 0\.\.{after} are out of range: the data set has 0\.\.{last}"),
+        (lambda last: np.array([-1]), r"indices -1\.\.-1 are out of range: the data set has 0\.\.{last}"),
+        (lambda last: np.array([2**64 - 1], np.uint64), r"are out of range: the data set has 0\.\.{last}"),
         (lambda last: np.array([0.0]), "indices are float64, expected integers"),
         (lambda last: np.array([True]), "indices are bool, expected integers"),
         (lambda last: np.array([[0]]), r"indices have shape \(1, 1\), expected \(B,\)"),

@@ -59,15 +59,15 @@ def test_pictures_report_and_service_say_the_same_of_each_unit(
     said = {index: unit.label for index, unit in told.items()}
     assert all(str(UnitLabel(unit.kind, tuple(unit.factors.items()))) == unit.label != "" for unit in told.values())
 
-    draw_traversal(editor, images[0], num_steps=1)
+    draw_traversal(editor, images[0], steps=1)
     by_traversal = [re.fullmatch(r"unit (\d+) (.*)", words(row)) for row in drawn.rows]
     assert {int(found[1]): found[2] for found in by_traversal if found} == said
 
-    draw_swaps(editor, images[:1], images[1:], num_steps=1)
+    draw_swaps(editor, images[:1], images[1:], steps=1)
     by_swap = [re.fullmatch(r"unit (\d+) (.*)", words(column)) for column in drawn.columns[2:]]
     assert {int(found[1]): found[2] for found in by_swap if found} == said
 
-    text = render_report(editor, dataset, num_steps=1)
+    text = render_report(editor, dataset, steps=1)
     in_page = [
         (int(unit), html.unescape(label)) for unit, label in re.findall(r"<th>unit (\d+)<small>(.*?)</small>", text)
     ]

@@ -45,7 +45,7 @@ METHODS: dict[str, dict[str, Any]] = {
     "beta_vae": {"num_units": 4, "hidden_dim": 16},
     "factor_vae": {"num_units": 4, "hidden_dim": 16, "discriminator_dims": [8, 8]},
     "pca_ica": {"num_units": 4},
-    "vq": {**NETWORK, "num_codes": 16, "discriminator_weight": 0.5, "discriminator_channels": [8]},
+    "vq": {**NETWORK, "num_embeddings": 16, "discriminator_weight": 0.5, "discriminator_channels": [8]},
     "kl": NETWORK,
 }
 
@@ -375,7 +375,7 @@ def test_two_workers_equal_one(kind: str, alone: Callable[[str], Tensors], pair:
 
 def sampling_of(editor: Editor) -> dict[str, Any]:
     """A short way to draw, where the model samples."""
-    return {} if editor.max_steps is None else {"num_steps": 2}
+    return {} if editor.max_steps is None else {"steps": 2}
 
 
 @UNIT_KINDS
@@ -387,9 +387,9 @@ def test_editing_nothing_reconstructs(kind: str, open_editor: Callable[[str], Ed
     assert reconstructed.dtype == np.uint8
     assert reconstructed.shape == images.shape
     assert np.array_equal(reconstructed, editor.decode(units, **sampling))
-    assert np.array_equal(reconstructed[:1], editor.edit(images[:1], set_units={2: float(units[0, 2])}, **sampling))
-    assert np.array_equal(reconstructed, editor.edit(images, shift_units={0: 0.0, 3: 0.0}, **sampling))
-    assert not np.array_equal(reconstructed, editor.edit(images, shift_units={0: 50.0, 1: 50.0}, **sampling))
+    assert np.array_equal(reconstructed[:1], editor.edit(images[:1], set={2: float(units[0, 2])}, **sampling))
+    assert np.array_equal(reconstructed, editor.edit(images, shift={0: 0.0, 3: 0.0}, **sampling))
+    assert not np.array_equal(reconstructed, editor.edit(images, shift={0: 50.0, 1: 50.0}, **sampling))
 
 
 @UNIT_KINDS
@@ -429,10 +429,10 @@ def test_what_a_method_cannot_do_is_refused_in_plain_words(kind: str, open_edito
     editor, images = open_editor(kind), pictures(1)
     if editor.max_steps is not None:
         with pytest.raises(EditError, match=rf"steps={editor.max_steps + 1} is out of range: this model draws in 1 to"):
-            editor.edit(images, num_steps=editor.max_steps + 1)
+            editor.edit(images, steps=editor.max_steps + 1)
         return
     units = editor.encode(images).units
-    options: dict[str, dict[str, Any]] = {"steps": {"num_steps": 5}, "sampler": {"sampler": "ddim"}}
+    options: dict[str, dict[str, Any]] = {"steps": {"steps": 5}, "sampler": {"sampler": "ddim"}}
     for name, option in options.items():
         with pytest.raises(EditError, match=f"draws in a single pass, without noise: leave {name} out"):
             editor.edit(images, **option)
@@ -450,7 +450,7 @@ def test_what_a_method_cannot_do_is_refused_in_plain_words(kind: str, open_edito
         with pytest.raises(EditError, match="without noise: leave keep_details out"):
             call()
     with pytest.raises(EditError, match="leave steps and sampler and keep_details out"):
-        editor.edit(images, num_steps=5, sampler="ddim", keep_details=True)
+        editor.edit(images, steps=5, sampler="ddim", keep_details=True)
     assert np.array_equal(editor.edit(images, seed=1), editor.edit(images, seed=2))
 
 

@@ -232,7 +232,9 @@ def test_a_file_that_is_replaced_between_its_tag_and_its_bytes_is_looked_up_agai
 def test_a_file_that_does_not_stay_is_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     LocalStore(tmp_path / "store").write("set.npz", b"version 0")
     keep_changing(monkeypatch, "tag", "set.npz", times=100)
-    with pytest.raises(DataError, match=r"set\.npz was replaced 5 times while it was read: start again when it stays"):
+    with pytest.raises(
+        DataError, match=r"set\.npz was replaced 5 times while it was read: start again when it is stable"
+    ):
         fetch(str(tmp_path / "store" / "set.npz"), tmp_path / "cache")
     assert not list((tmp_path / "cache").rglob("set.npz"))
 
@@ -262,7 +264,7 @@ def test_a_folder_that_is_changed_while_it_is_read_is_listed_again(
     monkeypatch.undo()
     store.write("a.png", b"new")
     keep_changing(monkeypatch, "entries", "a.png", times=100)
-    with pytest.raises(DataError, match=r"store was changed 5 times while it was read: start again when it stays"):
+    with pytest.raises(DataError, match=r"store was changed 5 times while it was read: start again when it is stable"):
         fetch_folder(store.uri, tmp_path / "cache", PNG)
 
 

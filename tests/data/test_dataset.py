@@ -53,9 +53,9 @@ def test_images_without_factors_have_no_factors_and_no_sub_grid() -> None:
 
 def test_an_index_outside_the_set_is_refused_also_where_the_array_goes_on() -> None:
     sub = grid().subgrid({"a": 1})
-    with pytest.raises(DataError, match=r"indices 4\.\.4 leave the data set: it has 0\.\.3"):
+    with pytest.raises(DataError, match=r"indices 4\.\.4 are out of range: the data set has 0\.\.3"):
         sub.images(np.array([4]))
-    with pytest.raises(DataError, match=r"indices 4\.\.4 leave"):
+    with pytest.raises(DataError, match=r"indices 4\.\.4 are out of range"):
         sub.factors(np.array([4]))
 
 

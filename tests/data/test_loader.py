@@ -132,7 +132,7 @@ def test_a_batch_that_workers_cannot_share_equally_is_refused() -> None:
 
 
 def test_gathering_an_index_out_of_range_is_refused() -> None:
-    with pytest.raises(DataError, match=r"indices 20\.\.20 leave the data set"):
+    with pytest.raises(DataError, match=r"indices 20\.\.20 are out of range"):
         Loader(numbered(20), batch_size=2, seed=0).gather(np.array([20]))
 
 

@@ -78,7 +78,7 @@ def test_a_damaged_picture_is_named(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("side", "message"), [(9_000, "9000 x 9000 pixels, more than the 64000000"), (60_000, "far too many")]
+    ("side", "message"), [(9_000, "9000 x 9000 pixels, more than the limit of 64000000"), (60_000, "far too many")]
 )
 def test_a_decompression_bomb_is_refused_before_it_is_decoded(tmp_path: Path, side: int, message: str) -> None:
     def chunk(kind: bytes, data: bytes) -> bytes:
@@ -200,7 +200,7 @@ def test_pictures_that_look_equal_are_equal_and_have_another_fingerprint_than_be
 def test_a_file_too_large_to_be_a_picture_is_not_read(tmp_path: Path) -> None:
     with (tmp_path / "a.tif").open("wb") as file:
         file.truncate(2 << 30)
-    with pytest.raises(DataError, match=r"a\.tif: it has 2147483648 bytes, more than the 1073741824 that are read"):
+    with pytest.raises(DataError, match=r"a\.tif: it has 2147483648 bytes, more than the limit of 1073741824"):
         read_picture(tmp_path / "a.tif", 16)
 
 

@@ -88,9 +88,9 @@ def test_factors_out_of_range_or_not_integers_are_refused() -> None:
 
 
 def test_indices_out_of_range_or_not_integers_are_refused() -> None:
-    with pytest.raises(DataError, match=r"indices -1\.\.4 leave the data set: it has 0\.\.29"):
+    with pytest.raises(DataError, match=r"indices -1\.\.4 are out of range: the data set has 0\.\.29"):
         SPACE.factors(np.array([4, -1]))
-    with pytest.raises(DataError, match=r"indices 30\.\.30 leave the data set"):
+    with pytest.raises(DataError, match=r"indices 30\.\.30 are out of range"):
         SPACE.factors(np.array([30]))
     with pytest.raises(DataError, match=r"indices are float64, expected integers"):
         SPACE.factors(np.array([1.0]))

@@ -11,7 +11,7 @@ from diffusers.schedulers.scheduling_dpmsolver_multistep import DPMSolverMultist
 from diffusers.schedulers.scheduling_unipc_multistep import UniPCMultistepScheduler
 from torch import Tensor
 
-from raydis.diffusion.objective import Objective
+from raydis.diffusion.denoising import Denoising
 from raydis.diffusion.samplers import (
     SAMPLERS,
     Sampler,
@@ -200,15 +200,15 @@ def test_a_schedule_that_ends_in_pure_noise_is_sampled_from_a_network_that_errs_
     sampler: Sampler, error: float, num_steps: int, bound: float
 ) -> None:
     """Of data N(0, 1), under which the flow stands still, so that the exact noise at z_t is s z_t."""
-    objective = Objective(schedule="cosine", num_timesteps=1000, loss="l1")
-    assert objective.alpha_bars[-1] < 1e-8
+    denoising = Denoising(schedule="cosine", num_timesteps=1000, loss="l1")
+    assert denoising.alpha_bars[-1] < 1e-8
     errors = error * torch.randn(2, 3, 4, 4, generator=torch.Generator().manual_seed(1))
 
     def predict(z: Tensor, t: Tensor) -> Tensor:
-        level = objective.alpha_bars[t]
-        return objective.sample((1 - level).sqrt().view(-1, 1, 1, 1) * z + errors, z, level)
+        level = denoising.alpha_bars[t]
+        return denoising.sample((1 - level).sqrt().view(-1, 1, 1, 1) * z + errors, z, level)
 
-    sampled = sample(sampler, predict, start(), objective.alpha_bars, num_steps)
+    sampled = sample(sampler, predict, start(), denoising.alpha_bars, num_steps)
     assert (sampled - start()).square().mean().sqrt() < bound
 
 

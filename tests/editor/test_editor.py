@@ -82,19 +82,19 @@ def test_units_tell_the_range_that_was_measured(checkpoint: Path) -> None:
 
 
 def test_equal_seeds_give_equal_bytes_and_other_seeds_other_pictures(editor: Editor, images: np.ndarray) -> None:
-    first = editor.edit(images, seed=3, num_steps=STEPS)
+    first = editor.edit(images, seed=3, steps=STEPS)
     assert (first.shape, first.dtype) == ((4, SIZE, SIZE, 3), np.uint8)
-    assert (editor.edit(images, seed=3, num_steps=STEPS) == first).all()
-    assert (editor.edit(images, seed=4, num_steps=STEPS) != first).any(axis=(1, 2, 3)).all()
+    assert (editor.edit(images, seed=3, steps=STEPS) == first).all()
+    assert (editor.edit(images, seed=4, steps=STEPS) != first).any(axis=(1, 2, 3)).all()
 
 
 def test_one_seed_means_one_starting_noise_and_a_list_gives_each_image_its_own(
     editor: Editor, images: np.ndarray
 ) -> None:
     units = np.repeat(editor.encode(images).units[:1], 3, axis=0)
-    same = editor.decode(units, seed=5, num_steps=STEPS)
+    same = editor.decode(units, seed=5, steps=STEPS)
     assert (same[0] == same[1]).all()
-    mixed = editor.decode(units, seed=[5, 6, 5], num_steps=STEPS)
+    mixed = editor.decode(units, seed=[5, 6, 5], steps=STEPS)
     assert (mixed[0] == same[0]).all()
     assert (mixed[2] == same[0]).all()
     assert (mixed[1] != same[1]).any()
@@ -103,14 +103,14 @@ def test_one_seed_means_one_starting_noise_and_a_list_gives_each_image_its_own(
 def test_decoding_ignores_the_global_generator(editor: Editor, images: np.ndarray) -> None:
     units = editor.encode(images).units
     torch.manual_seed(1)
-    first = editor.decode(units, num_steps=STEPS)
+    first = editor.decode(units, steps=STEPS)
     torch.manual_seed(2)
-    assert (editor.decode(units, num_steps=STEPS) == first).all()
+    assert (editor.decode(units, steps=STEPS) == first).all()
 
 
 def test_setting_and_shifting_change_the_named_units_alone(algebra: Editor) -> None:
     pictures = np.arange(8.0).reshape(2, UNITS)
-    edited = algebra.edit(pictures, set_units={1: -3.0}, shift_units={2: 0.5, 0: -1.0})
+    edited = algebra.edit(pictures, set={1: -3.0}, shift={2: 0.5, 0: -1.0})
     assert edited.tolist() == [[-1, -3, 2.5, 3], [3, -3, 6.5, 7]]
     assert pictures.tolist() == [[0, 1, 2, 3], [4, 5, 6, 7]]
     assert algebra.edit(pictures).tolist() == pictures.tolist()
@@ -118,8 +118,8 @@ def test_setting_and_shifting_change_the_named_units_alone(algebra: Editor) -> N
 
 def test_an_edit_changes_the_picture(editor: Editor, images: np.ndarray) -> None:
     unit = max(editor.units(), key=lambda unit: unit.high - unit.low)
-    plain = editor.edit(images[:1], num_steps=STEPS)
-    moved = editor.edit(images[:1], shift_units={unit.index: 10 * (unit.high - unit.low)}, num_steps=STEPS)
+    plain = editor.edit(images[:1], steps=STEPS)
+    moved = editor.edit(images[:1], shift={unit.index: 10 * (unit.high - unit.low)}, steps=STEPS)
     assert (moved != plain).any()
 
 
@@ -130,7 +130,7 @@ def test_an_edit_changes_the_picture(editor: Editor, images: np.ndarray) -> None
 def knowing(checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> Editor:
     """An editor whose U-Net is exact for latents N(0, 1) whatever the units are: pictures are their details alone."""
     editor = Editor.open(checkpoint)
-    levels = editor.method.objective.alpha_bars
+    levels = editor.method.denoising.alpha_bars
     monkeypatch.setattr(
         editor.method.unet, "forward", lambda z, t, condition: (1.0 - levels[t]).sqrt().view(-1, 1, 1, 1) * z
     )
@@ -146,9 +146,9 @@ def first_stage_of(editor: Editor, images: np.ndarray) -> np.ndarray:
 
 
 def test_each_sampler_draws_and_the_default_is_unipc(editor: Editor, images: np.ndarray) -> None:
-    drawn = {sampler: editor.edit(images[:1], num_steps=STEPS, sampler=sampler).tobytes() for sampler in SAMPLERS}
+    drawn = {sampler: editor.edit(images[:1], steps=STEPS, sampler=sampler).tobytes() for sampler in SAMPLERS}
     assert len(set(drawn.values())) == len(SAMPLERS)
-    assert editor.edit(images[:1], num_steps=STEPS).tobytes() == drawn["unipc"]
+    assert editor.edit(images[:1], steps=STEPS).tobytes() == drawn["unipc"]
 
 
 def test_an_unknown_sampler_is_refused(editor: Editor, images: np.ndarray) -> None:
@@ -156,34 +156,34 @@ def test_an_unknown_sampler_is_refused(editor: Editor, images: np.ndarray) -> No
         editor.edit(images, sampler="euler")
 
 
-@pytest.mark.parametrize(("num_steps", "error"), [(20, 3.0), (50, 0.7)])
+@pytest.mark.parametrize(("steps", "error"), [(20, 3.0), (50, 0.7)])
 def test_an_image_whose_details_are_kept_comes_back_as_the_first_stage_has_it(
-    knowing: Editor, images: np.ndarray, num_steps: int, error: float
+    knowing: Editor, images: np.ndarray, steps: int, error: float
 ) -> None:
-    kept = knowing.edit(images, num_steps=num_steps, keep_details=True)
+    kept = knowing.edit(images, steps=steps, keep_details=True)
     expected = first_stage_of(knowing, images)
     assert np.sqrt(np.square(kept - expected).mean()) < error  # of 255 levels
-    drawn = knowing.edit(images, num_steps=num_steps)
+    drawn = knowing.edit(images, steps=steps)
     assert np.sqrt(np.square(drawn - expected).mean()) > 20 * error
 
 
 def test_a_seed_has_no_influence_where_details_are_kept(editor: Editor, images: np.ndarray) -> None:
-    kept = [editor.edit(images[:1], seed=seed, num_steps=STEPS, keep_details=True) for seed in (0, 1)]
+    kept = [editor.edit(images[:1], seed=seed, steps=STEPS, keep_details=True) for seed in (0, 1)]
     assert (kept[0] == kept[1]).all()
 
 
 def test_keeping_details_is_decoding_from_them(editor: Editor, images: np.ndarray) -> None:
-    details = editor.details(images[:2], num_steps=STEPS)
+    details = editor.details(images[:2], steps=STEPS)
     assert (details.shape, details.dtype) == ((2, *editor.method.noise_shape), np.float32)
-    edited = editor.edit(images[:2], set_units={1: 0.5}, num_steps=STEPS, keep_details=True)
-    units = editor.edit_units(editor.encode(images[:2]).units, set_units={1: 0.5})
-    assert (editor.decode(units, details=details, num_steps=STEPS) == edited).all()
-    assert (editor.decode(units, details=details, num_steps=STEPS, sampler="ddim") == edited).all()
+    edited = editor.edit(images[:2], set={1: 0.5}, steps=STEPS, keep_details=True)
+    units = editor.edit_units(editor.encode(images[:2]).units, set={1: 0.5})
+    assert (editor.decode(units, details=details, steps=STEPS) == edited).all()
+    assert (editor.decode(units, details=details, steps=STEPS, sampler="ddim") == edited).all()
 
 
 def test_swaps_and_traversals_keep_the_details_of_the_image_they_change(knowing: Editor, images: np.ndarray) -> None:
     source, target = images[:1], images[3:]
-    options = {"num_steps": 20, "keep_details": True}
+    options = {"steps": 20, "keep_details": True}
     itself = knowing.edit(source, **options)
     assert np.abs(knowing.swap(source, target, [0, 2], **options) - itself.astype(int)).max() <= 1
     assert np.abs(knowing.swap_each(source[0], target[0], **options) - itself.astype(int)).max() <= 1
@@ -212,15 +212,15 @@ def test_details_of_another_shape_or_not_finite_are_refused(editor: Editor, wron
 def test_swapping_a_unit_of_an_image_with_itself_is_a_reconstruction(
     editor: Editor, images: np.ndarray, unit: int
 ) -> None:
-    swapped = editor.swap(images, images, [unit], seed=1, num_steps=STEPS)
-    assert (swapped == editor.edit(images, seed=1, num_steps=STEPS)).all()
+    swapped = editor.swap(images, images, [unit], seed=1, steps=STEPS)
+    assert (swapped == editor.edit(images, seed=1, steps=STEPS)).all()
 
 
 def test_swapping_all_units_reconstructs_the_other_image(editor: Editor, images: np.ndarray) -> None:
     source, target = images[:2], images[2:]
-    swapped = editor.swap(source, target, range(UNITS), seed=1, num_steps=STEPS)
-    assert (swapped == editor.edit(target, seed=1, num_steps=STEPS)).all()
-    assert (swapped != editor.edit(source, seed=1, num_steps=STEPS)).any()
+    swapped = editor.swap(source, target, range(UNITS), seed=1, steps=STEPS)
+    assert (swapped == editor.edit(target, seed=1, steps=STEPS)).all()
+    assert (swapped != editor.edit(source, seed=1, steps=STEPS)).any()
 
 
 def test_swapping_there_and_back_is_the_identity_on_units(algebra: Editor) -> None:
@@ -237,10 +237,10 @@ def test_swap_each_swaps_one_unit_a_row(algebra: Editor) -> None:
 
 def test_swap_each_draws_what_swap_draws(editor: Editor, images: np.ndarray) -> None:
     source, target = images[0], images[3]
-    each = editor.swap_each(source, target, seed=2, num_steps=STEPS)
+    each = editor.swap_each(source, target, seed=2, steps=STEPS)
     assert each.shape == (UNITS, SIZE, SIZE, 3)
     for unit in range(UNITS):
-        alone = editor.swap(source[None], target[None], [unit], seed=2, num_steps=STEPS)[0]
+        alone = editor.swap(source[None], target[None], [unit], seed=2, steps=STEPS)[0]
         assert np.abs(each[unit].astype(int) - alone.astype(int)).max() <= 1  # other batch sizes round otherwise
 
 
@@ -258,9 +258,9 @@ def test_a_traversal_walks_the_named_units_along_their_quantiles(algebra: Editor
 
 
 def test_a_traversal_is_a_row_a_unit_and_a_column_a_value(editor: Editor, images: np.ndarray) -> None:
-    drawn = editor.traverse(images[0], num_values=5, seed=1, num_steps=1)
+    drawn = editor.traverse(images[0], num_values=5, seed=1, steps=1)
     assert (drawn.shape, drawn.dtype) == ((UNITS, 5, SIZE, SIZE, 3), np.uint8)
-    some = editor.traverse(images[0], units=[3], num_values=5, seed=1, num_steps=1)
+    some = editor.traverse(images[0], units=[3], num_values=5, seed=1, steps=1)
     assert some.shape == (1, 5, SIZE, SIZE, 3)
     assert np.abs(some[0].astype(int) - drawn[3].astype(int)).max() <= 1
 
@@ -272,9 +272,9 @@ def test_a_traversal_is_a_row_a_unit_and_a_column_a_value(editor: Editor, images
 def test_a_unit_that_does_not_exist_is_refused_everywhere(editor: Editor, images: np.ndarray, unit: int) -> None:
     message = rf"no unit {unit}: this model has units 0 to 3"
     with pytest.raises(EditError, match=message):
-        editor.edit(images, set_units={unit: 0.0})
+        editor.edit(images, set={unit: 0.0})
     with pytest.raises(EditError, match=message):
-        editor.edit(images, shift_units={unit: 0.0})
+        editor.edit(images, shift={unit: 0.0})
     with pytest.raises(EditError, match=message):
         editor.swap(images, images, [0, unit])
     with pytest.raises(EditError, match=message):
@@ -283,7 +283,7 @@ def test_a_unit_that_does_not_exist_is_refused_everywhere(editor: Editor, images
 
 def test_a_unit_both_set_and_shifted_is_refused(editor: Editor, images: np.ndarray) -> None:
     with pytest.raises(EditError, match="unit 2 is both set and shifted: give one of them"):
-        editor.edit(images, set_units={2: 0.0}, shift_units={2: 1.0})
+        editor.edit(images, set={2: 0.0}, shift={2: 1.0})
 
 
 @pytest.mark.parametrize(
@@ -311,12 +311,12 @@ def test_as_many_seeds_as_images_are_needed(editor: Editor) -> None:
         editor.decode(np.zeros((3, UNITS)), seed=[1, 2])
 
 
-@pytest.mark.parametrize("num_steps", [0, 1001])
-def test_more_steps_than_the_schedule_has_or_none_are_refused(editor: Editor, num_steps: int) -> None:
-    with pytest.raises(EditError, match=rf"steps={num_steps} is out of range: this model draws in 1 to 1000 steps"):
-        editor.decode(np.zeros((1, UNITS)), num_steps=num_steps)
-    with pytest.raises(EditError, match=f"steps={num_steps} is out of range"):
-        editor.details(np.zeros((1, SIZE, SIZE, 3), np.uint8), num_steps=num_steps)
+@pytest.mark.parametrize("steps", [0, 1001])
+def test_more_steps_than_the_schedule_has_or_none_are_refused(editor: Editor, steps: int) -> None:
+    with pytest.raises(EditError, match=rf"steps={steps} is out of range: this model draws in 1 to 1000 steps"):
+        editor.decode(np.zeros((1, UNITS)), steps=steps)
+    with pytest.raises(EditError, match=f"steps={steps} is out of range"):
+        editor.details(np.zeros((1, SIZE, SIZE, 3), np.uint8), steps=steps)
 
 
 # ---- open

@@ -14,36 +14,36 @@ from raydis.errors import EditError
     ("asked", "chosen"),
     [
         ({}, (20, "unipc")),
-        ({"num_steps": 1000, "sampler": "dpmpp_2m"}, (1000, "dpmpp_2m")),
+        ({"steps": 1000, "sampler": "dpmpp_2m"}, (1000, "dpmpp_2m")),
         ({"keep_details": True}, (20, "ddim")),
-        ({"num_steps": 3, "sampler": "ddim", "keep_details": True}, (3, "ddim")),
+        ({"steps": 3, "sampler": "ddim", "keep_details": True}, (3, "ddim")),
     ],
 )
 def test_what_is_not_asked_for_has_a_default(asked: dict[str, Any], chosen: tuple[int, str]) -> None:
-    assert choose_sampling(1000, **({"num_steps": None, "sampler": None} | asked)) == Sampling(*chosen)
+    assert choose_sampling(1000, **({"steps": None, "sampler": None} | asked)) == Sampling(*chosen)
 
 
 @pytest.mark.parametrize(
     ("asked", "message"),
     [
-        ({"num_steps": 0}, "steps=0 is out of range: this model draws in 1 to 1000 steps"),
-        ({"num_steps": 1001}, "steps=1001 is out of range: this model draws in 1 to 1000 steps"),
+        ({"steps": 0}, "steps=0 is out of range: this model draws in 1 to 1000 steps"),
+        ({"steps": 1001}, "steps=1001 is out of range: this model draws in 1 to 1000 steps"),
         ({"sampler": "euler"}, "unknown sampler euler: use ddim, dpmpp_2m, dpmpp_2m_karras, unipc"),
         ({"sampler": "unipc", "keep_details": True}, "sampler=unipc cannot keep details: only ddim is inverted"),
     ],
 )
 def test_what_a_model_cannot_do_is_refused(asked: dict[str, Any], message: str) -> None:
     with pytest.raises(EditError, match=message):
-        choose_sampling(1000, **({"num_steps": None, "sampler": None} | asked))
+        choose_sampling(1000, **({"steps": None, "sampler": None} | asked))
 
 
 def test_a_model_that_draws_in_a_single_pass_is_asked_for_nothing() -> None:
     assert choose_sampling(None, None, None) == Sampling(None, None)
     for asked, named in (
-        ({"num_steps": 20}, "steps"),
+        ({"steps": 20}, "steps"),
         ({"sampler": "unipc"}, "sampler"),
         ({"keep_details": True}, "keep_details"),
-        ({"num_steps": 1, "keep_details": True}, "steps and keep_details"),
+        ({"steps": 1, "keep_details": True}, "steps and keep_details"),
     ):
         with pytest.raises(EditError, match=f"draws in a single pass, without noise: leave {named} out"):
-            choose_sampling(None, **({"num_steps": None, "sampler": None} | asked))
+            choose_sampling(None, **({"steps": None, "sampler": None} | asked))

@@ -38,7 +38,7 @@ def test_codes_that_cannot_be_scored_come_with_advice(dataset: FactorDataset, va
         def lift(self, units: Tensor) -> Tensor:
             return units[..., None].expand(-1, -1, 2)
 
-        def decode(self, codes: Tensor, noise: object, num_steps: object, sampler: object) -> Tensor:
+        def decode(self, codes: Tensor, noise: object, steps: object, sampler: object) -> Tensor:
             raise AssertionError("scoring drew an image")
 
     loader = Loader(dataset, batch_size=1, seed=0)

@@ -247,7 +247,7 @@ def test_a_unit_that_collapsed_is_reported_and_left_without_anchors(
     training.refit()
     assert training.method.health() == {"num_unanchored_units": 1}
     assert training.method.anchors.active.tolist() == [True, True, False, True]
-    assert "refit 0 leaves unit 2 out: collapsed" in caplog.text
+    assert "refit 0 failed for unit 2: collapsed" in caplog.text
 
 
 def test_equal_seeds_make_equal_runs_and_other_seeds_do_not(tiny: Tiny, unlabelled: FactorDataset) -> None:

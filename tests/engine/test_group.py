@@ -107,4 +107,4 @@ def test_a_worker_that_misses_a_step_is_missed(run_in_two_workers: Callable[...,
 def test_one_worker_alone_waits_for_nobody() -> None:
     alone = Workers()
     alone.wait()
-    assert (alone.agree(True), alone.agree(False), alone.mean(torch.tensor(2.0))) == (True, False, 2.0)
+    assert (alone.all_true(True), alone.all_true(False), alone.mean(torch.tensor(2.0))) == (True, False, 2.0)

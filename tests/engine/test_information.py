@@ -43,7 +43,7 @@ class Reading:
     def lift(self, units: Tensor) -> Tensor:
         return torch.stack([units, (units + 0.2).abs()], dim=-1)  # (B, N, 2)
 
-    def decode(self, codes: Tensor, noise: Tensor, num_steps: int, sampler: str) -> Tensor:
+    def decode(self, codes: Tensor, noise: Tensor, steps: int, sampler: str) -> Tensor:
         assert len(codes) == len(noise)
         self.drawn += len(codes)
         pixels = (codes[:, :3].sum((1, 2)) + noise.sum((1, 2, 3))) / 10  # the noise is the same on both sides of a pair

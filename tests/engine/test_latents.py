@@ -26,7 +26,7 @@ from raydis.models.autoencoders import Autoencoder, VqAutoencoder
 CPU = torch.device("cpu")
 Tiny = Callable[..., RunConfig]
 SIZES = {"stem_stride": 2, "model_dim": 8, "multipliers": [1, 2], "num_blocks": 1, "latent_dim": 3}
-CODES = {"vq": {"num_codes": 32}, "kl": {}}
+CODEBOOK = {"vq": {"num_embeddings": 32}, "kl": {}}
 
 
 @pytest.fixture(autouse=True)
@@ -40,7 +40,7 @@ def stage_run(tiny: Tiny, kind: str, **over: Any) -> RunConfig:
     """A run that trains a tiny first stage."""
     sections: dict[str, Any] = {
         "first_stage": {"kind": "pixel"},
-        "method": {"kind": kind, **SIZES, **CODES[kind]},
+        "method": {"kind": kind, **SIZES, **CODEBOOK[kind]},
         "train": {"num_images": 320, "report_images": 160, "checkpoint_images": 160, "learning_rate": 3e-3},
         "evaluation": {"protocol": "none"},
     }
@@ -62,7 +62,7 @@ def trained(tiny: Tiny, dataset: FactorDataset, tmp_path_factory: pytest.TempPat
 
 def behind(tiny: Tiny, report: Report, kind: str = "vq", stage: dict[str, Any] | None = None, **over: Any) -> RunConfig:
     """A tiny diffusion run behind a first stage."""
-    sections = {"kind": kind, "checkpoint": str(report.checkpoint), **SIZES, **CODES[kind], **(stage or {})}
+    sections = {"kind": kind, "checkpoint": str(report.checkpoint), **SIZES, **CODEBOOK[kind], **(stage or {})}
     return tiny(first_stage=sections, **over)
 
 
@@ -107,7 +107,7 @@ def test_an_interrupted_first_stage_goes_on_as_if_nothing_had_happened(
     tiny: Tiny, dataset: FactorDataset, tmp_path: Path, kind: str
 ) -> None:
     critic = {"discriminator_weight": 0.1, "discriminator_channels": [8], "discriminator_start_images": 200}
-    config = stage_run(tiny, kind, method={"kind": kind, **SIZES, **CODES[kind], **critic})
+    config = stage_run(tiny, kind, method={"kind": kind, **SIZES, **CODEBOOK[kind], **critic})
     half, _, whole = run(config, dataset, tmp_path / "whole")
     training = Training(config, dataset, device=CPU)
     torch.manual_seed(12345)
@@ -135,7 +135,7 @@ def test_latents_are_computed_once_and_are_those_of_the_encoder_but_for_half_pre
     dataset: FactorDataset, cache: Path, encoded: list[int]
 ) -> None:
     torch.manual_seed(0)
-    stage = VqAutoencoder(3, num_codes=8, **SIZES)
+    stage = VqAutoencoder(3, num_embeddings=8, **SIZES)
     loader = Loader(dataset, batch_size=32, seed=0)
     latents = open_latents(stage, loader)
     assert sum(encoded) == len(dataset)
@@ -157,7 +157,7 @@ def test_other_weights_and_other_images_have_latents_of_their_own_and_the_decode
     dataset: ArrayDataset, cache: Path
 ) -> None:
     torch.manual_seed(0)
-    stage = VqAutoencoder(3, num_codes=8, **SIZES)
+    stage = VqAutoencoder(3, num_embeddings=8, **SIZES)
     open_latents(stage, Loader(dataset, batch_size=32, seed=0))
     with torch.no_grad():
         next(stage.decoder.parameters()).add_(1.0)
@@ -242,15 +242,15 @@ def test_a_diffusion_run_needs_its_first_stages_checkpoint_only_once(
 
     editor = Editor.open(whole.checkpoint)
     pictures = dataset.images(np.arange(3))
-    drawn = editor.edit(pictures, num_steps=3)
+    drawn = editor.edit(pictures, steps=3)
     assert drawn.shape == pictures.shape
-    assert np.array_equal(drawn, editor.edit(pictures, num_steps=3))
+    assert np.array_equal(drawn, editor.edit(pictures, steps=3))
 
 
 @pytest.mark.parametrize(
     ("kind", "stage", "message"),
     [
-        ("vq", {"num_codes": 64}, r"has num_codes=32: set first_stage\.num_codes=32 instead of 64"),
+        ("vq", {"num_embeddings": 64}, r"has num_embeddings=32: set first_stage\.num_embeddings=32 instead of 64"),
         ("vq", {"latent_dim": 4}, r"has latent_dim=3: set first_stage\.latent_dim=3 instead of 4"),
         ("vq", {"stem_stride": 1, "multipliers": [1, 2, 2]}, r"has stem_stride=2: set first_stage\.stem_stride=2"),
         ("vq", {"multipliers": [2, 2]}, r"has multipliers=\[1, 2\]: set first_stage\.multipliers=\[1, 2\]"),

@@ -49,7 +49,7 @@ class Oracle(UnitMethod):
     def lift(self, units: Tensor) -> Tensor:
         return torch.stack([units, -0.5 * units], dim=2)
 
-    def decode(self, codes: Tensor, noise: object, num_steps: object, sampler: object) -> Tensor:
+    def decode(self, codes: Tensor, noise: object, steps: object, sampler: object) -> Tensor:
         raise AssertionError("scoring drew an image")
 
 

@@ -138,5 +138,7 @@ def test_a_row_of_rays_own_keys_alone_is_of_a_run_that_has_yet_to_report() -> No
 
 
 def test_a_state_that_nobody_knows_is_refused() -> None:
-    with pytest.raises(MetricError, match=r"status='dormant' is no state of a run: read it with the raydis that wrote"):
+    with pytest.raises(
+        MetricError, match=r"status='dormant' is not a state of a run: read it with the raydis that wrote"
+    ):
         RunRecord.from_ray({"status": "dormant"})

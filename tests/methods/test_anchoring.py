@@ -78,15 +78,15 @@ def diagnosis(*, collapsed: int | None = None, labels: Sequence[UnitLabel] = LAB
 
 def test_anchors_on_the_levels_of_a_factor_hold_all_of_it() -> None:
     hue, scale, noise, constant = diagnosis(mode="constant", shift_rate=0.5).units
-    assert (hue.factor, hue.num_levels, hue.num_gaussians) == ("floor_hue", 3, 3)
+    assert (hue.factor, hue.num_levels, hue.num_components) == ("floor_hue", 3, 3)
     assert hue.factor_share == pytest.approx(1.0)
     assert hue.component_share == pytest.approx(1.0)
-    assert (scale.factor, scale.num_levels, scale.num_gaussians) == ("scale", 2, 2)
+    assert (scale.factor, scale.num_levels, scale.num_components) == ("scale", 2, 2)
     assert hue.distance_to_anchor == pytest.approx(0.0, abs=1e-4)  # every token lies on its anchor,
     assert hue.moved_share == 0.0  # so none has anywhere to go
     # No factor is sought for Gaussians whose unit tells none.
     assert (noise.factor, noise.num_levels, noise.factor_share, noise.component_share) == (None, None, None, None)
-    assert constant == UnitAnchoring(3, num_gaussians=0, spread=0.0, collapsed=True)
+    assert constant == UnitAnchoring(3, num_components=0, spread=0.0, collapsed=True)
 
 
 def test_what_moves_is_the_shift_rate_of_the_way() -> None:
@@ -102,9 +102,9 @@ def test_what_moves_is_the_shift_rate_of_the_way() -> None:
 
 def test_means_are_over_the_units_that_have_anchors() -> None:
     found = diagnosis(mode="constant")
-    anchored = [unit for unit in found.units if unit.num_gaussians]
+    anchored = [unit for unit in found.units if unit.num_components]
     assert found.num_anchored_units == len(anchored) == 3
-    assert found.means["num_gaussians"] == np.mean([unit.num_gaussians for unit in anchored])
+    assert found.means["num_components"] == np.mean([unit.num_components for unit in anchored])
     assert found.to_dict()["units"][0]["factor"] == "floor_hue"
 
 
@@ -112,8 +112,8 @@ def test_means_are_over_the_units_that_have_anchors() -> None:
 def test_a_unit_that_collapsed_after_the_fit_has_no_numbers_and_no_part_in_the_means(mode: str) -> None:
     sound, found = diagnosis(mode=mode), diagnosis(mode=mode, collapsed=2)
     unit = found.units[2]
-    assert unit.num_gaussians == sound.units[2].num_gaussians > 1
-    assert unit == UnitAnchoring(2, num_gaussians=unit.num_gaussians, spread=unit.spread, collapsed=True)
+    assert unit.num_components == sound.units[2].num_components > 1
+    assert unit == UnitAnchoring(2, num_components=unit.num_components, spread=unit.spread, collapsed=True)
     assert 0 < unit.spread < 1e-6
     assert (found.num_anchored_units, found.num_collapsed_units) == (2, 1)
     assert (sound.num_anchored_units, sound.num_collapsed_units) == (3, 0)

@@ -22,11 +22,11 @@ SIZES = {"stem_stride": 2, "model_dim": 8, "multipliers": [1, 2], "num_blocks": 
 
 
 def make(kind: str = "vq", **options: object) -> AutoencoderMethod:
-    codes = {"num_codes": 32} if kind == "vq" else {}
+    codebook = {"num_embeddings": 32} if kind == "vq" else {}
     tree = {
         "data": {"image_size": 16},
         "first_stage": {"kind": "pixel"},
-        "method": {"kind": kind, **SIZES, **codes, **options},
+        "method": {"kind": kind, **SIZES, **codebook, **options},
         "train": {"num_images": 1000},
         "evaluation": {"protocol": "none"},
     }

@@ -248,26 +248,26 @@ def know_the_data(method: DygaSd, monkeypatch: pytest.MonkeyPatch) -> Callable[[
         return condition.mean((1, 2)).view(-1, 1, 1, 1)
 
     def true_noise(noisy: Tensor, timesteps: Tensor, condition: Tensor) -> Tensor:
-        level = method.objective.alpha_bars[timesteps].view(-1, 1, 1, 1)
+        level = method.denoising.alpha_bars[timesteps].view(-1, 1, 1, 1)
         return (1.0 - level).sqrt() * (noisy - level.sqrt() * mean_of(condition))
 
     monkeypatch.setattr(method.unet, "forward", true_noise)
     return lambda codes: mean_of(method.unet.condition(codes))
 
 
-@pytest.mark.parametrize(("num_steps", "error"), [(10, 0.1), (20, 0.04), (50, 0.01)])
+@pytest.mark.parametrize(("steps", "error"), [(10, 0.1), (20, 0.04), (50, 0.01)])
 def test_inverted_noise_gives_the_latents_back_and_with_other_codes_moves_what_these_tell_alone(
-    monkeypatch: pytest.MonkeyPatch, num_steps: int, error: float
+    monkeypatch: pytest.MonkeyPatch, steps: int, error: float
 ) -> None:
     method = awake()
     mean_of = know_the_data(method, monkeypatch)
     torch.manual_seed(3)
     pictures = images() * 0.2  # far from the ends of [-1, 1], where decoding clamps
     latents, codes = method.first_stage.encode(pictures), 3.0 * torch.randn(4, UNITS, DIM)
-    noise = method.invert(codes, pictures, num_steps)
+    noise = method.invert(codes, pictures, steps)
 
     def draw_latents(codes: Tensor) -> Tensor:
-        return method.first_stage.encode(method.decode(codes, noise, num_steps, "ddim"))
+        return method.first_stage.encode(method.decode(codes, noise, steps, "ddim"))
 
     assert noise.shape == latents.shape
     assert (draw_latents(codes) - latents).square().mean().sqrt() < error * latents.std()

@@ -68,7 +68,9 @@ def test_a_scikit_learn_without_split_gains_is_reported(monkeypatch: pytest.Monk
         return self
 
     monkeypatch.setattr(HistGradientBoostingClassifier, "fit", fit_without_predictors)
-    with pytest.raises(MetricError, match=r"does not keep split gains where 1\.9 does.*_predictors.*use estimator="):
+    with pytest.raises(
+        MetricError, match=r"does not store split gains where version 1\.9 does.*_predictors.*use estimator="
+    ):
         fit_factor("hist", labelled_codes(), labelled_codes(), seed=0)
 
 

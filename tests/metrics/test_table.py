@@ -207,7 +207,7 @@ def test_an_unknown_objective_is_refused_with_the_nearest_name_and_all_known_one
 
 
 def test_a_name_that_is_like_none_is_refused_with_the_known_ones() -> None:
-    with pytest.raises(MetricError, match=f"a number named xyz; The known names are {', '.join(numbers())}"):
+    with pytest.raises(MetricError, match=f"a number named xyz\\. The known names are {', '.join(numbers())}"):
         number_named("xyz")
 
 

@@ -167,7 +167,7 @@ SIZES = {"latent_dim": 2, "stem_stride": 1, "model_dim": 4, "multipliers": (1, 2
 
 def learned(kind: str) -> Autoencoder:
     torch.manual_seed(0)
-    return VqAutoencoder(3, num_codes=32, **SIZES) if kind == "vq" else KlAutoencoder(3, **SIZES)
+    return VqAutoencoder(3, num_embeddings=32, **SIZES) if kind == "vq" else KlAutoencoder(3, **SIZES)
 
 
 @pytest.mark.parametrize("kind", ["vq", "kl"])
@@ -187,12 +187,12 @@ def test_a_vector_quantised_stage_quantises_when_it_decodes_and_not_when_it_enco
     stage, images = learned("vq"), smooth_images(8)
     stage.start(images)
     raw = stage.raw(images)
-    codes = stage.codebook.quantise(raw)
-    assert not torch.equal(raw, codes)
-    torch.testing.assert_close(stage.decode_raw(raw), stage.decode_raw(codes))
+    quantised = stage.codebook.quantise(raw)
+    assert not torch.equal(raw, quantised)
+    torch.testing.assert_close(stage.decode_raw(raw), stage.decode_raw(quantised))
     reconstruction, loss = stage(images, torch.zeros(8, 2, 4, 4))
     torch.testing.assert_close(reconstruction, stage.decode_raw(raw))
-    torch.testing.assert_close(loss, 1.25 * (codes - raw).square().mean())
+    torch.testing.assert_close(loss, 1.25 * (quantised - raw).square().mean())
 
 
 def test_a_started_codebook_holds_latents_of_the_images() -> None:
@@ -233,6 +233,6 @@ def test_the_state_dict_restores_a_learned_stage(kind: str) -> None:
     stage, images = learned(kind), smooth_images(4)
     stage.fit_scale(stage.raw(images))
     torch.manual_seed(1)
-    restored = VqAutoencoder(3, num_codes=32, **SIZES) if kind == "vq" else KlAutoencoder(3, **SIZES)
+    restored = VqAutoencoder(3, num_embeddings=32, **SIZES) if kind == "vq" else KlAutoencoder(3, **SIZES)
     restored.load_state_dict(stage.state_dict())
     assert torch.equal(restored.decode(restored.encode(images)), stage.decode(stage.encode(images)))

@@ -161,7 +161,9 @@ def test_registering_asks_the_store_as_often_with_many_versions_as_with_few(
 @pytest.mark.parametrize("text", [b"", b"[]", b'{"one": "x"}', b"3"])
 def test_a_file_of_numbers_that_is_none_is_named(filled: Registry, tmp_path: Path, text: bytes) -> None:
     filled.store.write("registry/quickstart/numbers.json", text)
-    with pytest.raises(RegistryError, match=r"quickstart/numbers\.json in .* cannot be read .*: delete it; it is made"):
+    with pytest.raises(
+        RegistryError, match=r"quickstart/numbers\.json in .* cannot be read .*: delete it, and raydis rebuilds it"
+    ):
         filled.register(open_checkpoint(tmp_path / "c1"), "quickstart")
 
 

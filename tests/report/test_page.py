@@ -60,7 +60,7 @@ def editor(finished: Editor) -> Editor:
 def page(editor: Editor, dataset: FactorDataset, tmp_path_factory: pytest.TempPathFactory) -> str:
     """The page of this run, as it was written."""
     path = tmp_path_factory.mktemp("page") / "new" / "report.html"
-    write_report(editor, dataset, path, num_steps=2)
+    write_report(editor, dataset, path, steps=2)
     assert [entry.name for entry in path.parent.iterdir()] == ["report.html"]
     return path.read_text()
 
@@ -96,7 +96,7 @@ def test_the_matrix_shows_each_units_shares_and_how_much_it_changes(editor: Edit
 
 def test_a_run_without_scores_and_anchors_has_a_page_that_says_so(editor: Editor, dataset: FactorDataset) -> None:
     bare = Editor(editor.method, editor.config, editor.manifest, {}, image_shape=editor.image_shape)
-    page = Reader(render_report(bare, dataset, num_steps=2))
+    page = Reader(render_report(bare, dataset, steps=2))
     assert "This checkpoint was not scored." in page.texts
     assert "Which unit tells which factor" in page.texts  # measured anew, as the data set is at hand
     assert "Units and their anchors" not in page.texts
@@ -113,7 +113,7 @@ def test_a_page_of_an_older_checkpoint_measures_what_its_units_tell_and_contradi
     metrics["anchoring"]["units"] = [unit | wrong for unit in metrics["anchoring"]["units"]]
     older = Editor(editor.method, editor.config, editor.manifest, metrics, image_shape=editor.image_shape)
     assert {label.kind for label in older.labels} == {"unknown"}
-    page = render_report(older, dataset, num_steps=2)
+    page = render_report(older, dataset, steps=2)
     for unit, label in enumerate(editor.labels):
         (row,) = re.findall(rf"<tr><td>{unit}</td>(.*?)</tr>", page)
         assert row.startswith(f"<td>{label}</td>")
@@ -123,7 +123,7 @@ def test_a_page_of_an_older_checkpoint_measures_what_its_units_tell_and_contradi
 def test_without_factors_a_page_names_no_unit(editor: Editor, dataset: FactorDataset) -> None:
     unlabelled = ArrayDataset(dataset.name, dataset.images(np.arange(len(dataset))), None, fingerprint="f")
     bare = Editor(editor.method, editor.config, editor.manifest, {}, image_shape=editor.image_shape)
-    page = Reader(render_report(bare, unlabelled, num_steps=2))
+    page = Reader(render_report(bare, unlabelled, steps=2))
     assert "Traversal" in page.texts
     assert not any("tells" in text for text in page.texts)
 
@@ -132,7 +132,7 @@ def test_scores_from_before_spreads_were_kept_are_shown_without(editor: Editor, 
     scores = {name: value for name, value in editor.metrics["scores"].items() if name not in ("spread", "num_draws")}
     metrics = {"scores": scores, "information": editor.metrics["information"], "factor_names": editor.factor_names}
     old = Editor(editor.method, editor.config, editor.manifest, metrics, image_shape=editor.image_shape)
-    page = render_report(old, dataset, num_steps=2)
+    page = render_report(old, dataset, steps=2)
     assert f"{scores['values']['factor_vae']:.3f}" in Reader(page).texts
     assert "±" not in page
 
@@ -141,9 +141,9 @@ NASTY = """<script>alert(1)</script> "double" 'single' {{ page.settings }} {% ra
 
 
 def test_a_reason_is_shown_as_plain_text_whatever_is_in_it(editor: Editor, dataset: FactorDataset) -> None:
-    invalid = editor.metrics["scores"] | {"status": "invalid", "reason": NASTY}
+    invalid = editor.metrics["scores"] | {"status": "invalid", "values": {}, "details": {}, "reason": NASTY}
     bad = Editor(editor.method, editor.config, editor.manifest, {"scores": invalid}, image_shape=editor.image_shape)
-    page = render_report(bad, dataset, num_steps=2)
+    page = render_report(bad, dataset, steps=2)
     assert "<script" not in page
     assert any(NASTY in text for text in Reader(page).texts)
 
@@ -160,7 +160,7 @@ def test_names_of_factors_and_of_the_data_set_are_shown_as_plain_text(editor: Ed
     }
     manifest = editor.manifest.model_copy(update={"data_name": NASTY})
     named = Editor(editor.method, editor.config, manifest, metrics, image_shape=editor.image_shape)
-    page = render_report(named, dataset, num_steps=2)
+    page = render_report(named, dataset, steps=2)
     assert "<script" not in page
     texts = Reader(page).texts
     plain = NASTY.replace("_", " ")  # a factor's name is written as words

@@ -20,6 +20,7 @@ from raydis.editor.editor import Editor
 from raydis.registry import ModelRef, Registry
 from raydis.serve.model import ServedModel
 from raydis.store import open_store
+from tests.records import scores_of
 
 FileOf = Callable[..., bytes]
 
@@ -54,7 +55,7 @@ def write_tiny() -> Callable[..., Path]:
             folder,
             config=config,
             weights=weights,
-            metrics={"loss": 0.5, "scores": {"protocol": "search", "estimator": "tree", "factor_vae": 0.25}},
+            metrics={"loss": 0.5, "scores": scores_of(factor_vae=0.25).to_dict()},
             training=None,
             data_name="shapes3d_procedural",
             data_fingerprint="f" * 64,

@@ -4,6 +4,7 @@ import base64
 import io
 import json
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,11 +12,15 @@ from fastapi.testclient import TestClient
 from PIL import Image
 
 from raydis.diffusion.samplers import SAMPLERS
+from raydis.editor.editor import Editor
+from raydis.errors import MetricError
+from raydis.registry import ModelRef
 from raydis.serve.api import create_app
 from raydis.serve.images import MAX_BODY_BYTES
-from raydis.serve.model import Codes, ServedModel
-from raydis.serve.schemas import Encoding
+from raydis.serve.model import EncodedImage, ServedModel
+from raydis.serve.schemas import Encoding, ModelFacts
 from raydis.serve.service import Service
+from tests.records import scores_of
 
 FileOf = Callable[..., bytes]
 Edit = Callable[..., object]
@@ -61,7 +66,7 @@ def test_the_model_states_its_version_its_scores_and_the_range_of_each_unit(
     assert (facts["name"], facts["version"]) == ("tiny", 1)
     assert facts["data_name"] == "shapes3d_procedural"
     assert facts["images_seen"] == 512
-    assert facts["scores"] == {"protocol": "search", "estimator": "tree", "factor_vae": 0.25}
+    assert facts["scores"] == scores_of(factor_vae=0.25).to_dict()
     assert facts["image_shape"] == [16, 16, 3]
     assert facts["noise_shape"] == [6, 4, 4]
     assert [unit["index"] for unit in facts["units"]] == [0, 1, 2, 3]
@@ -71,6 +76,23 @@ def test_the_model_states_its_version_its_scores_and_the_range_of_each_unit(
     assert all(unit["counts"]["num_components"] >= 1 for unit in facts["units"])
     assert all((unit["kind"], unit["factors"], unit["label"]) == ("unknown", {}, "") for unit in facts["units"])
     assert "alias" not in facts  # it may name another version by now
+
+
+def test_scores_have_one_shape_whatever_code_stored_them(editor: Editor) -> None:
+    scores = scores_of(factor_vae=0.25, mig=0.5).to_dict()
+    flat = {name: value for name, value in scores.items() if name not in ("values", "details")}
+    flat |= scores["values"] | {"sizes": {}, "importance": [[0.5]], "num_active_units": 3}
+
+    def answered(stored: Any) -> Any:
+        metrics = {"scores": stored}
+        opened = Editor(editor.method, editor.config, editor.manifest, metrics, image_shape=editor.image_shape)
+        return ModelFacts.of(ServedModel(opened, ModelRef("tiny", 1))).model_dump(mode="json")["scores"]
+
+    assert answered(scores) == scores
+    assert answered(flat) == scores | {"sizes": {}, "details": {"importance": [[0.5]], "num_active_units": 3}}
+    assert answered(None) is None
+    with pytest.raises(MetricError, match="these are not scores: "):
+        answered({"factor_vae": 0.25})
 
 
 def test_raw_bodies_of_each_format_and_a_form_give_the_same_units(
@@ -92,13 +114,14 @@ def test_raw_bodies_of_each_format_and_a_form_give_the_same_units(
 
 def test_each_unit_has_the_facts_that_the_method_states_of_it(served: ServedModel) -> None:
     facts = {"component": np.int64([3, -1]), "responsibility": np.float32([0.75, 0.0])}
-    codes = Codes(np.float32([0.5, 1.5]), facts)
-    assert Encoding.of(served, codes).model_dump()["units"] == [
+    encoded = EncodedImage(np.float32([0.5, 1.5]), facts)
+    assert Encoding.of(served, encoded).model_dump()["units"] == [
         {"index": 0, "value": 0.5, "facts": {"component": 3, "responsibility": 0.75}},
         {"index": 1, "value": 1.5, "facts": {"component": -1, "responsibility": 0.0}},
     ]
-    assert '"component":3,' in Encoding.of(served, codes).model_dump_json()  # an index stays an integer
-    assert [unit["facts"] for unit in Encoding.of(served, Codes(codes.units, {})).model_dump()["units"]] == [{}, {}]
+    assert '"component":3,' in Encoding.of(served, encoded).model_dump_json()  # an index stays an integer
+    bare = Encoding.of(served, EncodedImage(encoded.units, {}))
+    assert [unit.facts for unit in bare.units] == [{}, {}]
 
 
 def test_an_image_of_another_size_is_brought_to_the_models(client: TestClient, file_of: FileOf) -> None:

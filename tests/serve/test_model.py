@@ -46,7 +46,7 @@ def test_a_drawing_that_keeps_details_has_the_same_bytes_alone_and_among_any_oth
     assert len({picture.tobytes() for picture in alone}) == 9
     mates = served.draw(drawings)
     assert [picture.tobytes() for picture in mates] == [picture.tobytes() for picture in alone]
-    edited = served.editor.edit(pictures, num_steps=5, keep_details=True)
+    edited = served.editor.edit(pictures, steps=5, keep_details=True)
     assert np.abs(np.stack(mates) - edited.astype(int)).max() <= 1  # other batch sizes round otherwise
 
 

@@ -22,10 +22,10 @@ def test_concurrent_requests_get_the_bytes_they_get_alone(
     def edit(service: Service, i: int):
         return service.edit(
             files[i],
-            set_units={i % 4: 0.5},
-            shift_units={},
+            set={i % 4: 0.5},
+            shift={},
             seed=i,
-            num_steps=3 + i % 2,
+            steps=3 + i % 2,
             sampler=("ddim", None, "unipc")[i % 3] if i < 6 else None,
             keep_details=i >= 6,
         )
@@ -47,9 +47,7 @@ def test_an_edit_draws_what_the_editor_draws_from_the_same_units(
     async def scenario() -> tuple[np.ndarray, np.ndarray]:
         service = Service(served)
         codes = await service.encode(file_of(pictures[0]))
-        edited = await service.edit(
-            file_of(pictures[0]), set_units={1: 2.0}, shift_units={2: -0.25}, seed=7, num_steps=4
-        )
+        edited = await service.edit(file_of(pictures[0]), set={1: 2.0}, shift={2: -0.25}, seed=7, steps=4)
         return codes.units, edited.units
 
     before, after = asyncio.run(scenario())
@@ -64,7 +62,7 @@ def test_an_edit_of_an_unknown_unit_names_the_units_there_are(
 ) -> None:
     async def scenario() -> None:
         service = Service(served)
-        await service.edit(file_of(pictures[0]), set_units={4: 0.0}, shift_units={}, seed=0, num_steps=2)
+        await service.edit(file_of(pictures[0]), set={4: 0.0}, shift={}, seed=0, steps=2)
 
     with pytest.raises(EditError, match="no unit 4: this model has units 0 to 3"):
         asyncio.run(scenario())

@@ -70,7 +70,7 @@ def test_the_second_is_told_who_holds_it_as_soon_as_the_holder_moves(store: Loca
     first.acquire()
     time.meanwhile = lambda now: first.renew() if now >= BEAT_S else None
     with pytest.raises(
-        LeaseTaken, match=r"^run mine in \S+ goes on elsewhere: held by process \d+ on \S+ since \S+\. W"
+        LeaseTaken, match=r"^run mine in \S+ is running elsewhere: held by process \d+ on \S+ since \S+\. W"
     ):
         second.acquire()
     assert time.now == BEAT_S

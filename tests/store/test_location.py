@@ -149,9 +149,9 @@ def test_opening_a_store_makes_nothing(tmp_path: Path) -> None:
         ("file:/folder", "names no store"),
         ("s3://", "names no bucket"),
         ("s3:///prefix", "names no bucket"),
-        ("s3://my bucket/x", "'my bucket' is no bucket name"),
-        ("s3://bücket", "is no bucket name"),
-        ("s3://bucket#1/x", "'bucket#1' is no bucket name"),
+        ("s3://my bucket/x", "'my bucket' is not a bucket name"),
+        ("s3://bücket", "is not a bucket name"),
+        ("s3://bucket#1/x", "'bucket#1' is not a bucket name"),
         ("s3://bucket/a//b", "key 'a//b' is not allowed"),
         ("s3://bucket//a", "key '/a' is not allowed"),
         ("s3://bucket/../b", "is not allowed"),
@@ -168,10 +168,10 @@ def test_opening_a_store_makes_nothing(tmp_path: Path) -> None:
         ("~nobody-of-that-name/x", "there is no such user"),
         ("file://host/folder", "write file:///folder, with three slashes"),
         ("file:///a#b", "write . as %3F, # as %23 and % as %25, or give the plain path"),
-        ("file:///a#", "is no file URI"),
-        ("file:///a?b", "is no file URI"),
-        ("file:///50%", "is no file URI"),
-        ("file:///a%zz", "is no file URI"),
+        ("file:///a#", "is not a file URI"),
+        ("file:///a?b", "is not a file URI"),
+        ("file:///50%", "is not a file URI"),
+        ("file:///a%zz", "is not a file URI"),
         ("file:///l%E4ufe", "does not decode as UTF-8"),
         ("file:///a%00b", "holds control characters"),
     ],
@@ -185,7 +185,7 @@ def test_what_names_no_place_is_refused_in_one_line(uri: str, message: str) -> N
 
 def test_credentials_in_a_uri_are_refused_and_not_repeated() -> None:
     with pytest.raises(
-        StoreError, match=r"^'bucket' is no bucket name: .*Credentials come from the environment"
+        StoreError, match=r"^'bucket' is not a bucket name: .*Credentials come from the environment"
     ) as caught:
         open_store("s3://AKIA:secret@bucket/x")
     assert "secret" not in str(caught.value)

@@ -147,7 +147,7 @@ def test_an_unknown_profile_is_told_when_the_store_is_opened(server: Script, mon
 
 
 def test_a_bucket_name_that_cannot_be_is_one_clear_line(server: Script) -> None:
-    with pytest.raises(StoreError, match=r"^'my bucket' is no bucket name: use letters, digits, .*environment.*$"):
+    with pytest.raises(StoreError, match=r"^'my bucket' is not a bucket name: use letters, digits, .*environment.*$"):
         S3Store("my bucket")
 
 
@@ -155,7 +155,7 @@ def test_a_bucket_name_that_cannot_be_is_one_clear_line(server: Script) -> None:
 def test_both_answers_to_a_lost_condition_are_conflicts(server: Script, status: int, code: str) -> None:
     proof = [Answer(200), Answer(412), Answer(412), Answer(200), Answer(204)]
     server.answers = [*proof, Answer(status, code)]
-    with pytest.raises(StoreConflict, match=f"somebody else wrote it first .{code}"):
+    with pytest.raises(StoreConflict, match=f"another process wrote it first .{code}"):
         S3Store("bucket").write("key", b"", if_absent=True)
 
 
@@ -248,8 +248,8 @@ def test_a_listing_without_tags_has_them_asked_for(server: Script) -> None:
     ("if_none_match", "if_match", "found"),
     [
         ("ignores", "ignores", "it overwrote an object in spite of If-None-Match"),
-        ("obeys", "ignores", "it overwrote an object in spite of an If-Match that names another"),
-        ("obeys", "always refuses", "it refused an If-Match that names the very object"),
+        ("obeys", "ignores", "it overwrote an object in spite of If-Match with another tag"),
+        ("obeys", "always refuses", "it refused If-Match with the object's own tag"),
         ("answers 501", "answers 501", "it answered 501 to If-None-Match"),
         ("obeys", "answers 501", "it answered 501 to If-Match"),
     ],
@@ -325,7 +325,7 @@ def test_without_permission_to_delete_the_probe_stays_hidden_and_is_told_of(
         assert list(store.list()) == ["runs/one/key"]
     (message,) = caplog.messages
     assert message.startswith(f"cannot delete {left.removeprefix('bucket/a/')} in s3://bucket/a: permission denied")
-    assert message.endswith("It is empty and stays; raydis does not list it")
+    assert message.endswith("The object is empty and remains in the bucket; raydis does not list it")
 
 
 def test_a_probe_that_could_not_be_made_proves_nothing_and_is_made_again(server: Script) -> None:

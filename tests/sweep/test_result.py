@@ -25,7 +25,7 @@ def test_a_sweep_without_a_valid_trial_ends_with_the_reasons_of_all() -> None:
     result = SweepResult("s", "/runs/sweeps/s", records, set(), [], None, None, interrupted=False)
     expected = (
         r"no trial of 3 ended with valid scores, so nothing was promoted: FitError: the loss became nan; codes have "
-        r"collapsed\. The trials lie in /runs/sweeps/s"
+        r"collapsed\. The trials are in /runs/sweeps/s"
     )
     with pytest.raises(SweepError, match=expected):
         check_result(result)

@@ -53,7 +53,9 @@ def test_an_override_reaches_into_a_domain_of_the_space(tmp_path: Path) -> None:
     assert list(spec.search) == ["method.num_units", "method.unit_dim", "first_stage.kind"]
     assert spec.search["method.num_units"].ends() == (4, 9)
     assert spec.search["method.unit_dim"].ends() == (4, 8)
-    with pytest.raises(ConfigError, match=r"search: method\.nun_units is no key of a run; did you mean method\.num_u"):
+    with pytest.raises(
+        ConfigError, match=r"search: method\.nun_units is not a key of a run; did you mean method\.num_u"
+    ):
         load_spec(path, ["search.method.nun_units={kind: int, low: 1, high: 2}"])
     with pytest.raises(ConfigError, match=r"search\.method\.unit_dim: needs the key 'kind'"):
         load_spec(path, ["search.method.unit_dim={low: 1}"])
@@ -65,15 +67,15 @@ def test_an_override_reaches_into_a_domain_of_the_space(tmp_path: Path) -> None:
         ({"serach": UNITS}, r"serach: unknown key; did you mean search\?"),
         (
             {"search": {"method.num_unit": UNITS["method.num_units"]}},
-            r"search: method\.num_unit is no key of a run; did you mean method\.num_units\?",
+            r"search: method\.num_unit is not a key of a run; did you mean method\.num_units\?",
         ),
         (
             {"search": {"num_units": UNITS["method.num_units"]}},
-            r"search: num_units is no key of a run; did you mean method\.num_units\?",
+            r"search: num_units is not a key of a run; did you mean method\.num_units\?",
         ),
         (
             {"search": {"zzz": UNITS["method.num_units"]}},
-            r"search: zzz is no key of a run; use a dotted key of the run, as in method\.num_units",
+            r"search: zzz is not a key of a run; use a dotted key of the run, as in method\.num_units",
         ),
         (
             {"search": {"data.image_size": {"kind": "choice", "values": [16, 32]}}},
@@ -116,12 +118,12 @@ def test_an_override_reaches_into_a_domain_of_the_space(tmp_path: Path) -> None:
         ),
         ({"num_trials": 0}, r"there is nothing to run"),
         ({"search": {}}, r"num_trials=\d+, but search is empty"),
-        ({"controls": [{"name": "a", "seeds": [1, 1]}]}, r"seeds 1, 1: each may be there once"),
+        ({"controls": [{"name": "a", "seeds": [1, 1]}]}, r"seeds 1, 1: each may occur only once"),
         ({"controls": [{"name": "a", "seeds": [1], "set": {"seed": 2}}]}, r"seeds and set\.seed exclude each other"),
         ({"controls": [{"name": "a", "seeds": [-1]}]}, r"controls\.0\.seeds\.0: "),
         ({"name": "../up"}, r"name: "),
-        ({"controls": [{"name": "a"}, {"name": "a"}]}, r"controls names a, a: each may be there once"),
-        ({"controls": [{"name": "a", "set": {"method.x": 1}}]}, r"control a: method\.x is no key of a run"),
+        ({"controls": [{"name": "a"}, {"name": "a"}]}, r"controls names a, a: each may occur only once"),
+        ({"controls": [{"name": "a", "set": {"method.x": 1}}]}, r"control a: method\.x is not a key of a run"),
         (
             {"controls": [{"name": "a", "set": {"method.num_units": 1}}]},
             r"control a: method\.num_units=1: method\.num_units: found 1, must be at least 2",
@@ -136,7 +138,10 @@ def test_an_override_reaches_into_a_domain_of_the_space(tmp_path: Path) -> None:
         ),
         ({"promotion": {"rule": "factor_vae"}}, r"write `objectives: \[\{metric: factor_vae\}\]`"),
         ({"promotion": {"rules": "mean"}}, r"promotion\.rules: unknown key"),
-        ({"objectives": [{"metric": "mean"}]}, r"objectives\.0\.metric: "),
+        ({"objectives": [{"metric": "mean"}]}, r"^sweep.yaml: objectives\.0\.metric: [^;]*$"),
+        ({"objectives": [{"metric": "mig", "direction": "up"}]}, r"^sweep.yaml: objectives\.0\.direction: [^;]*$"),
+        ({"objectives": []}, r"^sweep.yaml: objectives: found \[\], expected a list of at least 1$"),
+        ({"search": {"method.unit_dim": 8}}, r"^sweep.yaml: search\.method\.unit_dim: found 8, expected a mapping$"),
         (
             {"run": {"preset": "tiny", "method": {"family": "kl"}}},
             r"run\.method\.family=kl is called method\.kind now: rename it",

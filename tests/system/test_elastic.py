@@ -89,7 +89,7 @@ def test_a_run_that_loses_a_node_goes_on_with_fewer_workers_from_its_last_checkp
             timeout=TIMEOUT_S,
         )
     assert done.returncode == 0, done.stderr
-    assert "run elastic: no place for all of its 2 workers, it goes on with 1" in done.stderr
+    assert "run elastic: no room for all of its 2 workers, it continues with 1" in done.stderr
     found = json.loads((tmp_path / "found.json").read_text())
     seen = [(report["num_workers"], report["images_seen"]) for report in found["reports"]]
     lost = next(place for place, (num_workers, _) in enumerate(seen) if num_workers == 1)

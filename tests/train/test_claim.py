@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from raydis.config import RunConfig
+from raydis.config.identity import settings
 from raydis.config.presets import expand
 from raydis.errors import ConfigError, RegistryError
 from raydis.store import LocalStore
@@ -53,14 +54,19 @@ def test_a_run_goes_on_under_a_version_that_has_one_more_field(tiny_run: Any, st
     store.write("train/mine/run.json", json.dumps(recorded).encode())
     config = tiny_run(train={"ema_decay": 0.9999})  # its default
     assert claim(store, "mine", config) == config
-    with pytest.raises(ConfigError, match=r"\(its run\.json\): train\.ema_decay was not there, is 0\.9\. Set what"):
+    with pytest.raises(
+        ConfigError, match=r"\(its run\.json\): train\.ema_decay was not there, is 0\.9\. Use the recorded"
+    ):
         claim(store, "mine", tiny_run())
 
 
 @pytest.mark.parametrize(
     ("over", "said"),
     [
-        ({"train": {"learning_rate": 2e-3}}, r"train\.learning_rate was 0\.001, is 0\.002\. Set what it was to go on"),
+        (
+            {"train": {"learning_rate": 2e-3}},
+            r"train\.learning_rate was 0\.001, is 0\.002\. Use the recorded values to continue it",
+        ),
         ({"seed": 3, "train": {"batch_size": 64}}, r"train\.batch_size was 32, is 64; seed was 0, is 3\."),
         ({"data": {"levels": {"scale": 3}}}, r'data\.levels was \{"floor_hue": 3, .*"scale": 2.*"scale": 3'),
     ],
@@ -75,7 +81,7 @@ def test_what_was_set_differently_is_named(tiny_run: Any, store: LocalStore, ove
     ("key", "value", "said"),
     [
         ("weight_decay", 0.02, r"train\.weight_decay was 0\.02, is 0\.01 by default"),
-        ("momentum", 0.9, r"train\.momentum was 0\.9, which this raydis does not know"),
+        ("momentum", 0.9, r"train\.momentum was 0\.9, which this version of raydis does not know"),
     ],
 )
 def test_what_an_upgrade_changed_is_named(tiny_run: Any, store: LocalStore, key: str, value: float, said: str) -> None:
@@ -93,7 +99,10 @@ def test_an_alias_that_moves_does_not_move_a_run(store: LocalStore, caplog: pyte
     publish(store, 2)
     assert run_name(store, config) == default_name(config)
     assert claim(store, "mine", config) == behind(first)
-    assert f"run mine goes on with first_stage.checkpoint={first}, which stage@best named when it began" in caplog.text
+    assert (
+        f"run mine continues with first_stage.checkpoint={first}, to which stage@best pointed at its start"
+        in caplog.text
+    )
     store.delete("registry/stage/aliases/best.json")
     assert claim(store, "mine", config) == behind(first)
     assert claim(store, "mine", behind(first)) == behind(first)  # the same, said in full
@@ -144,3 +153,18 @@ def test_an_earlier_versions_unnamed_run_is_found_among_others(tiny_run: Any, st
     assert run_name(store, tiny_run(seed=2)) == default_name(tiny_run(seed=2))
     claim(store, default_name(tiny_run()), tiny_run())
     assert run_name(store, tiny_run()) == default_name(tiny_run())
+
+
+def test_a_run_whose_keys_have_other_names_today_goes_on_under_its_name(store: LocalStore) -> None:
+    """The first stage's `num_codes` is `num_embeddings` now, so the hash of what was set is another one."""
+    preset: dict[str, Any] = {"preset": "vq", "method": {"num_embeddings": 64}}
+    config, other = (RunConfig.model_validate(expand(preset | {"seed": seed})) for seed in (0, 1))
+    tree = config.model_dump(mode="json", exclude={"compute"})
+    tree["method"]["num_codes"] = tree["method"].pop("num_embeddings")
+    chosen = settings(config)
+    chosen["method.num_codes"] = chosen.pop("method.num_embeddings")
+    name = f"{config.data.name}-0123456789ab"
+    store.write(f"train/{name}/run.json", json.dumps({"set": chosen, "resolved": tree}).encode())
+    assert run_name(store, config) == name
+    assert claim(store, name, config) == config
+    assert run_name(store, other) == default_name(other)

@@ -172,7 +172,7 @@ def test_a_run_shrinks_to_the_nodes_that_are_left_and_grows_again_at_its_next_re
     result = fit_with_ray(config, name="elastic", storage=str(tmp_path))
     assert trainers.started == [4, 4, 2, 4]  # three would not share 32 images
     assert (result.checkpoint, result.record) == ("last", RunRecord("running", num_workers=4))
-    assert "run elastic: no place for all of its 4 workers, it goes on with 2" in caplog.text
+    assert "run elastic: no room for all of its 4 workers, it continues with 2" in caplog.text
 
 
 @pytest.mark.parametrize(("error", "starts"), [(LOST, 4), (STUCK, 11)])
@@ -180,7 +180,9 @@ def test_a_run_that_keeps_failing_is_the_clusters_fault_and_says_how_to_go_on(
     monkeypatch: pytest.MonkeyPatch, tiny_run: Any, tmp_path: Path, error: Exception, starts: int
 ) -> None:
     trainers = Trainers(monkeypatch, *[(1, error)] * 20)
-    with pytest.raises(ClusterError, match=rf"run mine failed {starts} times, .* goes on from its last checkpoint in"):
+    with pytest.raises(
+        ClusterError, match=rf"run mine failed {starts} times, .* continues it from its last checkpoint in"
+    ):
         fit_with_ray(tiny_run(), name="mine", storage=str(tmp_path))
     assert trainers.started == [1] * starts
 
@@ -313,7 +315,7 @@ def test_a_run_that_another_process_trains_is_refused_with_its_holder_and_left_a
     store = LocalStore(tmp_path)
     with Lease(store, "train/mine/lease.json", what="run mine").held() as first:
         with pytest.raises(
-            LeaseTaken, match=rf"^run mine in {store.uri} goes on elsewhere: held by process {os.getpid()} "
+            LeaseTaken, match=rf"^run mine in {store.uri} is running elsewhere: held by process {os.getpid()} "
         ):
             fit_with_ray(tiny_run(), name="mine", storage=str(tmp_path))
         first.check()
@@ -392,5 +394,5 @@ def test_two_workers_train_a_first_stage_and_then_a_model_behind_it(
     assert result.record.scores is not None
     weights = open_checkpoint(Path(result.checkpoint)).weights()
     source = open_checkpoint(Path(stage.checkpoint)).weights()
-    name = "codebook.codes"
+    name = "codebook.embeddings"
     assert torch.equal(weights[f"first_stage.{name}"], source[f"network.{name}"])

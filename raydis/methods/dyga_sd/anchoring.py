@@ -34,7 +34,7 @@ class UnitAnchoring:
     attributes that allow it.
 
     Attributes:
-        num_gaussians: number of components of the mixture; 0 without a mixture.
+        num_components: number of components of the mixture; 0 without a mixture.
         spread: in the scale of the tokens.
         collapsed: whether the tokens do not vary, by the threshold of the fit. They may have stopped varying since.
         moved_share: share of the tokens that the shift moves by more than 1e-4.
@@ -50,7 +50,7 @@ class UnitAnchoring:
     """
 
     unit: int
-    num_gaussians: int
+    num_components: int
     spread: float
     collapsed: bool
     moved_share: float | None = None
@@ -121,26 +121,26 @@ def diagnose_anchors(
     for unit, active in enumerate(anchors.active.tolist()):
         facts: dict[str, Any] = {
             "unit": unit,
-            "num_gaussians": counts[unit],
+            "num_components": counts[unit],
             "spread": float(spread[unit]),
             "collapsed": bool(collapsed[unit]),
         }
         if active and not facts["collapsed"]:
             facts |= {name: float(column[unit]) for name, column in measured.items()}
-            facts |= _told_factor(chosen[:, unit], labels[unit], table)
+            facts |= _factor_shares(chosen[:, unit], labels[unit], table)
         units.append(UnitAnchoring(**facts))
     anchored = [unit for unit in units if unit.moved_share is not None]
-    names = ("num_gaussians", *measured, "num_levels", "factor_share", "component_share")
+    names = ("num_components", *measured, "num_levels", "factor_share", "component_share")
     return Anchoring(
         num_images=len(raw),
         num_anchored_units=len(anchored),
-        num_collapsed_units=sum(unit.collapsed and unit.num_gaussians > 0 for unit in units),
+        num_collapsed_units=sum(unit.collapsed and unit.num_components > 0 for unit in units),
         means={name: _mean([getattr(unit, name) for unit in anchored]) for name in names},
         units=tuple(units),
     )
 
 
-def _told_factor(component: np.ndarray, label: UnitLabel, table: FactorTable | None) -> dict[str, Any]:
+def _factor_shares(component: np.ndarray, label: UnitLabel, table: FactorTable | None) -> dict[str, Any]:
     """Return what the components (M,) of a unit tell about its first factor, as attributes of `UnitAnchoring`."""
     if table is None or not label.factors:
         return {}

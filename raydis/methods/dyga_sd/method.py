@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from raydis.config.dyga_sd import AnchorConfig
-from raydis.diffusion.objective import Objective, add_noise
+from raydis.diffusion.denoising import Denoising, add_noise
 from raydis.diffusion.samplers import PredictSample, Sampler, ddim_invert, sample
 from raydis.methods.contract import Batch, Draws, FactorTable, Losses, Move, TokenCloud, UnitMethod
 from raydis.methods.dyga_sd.anchoring import diagnose_anchors
@@ -33,7 +33,7 @@ class DygaSd(UnitMethod):
 
     Args:
         encoder, unet, anchors, first_stage: the networks. Their sizes must agree.
-        objective: noise schedule, training times and loss.
+        denoising: noise schedule, training times and loss.
         latent_size: h = w, px.
         refit: when and how the anchors are fitted; None if they never are.
         num_quantiles: Q of `unit_quantiles`.
@@ -46,7 +46,7 @@ class DygaSd(UnitMethod):
         unet: UNet,
         anchors: Anchors,
         first_stage: FirstStage,
-        objective: Objective,
+        denoising: Denoising,
         latent_size: int,
         refit: AnchorConfig | None = None,
         num_quantiles: int = 21,
@@ -56,7 +56,7 @@ class DygaSd(UnitMethod):
         self.unet = unet
         self.anchors = anchors
         self.first_stage = first_stage.requires_grad_(False)
-        self.objective = objective
+        self.denoising = denoising
         self.latent_shape = (first_stage.latent_dim, latent_size, latent_size)
         self._refit = refit
         if refit is not None and refit.mode != "off":
@@ -81,7 +81,7 @@ class DygaSd(UnitMethod):
     def draw(self, batch_size: int, generator: torch.Generator) -> Draws:
         """Return the noise (B, L, h, w) and the timesteps (B,) of one step."""
         noise = torch.randn(batch_size, *self.latent_shape, generator=generator, device=generator.device)
-        return {"timesteps": self.objective.draw_timesteps(batch_size, generator), "noise": noise}
+        return {"timesteps": self.denoising.draw_timesteps(batch_size, generator), "noise": noise}
 
     def start(self, parts: Iterable[Tensor], generator: torch.Generator) -> None:
         """Fit the first stage, if it has a closed form."""
@@ -123,11 +123,11 @@ class DygaSd(UnitMethod):
         timesteps, noise = batch.draws["timesteps"], batch.draws["noise"]
         with torch.autocast(images.device.type, enabled=False):  # bfloat16 would add more noise than the earliest times
             scaled = self.first_stage.encode(images) if latents is None else latents * self.first_stage.scale
-        alpha_bar = self.objective.alpha_bars[timesteps]
+        alpha_bar = self.denoising.alpha_bars[timesteps]
         noisy = add_noise(scaled, noise, alpha_bar)
         codes = self.anchors(self.encoder(images))
         predicted = self.unet(noisy, timesteps, self.unet.condition(codes))
-        return {"loss": self.objective.loss(predicted, self.objective.target(scaled, noise, alpha_bar))}
+        return {"loss": self.denoising.loss(predicted, self.denoising.target(scaled, noise, alpha_bar))}
 
     @torch.no_grad()
     def units(self, images: Tensor) -> Tensor:
@@ -147,31 +147,31 @@ class DygaSd(UnitMethod):
     @property
     def max_steps(self) -> int:
         """The number of timesteps of the noise schedule."""
-        return len(self.objective.alpha_bars)
+        return len(self.denoising.alpha_bars)
 
     @torch.no_grad()
     def decode(
-        self, codes: Tensor, noise: Tensor | None = None, num_steps: int | None = None, sampler: Sampler | None = None
+        self, codes: Tensor, noise: Tensor | None = None, steps: int | None = None, sampler: Sampler | None = None
     ) -> Tensor:
         """Sample images (B, C, H, W) in [-1, 1] from noise (B, L, h, w), conditioned on codes (B, N, D)."""
         assert noise is not None
-        assert num_steps is not None
+        assert steps is not None
         assert sampler is not None
-        latents = sample(sampler, self._denoiser(codes), noise, self.objective.alpha_bars, num_steps)
+        latents = sample(sampler, self._denoiser(codes), noise, self.denoising.alpha_bars, steps)
         return self.first_stage.decode(latents).clamp(-1.0, 1.0)
 
     @torch.no_grad()
-    def invert(self, codes: Tensor, images: Tensor, num_steps: int) -> Tensor:
+    def invert(self, codes: Tensor, images: Tensor, steps: int) -> Tensor:
         """Return the noise (B, L, h, w) from which `ddim` draws images (B, C, H, W), given their codes (B, N, D)."""
         latents = self.first_stage.encode(images)
-        return ddim_invert(self._denoiser(codes), latents, self.objective.alpha_bars, num_steps)
+        return ddim_invert(self._denoiser(codes), latents, self.denoising.alpha_bars, steps)
 
     def _denoiser(self, codes: Tensor) -> PredictSample:
         """Return the function that predicts z_0 conditioned on codes (B, N, D)."""
-        condition, objective = self.unet.condition(codes), self.objective
+        condition, denoising = self.unet.condition(codes), self.denoising
 
         def predict(z: Tensor, t: Tensor) -> Tensor:
-            return objective.sample(self.unet(z, t, condition), z, objective.alpha_bars[t])
+            return denoising.sample(self.unet(z, t, condition), z, denoising.alpha_bars[t])
 
         return predict
 

@@ -7,11 +7,11 @@ import torch
 from diffusers.schedulers.scheduling_ddpm import DDPMScheduler
 from torch import Tensor
 
-from raydis.diffusion.objective import Objective, add_noise
+from raydis.diffusion.denoising import Denoising, add_noise
 
 
-def make(loss: str = "l1", num_timesteps: int = 1000) -> Objective:
-    return Objective(schedule="ldm_linear", num_timesteps=num_timesteps, loss=loss)
+def make(loss: str = "l1", num_timesteps: int = 1000) -> Denoising:
+    return Denoising(schedule="ldm_linear", num_timesteps=num_timesteps, loss=loss)
 
 
 def draws(count: int, *, seed: int = 0, **settings: float) -> Tensor:
@@ -66,10 +66,10 @@ def test_equal_generators_give_equal_times_and_others_do_not() -> None:
 
 
 def test_the_schedule_moves_with_the_module_but_is_not_saved() -> None:
-    objective = make()
-    assert objective.alpha_bars.dtype == torch.float32
-    assert dict(objective.named_buffers()).keys() == {"alpha_bars"}
-    assert not objective.state_dict()
+    denoising = make()
+    assert denoising.alpha_bars.dtype == torch.float32
+    assert dict(denoising.named_buffers()).keys() == {"alpha_bars"}
+    assert not denoising.state_dict()
 
 
 def test_an_unknown_loss_is_refused() -> None:
@@ -79,33 +79,33 @@ def test_an_unknown_loss_is_refused() -> None:
 
 @pytest.mark.parametrize("prediction", ["noise", "velocity", "sample"])
 def test_a_true_prediction_gives_the_true_latents_back_at_every_time(prediction: str) -> None:
-    objective = Objective(schedule="ldm_linear", num_timesteps=1000, loss="l1", prediction=prediction)
+    denoising = Denoising(schedule="ldm_linear", num_timesteps=1000, loss="l1", prediction=prediction)
     generator = torch.Generator().manual_seed(0)
     latents, noise = torch.randn(2, 1000, 3, 2, 2, generator=generator)
-    alpha_bar = objective.alpha_bars
+    alpha_bar = denoising.alpha_bars
 
-    target = objective.target(latents, noise, alpha_bar)
+    target = denoising.target(latents, noise, alpha_bar)
 
-    recovered = objective.sample(target, add_noise(latents, noise, alpha_bar), alpha_bar)
+    recovered = denoising.sample(target, add_noise(latents, noise, alpha_bar), alpha_bar)
     # a noise prediction is divided by sqrt(ab), down to 0.026: so are its rounding errors
     torch.testing.assert_close(recovered, latents, atol=5e-5, rtol=0.0)
 
 
 def test_velocity_is_noise_where_there_is_no_noise_and_the_negated_latent_where_there_is_nothing_else() -> None:
-    objective = Objective(schedule="ldm_linear", num_timesteps=1000, loss="l2", prediction="velocity")
+    denoising = Denoising(schedule="ldm_linear", num_timesteps=1000, loss="l2", prediction="velocity")
     latents, noise = torch.full((2, 1, 1, 1), 3.0), torch.full((2, 1, 1, 1), 5.0)
 
-    velocity = objective.target(latents, noise, torch.tensor([1.0, 0.0]))
+    velocity = denoising.target(latents, noise, torch.tensor([1.0, 0.0]))
 
     assert velocity.flatten().tolist() == [5.0, -3.0]
 
 
 def test_a_true_sample_is_the_latent() -> None:
-    objective = Objective(schedule="ldm_linear", num_timesteps=1000, loss="l2", prediction="sample")
+    denoising = Denoising(schedule="ldm_linear", num_timesteps=1000, loss="l2", prediction="sample")
     latents, noise = torch.randn(2, 4, 3, 2, 2, generator=torch.Generator().manual_seed(0))
-    assert torch.equal(objective.target(latents, noise, torch.rand(4)), latents)
+    assert torch.equal(denoising.target(latents, noise, torch.rand(4)), latents)
 
 
 def test_an_unknown_prediction_is_refused() -> None:
     with pytest.raises(ValueError, match="unknown prediction 'x0': use noise, velocity or sample"):
-        Objective(schedule="cosine", num_timesteps=10, loss="l1", prediction="x0")
+        Denoising(schedule="cosine", num_timesteps=10, loss="l1", prediction="x0")

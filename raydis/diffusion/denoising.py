@@ -1,4 +1,4 @@
-"""The denoising objective: add noise to latents at random times, and measure the error of the network's prediction.
+"""Denoising: add noise to latents at random times, and measure the error of what the network predicts from them.
 
 B batch, C H W latent, T timesteps of the schedule, ab (alpha_bar) the share of the signal's variance at a time.
 """
@@ -18,7 +18,7 @@ def add_noise(latents: Tensor, noise: Tensor, alpha_bar: Tensor) -> Tensor:
     return alpha_bar.sqrt() * latents + (1.0 - alpha_bar).sqrt() * noise
 
 
-class Objective(nn.Module):
+class Denoising(nn.Module):
     """The noise schedule, the training times, the target of the network's prediction, and the loss.
 
     Args:
@@ -40,7 +40,7 @@ class Objective(nn.Module):
         if loss not in ("l1", "l2"):
             raise ValueError(f"unknown loss {loss!r}: use l1 or l2")
         self.num_timesteps = num_timesteps
-        self.kind = loss
+        self.distance = loss
         self.prediction = prediction
         self.register_buffer(
             "alpha_bars",
@@ -77,5 +77,5 @@ class Objective(nn.Module):
 
     def loss(self, predicted: Tensor, target: Tensor) -> Tensor:
         """Return the mean distance between prediction and target, both (B, C, H, W), as a scalar."""
-        distance = F.l1_loss if self.kind == "l1" else F.mse_loss
+        distance = F.l1_loss if self.distance == "l1" else F.mse_loss
         return distance(predicted.to(target.dtype), target)
