@@ -1,7 +1,7 @@
 """The HTTP routes, the limits of a request, and errors as RFC 9457 problem documents.
 
     curl -H 'Content-Type: image/png' --data-binary @a.png http://127.0.0.1:8000/v1/encode
-    curl -F image=@a.png -F 'set={"3": 1.2}' -F seed=0 -F steps=20 http://127.0.0.1:8000/v1/edit -o out.png
+    curl -F image=@a.png -F 'set={"0": 1.2}' -F seed=0 -F steps=20 http://127.0.0.1:8000/v1/edit -o out.png
 
 An uploaded image may have any size. The service turns it upright, scales it so that its shorter side fits the model,
 crops it to its centre, and converts it to RGB, or to grey if the model was trained on grey images. Equal requests get

@@ -66,7 +66,9 @@ def test_the_citation_names_this_version_and_licence() -> None:
     assert citation["cff-version"] == "1.2.0"
     assert citation["version"] == raydis.__version__
     assert citation["license"] == PROJECT["license"]
-    assert {"title", "authors", "message", "type"} <= set(citation)
+    assert citation["message"]
+    for work in (citation, *citation["references"]):  # what version 1.2.0 of the format requires
+        assert {"title", "authors", "type"} <= set(work)
 
 
 def test_a_wheel_has_every_file_that_the_package_reads() -> None:

@@ -72,7 +72,7 @@ ELSEWHERE = {
     "ray job submit --address http://127.0.0.1:8265 --working-dir . -- python -m raydis.sweep --storage /tmp/raydis": (
         JOBS
     ),
-    "serve deploy serve_configs/local.yaml": (
+    "RAY_AUTH_MODE=disabled serve deploy serve_configs/local.yaml": (
         "tests/system/test_serve.py::test_all_replicas_serve_one_version_whatever_is_refused_dies_or_moves"
     ),
 }
