@@ -82,10 +82,11 @@ class Matrix:
 
 @dataclass(frozen=True)
 class TraversalRows:
-    """A traversal as images, a row a unit."""
+    """A traversal as images, a row a unit; `from_noise` where the model draws from noise, the same in all of them."""
 
     columns: Sequence[str]
     rows: tuple[UnitRow, ...]
+    from_noise: bool
 
 
 @dataclass(frozen=True)
@@ -206,7 +207,7 @@ def _traversal(editor: Editor, image: np.ndarray, seed: int, num_steps: int | No
         UnitRow(f"unit {unit}", str(labels[unit]), pngs=tuple(map(_as_png, images)))
         for unit, images in zip(found.units, found.images, strict=True)
     )
-    return TraversalRows(found.columns, rows)
+    return TraversalRows(found.columns, rows, from_noise=editor.method.noise_shape is not None)
 
 
 def _anchors(editor: Editor, images: np.ndarray) -> Anchors | None:
