@@ -10,6 +10,7 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, Json
 
 from raydis.diffusion.samplers import DEFAULT_SAMPLER, DEFAULT_STEPS, Sampler
 from raydis.editor.units import UnitInfo
+from raydis.metrics.scores import Scores
 from raydis.metrics.telling import Kind
 from raydis.serve.model import MAX_STEPS, Codes, ServedModel
 from raydis.serve.service import Edited
@@ -83,6 +84,7 @@ class ModelFacts(BaseModel):
     @classmethod
     def of(cls, model: ServedModel) -> Self:
         editor, manifest = model.editor, model.editor.manifest
+        scores = editor.metrics.get("scores")
         return cls(
             name=model.ref.name,
             version=model.ref.version,
@@ -91,7 +93,7 @@ class ModelFacts(BaseModel):
             images_seen=manifest.images_seen,
             seed=manifest.seed,
             created=manifest.created,
-            scores=editor.metrics.get("scores"),
+            scores=Scores.from_dict(scores).to_dict() if scores else None,  # one layout, whichever was stored
             image_shape=editor.image_shape,
             noise_shape=editor.method.noise_shape,
             unit_dim=editor.unit_dim,
