@@ -91,10 +91,11 @@ class Matrix:
 
 @dataclass(frozen=True)
 class TraversalRows:
-    """The images of a traversal, with a row for each unit."""
+    """The images of a traversal, with a row for each unit; `from_noise` if the model draws from noise."""
 
     columns: Sequence[str]
     rows: tuple[UnitRow, ...]
+    from_noise: bool
 
 
 @dataclass(frozen=True)
@@ -218,7 +219,7 @@ def _traversal(editor: Editor, image: np.ndarray, seed: int, steps: int | None) 
         UnitRow(f"unit {unit}", str(labels[unit]), pngs=tuple(map(_as_png, images)))
         for unit, images in zip(found.units, found.images, strict=True)
     )
-    return TraversalRows(found.columns, rows)
+    return TraversalRows(found.columns, rows, from_noise=editor.method.noise_shape is not None)
 
 
 def _anchors(editor: Editor, images: np.ndarray) -> Anchors | None:

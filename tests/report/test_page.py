@@ -13,6 +13,9 @@ import pytest
 from jinja2 import UndefinedError
 from PIL import Image
 
+from raydis.build import build_method
+from raydis.config import RunConfig
+from raydis.config.presets import expand
 from raydis.data import FactorDataset
 from raydis.data.dataset import ArrayDataset
 from raydis.editor.editor import Editor
@@ -118,6 +121,20 @@ def test_a_page_of_an_older_checkpoint_measures_what_its_units_tell_and_contradi
         (row,) = re.findall(rf"<tr><td>{unit}</td>(.*?)</tr>", page)
         assert row.startswith(f"<td>{label}</td>")
         assert ("<td>77</td>" in row) == bool(label.factors and label.factors[0][0] == "orientation")
+
+
+def test_the_page_of_a_model_that_draws_without_noise_speaks_of_none(
+    editor: Editor, dataset: FactorDataset, page: str
+) -> None:
+    said = "The other units and the starting noise stay the same."
+    assert said in " ".join(page.split())
+    over = {"preset": "tiny", "first_stage": {"kind": "pixel"}, "method": {"kind": "beta_vae", "num_units": 3}}
+    config = RunConfig.model_validate(expand(over))
+    method = build_method(config, 3)
+    plain = Editor(method, config, editor.manifest, {}, image_shape=editor.image_shape)
+    text = " ".join(render_report(plain, dataset).split())
+    assert "The other units stay the same." in text
+    assert said not in text
 
 
 def test_without_factors_a_page_names_no_unit(editor: Editor, dataset: FactorDataset) -> None:

@@ -20,9 +20,18 @@ from raydis.editor.editor import Editor
 from raydis.registry import ModelRef, Registry
 from raydis.serve.model import ServedModel
 from raydis.store import open_store
-from tests.records import scores_of
 
 FileOf = Callable[..., bytes]
+SCORES = {  # as raydis stored them before the table of metrics
+    "protocol": "search",
+    "sizes": {"mig_num_bins": 20},
+    "estimator": "tree",
+    "seed": 0,
+    "num_images": 324,
+    "data_fingerprint": "f" * 64,
+    "status": "valid",
+    "factor_vae": 0.25,
+}
 
 
 @pytest.fixture(scope="session")
@@ -55,7 +64,7 @@ def write_tiny() -> Callable[..., Path]:
             folder,
             config=config,
             weights=weights,
-            metrics={"loss": 0.5, "scores": scores_of(factor_vae=0.25).to_dict()},
+            metrics={"loss": 0.5, "scores": SCORES},
             training=None,
             data_name="shapes3d_procedural",
             data_fingerprint="f" * 64,
