@@ -89,7 +89,6 @@ class ModelFacts(BaseModel):
     @classmethod
     def of(cls, model: ServedModel) -> Self:
         editor, manifest = model.editor, model.editor.manifest
-        scores = editor.metrics.get("scores")
         return cls(
             name=model.ref.name,
             version=model.ref.version,

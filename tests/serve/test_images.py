@@ -89,7 +89,7 @@ def test_a_truncated_file_is_refused(kind: str, picture: np.ndarray, file_of: Fi
 
 
 def test_a_large_image_is_refused_by_its_header_before_its_pixels_are_decoded() -> None:
-    with pytest.raises(ImageTooLarge, match="5000 x 5000 pixels, more than the 16777216"):
+    with pytest.raises(ImageTooLarge, match="5000 x 5000 pixels, more than the limit of 16777216"):
         decode_image(png_of_size(5000, 5000), SHAPE)  # decoding it would fail: it has no pixels
 
 
