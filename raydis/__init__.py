@@ -1,5 +1,12 @@
 """Train, search and serve disentangled diffusion models on Ray.
 
+After a sweep, in the folder that it ran in:
+
+>>> import raydis
+>>> editor = raydis.Editor.open("quickstart@best")  # from the registry in ./runs
+>>> len(editor.units()) == editor.num_units
+True
+
 `raydis.Editor` and `raydis.RunConfig` are imported at their first use. `import raydis` therefore imports neither torch
 nor Ray, and stays fast.
 """
@@ -14,6 +21,11 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 __all__ = ["Editor", "RunConfig", "__version__"]
+
+
+def __dir__() -> list[str]:
+    """Return the names of the package, with those that are not imported yet."""
+    return sorted({*globals(), *__all__})
 
 
 def __getattr__(name: str) -> Any:

@@ -20,6 +20,7 @@ import torch
 from PIL import Image
 
 from raydis.checkpoint.open import open_checkpoint
+from raydis.checkpoint.write import write_checkpoint
 from raydis.cli import main
 from raydis.cli.pictures import _pick_images
 from raydis.cli.runs import _print_report
@@ -295,6 +296,25 @@ def test_image_writes_one_image_of_the_data_unchanged(run: Run, checkpoint: Path
     with Image.open(path) as picture:
         assert (np.asarray(picture) == expected).all()
     refused(run("image", checkpoint, "-o", path, "--index", 324), "has no image 324", "from 0 to 323")
+
+
+def test_image_needs_no_model_that_draws(run: Run, tmp_path: Path) -> None:
+    config = RunConfig.model_validate(
+        expand({"preset": "vq_small", "data": {"image_size": 16, "levels": {"floor_hue": 2}}})
+    )
+    write_checkpoint(
+        tmp_path / "stage",
+        config=config,
+        weights={},
+        metrics={},
+        training=None,
+        data_name=config.data.name,
+        data_fingerprint="f" * 64,
+        images_seen=0,
+    )
+    assert run("image", tmp_path / "stage", "-o", tmp_path / "a.png").code == 0
+    with Image.open(tmp_path / "a.png") as picture:
+        assert picture.size == (16, 16)
 
 
 def test_half_a_swap_is_refused(run: Run, checkpoint: Path) -> None:

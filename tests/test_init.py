@@ -16,7 +16,7 @@ from raydis.editor.editor import Editor
 def test_the_package_hands_out_its_public_classes() -> None:
     assert raydis.Editor is Editor
     assert raydis.RunConfig is RunConfig
-    assert {"Editor", "RunConfig", "__version__"} == set(raydis.__all__)
+    assert {"Editor", "RunConfig", "__version__"} == set(raydis.__all__) <= set(dir(raydis))
 
 
 def test_importing_the_package_imports_no_framework() -> None:

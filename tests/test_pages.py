@@ -6,6 +6,7 @@ tests/system/test_pages.py executes the commands; what is checked here takes sec
 from __future__ import annotations
 
 import ast
+import doctest
 import importlib.util
 import io
 import itertools
@@ -299,6 +300,11 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     registry.set_alias("quickstart", "best", registry.register(open_checkpoint(report.checkpoint), "quickstart"))
     Image.fromarray(dataset.images(np.array([7]))[0]).save(folder / "a.png")
     return folder
+
+
+def test_the_example_of_the_package_is_a_doctest(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(home)
+    assert doctest.testmod(raydis) == (0, 3)
 
 
 PYTHON = [(path, step.text) for path, page in PAGES.items() for step in page.steps if step.language == "python"]

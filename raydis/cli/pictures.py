@@ -109,13 +109,15 @@ def image(
     import numpy as np
     from PIL import Image
 
+    from raydis.checkpoint.fetch import default_cache, fetch_checkpoint
     from raydis.data.open import open_dataset
-    from raydis.editor.editor import Editor
+    from raydis.registry import locate
     from raydis.report.grids import save_picture
     from raydis.report.output import PICTURE_FORMATS, check_output
 
     check_output(output, suffixes=PICTURE_FORMATS)
-    dataset = open_dataset(Editor.open(checkpoint, storage=storage).config.data)
+    opened = fetch_checkpoint(locate(checkpoint, storage), default_cache())  # the weights stay where they are
+    dataset = open_dataset(opened.config.data)
     if index >= len(dataset):
         raise ConfigError(f"{dataset.name} has no image {index}: use an --index from 0 to {len(dataset) - 1}")
     pixels = dataset.images(np.array([index]))[0]

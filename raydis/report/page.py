@@ -112,6 +112,7 @@ class RunPage:
     """The data that `templates/run.html` shows."""
 
     manifest: Manifest
+    method: str
     scoring: Scoring | None
     curve: bytes | None
     matrix: Matrix | None
@@ -142,6 +143,7 @@ def render_report(editor: Editor, dataset: FactorDataset, *, seed: int = 0, step
     rows = np.random.default_rng(seed).permutation(len(dataset))[:NUM_TOKENS]
     page = RunPage(
         manifest=editor.manifest,
+        method=editor.config.method.kind,
         scoring=_scoring(editor.metrics.get("scores")),
         curve=_curve(editor.metrics),
         matrix=_matrix(editor),

@@ -71,7 +71,13 @@ def page(editor: Editor, dataset: FactorDataset, tmp_path_factory: pytest.TempPa
 def test_a_page_stands_alone_and_shows_scores_curve_units_and_anchors(editor: Editor, page: str) -> None:
     read = Reader(page)
     text = " ".join(read.texts)
-    for words in ("shapes3d_procedural, seed 0", "search protocol, estimator tree", "MIG", "Units and their anchors"):
+    for words in (
+        "shapes3d_procedural, seed 0",
+        "dyga_sd ·",
+        "search protocol, estimator tree",
+        "MIG",
+        "Units and their anchors",
+    ):
         assert words in text
     scores = editor.metrics["scores"]
     assert f"{scores['values']['factor_vae']:.3f} ± {scores['spread']['factor_vae']:.3f}" in read.texts
