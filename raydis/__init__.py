@@ -15,11 +15,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from raydis.version import __version__
+
 if TYPE_CHECKING:
     from raydis.config import RunConfig
     from raydis.editor.editor import Editor
 
-__version__ = "0.1.0"
 __all__ = ["Editor", "RunConfig", "__version__"]
 
 

@@ -21,8 +21,8 @@ from typing import Any, NoReturn
 
 import typer
 
-import raydis
 from raydis.errors import CLOSED_PIPE, EXIT_CODES, INTERRUPTED, OK, USAGE, RaydisError, explain
+from raydis.version import __version__
 
 EXIT_CODE_HELP = "\n".join(["Exit codes", *(f"{code:>3}  {meaning}" for code, meaning in EXIT_CODES.items())])
 
@@ -87,7 +87,7 @@ def write_log(error: BaseException) -> Path | None:
     """Write traceback, command and versions to a new file and return its path; None if no folder is writable."""
     facts = [
         f"command  {' '.join(sys.argv)}",
-        f"raydis   {raydis.__version__}, Python {platform.python_version()}, {platform.platform()}",
+        f"raydis   {__version__}, Python {platform.python_version()}, {platform.platform()}",
         "",
         *traceback.format_exception(error),
     ]

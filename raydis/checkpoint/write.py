@@ -18,7 +18,6 @@ import torch
 from safetensors.torch import save_file  # pyright: ignore[reportUnknownVariableType]
 from torch import Tensor
 
-import raydis
 from raydis.checkpoint.manifest import (
     CONFIG,
     MANIFEST,
@@ -33,6 +32,7 @@ from raydis.checkpoint.text import to_json
 from raydis.checkpoint.verify import hash_file
 from raydis.config import RunConfig
 from raydis.errors import CheckpointError
+from raydis.version import __version__
 
 PACKAGES = ("torch", "numpy", "scikit-learn", "safetensors", "pydantic", "ray", "optuna")
 
@@ -77,7 +77,7 @@ def write_checkpoint(
             data_fingerprint=data_fingerprint,
             seed=config.seed,
             packages=package_versions(),
-            code_revision=code_revision(Path(raydis.__file__).parent),
+            code_revision=code_revision(Path(__file__).parents[1]),
             created=datetime.now(UTC),
             parent=Parent.model_validate(parent) if parent else None,
         )
@@ -111,7 +111,7 @@ def code_revision(package: Path) -> str | None:
 @functools.cache
 def package_versions() -> dict[str, str]:
     """Return the versions of Python, raydis and those of PACKAGES that are installed."""
-    versions = {"python": platform.python_version(), "raydis": raydis.__version__}
+    versions = {"python": platform.python_version(), "raydis": __version__}
     for name in PACKAGES:
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
             versions[name] = importlib.metadata.version(name)

@@ -7,7 +7,6 @@ The training step itself is in `step.py`.
 from __future__ import annotations
 
 import copy
-import functools
 import logging
 import math
 import time
@@ -116,6 +115,7 @@ class Training:
             for move in self.method.moves:
                 for module in move.modules:
                     module.to(memory_format=torch.channels_last)  # type: ignore[reportCallIssue]
+        self.latents: Latents | None = None  # of the learned first stage, once it is open
         self.average: Method = copy.deepcopy(self.method).eval().requires_grad_(False)
         self.optimizers = {move.name: self._optimizer(move) for move in self.method.moves}
         # A method with a closed form has seen its images after `start`, and no step follows.
@@ -153,26 +153,23 @@ class Training:
             capturable=captures,
         )
 
-    @functools.cached_property
-    def latents(self) -> Latents | None:
-        """The learned first stage's latents of all images, opened at the first step; None without such a stage.
+    def open_first_stage(self) -> None:
+        """Load the learned first stage, and open its latents of all images. Call it before the first step.
 
-        The weights of the stage come from its own checkpoint, unless this run was resumed from a checkpoint of its own,
-        which contains them.
+        It does nothing without such a stage, or if the latents are open. The weights of the stage come from its own
+        checkpoint, unless this run was resumed from a checkpoint of its own, which contains them.
         """
         ours, theirs = self.method.autoencoder, self.average.autoencoder
-        if ours is None or theirs is None:
-            return None
+        if ours is None or theirs is None or self.latents is not None:
+            return
         if not self.step:
             fill_first_stage(ours, self.config)
-        latents = open_latents(ours, self.loader)
+        self.latents = open_latents(ours, self.loader)
         self.workers.wait()  # a node whose cache lacks the latents encodes all images, which takes time
-        if self.step:
-            return latents
-        ours.fit_scale(latents.gather(self.sample(CALIBRATION_IMAGES, Sample.START)))
-        self.workers.broadcast([ours.scale])
-        theirs.load_state_dict(ours.state_dict())
-        return latents
+        if not self.step:
+            ours.fit_scale(self.latents.gather(self.sample(CALIBRATION_IMAGES, Sample.START)))
+            self.workers.broadcast([ours.scale])
+            theirs.load_state_dict(ours.state_dict())
 
     def refit(self) -> None:
         """Refit the method to a sample of the images on rank 0, and broadcast the result to all workers."""

@@ -20,11 +20,11 @@ from starlette.datastructures import Headers, UploadFile
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-import raydis
 from raydis.editor.editor import EditError
 from raydis.serve.images import MAX_BODY_BYTES, MAX_PIXELS, MEDIA_TYPES, ImageError, ImageTooLarge
 from raydis.serve.schemas import Edit, EditForm, Encoding, Health, ModelFacts, Problem
 from raydis.serve.service import Service
+from raydis.version import __version__
 
 FORM = "multipart/form-data"
 MAX_LISTED_ERRORS = 5
@@ -57,7 +57,7 @@ def create_app(service: Service) -> FastAPI:
     """Return the HTTP application that answers with a service."""
     app = FastAPI(
         title="raydis",
-        version=raydis.__version__,
+        version=__version__,
         summary="Encode images into disentangled units and edit them unit by unit.",
         description=__doc__ or "",
     )

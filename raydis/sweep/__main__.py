@@ -11,7 +11,6 @@ from typing import Annotated
 
 import typer
 
-import raydis
 from raydis.edge import EXIT_CODE_HELP, run_command
 from raydis.errors import INTERRUPTED, ConfigError, StoreError, SweepError
 
@@ -83,7 +82,7 @@ def sweep(
 
 def find_quickstart() -> Path:
     """Return the path of sweeps/quickstart.yaml in the working directory, else in the checkout of this package."""
-    beside = Path(raydis.__file__).resolve().parents[1] / QUICKSTART
+    beside = Path(__file__).resolve().parents[2] / QUICKSTART
     for path in (QUICKSTART, beside):
         if path.is_file():
             return path

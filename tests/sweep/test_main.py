@@ -176,7 +176,7 @@ def test_without_any_quickstart_the_error_says_where_it_was_looked_for(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("raydis.__file__", str(tmp_path / "installed/raydis/__init__.py"))
+    monkeypatch.setattr("raydis.sweep.__main__.__file__", str(tmp_path / "installed/raydis/sweep/__main__.py"))
     with pytest.raises(ConfigError, match=rf"no sweeps/quickstart\.yaml in {tmp_path} nor in {tmp_path}/installed"):
         find_quickstart()
 

@@ -1,0 +1,3 @@
+"""The version of raydis."""
+
+__version__ = "0.1.0"
