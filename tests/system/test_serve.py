@@ -129,7 +129,7 @@ def test_the_documented_curl_lines_encode_and_edit_a_picture(service: Running, t
     assert answers[1].stdout == service.http.post("/v1/encode", files={"image": picture(0)}).content
     drawn = (tmp_path / "out.png").read_bytes()
     assert Image.open(io.BytesIO(drawn)).size == (16, 16)
-    assert drawn == edit(service, 0, unit=3, value=1.2, steps=20)
+    assert drawn == edit(service, 0, unit=0, value=1.2, steps=20)
 
 
 def test_haproxy_takes_the_requests(service: Running) -> None:
