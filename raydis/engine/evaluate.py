@@ -103,8 +103,8 @@ def evaluate(
         num_draws, num_jobs: see `score`.
 
     Returns:
-        the scores, or None if the protocol of the configuration is `none`. Without factors, their status is
-        `no_factors`. If their status is `invalid`, their reason says what to change.
+        the scores, or None if the protocol of the configuration is `none`. Their status is `no_factors` for data
+        without factors, and `not_ready` if the method says so. If it is `invalid`, their reason says what to change.
 
     Raises:
         MetricError: the factors cannot be scored. `check_scorable` finds this beforehand.
@@ -113,9 +113,13 @@ def evaluate(
         return None
     protocol = protocol or _protocol(config)
     if dataset.space is None:
+        status, reason = "no_factors", f"data set {dataset.name} has no factors"
+    else:
+        status, reason = "not_ready", method.not_ready() if isinstance(method, UnitMethod) else None
+    if reason is not None:
         return unscored(
-            "no_factors",
-            f"data set {dataset.name} has no factors",
+            status,
+            reason,
             protocol=protocol,
             num_images=0,
             data_fingerprint=dataset.fingerprint,

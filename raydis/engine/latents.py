@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,7 +15,8 @@ from torch import Tensor
 
 from raydis.checkpoint.fetch import default_cache, fetch_checkpoint
 from raydis.config import RunConfig
-from raydis.config.first_stage import KlNetwork, KlStage, VqNetwork, VqStage
+from raydis.config.first_stage import LearnedStage
+from raydis.config.section import Model
 from raydis.data import Loader
 from raydis.data.cache import cache_folder, cached_array
 from raydis.data.dataset import digest
@@ -90,7 +92,7 @@ def fill_first_stage(autoencoder: Autoencoder, config: RunConfig) -> None:
         ConfigError: it does not match `config.first_stage`, or was trained on images of another shape.
     """
     stage = config.first_stage
-    assert isinstance(stage, VqStage | KlStage)
+    assert isinstance(stage, LearnedStage)
     try:
         checkpoint = fetch_checkpoint(stage.checkpoint, default_cache())
     except CheckpointError as error:
@@ -104,11 +106,12 @@ def fill_first_stage(autoencoder: Autoencoder, config: RunConfig) -> None:
             f"{name} was trained as method.kind={found.method.kind}, but first_stage.kind={stage.kind}: "
             + (f"set first_stage.kind={found.method.kind}" if not found.method.scored else "name another")
         )
-    for field in (VqNetwork if stage.kind == "vq" else KlNetwork).model_fields:
-        theirs, ours = getattr(found.method, field), getattr(stage, field)
-        if theirs != ours:
-            theirs = list(theirs) if isinstance(theirs, tuple) else theirs
-            raise ConfigError(f"{name} has {field}={theirs}: set first_stage.{field}={theirs} instead of {ours}")
+    if differing := _differing_settings(stage, found.method):
+        has = ", ".join(f"{field}={theirs}" for field, (theirs, _) in differing.items())
+        advice = ", ".join(
+            f"first_stage.{field}={theirs} instead of {ours}" for field, (theirs, ours) in differing.items()
+        )
+        raise ConfigError(f"{name} has {has}: set {advice}")
     if found.data.image_size != config.data.image_size:
         raise ConfigError(
             f"{name} was trained on images of {found.data.image_size} px, but data.image_size is "
@@ -124,6 +127,15 @@ def fill_first_stage(autoencoder: Autoencoder, config: RunConfig) -> None:
     except RuntimeError as error:  # the number of channels is not part of the configuration
         what = " ".join(str(error).split())[:300]
         raise ConfigError(f"{name} does not fit the images of data.name={config.data.name} ({what})") from error
+
+
+def _differing_settings(stage: Model, method: Model) -> dict[str, tuple[Any, Any]]:
+    """Return the value of the method and that of the stage for each setting that both have and that differs.
+
+    The settings that both have are those of the network. The others concern its training or its use.
+    """
+    theirs, ours = method.model_dump(mode="json"), stage.model_dump(mode="json")
+    return {field: (theirs[field], ours[field]) for field in ours if field in theirs and theirs[field] != ours[field]}
 
 
 def _weights_digest(autoencoder: Autoencoder) -> str:

@@ -6,6 +6,12 @@ B batch, N units, D unit width, C H W image, L h w latent.
 weights that each loss trains, and hooks that run before, after and between steps. `UnitMethod` adds what scoring, the
 editor, the service and the report need: encoding to units, and drawing images from them. No code outside this folder,
 the configuration and `build.py` depends on more than these two classes.
+
+Some things have no place in the contract yet. All moves are made in every step, because a CUDA graph repeats the same
+work: a method switches a loss off by multiplying it by a buffer that `begin_step` writes, as the first stages do with
+the losses of their discriminator. A unit is a scalar, and the codes of all units have one width D; units of unequal
+widths will come with the first method that has them. A `Batch` does not contain the indices of its images, because no
+method may depend on which image it sees.
 """
 
 from __future__ import annotations
@@ -94,8 +100,7 @@ class Method(nn.Module, abc.ABC):
     """A trainable method. Its state dict must hold everything that affects its results.
 
     Attributes:
-        start_images: number of images that `start` receives; None for as many as one float tensor may hold, see
-            `Training`.
+        start_images: number of images that `start` receives; None for as many as `Training` allows in one tensor.
         refit_images: number of training images between two calls of `refit`; None if `refit` is never called.
         refit_samples: number of images that `refit` receives.
         second_batch: whether a step takes a second, independent batch; see `Batch.others`.
@@ -137,12 +142,7 @@ class Method(nn.Module, abc.ABC):
         return None
 
     def start(self, parts: Iterable[Tensor], generator: torch.Generator) -> None:
-        """Fit what has a closed form, before the first step.
-
-        Args:
-            parts: a sample of the images, in parts (b, C, H, W) in [-1, 1].
-            generator: for the random numbers of the fit.
-        """
+        """Fit what has a closed form, before the first step. The arguments are those of `refit`."""
 
     def begin_step(self, share: float) -> None:
         """Prepare the next step. `share`, in [0, 1), is the fraction of the training budget that has been used."""
@@ -207,10 +207,12 @@ class UnitMethod(Method):
     Attributes:
         num_units: N.
         unit_dim: D, width of the vector that the scalar of a unit is mapped to.
+        couples_codes: whether the codes of an image depend on the other images of its batch. The service refuses this.
     """
 
     num_units: int
     unit_dim: int
+    couples_codes: bool = False
     unit_quantiles: Tensor  # buffer (N, Q): evenly spaced quantiles of each unit's scalar over the data
 
     def register_quantiles(self, num_units: int, count: int = 21) -> None:
@@ -232,6 +234,10 @@ class UnitMethod(Method):
     def encode(self, images: Tensor) -> Tensor:
         """Return the codes (B, N, D) of images (B, C, H, W) in [-1, 1]."""
         return self.lift(self.units(images))
+
+    def not_ready(self) -> str | None:
+        """Return why the units cannot be scored yet, or None. `units` must return finite numbers nevertheless."""
+        return None
 
     @property
     def noise_shape(self) -> tuple[int, int, int] | None:

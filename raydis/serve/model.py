@@ -148,8 +148,13 @@ class ServedModel:
         """Encode and draw a test picture, to check that the model works and to warm it up.
 
         Raises:
-            CheckpointError: the weights or the encoding are not finite.
+            CheckpointError: the weights or the encoding are not finite, or an answer would depend on other requests.
         """
+        if self.editor.method.couples_codes:
+            raise CheckpointError(
+                f"{self.ref} cannot be served: the codes of an image depend on the other images of the batch, so an "
+                "answer would depend on other requests. Serve another version, or open this one with raydis.Editor"
+            )
         for name, weights in self.editor.method.named_parameters():
             if not bool(torch.isfinite(weights).all()):
                 raise CheckpointError(f"{self.ref} cannot be served: its weights {name} are not finite")

@@ -76,6 +76,11 @@ def config_of(kind: str, **sections: Any) -> RunConfig:
 KINDS = pytest.mark.parametrize("kind", METHODS)
 UNIT_KINDS = pytest.mark.parametrize("kind", [kind for kind in METHODS if config_of(kind).method.scored])
 STAGE_KINDS = pytest.mark.parametrize("kind", [kind for kind in METHODS if not config_of(kind).method.scored])
+BUILT = {kind: build_method(config_of(kind), 3) for kind in METHODS}  # to select by, not to test
+MOVING_KINDS = pytest.mark.parametrize("kind", [kind for kind, method in BUILT.items() if method.moves])
+DRAWING_KINDS = pytest.mark.parametrize(
+    "kind", [kind for kind, method in BUILT.items() if method.draw(1, torch.Generator())]
+)
 
 
 @functools.cache
@@ -110,6 +115,16 @@ def make(kind: str, seed: int = 0) -> Method:
     images = normalise(torch.from_numpy(dataset().images(np.arange(NUM_IMAGES))))
     method.start(images.split(64), torch.Generator().manual_seed(seed))
     return method
+
+
+def make_fitted(kind: str) -> UnitMethod:
+    """A method in eval mode that was started and, if it ever is, refitted."""
+    method = make(kind)
+    assert isinstance(method, UnitMethod)
+    if method.refit_images is not None:
+        images = normalise(torch.from_numpy(dataset().images(np.arange(NUM_IMAGES))))
+        assert method.refit(images.split(64), torch.Generator().manual_seed(0)) == {}
+    return method.eval()
 
 
 def batch_of(method: Method, count: int = 8) -> Batch:
@@ -187,7 +202,7 @@ def test_moves_have_names_of_their_own_and_weights_of_the_method(kind: str) -> N
     assert {id(module) for module in method.averaged_modules} <= {id(module) for module in method.modules()}
 
 
-@KINDS
+@DRAWING_KINDS
 def test_draws_have_a_row_an_image_and_repeat_with_their_generator(kind: str) -> None:
     method = make(kind)
     first, again, other = (method.draw(5, torch.Generator().manual_seed(seed)) for seed in (1, 1, 2))
@@ -197,7 +212,7 @@ def test_draws_have_a_row_an_image_and_repeat_with_their_generator(kind: str) ->
         assert not torch.equal(drawn, other[name])
 
 
-@KINDS
+@MOVING_KINDS
 def test_a_moves_losses_are_finite_scalars_that_reach_all_its_weights(kind: str) -> None:
     method = make(kind)
     batch = batch_of(method)
@@ -211,7 +226,7 @@ def test_a_moves_losses_are_finite_scalars_that_reach_all_its_weights(kind: str)
             assert bool(weight.grad.isfinite().all())
 
 
-@KINDS
+@MOVING_KINDS
 def test_a_loss_is_the_mean_of_its_parts_unless_the_move_couples_images(kind: str) -> None:
     with double_precision(), torch.no_grad():
         method = make(kind)
@@ -264,17 +279,26 @@ def test_units_codes_and_images_have_the_promised_shapes(kind: str) -> None:
 
 
 @UNIT_KINDS
-def test_an_images_units_do_not_depend_on_the_others_of_its_batch(kind: str) -> None:
-    method = make(kind).eval()
-    assert isinstance(method, UnitMethod)
+def test_an_images_units_and_codes_do_not_depend_on_the_others_of_its_batch(kind: str) -> None:
+    method = make_fitted(kind)
+    assert not method.couples_codes
     images, others = (normalise(torch.from_numpy(pictures(first=first))) for first in (0, 7))
     mixed = torch.cat([images[:1], others[1:]])
     assert torch.equal(method.units(images)[0], method.units(mixed)[0])
+    assert torch.equal(method.encode(images)[0], method.encode(mixed)[0])
     with double_precision():  # a batch of another size sums in another order
-        method = make(kind).eval()
-        assert isinstance(method, UnitMethod)
+        method = make_fitted(kind)
         images = normalise(torch.from_numpy(pictures()))
         torch.testing.assert_close(method.units(images[:1]), method.units(images)[:1], rtol=0, atol=1e-10)
+        torch.testing.assert_close(method.encode(images[:1]), method.encode(images)[:1], rtol=0, atol=1e-10)
+
+
+@UNIT_KINDS
+def test_a_method_says_in_words_why_it_cannot_be_scored_yet(kind: str, open_editor: Callable[[str], Editor]) -> None:
+    for method in (make(kind), open_editor(kind).method):
+        assert isinstance(method, UnitMethod)
+        reason = method.not_ready()
+        assert reason is None or (type(reason) is str and reason)
 
 
 # ---- a run
@@ -289,6 +313,10 @@ def test_a_run_ends_with_finite_losses_and_is_well(kind: str, run_whole: Callabl
         assert bool(each.losses) == bool(make(kind).moves)
         assert np.isfinite(list(each.losses.values())).all()
         assert all(type(count) is int and count == 0 for count in each.health.values())
+
+
+def test_a_run_reports_the_counts_of_its_method(run_whole: Callable[[str], Whole]) -> None:
+    assert [each.health for each in run_whole("dyga_sd").progress] == [{"num_unanchored_units": 0}] * 3
 
 
 @KINDS

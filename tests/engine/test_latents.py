@@ -253,7 +253,12 @@ def test_a_diffusion_run_needs_its_first_stages_checkpoint_only_once(
     [
         ("vq", {"num_embeddings": 64}, r"has num_embeddings=32: set first_stage\.num_embeddings=32 instead of 64"),
         ("vq", {"latent_dim": 4}, r"has latent_dim=3: set first_stage\.latent_dim=3 instead of 4"),
-        ("vq", {"stem_stride": 1, "multipliers": [1, 2, 2]}, r"has stem_stride=2: set first_stage\.stem_stride=2"),
+        (
+            "vq",
+            {"stem_stride": 1, "multipliers": [1, 2, 2]},
+            r"has stem_stride=2, multipliers=\[1, 2\]: set "
+            r"first_stage\.stem_stride=2 instead of 1, first_stage\.multipliers=\[1, 2\] instead of \[1, 2, 2\]",
+        ),
         ("vq", {"multipliers": [2, 2]}, r"has multipliers=\[1, 2\]: set first_stage\.multipliers=\[1, 2\]"),
         ("kl", {}, r"was trained as method\.kind=vq, but first_stage\.kind=kl: set first_stage\.kind=vq"),
     ],

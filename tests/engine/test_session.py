@@ -11,16 +11,19 @@ import torch
 
 from raydis.checkpoint.open import open_checkpoint
 from raydis.config import RunConfig
+from raydis.config.presets import expand
 from raydis.data import FactorDataset, open_dataset
 from raydis.data.dataset import ArrayDataset
 from raydis.data.space import FactorSpace
 from raydis.editor.editor import Editor
 from raydis.engine.evaluate import evaluate
 from raydis.engine.group import Workers
+from raydis.engine.record import RunRecord
 from raydis.engine.session import run_session
 from raydis.engine.state import Progress, Training
 from raydis.engine.step import Step
 from raydis.errors import MetricError
+from raydis.methods.beta_vae import BetaVae
 from raydis.metrics.telling import label_units
 
 CPU = torch.device("cpu")
@@ -162,6 +165,33 @@ def test_a_finished_checkpoint_tells_what_its_units_and_its_anchors_do(
     assert np.shape(information["share"]) == (4, 6)
     for unit, label in zip(anchoring["units"], label_units(information, metrics["factor_names"], 4), strict=True):
         assert unit["factor"] == (label.factors[0][0] if label.factors else None)
+
+
+class Closed(BetaVae):
+    """A method that has not taken its units into use."""
+
+    def not_ready(self) -> str:
+        return f"0 of {self.num_units} units are open"
+
+
+def test_a_method_that_is_not_ready_ends_with_its_reason_and_a_checkpoint(
+    dataset: FactorDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("raydis.build.BetaVae", Closed)
+    method = {"kind": "beta_vae", "num_units": 4, "hidden_dim": 16}
+    train, first_stage = {"batch_size": 32, "num_images": 64, "report_images": 32}, {"kind": "pixel"}
+    layers = {"preset": "tiny", "method": method, "train": train, "first_stage": first_stage}
+    config = RunConfig.model_validate(expand(layers | {"evaluation": {"rungs": [32]}}))
+    rung, _, last = run_session(Training(config, dataset, device=CPU), tmp_path)
+    assert rung.scores is not None
+    assert (rung.record.state, rung.scores.status) == ("running", "not_ready")
+    assert (last.record.state, last.record.reason) == ("not_ready", "0 of 4 units are open")
+    assert (last.record.finished, last.record.values()) == (True, {})
+    assert RunRecord.from_ray(last.record.to_ray()) == last.record
+    assert last.checkpoint is not None
+    found = open_checkpoint(last.checkpoint)
+    assert found.metrics["scores"]["status"] == "not_ready"
+    assert [point["scores"]["reason"] for point in found.metrics["curve"]] == ["0 of 4 units are open"] * 2
 
 
 def test_a_run_need_not_score_itself(tiny: Callable[..., RunConfig], dataset: FactorDataset, tmp_path: Path) -> None:

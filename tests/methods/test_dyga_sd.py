@@ -209,9 +209,17 @@ def test_changing_one_unit_changes_its_code_alone() -> None:
     assert moved.tolist() == [[False, True, False, False]] * 4
 
 
-def test_an_image_is_encoded_without_its_batch_mates() -> None:
-    method = with_anchors(untrained().eval())
-    torch.testing.assert_close(method.encode(images())[:1], method.encode(images()[:1]))
+@pytest.mark.parametrize("mode", ["off", "constant", "ramp", "release"])
+def test_an_image_is_encoded_without_its_batch_mates_but_in_mode_release(
+    mode: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    method = with_anchors(untrained(anchors={"mode": mode, "shift_rate": 0.5}).eval())
+    method.begin_step(0.5)
+    tokens = method.encoder.tokens.forward  # with the exact zeros of its ReLU, `release` would not move a token
+    monkeypatch.setattr(method.encoder.tokens, "forward", lambda units: tokens(units) + 0.1)
+    alone, among = method.encode(images()[:1]), method.encode(images())[:1]
+    assert method.couples_codes is (mode == "release")
+    assert torch.allclose(alone, among, rtol=1e-5, atol=1e-6) is not method.couples_codes
 
 
 def test_decoding_is_repeatable_to_the_bit_and_stays_in_range() -> None:

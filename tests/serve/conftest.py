@@ -38,8 +38,10 @@ SCORES = {  # as raydis stored them before the table of metrics
 def write_tiny() -> Callable[..., Path]:
     """Writes the checkpoint of an untrained `tiny` model whose every weight differs from zero."""
 
-    def write(folder: Path, *, seed: int = 0, spoil: Callable[[dict], None] | None = None) -> Path:
-        config = RunConfig.model_validate(expand({"preset": "tiny"}))
+    def write(
+        folder: Path, *, seed: int = 0, mode: str = "constant", spoil: Callable[[dict], None] | None = None
+    ) -> Path:
+        config = RunConfig.model_validate(expand({"preset": "tiny", "method": {"anchors": {"mode": mode}}}))
         torch.manual_seed(seed)
         method = build_method(config, 3)
         for parameter in method.parameters():  # an untrained U-Net ends in zeros, and would ignore its input

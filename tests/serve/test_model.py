@@ -110,3 +110,13 @@ def test_weights_that_are_not_finite_are_refused_by_name(
     registry.register(open_checkpoint(write_tiny(tmp_path / "spoilt", spoil=spoil)), "tiny")
     with pytest.raises(CheckpointError, match=r"tiny@2 cannot be served: .*convolutions\.0\.weight are not finite"):
         open_model(registry, ModelRef("tiny", 2))
+
+
+def test_a_model_whose_answers_would_depend_on_other_requests_is_refused(
+    registry: Registry, write_tiny: Callable[..., Path], tmp_path: Path
+) -> None:
+    folder = write_tiny(tmp_path / "coupled", mode="release")
+    registry.register(open_checkpoint(folder), "tiny")
+    with pytest.raises(CheckpointError, match=r"tiny@2 cannot be served: .*depend on the other images of the batch"):
+        open_model(registry, ModelRef("tiny", 2))
+    assert Editor.open(folder).encode(np.zeros((1, 16, 16, 3), np.uint8)).units.shape == (1, 4)

@@ -62,6 +62,7 @@ class DygaSd(UnitMethod):
         if refit is not None and refit.mode != "off":
             self.refit_images, self.refit_samples = refit.refit_images, refit.fit_samples
         self.num_units, _, self.unit_dim = anchors.means.shape
+        self.couples_codes = anchors.mode == "release"
         self.register_quantiles(self.num_units, num_quantiles)
 
     @property
