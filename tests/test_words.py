@@ -47,7 +47,7 @@ def keywords(function: Callable[..., Any]) -> set[str]:
 
 def options(verb: str) -> dict[str, list[str]]:
     """The options of a command: parameter -> names on the command line."""
-    command = typer.main.get_command(app).commands[verb]  # type: ignore[attr-defined]
+    command = typer.main.get_command(app).commands[verb]
     return {
         each.name: [*each.opts, *each.secondary_opts] for each in command.params if each.param_type_name == "option"
     }

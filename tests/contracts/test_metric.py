@@ -150,11 +150,11 @@ def test_codes_of_other_rows_have_another_score(name: str) -> None:
 def test_the_seed_alone_decides_the_numbers(name: str) -> None:
     codes, factors = table("mixed", repeats=2)
     codes.flags.writeable = factors.flags.writeable = False
-    before = np.random.get_state()[1].copy()  # noqa: NPY002
+    before = np.random.get_state()[1].copy()  # noqa: NPY002  # the global generator is the subject
     first = outcome(name, codes, factors, seed=5)
     np.random.default_rng().random()
     assert outcome(name, codes.copy(), factors.copy(), seed=5) == first
-    assert (np.random.get_state()[1] == before).all()  # noqa: NPY002
+    assert (np.random.get_state()[1] == before).all()  # noqa: NPY002  # the global generator is the subject
 
 
 @every_metric
