@@ -147,8 +147,8 @@ def test_a_log_that_cannot_be_written_leaves_nothing_and_hides_no_error(
     if write == "open":
         monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "file"))
     else:
-        full = lambda *_, **__: open("/dev/full", "w")  # noqa: E731, SIM115
-        monkeypatch.setattr("raydis.edge.open", full, raising=False)
+        full = open("/dev/full", "w")  # noqa: SIM115  # the function under test closes it
+        monkeypatch.setattr("raydis.edge.open", lambda *_, **__: full, raising=False)
     ended = end(KeyError("a"))
     assert ended == (1, "working\n", "raydis: KeyError: 'a' (no folder for a log of the details could be written)\n")
     assert not list(logs.iterdir())

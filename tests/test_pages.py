@@ -280,7 +280,7 @@ def benchmark_options(module: str) -> set[str]:
 def understand_request(arguments: list[str]) -> None:
     """A request of our service: its route exists, and so do the fields of its form."""
     (url,) = [word for word in arguments if word.startswith("http://")]
-    assert url.partition(":8000")[2] in {route.path for route in router.routes}  # type: ignore[attr-defined]
+    assert url.partition(":8000")[2] in {route.path for route in router.routes}
     fields = [value.partition("=")[0] for flag, value in itertools.pairwise(arguments) if flag == "-F"]
     assert set(fields) <= set(EditForm.model_fields)
 

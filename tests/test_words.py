@@ -47,7 +47,7 @@ def keywords(function: Callable[..., Any]) -> set[str]:
 
 def options(verb: str) -> dict[str, list[str]]:
     """The options of a command: parameter -> names on the command line."""
-    command = typer.main.get_command(app).commands[verb]  # type: ignore[attr-defined]
+    command = typer.main.get_command(app).commands[verb]
     return {
         each.name: [*each.opts, *each.secondary_opts] for each in command.params if each.param_type_name == "option"
     }
@@ -169,6 +169,9 @@ def test_every_union_of_sections_is_told_apart_by_its_kind() -> None:
 
 # ---- the code
 
+# A metric's `codes` are its whole table. A message that counts or names columns of it calls them units.
+COLUMNS_AS_CODES = re.compile(r"\bcodes? (?:\{\}|\d|\[)|(?:\{\}|\d|\b(?:one|two|all|every|each|best|no)) codes?\b")
+
 
 def names_in(path: Path) -> Iterator[str]:
     """Functions and arguments that a file defines."""
@@ -187,6 +190,29 @@ def test_no_file_has_another_word_for_what_the_table_names() -> None:
         if OTHER_WORDS.fullmatch(name)
     }
     assert found == set()
+
+
+def texts_in(path: Path) -> Iterator[str]:
+    """The texts of a file that are not docstrings, with `{}` for each value that is filled in."""
+    tree = ast.parse(path.read_text())
+    filled = {id(part) for node in ast.walk(tree) if isinstance(node, ast.JoinedStr | ast.Expr) for part in parts(node)}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.JoinedStr):
+            yield "".join(str(each.value) if isinstance(each, ast.Constant) else "{}" for each in node.values)
+        elif isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in filled:
+            yield node.value
+
+
+def parts(node: ast.JoinedStr | ast.Expr) -> list[ast.expr]:
+    return [node.value] if isinstance(node, ast.Expr) else node.values
+
+
+def test_a_message_of_a_metric_calls_a_column_of_codes_a_unit() -> None:
+    examples = ("codes {} of {} hold NaN", "all {} codes are constant", "give at least two codes", "every code has")
+    assert all(map(COLUMNS_AS_CODES.search, examples))
+    texts = [text for path in sorted((PACKAGE / "metrics").glob("*.py")) for text in texts_in(path)]
+    assert any(text.startswith("all {} units are constant") for text in texts)
+    assert [text for text in texts if COLUMNS_AS_CODES.search(text)] == []
 
 
 def test_the_count_of_sampling_steps_is_called_steps_wherever_images_are_drawn() -> None:

@@ -63,7 +63,10 @@ def _download_files(store: Store, prefix: str, cache_dir: Path) -> VerifiedFiles
     try:
         text = store.read(f"{start}{MANIFEST}")
     except StoreMissing as error:
-        raise CheckpointError(f"no checkpoint in {source}: there is no {MANIFEST}") from error
+        raise CheckpointError(
+            f"no checkpoint in {source}: there is no {MANIFEST}. Give the location that a run printed as its "
+            "checkpoint, or another version of a model"
+        ) from error
     manifest = parse_manifest(text, f"{source}/{MANIFEST}")
     target = cache_dir / hashlib.sha256(text).hexdigest()[:32]
     number = 1
@@ -104,7 +107,7 @@ def _download(store: Store, start: str, manifest: Manifest, text: bytes, target:
             try:
                 store.download(f"{start}{name}", arriving / name)
             except StoreMissing as error:
-                raise CheckpointError(f"it lacks {name}, which its manifest lists") from error
+                raise CheckpointError(f"it lacks {name}, which its manifest lists: use another checkpoint") from error
         (arriving / MANIFEST).write_bytes(text)
         files = verify(arriving)
         try:

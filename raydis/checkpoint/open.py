@@ -109,7 +109,10 @@ class Checkpoint:
         try:
             return load(self.files.read(name))
         except SafetensorError as error:
-            raise CheckpointError(f"{self.folder / name} is not a safetensors file: {error}") from error
+            raise CheckpointError(
+                f"{self.folder / name} is not a safetensors file ({error}), although it matches the manifest: "
+                "use another checkpoint"
+            ) from error
 
 
 def open_checkpoint(folder: Path) -> Checkpoint:

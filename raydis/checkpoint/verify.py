@@ -116,9 +116,12 @@ def verify(folder: Path) -> VerifiedFiles:
         text = (folder / MANIFEST).read_bytes()
         found = {path.name for path in folder.iterdir() if not path.name.startswith(".")} - {MANIFEST}
     except FileNotFoundError as error:
-        raise CheckpointError(f"no checkpoint in {folder}: there is no {MANIFEST}{_present(folder)}") from error
+        raise CheckpointError(f"no checkpoint in {folder}: there is no {MANIFEST}. {_advice(folder)}") from error
     except OSError as error:
-        raise CheckpointError(f"no checkpoint in {folder}: {error.strerror}") from error
+        raise CheckpointError(
+            f"no checkpoint in {folder}: {error.strerror or error}. Give the folder of a checkpoint, and make it "
+            "readable"
+        ) from error
     manifest = parse_manifest(text, str(folder / MANIFEST))
     if missing := sorted(set(manifest.files) - found):
         raise CheckpointError(
@@ -175,10 +178,14 @@ def _check(folder: Path, name: str, expected: FileEntry, *, keep: bool = False) 
 
 
 def _unreadable(folder: Path, name: str, error: OSError) -> CheckpointError:
-    return CheckpointError(f"checkpoint {folder}: {name} cannot be read: {error.strerror or error}")
+    return CheckpointError(
+        f"checkpoint {folder}: {name} cannot be read: {error.strerror or error}. "
+        "Make it readable, fetch it again or use another checkpoint"
+    )
 
 
-def _present(folder: Path) -> str:
-    """Return a hint at the previous checkpoint, if an interrupted replacement has left it beside the folder."""
-    kept = sorted(path.name for path in folder.parent.glob(f"{folder.name}.old-*"))
-    return f"; an interrupted replacement has left the previous checkpoint beside it, as {kept[0]}" if kept else ""
+def _advice(folder: Path) -> str:
+    """Return what to open instead: the previous checkpoint, if an interrupted replacement has left it beside."""
+    if kept := sorted(path.name for path in folder.parent.glob(f"{folder.name}.old-*")):
+        return f"An interrupted replacement has left the previous checkpoint beside it: open {kept[0]}"
+    return "Give the folder that a run printed as its checkpoint"

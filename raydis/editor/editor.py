@@ -170,10 +170,10 @@ class Editor:
         """
         steps, chosen = self.sampling(steps, sampler, keep_details=details is not None)
         values = torch.as_tensor(units, dtype=torch.float32, device=self.device)
-        if values.ndim != 2 or values.shape[1] != self.num_units or not bool(torch.isfinite(values).all()):
-            raise EditError(
-                f"units have shape {tuple(values.shape)}: give finite values of shape (B, {self.num_units})"
-            )
+        if values.ndim != 2 or values.shape[1] != self.num_units:
+            raise EditError(f"units have shape {tuple(values.shape)}: give shape (B, {self.num_units})")
+        if not bool(torch.isfinite(values).all()):
+            raise EditError("units hold NaN or infinity: give finite values")
         shape = self.method.noise_shape
         if details is None:
             noise = drawn_noise(seed, len(values), shape)

@@ -36,6 +36,8 @@ def drawn_noise(seed: int | Sequence[int], count: int, shape: Shape | None) -> T
 def checked_details(details: np.ndarray, count: int, shape: Shape | None) -> Tensor:
     """Return details as a tensor (count, L, h, w). Raises EditError for another shape or values that are not finite."""
     noise, expected = torch.as_tensor(details, dtype=torch.float32), (count, *(shape or ()))
-    if noise.shape != expected or not bool(torch.isfinite(noise).all()):
-        raise EditError(f"details have shape {tuple(noise.shape)}: give finite values of shape {expected}")
+    if noise.shape != expected:
+        raise EditError(f"details have shape {tuple(noise.shape)}: give shape {expected}")
+    if not bool(torch.isfinite(noise).all()):
+        raise EditError("details hold NaN or infinity: give finite values")
     return noise

@@ -1,11 +1,12 @@
 """One training step: refit, draw random numbers, make each move (loss, gradients, optimiser), update the average.
 
 All randomness of step s comes from generators that are seeded by (seed, s): the order of the data, the draws of the
-method, and the channels that Skip Dropout drops. A run that stops and resumes is therefore the same run, and a
-checkpoint only needs the number of the step to restore the random state.
+method, and its dropout. A run that stops and resumes is therefore the same run, and a checkpoint only needs the number
+of the step to restore the random state.
 
 Several workers share one batch and its draws, and average their gradients. Batch size and learning rate are those of
-the run and do not depend on the number of workers. Only dropped channels differ between workers.
+the run and do not depend on the number of workers. Each worker draws its own dropout (see `ComputeConfig` for all
+that the number of workers changes).
 """
 
 from __future__ import annotations

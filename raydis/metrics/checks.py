@@ -39,7 +39,7 @@ def check_table(codes: ArrayLike, factors: ArrayLike) -> tuple[NDArray[np.float6
     if len(codes) < 2:
         raise MetricError("one row of codes and factors cannot be scored: give the rows of at least two samples")
     if codes.dtype.kind not in "fiub":
-        raise MetricError(f"codes of type {codes.dtype} are not real numbers")
+        raise MetricError(f"codes of type {codes.dtype} are not real numbers: give an array of floats or integers")
     if factors.dtype.kind not in "iub":
         raise MetricError(f"factors of type {factors.dtype} are not levels: give the integer index of each value")
     factors = factors.astype(np.int64, copy=False)
@@ -71,7 +71,7 @@ def invalid_reason(codes: NDArray[np.float64]) -> str | None:
     """Return why codes (M, N) cannot be scored; None if they can."""
     broken = np.flatnonzero(~(np.abs(codes) <= LARGEST_CODE).all(axis=0))  # NaN compares false
     if len(broken):
-        return f"codes {broken.tolist()} of {codes.shape[1]} hold NaN, infinity or values beyond float32"
+        return f"units {broken.tolist()} of {codes.shape[1]} hold NaN, infinity or values beyond float32"
     if not (codes != codes[0]).any():
-        return f"all {codes.shape[1]} codes are constant: the representation has collapsed"
+        return f"all {codes.shape[1]} units are constant: the representation has collapsed"
     return None

@@ -132,7 +132,7 @@ def _fit_factors(
 
     if num_jobs == 1:
         return [fit(j, fit_factor) for j in range(len(seeds))]
-    from sklearn.utils import parallel as stubless  # pyright: ignore[reportMissingTypeStubs]
+    from sklearn.utils import parallel as stubless  # pyright: ignore[reportMissingTypeStubs]  (scikit-learn has no types)
 
     library: Any = stubless
 

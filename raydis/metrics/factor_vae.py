@@ -86,7 +86,7 @@ def factor_vae(
     active = (np.sqrt(variance) >= prune_threshold) & (variance > 0)
     if not active.any():
         reason = (
-            f"every code has a standard deviation below {prune_threshold}, the largest is "
+            f"every unit has a standard deviation below {prune_threshold}, the largest is "
             f"{np.sqrt(variance.max()):.3g}: the representation has collapsed, or its scale is too small"
         )
         return FactorVaeResult("invalid", reason, constant)

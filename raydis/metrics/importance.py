@@ -22,7 +22,7 @@ from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from threadpoolctl import threadpool_limits  # pyright: ignore[reportMissingTypeStubs]
+from threadpoolctl import threadpool_limits  # pyright: ignore[reportMissingTypeStubs]  (it has no types)
 
 from raydis.errors import MetricError
 
@@ -72,11 +72,11 @@ def fit_factor(
 
 def _classifier(estimator: Estimator, seed: int) -> Any:
     # These imports take seconds, for which a command that fits nothing should not wait.
-    from sklearn.ensemble import (  # pyright: ignore[reportMissingTypeStubs]
+    from sklearn.ensemble import (  # pyright: ignore[reportMissingTypeStubs]  (scikit-learn has no types)
         GradientBoostingClassifier,
         HistGradientBoostingClassifier,
     )
-    from sklearn.tree import DecisionTreeClassifier  # pyright: ignore[reportMissingTypeStubs]
+    from sklearn.tree import DecisionTreeClassifier  # pyright: ignore[reportMissingTypeStubs]  (scikit-learn has no types)
 
     match estimator:
         case "reference":
@@ -104,7 +104,7 @@ def _total_gain(model: Any, num_codes: int) -> NDArray[np.float64]:
         splits = nodes[nodes["is_leaf"] == 0]
         gain = np.bincount(splits["feature_idx"], weights=splits["gain"], minlength=num_codes)
     except (AttributeError, ValueError) as error:
-        import sklearn  # pyright: ignore[reportMissingTypeStubs]
+        import sklearn  # pyright: ignore[reportMissingTypeStubs]  (scikit-learn has no types)
 
         raise MetricError(
             f"scikit-learn {sklearn.__version__} does not store split gains where version 1.9 does ({error}): "

@@ -50,11 +50,11 @@ def mig(
         The result, which is invalid and without numbers if codes are not finite or all are constant.
 
     Raises:
-        MetricError: a table that cannot be scored (see `check_table`), fewer than two codes, or sizes out of range.
+        MetricError: a table that cannot be scored (see `check_table`), fewer than two units, or sizes out of range.
     """
     codes, factors = check_table(codes, factors)
     if codes.shape[1] < 2:
-        raise MetricError("mig compares the best code with the second best: give at least two codes")
+        raise MetricError("mig compares the best unit with the second best: give the codes of at least two units")
     if num_samples < 2 or num_bins < 2:
         raise MetricError(f"num_samples={num_samples} and num_bins={num_bins} must be at least 2")
     constant = constant_factors(factors)

@@ -1,7 +1,7 @@
 """The evaluation protocols: which images are scored, with which DCI estimator, and with how many samples.
 
 Two numbers can be compared only if they have the same protocol, the same estimator and the same data. Every result
-stores these, and `raydis.metrics.scores.comparable` compares them.
+stores these, and `raydis.metrics.scores.differences` compares them.
 
 PUBLISHED is the evaluation of DisDiff, EncDiff and DyGA+SD: the sample sizes and the gradient boosting of
 disentanglement_lib, on the codes of the whole data set, with each unit reduced to its first principal component.

@@ -122,18 +122,13 @@ def unscored(
     )
 
 
-def comparable(a: Scores, b: Scores) -> bool:
-    """Return whether `a` and `b` have the same protocol, sizes, estimator, number of images and data fingerprint.
-
-    Only sizes of metrics that both contain are compared, because a metric that was added later does not affect the
-    others. Seeds may differ, because they only change the random samples. Whether scores are valid is not checked; see
-    `status`.
-    """
-    return not differences(a, b)
-
-
 def differences(a: Scores, b: Scores) -> list[str]:
-    """Return the differences that make two scores incomparable, each as `NAME is A, not B`; empty if there are none."""
+    """Return the differences that make two scores incomparable, each as `NAME is A, not B`; empty if there are none.
+
+    The protocol, the sizes, the estimator, the number of images and the data fingerprint must be equal. Only sizes of
+    metrics that both contain are compared, because a metric that was added later does not affect the others. Seeds may
+    differ, because they only change the random samples. Whether scores are valid is not checked; see `status`.
+    """
     names = ("protocol", "estimator", "num_images", "data_fingerprint")
     pairs: dict[str, tuple[Any, Any]] = {name: (getattr(a, name), getattr(b, name)) for name in names}
     for metric in a.sizes:

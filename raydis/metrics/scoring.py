@@ -22,12 +22,12 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from raydis.errors import MetricError
-from raydis.metrics.checks import Status
+from raydis.metrics.checks import Status, check_table
 from raydis.metrics.importance import Estimator
 from raydis.metrics.protocol import Protocol
 from raydis.metrics.representation import per_unit_pca
 from raydis.metrics.scores import Scores, unscored
-from raydis.metrics.table import METRICS, Option, sizes_of
+from raydis.metrics.table import METRICS, Need, Option, sizes_of
 
 NUM_DRAWS = 3
 
@@ -66,9 +66,10 @@ def measure(
         numbers is not finite.
 
     Raises:
-        MetricError: a table that cannot be scored.
+        MetricError: a table that cannot be scored, such as one that lacks what the metric `needs`.
     """
     metric, sizes = METRICS[name], sizes_of(protocol)[name]
+    _check_needs(name, metric.needs, codes, factors)
     options: dict[Option, Any] = {"estimator": protocol.estimator, "num_jobs": num_jobs}
     result = metric.function(
         codes,
@@ -165,6 +166,14 @@ def _draw(scalars: NDArray[np.float64], factors: ArrayLike, *, protocol: Protoco
         values |= outcome.values
         details |= outcome.details
     return Outcome("valid", None, values, details)
+
+
+def _check_needs(name: str, needs: Sequence[Need], codes: ArrayLike, factors: ArrayLike) -> None:
+    """Raise MetricError if the codes (M, N) or the factors (M, F) lack what a metric needs."""
+    if "discrete_factors" in needs:
+        check_table(codes, factors)
+    if "two_units" in needs and np.shape(codes)[1:] == (1,):
+        raise MetricError(f"{name} compares units, but there is only one: give the codes of at least two units")
 
 
 def _spread(draws: Sequence[Outcome]) -> dict[str, float] | None:

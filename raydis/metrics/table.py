@@ -75,7 +75,8 @@ class Metric:
         numbers: the numbers that it returns. Learning curves show the first one.
         sizes: sample sizes by argument of the function. Scores can be compared only if they are equal.
         options: further arguments that the function takes: the protocol's `estimator`, or `num_jobs` processes.
-        needs: requirements on the input: factors that are integer levels, of which two vary, or at least two units.
+        needs: requirements that `measure` checks: factors that are integer levels, of which two vary, and at least two
+            units.
         details: additional results that scores store: name -> attribute of the result, a number or an array.
     """
 
@@ -101,7 +102,7 @@ METRICS: dict[str, Metric] = {
             "num_train": 10_000,
             "num_eval": 5_000,
             "batch_size": 64,
-            "prune_threshold": 0.05,  # standard deviation, in raw code units, below which a code is left out
+            "prune_threshold": 0.05,  # standard deviation, in raw code values, below which a unit is left out
         },
         details={"num_active_units": "num_active"},
     ),

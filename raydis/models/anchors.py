@@ -53,13 +53,10 @@ class Assignment:
     Attributes:
         component: (B, N), index of the component with the largest posterior probability; -1 for an inactive unit.
         responsibility: (B, N), that probability; 0 for an inactive unit.
-        log_density: (B, N), log-density of the normalised token in nats; 0 for an inactive unit. A low value means
-            that the token differs from those that the mixture was fitted to.
     """
 
     component: Tensor
     responsibility: Tensor
-    log_density: Tensor
 
 
 class Anchors(nn.Module):
@@ -183,7 +180,6 @@ class Anchors(nn.Module):
         return Assignment(
             component=torch.where(self.active, component, -1),
             responsibility=torch.where(self.active, (best - density).exp(), 0.0),
-            log_density=torch.where(self.active, density, 0.0),
         )
 
     def anchor_tokens(self) -> Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -26,6 +27,11 @@ class ModelRef:
 
     def __str__(self) -> str:
         return f"{self.name}@{self.version}"
+
+
+def promote_command(ref: ModelRef, alias: str, storage: str) -> str:
+    """Return the command that points an alias to a version in the registry of a storage, whatever their scores."""
+    return f"python -m raydis models promote {ref} --alias {alias} --storage {shlex.quote(storage)}"
 
 
 def alias_key(name: str, alias: str) -> str:

@@ -15,7 +15,7 @@ from raydis.checkpoint.open import Checkpoint
 from raydis.errors import MetricError, RegistryError
 from raydis.metrics.scores import Scores, differences
 from raydis.metrics.standing import Objective, describe, missing, standing, standing_spread
-from raydis.registry.names import ModelRef
+from raydis.registry.names import ModelRef, promote_command
 from raydis.registry.registry import DEFAULT_ALIAS, MAX_TRIES, Registry
 from raydis.store import StoreConflict
 
@@ -54,6 +54,7 @@ def decide(
     *,
     objectives: Sequence[Objective],
     alias: str = DEFAULT_ALIAS,
+    storage: str = "runs",
 ) -> Decision:
     """Decide whether the alias moves from the incumbent to the candidate.
 
@@ -65,6 +66,7 @@ def decide(
         incumbent: the version that the alias points to; None if the alias does not exist.
         objectives: the metrics that count, with their directions (`raydis.metrics.standing`).
         alias: its name, for the reason.
+        storage: folder or s3://bucket/prefix of the registry, for the command in the reason.
     """
     name = describe(objectives)
     ours, reason = _standing(candidate, objectives)
@@ -79,7 +81,7 @@ def decide(
         return Decision(
             False,
             f"{candidate.ref} does not compare with {incumbent.ref}: {reason}. To point {alias} to it all the same: "
-            f"python -m raydis models promote {candidate.ref} --alias {alias}",
+            + promote_command(candidate.ref, alias, storage),
         )
     assert margin is not None
     promoted = ours - theirs > margin
@@ -126,7 +128,7 @@ def move_if_better(
         if state.version == ref.version:
             return Decision(True, f"{ref} is {alias}")
         incumbent = None if state.version is None else _scored(registry, ModelRef(ref.name, state.version))
-        decision = decide(candidate, incumbent, objectives=objectives, alias=alias)
+        decision = decide(candidate, incumbent, objectives=objectives, alias=alias, storage=registry.store.uri)
         if not decision.promote:
             return decision
         try:

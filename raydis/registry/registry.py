@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import shlex
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -26,7 +25,7 @@ from raydis.checkpoint.open import Checkpoint
 from raydis.checkpoint.text import from_json
 from raydis.checkpoint.verify import entry_of
 from raydis.errors import CheckpointError, RegistryError
-from raydis.registry.names import ModelRef, alias_key, check_word, numbers_in, numbers_key, version_in
+from raydis.registry.names import ModelRef, alias_key, check_word, numbers_in, numbers_key, promote_command, version_in
 from raydis.store import Store, StoreConflict, StoreMissing
 
 DEFAULT_ALIAS = "best"
@@ -237,8 +236,7 @@ class Registry:
             begun = set(self._contents(name)[0]) | numbers_in(self.store.list(f"registry/{name}/"))
             interrupted = version in begun
             return f"{missing}; {listed}" + ("; the registration of this one was interrupted" if interrupted else "")
-        where = f"--storage {shlex.quote(self.store.uri)}"
-        set_it = f"Run `python -m raydis models promote {name}@{versions[-1]} --alias {wanted} {where}` to set it"
+        set_it = f"Run `{promote_command(ModelRef(name, versions[-1]), wanted, self.store.uri)}` to set it"
         if version is not None:
             return f"{missing}: it points to version {version}, which is gone; {listed}. {set_it}"
         aliases = ", ".join(self.aliases(name))

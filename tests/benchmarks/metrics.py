@@ -70,12 +70,13 @@ def main() -> None:
         codes, factors = synthetic_codes(kind, seed=SEED)
         rows = []
         for estimator in ("reference", "hist", "tree"):
-            result, cpu_s = timed(
+            result, cpu_s = timed(  # `timed` calls the function at once, before the loop's variables change
                 lambda: dci(codes, factors, rng=np.random.default_rng(SEED), estimator=estimator, **points)  # noqa: B023
             )
             value = f"D {result.disentanglement:.3f} C {result.completeness:.3f} I {result.informativeness:.3f}"
             rows.append((f"DCI {estimator}", value, cpu_s))
         report(f"{kind}: DCI", rows)
+        # As above, `timed` calls the functions at once.
         loop, loop_s = timed(lambda: factor_vae_loop(codes, **votes))  # noqa: B023
         fast, fast_s = timed(lambda: factor_vae(codes, factors, rng=np.random.default_rng(SEED), **votes))  # noqa: B023
         report(f"{kind}: FactorVAE", [("loop", f"{loop:.4f}", loop_s), ("look-up", f"{fast.score:.4f}", fast_s)])

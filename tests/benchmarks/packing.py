@@ -103,7 +103,7 @@ def race_batched(preset: str, device: str, num_networks: int, rounds: int) -> di
         network.train()
     batch = next_batch(trainings[0])
     (move,) = trainings[0].method.moves
-    parameters, buffers = stack_module_state(networks)  # type: ignore[arg-type]
+    parameters, buffers = stack_module_state(networks)
     constant = {name: buffer[0] for name, buffer in buffers.items()}
 
     def loss(weights: dict, stack: dict) -> torch.Tensor:

@@ -136,7 +136,7 @@ def endless_loader(
     rows: torch.utils.data.Dataset, batch_size: int, device: torch.device
 ) -> torch.utils.data.DataLoader:
     """Shuffled batches without an epoch's end, at which workers would start anew; on a GPU four workers read ahead."""
-    sampler = torch.utils.data.RandomSampler(rows, replacement=True, num_samples=10**9)  # type: ignore[arg-type]
+    sampler = torch.utils.data.RandomSampler(rows, replacement=True, num_samples=10**9)
     workers = {"num_workers": 4, "prefetch_factor": 1, "pin_memory": True} if device.type == "cuda" else {}
     return torch.utils.data.DataLoader(rows, batch_size, sampler=sampler, drop_last=True, **workers)
 

@@ -158,8 +158,17 @@ def test_missing_and_unknown_files_are_named(tmp_path: Path) -> None:
 
 
 def test_a_folder_without_a_manifest_is_no_checkpoint(tmp_path: Path) -> None:
-    with pytest.raises(CheckpointError, match=r"no checkpoint in .*absent: there is no manifest\.json"):
+    with pytest.raises(
+        CheckpointError,
+        match=r"no checkpoint in .*absent: there is no manifest\.json\. Give the folder that a run printed",
+    ):
         open_checkpoint(tmp_path / "absent")
+
+
+def test_a_file_is_no_checkpoint(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(CheckpointError, match=r"file: Not a directory\. Give the folder of a checkpoint"):
+        open_checkpoint(tmp_path / "file")
 
 
 @pytest.mark.parametrize(
@@ -203,7 +212,9 @@ def test_a_pickle_in_place_of_the_weights_is_never_loaded(tmp_path: Path) -> Non
 
     write(tmp_path / "c")
     forge(tmp_path / "c", "weights.safetensors", pickle.dumps(Bomb()))
-    with pytest.raises(CheckpointError, match=r"weights\.safetensors is not a safetensors file"):
+    with pytest.raises(
+        CheckpointError, match=r"weights\.safetensors is not a safetensors file .*: use another checkpoint"
+    ):
         open_checkpoint(tmp_path / "c").weights()
     assert not (tmp_path / "executed").exists()
 
@@ -307,7 +318,7 @@ def test_a_killed_replacement_leaves_the_old_one_whole_and_findable(
     kept = f"c.old-{os.getpid()}"
     with pytest.raises(
         CheckpointError,
-        match=rf"no checkpoint in .*; an interrupted replacement has left the previous checkpoint beside it, as {kept}",
+        match=rf"no checkpoint in .*\. An interrupted replacement has left the previous checkpoint .*: open {kept}",
     ):
         open_checkpoint(tmp_path / "c")
     assert open_checkpoint(tmp_path / kept).manifest.images_seen == 640

@@ -192,7 +192,9 @@ def test_a_damaged_object_is_refused_and_not_cached(make_checkpoint: Make, store
     with pytest.raises(CheckpointError, match=r"cannot fetch .*runs/1: .*weights\.safetensors is damaged"):
         fetched(store, tmp_path / "cache")
     store.delete("runs/1/weights.safetensors")
-    with pytest.raises(CheckpointError, match=r"runs/1: it lacks weights\.safetensors, which its manifest lists"):
+    with pytest.raises(
+        CheckpointError, match=r"runs/1: it lacks weights\.safetensors, which its manifest lists: use another"
+    ):
         fetched(store, tmp_path / "cache")
     assert list((tmp_path / "cache").iterdir()) == []
 

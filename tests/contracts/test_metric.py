@@ -150,11 +150,11 @@ def test_codes_of_other_rows_have_another_score(name: str) -> None:
 def test_the_seed_alone_decides_the_numbers(name: str) -> None:
     codes, factors = table("mixed", repeats=2)
     codes.flags.writeable = factors.flags.writeable = False
-    before = np.random.get_state()[1].copy()  # noqa: NPY002
+    before = np.random.get_state()[1].copy()  # noqa: NPY002  # the global generator is the subject
     first = outcome(name, codes, factors, seed=5)
     np.random.default_rng().random()
     assert outcome(name, codes.copy(), factors.copy(), seed=5) == first
-    assert (np.random.get_state()[1] == before).all()  # noqa: NPY002
+    assert (np.random.get_state()[1] == before).all()  # noqa: NPY002  # the global generator is the subject
 
 
 @every_metric
@@ -186,7 +186,7 @@ def test_tables_that_can_never_be_scored_are_refused_with_what_to_do(name: str) 
         with pytest.raises(MetricError, match="factors of type float64 are not levels: give the integer index"):
             outcome(name, codes, factors.astype(np.float64))
     if "two_units" in METRICS[name].needs:
-        with pytest.raises(MetricError, match="give at least two codes"):
+        with pytest.raises(MetricError, match="at least two units"):
             outcome(name, codes[:, :1], factors)
 
 
@@ -196,7 +196,7 @@ def test_codes_that_are_not_finite_are_invalid_and_named(name: str, bad: float) 
     codes, factors = table("mixed")
     codes[7, 1] = bad
     assert outcome(name, codes, factors) == Outcome(
-        "invalid", "codes [1] of 5 hold NaN, infinity or values beyond float32"
+        "invalid", "units [1] of 5 hold NaN, infinity or values beyond float32"
     )
 
 
@@ -205,7 +205,7 @@ def test_codes_that_have_collapsed_are_invalid(name: str) -> None:
     codes, factors = table("mixed")
     found = outcome(name, np.full_like(codes, 0.5), factors)
     assert (found.status, found.values, found.details) == ("invalid", {}, {})
-    assert found.reason == "all 5 codes are constant: the representation has collapsed"
+    assert found.reason == "all 5 units are constant: the representation has collapsed"
 
 
 @every_metric

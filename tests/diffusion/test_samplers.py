@@ -126,7 +126,7 @@ def test_more_steps_than_the_schedule_has_or_none_are_refused(sampler: Sampler, 
 
 def test_an_unknown_sampler_is_refused() -> None:
     with pytest.raises(ValueError, match="unknown sampler 'euler': use ddim, dpmpp_2m, dpmpp_2m_karras, unipc"):
-        sample("euler", mixture_sample, start(), LEVELS, 2)  # type: ignore[arg-type]
+        sample("euler", mixture_sample, start(), LEVELS, 2)
 
 
 # ---- against diffusers
@@ -135,8 +135,8 @@ def test_an_unknown_sampler_is_refused() -> None:
 def run_theirs(scheduler: object, predict: Predict) -> Tensor:
     """Sample with a scheduler of diffusers that is told the noise."""
     z = start()
-    for t in scheduler.timesteps:  # type: ignore[attr-defined]
-        z = scheduler.step(noise_of(predict, z, t.expand(2)), t, z).prev_sample  # type: ignore[attr-defined]
+    for t in scheduler.timesteps:
+        z = scheduler.step(noise_of(predict, z, t.expand(2)), t, z).prev_sample
     return z
 
 

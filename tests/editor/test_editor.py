@@ -199,9 +199,17 @@ def test_only_ddim_keeps_details(editor: Editor, images: np.ndarray, sampler: st
         editor.decode(np.zeros((1, UNITS)), sampler=sampler, details=np.zeros((1, 6, 4, 4)))
 
 
-@pytest.mark.parametrize("wrong", [np.zeros((2, 6, 4, 4)), np.zeros((1, 6, 8, 8)), np.full((1, 6, 4, 4), np.nan)])
-def test_details_of_another_shape_or_not_finite_are_refused(editor: Editor, wrong: np.ndarray) -> None:
-    with pytest.raises(EditError, match=r"details have shape .*: give finite values of shape \(1, 6, 4, 4\)"):
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        (np.zeros((2, 6, 4, 4)), r"details have shape \(2, 6, 4, 4\): give shape \(1, 6, 4, 4\)"),
+        (np.zeros((1, 6, 8, 8)), r"details have shape \(1, 6, 8, 8\): give shape \(1, 6, 4, 4\)"),
+        (np.full((1, 6, 4, 4), np.nan), "details hold NaN or infinity: give finite values"),
+        (np.full((1, 6, 4, 4), np.inf), "details hold NaN or infinity: give finite values"),
+    ],
+)
+def test_details_of_another_shape_or_not_finite_are_refused(editor: Editor, wrong: np.ndarray, message: str) -> None:
+    with pytest.raises(EditError, match=message):
         editor.decode(np.zeros((1, UNITS)), details=wrong)
 
 
@@ -300,9 +308,17 @@ def test_images_of_another_shape_or_type_are_refused(editor: Editor, wrong: np.n
         editor.encode(wrong)
 
 
-@pytest.mark.parametrize("wrong", [np.zeros((1, 3)), np.zeros(UNITS), np.full((1, UNITS), np.nan)])
-def test_scalars_of_another_shape_or_not_finite_are_refused(editor: Editor, wrong: np.ndarray) -> None:
-    with pytest.raises(EditError, match=r"give finite values of shape \(B, 4\)"):
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        (np.zeros((1, 3)), r"units have shape \(1, 3\): give shape \(B, 4\)"),
+        (np.zeros(UNITS), r"units have shape \(4,\): give shape \(B, 4\)"),
+        (np.full((1, UNITS), np.nan), "units hold NaN or infinity: give finite values"),
+        (np.full((1, UNITS), -np.inf), "units hold NaN or infinity: give finite values"),
+    ],
+)
+def test_scalars_of_another_shape_or_not_finite_are_refused(editor: Editor, wrong: np.ndarray, message: str) -> None:
+    with pytest.raises(EditError, match=message):
         editor.decode(wrong)
 
 

@@ -78,7 +78,7 @@ def test_a_graph_without_a_gpu_or_of_several_workers_is_refused(mode: str) -> No
 def test_a_graph_without_a_gpu_is_refused_before_any_work_on_the_data(tiny: Tiny) -> None:
     dataset = None  # is not asked for anything
     with pytest.raises(ResourceError, match=r"compute\.compile=graph captures a CUDA graph"):
-        Training(tiny(compute={"compile": "graph"}), dataset, device=CPU)  # type: ignore[arg-type]
+        Training(tiny(compute={"compile": "graph"}), dataset, device=CPU)
 
 
 # ---- compiled blocks

@@ -52,7 +52,7 @@ class Reading:
 
 def told(space: FactorSpace | None = SPACE) -> Any:
     method, dataset = Reading(), dataset_of(space)
-    found = information_of(method, dataset, Loader(dataset, batch_size=4, seed=0), seed=0)  # type: ignore[arg-type]
+    found = information_of(method, dataset, Loader(dataset, batch_size=4, seed=0), seed=0)
     return SimpleNamespace(found=found, seen=method.seen)
 
 
@@ -76,7 +76,7 @@ def test_an_effect_is_the_change_of_pixels_when_one_unit_is_exchanged(at_once: i
     units = torch.tensor([[0.0, 0.0, 0.0, 0.0], [1.0, 0.0, 0.0, 0.0], [9.0, 9.0, 9.0, 9.0]])
     others = torch.tensor([[1.0, 0.0, 0.5, 7.0], [1.0, 0.0, 0.5, 7.0]])  # the third image has no partner
     method = Reading()
-    found = effects_of(method, units, others, seed=3, at_once=at_once)  # type: ignore[arg-type]
+    found = effects_of(method, units, others, seed=3, at_once=at_once)
     # A unit that goes from 0 to x >= 0 moves its two numbers by x each, and pixels by 127.5 * 2 x / 10.
     np.testing.assert_allclose(found, [25.5 / np.sqrt(2), 0.0, 12.75, 0.0], atol=1e-4)
     assert method.drawn == 2 * (4 + 1)

@@ -171,7 +171,10 @@ def test_a_dsprites_file_gives_true_factors_a_perfect_score(tmp_path: Path) -> N
     np.savez_compressed(path, imgs=np.pad(bits, ((0, 0), (0, 0), (0, 2))).astype(np.uint8), latents_classes=classes)
     space = FactorSpace(("shape", "scale", "orientation", "position_x", "position_y"), sizes)
     dataset = load(read_dsprites(path, space), image_size=5, levels={}, cache_dir=tmp_path)
-    read_bits: Factors = lambda pixels: (pixels[:, :, :3, 0] // 255 << np.arange(3)).sum(2)  # noqa: E731
+
+    def read_bits(pixels: np.ndarray) -> np.ndarray:
+        return (pixels[:, :, :3, 0] // 255 << np.arange(3)).sum(2)
+
     assert_perfect(scores_of(read_bits, dataset), 5)
 
 

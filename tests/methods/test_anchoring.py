@@ -56,7 +56,7 @@ def diagnosis(*, collapsed: int | None = None, labels: Sequence[UnitLabel] = LAB
     method = build_method(config, 3).eval()
     assert isinstance(method, DygaSd)
     told = Told(dataset.factors(rows))
-    method.encoder = told  # type: ignore[assignment]
+    method.encoder = told
     method.anchors.fit(
         told.tokens(told.units(torch.zeros(len(rows)))),
         num_gaussians=6,

@@ -36,7 +36,7 @@ def mixed(values: np.ndarray, noise: float = 0.0) -> Tensor:
 
 
 def fitted(images: Tensor, num_units: int = 4, seed: int = 0, **options: float) -> PcaIca:
-    method = PcaIca(image_shape=SHAPE, num_units=num_units, fit_images=len(images), **options)  # type: ignore[arg-type]
+    method = PcaIca(image_shape=SHAPE, num_units=num_units, fit_images=len(images), **options)
     method.start(images.split(300), torch.Generator().manual_seed(seed))
     return method
 

@@ -27,7 +27,7 @@ def test_boolean_attributes_are_factors_of_two_levels() -> None:
     [
         (CODES[:3], FACTORS, "3 rows of codes but 4 of factors"),
         (CODES, FACTORS.astype(float), "factors of type float64 are not levels"),
-        (CODES.astype(str), FACTORS, "codes of type <U.* are not real numbers"),
+        (CODES.astype(str), FACTORS, "codes of type <U.* are not real numbers: give an array of floats"),
         (CODES[:, :, None], FACTORS, r"codes of shape \(4, 2, 1\).*per_unit_pca first"),
         (CODES[:0], FACTORS[:0], r"codes of shape \(0, 2\)"),
         (
@@ -55,11 +55,11 @@ def test_constant_and_varying_factors_are_told_apart() -> None:
 def test_codes_that_no_tree_can_read_are_named(bad: float) -> None:
     codes = CODES.copy()
     codes[2, 1] = bad
-    assert invalid_reason(codes) == "codes [1] of 2 hold NaN, infinity or values beyond float32"
+    assert invalid_reason(codes) == "units [1] of 2 hold NaN, infinity or values beyond float32"
 
 
 def test_codes_are_invalid_when_all_are_constant_but_not_when_one_lives() -> None:
     codes = np.full((4, 2), 0.1)
-    assert invalid_reason(codes) == "all 2 codes are constant: the representation has collapsed"
+    assert invalid_reason(codes) == "all 2 units are constant: the representation has collapsed"
     codes[0, 1] = 0.2
     assert invalid_reason(codes) is None

@@ -264,7 +264,7 @@ def test_a_dead_unit_among_living_ones_costs_nothing() -> None:
 
 
 @pytest.mark.parametrize(
-    ("value", "reason"), [(np.nan, "codes [1] of 7 hold NaN"), (np.inf, "codes [1] of 7 hold NaN"), (None, "collapsed")]
+    ("value", "reason"), [(np.nan, "units [1] of 7 hold NaN"), (np.inf, "units [1] of 7 hold NaN"), (None, "collapsed")]
 )
 def test_a_failed_representation_is_invalid_and_has_no_numbers(
     synthetic: Callable, value: float | None, reason: str

@@ -135,7 +135,7 @@ def test_codes_below_the_threshold_are_pruned_and_counted(synthetic: Callable) -
 
 
 @pytest.mark.parametrize(
-    ("scale", "reason"), [(0.0, "all 8 codes are constant"), (0.01, "deviation below 0.05, the largest is 0.0")]
+    ("scale", "reason"), [(0.0, "all 8 units are constant"), (0.01, "deviation below 0.05, the largest is 0.0")]
 )
 def test_a_representation_without_active_codes_is_invalid(synthetic: Callable, scale: float, reason: str) -> None:
     codes, factors = synthetic("perfect", SIZES)
@@ -163,7 +163,7 @@ def test_one_nan_makes_the_result_invalid(synthetic: Callable) -> None:
     result = run(codes, factors)
     assert (result.status, result.score) == ("invalid", None)
     assert result.reason is not None
-    assert "codes [3] of 8 hold NaN" in result.reason
+    assert "units [3] of 8 hold NaN" in result.reason
 
 
 def test_a_batch_of_one_sample_is_refused(synthetic: Callable) -> None:

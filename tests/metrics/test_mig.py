@@ -56,8 +56,8 @@ def test_failed_codes_have_a_reason_and_no_number(codes: np.ndarray) -> None:
     assert found.reason
 
 
-def test_one_code_cannot_have_a_gap() -> None:
-    with pytest.raises(MetricError, match="at least two codes"):
+def test_one_unit_cannot_have_a_gap() -> None:
+    with pytest.raises(MetricError, match="at least two units"):
         mig(np.arange(9.0)[:, None], np.stack(np.divmod(np.arange(9), 3), axis=1), rng=np.random.default_rng(0))
 
 

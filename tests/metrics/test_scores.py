@@ -10,7 +10,7 @@ import pytest
 
 from raydis.errors import MetricError
 from raydis.metrics.protocol import PUBLISHED, SEARCH
-from raydis.metrics.scores import Scores, comparable, differences, unscored
+from raydis.metrics.scores import Scores, differences, unscored
 from raydis.metrics.table import METRICS, sizes_of
 
 VALID = replace(
@@ -77,7 +77,7 @@ def test_scores_that_an_earlier_raydis_stored_load_with_all_their_numbers_and_co
     assert scores.details == VALID.details
     assert (scores.status, scores.num_draws, scores.spread) == ("valid", 3, VALID.spread)
     assert scores.sizes == sizes_of(SEARCH)
-    assert comparable(scores, VALID)
+    assert not differences(scores, VALID)
     assert Scores.from_dict(scores.to_dict()) == scores
 
 
@@ -88,7 +88,7 @@ def test_scores_from_before_spreads_were_kept_load_with_an_unknown_one() -> None
 
 def test_former_scores_without_numbers_load_without_numbers() -> None:
     numbers = dict.fromkeys(("factor_vae", "dci_disentanglement", "mig", "num_active_units", "importance", "spread"))
-    scores = Scores.from_dict(FORMER | numbers | {"status": "invalid", "reason": "codes [1] of 2 hold NaN"})
+    scores = Scores.from_dict(FORMER | numbers | {"status": "invalid", "reason": "units [1] of 2 hold NaN"})
     assert (scores.status, scores.values["dci_completeness"]) == ("invalid", 0.75)
     assert "factor_vae" not in scores.values
     assert scores.details == {}
@@ -104,7 +104,7 @@ def test_a_dict_with_other_fields_is_refused(change: dict[str, Any], former: boo
 
 
 def test_only_equal_protocol_sizes_estimator_and_data_compare() -> None:
-    assert comparable(VALID, replace(VALID, seed=9, values={}))
+    assert not differences(VALID, replace(VALID, seed=9, values={}))
     for change in (
         {"estimator": "tree"},
         {"num_images": 23},
@@ -113,7 +113,7 @@ def test_only_equal_protocol_sizes_estimator_and_data_compare() -> None:
         {"sizes": {**VALID.sizes, "dci": {"num_train": 500, "num_test": 5000}}},
         {"sizes": {**VALID.sizes, "mig": {"num_samples": 10_000, "bins": 20}}},
     ):
-        assert not comparable(VALID, replace(VALID, **change))
+        assert differences(VALID, replace(VALID, **change))
     changed = replace(
         VALID, sizes={**VALID.sizes, "dci": {"num_train": 500, "num_test": 5000}}, data_fingerprint="grid-b"
     )
@@ -126,13 +126,13 @@ def test_a_metric_that_was_added_since_does_not_keep_older_scores_from_being_com
     monkeypatch.setitem(METRICS, "toy", replace(METRICS["mig"], sizes={"num_samples": 7}))
     newer = unscored("invalid", None, protocol=SEARCH, num_images=24, data_fingerprint="grid-a")
     assert newer.sizes == {**VALID.sizes, "toy": {"num_samples": 7}}
-    assert comparable(VALID, newer)
-    assert comparable(newer, VALID)
-    assert not comparable(VALID, replace(newer, sizes={**newer.sizes, "mig": {"num_samples": 10_000, "num_bins": 10}}))
+    assert not differences(VALID, newer)
+    assert not differences(newer, VALID)
+    assert differences(VALID, replace(newer, sizes={**newer.sizes, "mig": {"num_samples": 10_000, "num_bins": 10}}))
 
 
 def test_published_scores_of_another_estimator_keep_its_name_and_do_not_compare_with_the_reference() -> None:
     reference = unscored("invalid", "", protocol=PUBLISHED, num_images=9, data_fingerprint="a")
     hist = unscored("invalid", "", protocol=PUBLISHED, estimator="hist", num_images=9, data_fingerprint="a")
     assert (reference.estimator, hist.estimator) == ("reference", "hist")
-    assert not comparable(reference, hist)
+    assert differences(reference, hist)

@@ -15,7 +15,7 @@ from raydis.metrics.importance import Estimator
 from raydis.metrics.mig import mig
 from raydis.metrics.protocol import SEARCH
 from raydis.metrics.representation import per_unit_pca
-from raydis.metrics.scores import Scores, comparable
+from raydis.metrics.scores import Scores, differences
 from raydis.metrics.scoring import derived_seed, measure, score
 from raydis.metrics.table import METRICS, Metric, Number, numbers
 
@@ -76,7 +76,7 @@ def test_the_numbers_are_those_of_the_configured_seed_however_many_draws_give_th
     assert several.values == single.values
     assert several.details == single.details
     assert replace(several, num_draws=1, spread=None) == single
-    assert comparable(single, several)
+    assert not differences(single, several)
 
 
 def test_the_spread_is_the_standard_deviation_over_the_seeds_of_the_draws(synthetic: Callable) -> None:
@@ -151,9 +151,9 @@ def test_scores_of_other_codes_and_seeds_compare_and_of_another_estimator_or_num
 ) -> None:
     codes, factors = synthetic("noisy", SIZES)
     scores = run(codes, factors)
-    assert comparable(scores, run(codes + 1.0, factors, seed=9))
-    assert not comparable(scores, run(codes, factors, estimator="hist"))
-    assert not comparable(scores, run(codes[1:], factors[1:]))
+    assert not differences(scores, run(codes + 1.0, factors, seed=9))
+    assert differences(scores, run(codes, factors, estimator="hist"))
+    assert differences(scores, run(codes[1:], factors[1:]))
 
 
 def test_factors_of_unequal_length_are_refused(synthetic: Callable) -> None:
@@ -179,6 +179,24 @@ def test_a_metric_without_a_finite_value_makes_the_scores_invalid_and_is_named(
     scores = run(*synthetic("noisy", SIZES))
     assert (scores.status, scores.values) == ("invalid", {})
     assert scores.reason == "broken is nan: the metric broken has no finite value for these codes"
+
+
+def test_a_table_that_lacks_what_a_metric_needs_is_refused_before_the_metric_sees_it(
+    synthetic: Callable, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    number = Number("needy", field="score", short="needy", title="Needy")
+    metric = Metric(function=lambda codes, factors, rng: Broken(score=1.0), numbers=(number,), needs=())
+    codes, factors = synthetic("noisy", SIZES)
+    for need, table, message in (
+        ("two_units", (codes[:, :1], factors), "needy compares units, .* give the codes of at least two units"),
+        ("discrete_factors", (codes, factors + 0.5), "factors of type float64 are not levels"),
+        ("discrete_factors", (codes, factors * [0, 0, 1]), "1 of 3 factors vary"),
+    ):
+        monkeypatch.setitem(METRICS, "needy", metric)
+        assert measure("needy", *table, protocol=QUICK, seed=0).values == {"needy": 1.0}
+        monkeypatch.setitem(METRICS, "needy", replace(metric, needs=(need,)))
+        with pytest.raises(MetricError, match=message):
+            measure("needy", *table, protocol=QUICK, seed=0)
 
 
 def test_one_metric_alone_gives_the_numbers_that_scores_hold(synthetic: Callable) -> None:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+import shlex
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -120,7 +121,7 @@ def test_without_any_known_spread_no_difference_counts() -> None:
     decision = decide(scored(2, 0.9, **UNKNOWN), scored(1, 0.1, **UNKNOWN), objectives=DCI)
     assert not decision.promote
     assert "the spread of neither score is known" in decision.reason
-    assert decision.reason.endswith("python -m raydis models promote m@2 --alias best")
+    assert decision.reason.endswith("python -m raydis models promote m@2 --alias best --storage runs")
 
 
 def test_of_two_equal_models_chance_promotes_one_in_twenty_nine() -> None:
@@ -166,12 +167,25 @@ def test_a_version_without_scores_is_never_promoted() -> None:
     ],
 )
 def test_scores_of_another_meaning_are_not_promoted_but_can_be_forced(change: dict[str, Any], reason: str) -> None:
-    decision = decide(scored(2, 1.0, 1.0, **change), scored(1), objectives=BOTH, alias="canary")
+    decision = decide(
+        scored(2, 1.0, 1.0, **change), scored(1), objectives=BOTH, alias="canary", storage="s3://bucket/runs"
+    )
     assert not decision.promote
     assert decision.reason == (
         f"m@2 does not compare with m@1: {reason}. To point canary to it all the same: "
-        "python -m raydis models promote m@2 --alias canary"
+        "python -m raydis models promote m@2 --alias canary --storage s3://bucket/runs"
     )
+
+
+def test_the_command_that_forces_an_alias_names_the_storage_of_its_registry(
+    registry: Registry, make_checkpoint: Make
+) -> None:
+    for number, estimator in enumerate(("hist", "tree")):
+        checkpoint = open_checkpoint(
+            make_checkpoint(f"c{number}", VALID | {"estimator": estimator, "dci_disentanglement": 0.5})
+        )
+        decision = promote(registry, checkpoint, "m", objectives=DCI).decision
+    assert decision.reason.endswith(f"models promote m@2 --alias best --storage {shlex.quote(registry.store.uri)}")
 
 
 def test_another_seed_of_the_draws_compares() -> None:

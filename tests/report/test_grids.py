@@ -101,7 +101,7 @@ def drawn(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
 
     def spy(images: np.ndarray, **labels: object) -> Image.Image:
         last.greys, last.labels = images[..., 0, 0, 0], labels
-        return draw_grid(images, **labels)  # type: ignore[arg-type]
+        return draw_grid(images, **labels)
 
     monkeypatch.setattr(grids, "draw_grid", spy)
     return last
@@ -116,7 +116,7 @@ LABELS = (
 
 
 def test_a_traversals_rows_are_sorted_by_factor_and_start_with_the_image(drawn: SimpleNamespace) -> None:
-    sheet = draw_traversal(StubEditor(LABELS), np.full((4, 4, 1), 5, np.uint8), num_values=3)  # type: ignore[arg-type]
+    sheet = draw_traversal(StubEditor(LABELS), np.full((4, 4, 1), 5, np.uint8), num_values=3)
     assert drawn.greys.tolist() == [[5, 13, 13, 13], [5, 10, 10, 10], [5, 12, 12, 12], [5, 11, 11, 11]]
     assert drawn.labels["row_labels"] == [
         "unit 3\nhue 60 %",
@@ -129,14 +129,14 @@ def test_a_traversals_rows_are_sorted_by_factor_and_start_with_the_image(drawn: 
 
 
 def test_without_scores_a_traversals_rows_are_in_the_order_of_units(drawn: SimpleNamespace) -> None:
-    draw_traversal(StubEditor(None), np.full((4, 4, 1), 5, np.uint8), num_values=2)  # type: ignore[arg-type]
+    draw_traversal(StubEditor(None), np.full((4, 4, 1), 5, np.uint8), num_values=2)
     assert drawn.greys[:, 1].tolist() == [10, 11, 12, 13]
     assert drawn.labels["row_labels"] == ["unit 0", "unit 1", "unit 2", "unit 3"]
 
 
 def test_a_swap_grid_has_source_target_and_every_unit(drawn: SimpleNamespace) -> None:
     sources, targets = (np.full((2, 4, 4, 1), grey, np.uint8) for grey in (100, 200))
-    sheet = draw_swaps(StubEditor(None), sources, targets)  # type: ignore[arg-type]
+    sheet = draw_swaps(StubEditor(None), sources, targets)
     assert drawn.greys.tolist() == [[100, 200, 110, 111, 112, 113]] * 2
     assert drawn.labels["column_labels"] == ["source", "target", "unit 0", "unit 1", "unit 2", "unit 3"]
     assert sheet.height == 8 + 26 + 20 + 2 * (64 + GAP_PX) + 8
@@ -144,7 +144,7 @@ def test_a_swap_grid_has_source_target_and_every_unit(drawn: SimpleNamespace) ->
 
 def test_a_swap_grids_columns_have_the_labels_and_the_order_of_a_traversals_rows(drawn: SimpleNamespace) -> None:
     source, target = (np.full((1, 4, 4, 1), grey, np.uint8) for grey in (100, 200))
-    sheet = draw_swaps(StubEditor(LABELS), source, target)  # type: ignore[arg-type]
+    sheet = draw_swaps(StubEditor(LABELS), source, target)
     assert drawn.greys.tolist() == [[100, 200, 113, 110, 112, 111]]
     columns = drawn.labels["column_labels"]
     assert [column.split("\n")[0] for column in columns[2:]] == ["unit 3", "unit 0", "unit 2", "unit 1"]

@@ -76,7 +76,8 @@ def test_a_folder_that_takes_no_file_is_refused(tmp_path: Path, monkeypatch: pyt
 def test_a_disk_that_takes_the_name_and_refuses_the_bytes_is_found(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(output.tempfile, "TemporaryFile", lambda dir: open("/dev/full", "wb"))  # noqa: SIM115
+    full = open("/dev/full", "wb")  # noqa: SIM115  # the function under test closes it
+    monkeypatch.setattr(output.tempfile, "TemporaryFile", lambda dir: full)
     with pytest.raises(OutputError, match="No space left on device: make room"):
         check_output(tmp_path / "a.png")
 

@@ -78,7 +78,7 @@ def result(spec: SweepSpec) -> SweepResult:
         )
         for config in CONFIGS
     ]
-    records = read_records(grid, spec, Location.parse("/runs"))  # type: ignore[arg-type]  # what is read of a grid
+    records = read_records(grid, spec, Location.parse("/runs"))  # what is read of a grid
     front, best = pareto_front(records, spec.objectives), choose_best(records, spec.objectives)
     groups = replicates(records, spec.objectives)
     return SweepResult("s", "/runs/sweeps/s", records, front, groups, best, None, interrupted=True)

@@ -69,7 +69,7 @@ def sweep(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
         monkeypatch.setattr(run, "read_records", lambda grid, spec, scheme: [complete()])
         return run_sweep(spec, name="s", storage=str(tmp_path / "runs"), console=console)
 
-    sweep.shown = console.file.getvalue  # type: ignore[attr-defined]
+    sweep.shown = console.file.getvalue
     return sweep
 
 
@@ -85,7 +85,7 @@ def fill_the_disk_after_the_claim(monkeypatch: pytest.MonkeyPatch) -> None:
     write = LocalStore.write
 
     def write_the_spec(self: LocalStore, key: str, data: bytes, **condition: Any) -> str:
-        return write(self, key, data, **condition) if key.endswith("spec.json") else refuse()  # type: ignore[return-value]
+        return write(self, key, data, **condition) if key.endswith("spec.json") else refuse()
 
     monkeypatch.setattr(LocalStore, "write", write_the_spec)
 

@@ -89,7 +89,7 @@ def test_a_sweep_promotes_its_best_trial_and_survives_those_that_fail(tmp_path: 
     assert [trial.state.name for trial in study.trials] == [told[row["state"]] for row in summary["trials"]]
 
     best = summary["trials"][summary["best"]]
-    assert open_checkpoint(Path(best["checkpoint"])).manifest.parent.trial == f"trial-{best['number']:04d}"  # type: ignore[union-attr]
+    assert open_checkpoint(Path(best["checkpoint"])).manifest.parent.trial == f"trial-{best['number']:04d}"
     registry = Registry(LocalStore(tmp_path / "runs"))
     ref = registry.resolve("smoke@best")
     assert ref.version == 1
@@ -144,7 +144,7 @@ def test_a_sweep_of_two_worker_trials_keeps_everything_below_one_prefix_of_s3(
     assert {f"sweeps/remote/{name}" for name in ("spec.json", "summary.json", "trials.csv", "traversal.png")} <= keys
     best = json.loads(store.read("sweeps/remote/summary.json"))["trials"][0]
     assert best["checkpoint"].startswith(f"{STORAGE}/sweeps/remote/train/trial-0000/")
-    assert fetch_checkpoint(best["checkpoint"], tmp_path / "cache").manifest.parent.trial == "trial-0000"  # type: ignore[union-attr]
+    assert fetch_checkpoint(best["checkpoint"], tmp_path / "cache").manifest.parent.trial == "trial-0000"
     assert Registry(store).resolve("smoke@best").version == 1
     assert not [key for key in keys if "probe" in key]
 
