@@ -29,8 +29,7 @@ from raydis.editor.open import open_method
 from raydis.editor.sampling import Sampling, choose_sampling
 from raydis.editor.units import Encoded, UnitInfo, describe_units, edited, swapped, swapped_each, traversed
 from raydis.errors import EditError
-from raydis.methods.contract import UnitMethod
-from raydis.methods.diagnosis import TokenCloud
+from raydis.methods.contract import TokenCloud, UnitMethod
 from raydis.metrics.scores import Scores
 from raydis.metrics.telling import UnitLabel, label_units
 from raydis.registry import locate

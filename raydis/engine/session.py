@@ -18,8 +18,7 @@ from raydis.engine.fit import fit
 from raydis.engine.information import information_of
 from raydis.engine.record import RunRecord
 from raydis.engine.state import Progress, Training
-from raydis.methods.contract import UnitMethod
-from raydis.methods.diagnosis import Diagnosis, FactorTable
+from raydis.methods.contract import Diagnosis, FactorTable, UnitMethod
 from raydis.metrics.protocol import SEARCH, Protocol
 from raydis.metrics.scores import Scores
 from raydis.metrics.scoring import NUM_DRAWS

@@ -5,7 +5,8 @@ B batch, N units, D unit width, C H W image, L h w latent.
 `Method` is the interface to the training loop (`raydis.engine`): the random numbers that a step needs, the losses, the
 weights that each loss trains, and hooks that run before, after and between steps. `UnitMethod` adds what scoring, the
 editor, the service and the report need: encoding to units, and drawing images from them. No code outside this folder,
-the configuration and `build.py` depends on more than these two classes and the types that they name.
+the configuration and `build.py` depends on more than these two classes and the types in their signatures. The types
+that belong to a diagnosis are defined in `diagnosis.py`, and other code imports them from here.
 """
 
 from __future__ import annotations

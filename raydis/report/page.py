@@ -18,7 +18,7 @@ from raydis.checkpoint.manifest import Manifest
 from raydis.data import FactorDataset, Loader
 from raydis.editor.editor import Editor
 from raydis.engine.information import information_of
-from raydis.methods.diagnosis import Diagnosis, TokenCloud
+from raydis.methods.contract import Diagnosis, TokenCloud
 from raydis.metrics.scores import Scores
 from raydis.metrics.standing import with_spread
 from raydis.metrics.table import METRICS, Number, numbers

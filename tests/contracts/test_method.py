@@ -29,8 +29,7 @@ from raydis.engine.group import Workers
 from raydis.engine.session import run_session
 from raydis.engine.state import Progress, Training
 from raydis.errors import CheckpointError, EditError, MetricError
-from raydis.methods.contract import Batch, Method, UnitMethod
-from raydis.methods.diagnosis import FactorTable
+from raydis.methods.contract import Batch, FactorTable, Method, UnitMethod
 from raydis.metrics.telling import UnitLabel
 from tests.double import ROUNDING, double_precision
 

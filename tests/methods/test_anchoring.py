@@ -14,7 +14,7 @@ from raydis.build import build_method
 from raydis.config import RunConfig
 from raydis.config.presets import expand
 from raydis.data import open_dataset
-from raydis.methods.diagnosis import FactorTable
+from raydis.methods.contract import FactorTable
 from raydis.methods.dyga_sd import DygaSd
 from raydis.methods.dyga_sd.anchoring import Anchoring, UnitAnchoring, diagnose_anchors
 from raydis.methods.dyga_sd.diagnosis import lay_out, read_version_1

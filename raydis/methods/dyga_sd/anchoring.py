@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from raydis.methods.diagnosis import FactorTable
+from raydis.methods.contract import FactorTable
 from raydis.metrics.mig import mutual_information
 from raydis.metrics.telling import UnitLabel
 from raydis.models.anchors import Anchors

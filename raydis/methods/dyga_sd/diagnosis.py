@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from raydis.methods.diagnosis import Diagnosis
+from raydis.methods.contract import Diagnosis
 from raydis.metrics.telling import UnitLabel
 
 COLUMNS = {

@@ -19,8 +19,16 @@ from torch import Tensor, nn
 from raydis.config.dyga_sd import AnchorConfig
 from raydis.diffusion.denoising import Denoising, add_noise
 from raydis.diffusion.samplers import PredictSample, Sampler, ddim_invert, sample
-from raydis.methods.contract import Batch, Draws, Losses, Move, UnitMethod
-from raydis.methods.diagnosis import Diagnosis, FactorTable, TokenCloud
+from raydis.methods.contract import (
+    Batch,
+    Diagnosis,
+    Draws,
+    FactorTable,
+    Losses,
+    Move,
+    TokenCloud,
+    UnitMethod,
+)
 from raydis.methods.dyga_sd.anchoring import diagnose_anchors
 from raydis.methods.dyga_sd.diagnosis import lay_out, read_version_1
 from raydis.metrics.telling import UnitLabel
