@@ -11,8 +11,8 @@ from raydis.errors import CheckpointError
 
 # Version 2: the configuration has `method.kind` and `num_embeddings`, and no anchor mode `relative`. The state of a
 # training has one optimiser for each move, and its unscored report has a dictionary of losses and one of health counts.
-# The diagnosis of the anchors counts `num_components`. Some code before version 2 already wrote parts of this under
-# number 1; `raydis.checkpoint.migrate` reads all of these forms.
+# The metrics have `diagnosis`, which has one form for all methods, instead of `anchoring`. Some code before version 2
+# already wrote parts of this under number 1; `raydis.checkpoint.migrate` reads all of these forms.
 FORMAT_VERSION: Literal[2] = 2
 KNOWN_VERSIONS = (1, 2)
 MANIFEST = "manifest.json"

@@ -65,11 +65,9 @@ def _config_1_to_2(config: Tree) -> None:
 
 
 def _metrics_1_to_2(metrics: Tree) -> None:
-    """Rename the count of a unit's components to `num_components`: `num_gaussians` is the number a fit starts with."""
-    anchoring = _section(metrics, "anchoring")
-    for counts in (_section(anchoring, "means"), *anchoring.get("units", ())):
-        if "num_gaussians" in counts:
-            counts["num_components"] = counts.pop("num_gaussians")
+    """Rename `anchoring` to `diagnosis`. Its content is the method's own, which `UnitMethod.read_diagnosis` reads."""
+    if "anchoring" in metrics:
+        metrics["diagnosis"] = metrics.pop("anchoring")
 
 
 def _section(tree: Tree, name: str) -> Tree:

@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from raydis.checkpoint.write import write_checkpoint
 from raydis.engine.device import num_threads
@@ -19,7 +18,7 @@ from raydis.engine.fit import fit
 from raydis.engine.information import information_of
 from raydis.engine.record import RunRecord
 from raydis.engine.state import Progress, Training
-from raydis.methods.contract import FactorTable, UnitMethod
+from raydis.methods.contract import Diagnosis, FactorTable, UnitMethod
 from raydis.metrics.protocol import SEARCH, Protocol
 from raydis.metrics.scores import Scores
 from raydis.metrics.scoring import NUM_DRAWS
@@ -120,7 +119,7 @@ def _write(
     scores: Scores | None = None,
     psnr: float | None = None,
     information: Information | None = None,
-    diagnosis: dict[str, Any] | None = None,
+    diagnosis: Diagnosis | None = None,
 ) -> Path:
     """Write a checkpoint of the averaged method, after `calibrated`, and return its folder.
 
@@ -141,7 +140,7 @@ def _write(
             "psnr": psnr,
             "curve": training.curve,
             "information": information.to_dict() if information else None,
-            "anchoring": diagnosis,
+            "diagnosis": diagnosis.to_dict() if diagnosis else None,
         },
         training=training.state(),
         data_name=dataset.name,
@@ -160,7 +159,7 @@ def _information(training: Training) -> Information | None:
     return information_of(method, training.dataset, training.loader, seed=evaluation.seed)
 
 
-def _diagnosis(training: Training, information: Information | None) -> dict[str, Any] | None:
+def _diagnosis(training: Training, information: Information | None) -> Diagnosis | None:
     """Let the method diagnose itself on the images that the `search` protocol scores; None without evaluation."""
     method, dataset, evaluation = training.average, training.dataset, training.config.evaluation
     if not isinstance(method, UnitMethod) or evaluation.protocol == "none":

@@ -5,7 +5,8 @@ B batch, N units, D unit width, C H W image, L h w latent.
 `Method` is the interface to the training loop (`raydis.engine`): the random numbers that a step needs, the losses, the
 weights that each loss trains, and hooks that run before, after and between steps. `UnitMethod` adds what scoring, the
 editor, the service and the report need: encoding to units, and drawing images from them. No code outside this folder,
-the configuration and `build.py` depends on more than these two classes.
+the configuration and `build.py` depends on more than these two classes and the types in their signatures. The types
+that belong to a diagnosis are defined in `diagnosis.py`, and other code imports them from here.
 
 Some things have no place in the contract yet. All moves are made in every step, because a CUDA graph repeats the same
 work: a method switches a loss off by multiplying it by a buffer that `begin_step` writes, as the first stages do with
@@ -21,11 +22,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, TypeAlias
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from raydis.diffusion.samplers import Sampler
+from raydis.methods.diagnosis import Diagnosis, FactorTable, TokenCloud
 from raydis.metrics.telling import UnitLabel
 from raydis.models.autoencoders import Autoencoder
 
@@ -179,28 +180,6 @@ class Method(nn.Module, abc.ABC):
         return None
 
 
-class FactorTable(NamedTuple):
-    """The known factors of M images: integers `levels` (M, F), with one name for each column."""
-
-    names: Sequence[str]
-    levels: np.ndarray
-
-
-class TokenCloud(NamedTuple):
-    """The tokens of M images and the anchors that the method moves them to, for a plot.
-
-    Attributes:
-        raw, pulled: (M, N, D), the tokens before and after they were moved.
-        components: (M, N), the index of each token's anchor; -1 for none.
-        anchors: N tensors (K_n, D), the anchors of each unit.
-    """
-
-    raw: Tensor
-    pulled: Tensor
-    components: Tensor
-    anchors: Sequence[Tensor]
-
-
 class UnitMethod(Method):
     """A method with latent units: it encodes an image to one scalar for each unit, and draws images from units.
 
@@ -272,8 +251,8 @@ class UnitMethod(Method):
 
     def diagnose(
         self, parts: Iterable[Tensor], table: FactorTable | None, labels: Sequence[UnitLabel]
-    ) -> dict[str, Any] | None:
-        """Measure how the parts of a trained method work. Return what JSON can hold; None if nothing is measured.
+    ) -> Diagnosis | None:
+        """Measure how a trained method works inside. Return a table for the report; None if nothing is measured.
 
         Args:
             parts: images (b, C, H, W) in [-1, 1].
@@ -282,8 +261,20 @@ class UnitMethod(Method):
         """
         return None
 
+    def read_diagnosis(self, stored: Mapping[str, Any], labels: Sequence[UnitLabel]) -> Diagnosis:
+        """Return the diagnosis that a checkpoint stores. Override this to read what older versions of a method stored.
+
+        Args:
+            stored: the result of `Diagnosis.to_dict`, or in a checkpoint of format version 1 the method's own form.
+            labels: as for `diagnose`, but as the report shows them.
+        """
+        return Diagnosis.from_dict(stored)
+
     def token_cloud(self, images: Tensor) -> TokenCloud | None:
-        """Return the tokens of images (M, C, H, W) and their anchors; None if the method has no anchors."""
+        """Return the tokens of images (M, C, H, W) and their anchors; None if the method has no anchors.
+
+        The report plots them beside the method's diagnosis.
+        """
         return None
 
     def unit_counts(self) -> dict[str, list[int]]:

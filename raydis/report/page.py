@@ -18,6 +18,7 @@ from raydis.checkpoint.manifest import Manifest
 from raydis.data import FactorDataset, Loader
 from raydis.editor.editor import Editor
 from raydis.engine.information import information_of
+from raydis.methods.contract import Diagnosis, TokenCloud
 from raydis.metrics.scores import Scores
 from raydis.metrics.standing import with_spread
 from raydis.metrics.table import METRICS, Number, numbers
@@ -28,14 +29,6 @@ from raydis.report.plots import draw_anchors, draw_curve
 from raydis.report.template import render
 
 NUM_TOKENS = 1000  # number of tokens in a panel of `draw_anchors`
-ANCHORING = {
-    "num_components": "Gaussians",
-    "moved_share": "tokens moved",
-    "distance_moved": "by",
-    "distance_to_anchor": "way to anchor",
-    "responsibility": "responsibility",
-}
-OF_FACTOR = {"num_levels": "levels of the factor", "factor_share": "factor told", "component_share": "Gaussians told"}
 
 
 @dataclass(frozen=True)
@@ -99,10 +92,13 @@ class TraversalRows:
 
 
 @dataclass(frozen=True)
-class Anchors:
-    """A picture of the units' tokens and anchors (PNG), and a table about the Gaussians of each unit."""
+class Inside:
+    """How the method works inside: its table and texts, and a picture (PNG) of tokens and anchors if it has any."""
 
-    picture: bytes
+    title: str
+    panels_note: str
+    picture: bytes | None
+    note: str
     head: Sequence[str]
     rows: Sequence[Sequence[Any]]
 
@@ -117,7 +113,7 @@ class RunPage:
     curve: bytes | None
     matrix: Matrix | None
     traversal: TraversalRows
-    anchors: Anchors | None
+    inside: Inside | None
     settings: str
 
 
@@ -148,7 +144,7 @@ def render_report(editor: Editor, dataset: FactorDataset, *, seed: int = 0, step
         curve=_curve(editor.metrics),
         matrix=_matrix(editor),
         traversal=_traversal(editor, dataset.images(rows[:1])[0], seed, steps),
-        anchors=_anchors(editor, dataset.images(np.sort(rows))),
+        inside=_inside(editor, dataset.images(np.sort(rows))),
         settings=json.dumps(editor.config.model_dump(mode="json"), indent=1),
     )
     return render("run.html", page=page)
@@ -224,40 +220,40 @@ def _traversal(editor: Editor, image: np.ndarray, seed: int, steps: int | None) 
     return TraversalRows(found.columns, rows, from_noise=editor.method.noise_shape is not None)
 
 
-def _anchors(editor: Editor, images: np.ndarray) -> Anchors | None:
-    anchoring, cloud = editor.metrics.get("anchoring"), editor.token_cloud(images)
-    if anchoring is None or cloud is None:
+def _inside(editor: Editor, images: np.ndarray) -> Inside | None:
+    stored, labels = editor.metrics.get("diagnosis"), editor.labels
+    if not stored:
         return None
-    labels, units = editor.labels, anchoring["units"]
-    picture = draw_anchors(
+    found, cloud = editor.method.read_diagnosis(stored, labels), editor.token_cloud(images)
+    labelled = any(map(str, labels))
+    rows = [
+        [unit, *([str(label)] if labelled else []), *cells]
+        for unit, (label, cells) in enumerate(zip(labels, found.rows, strict=True))
+    ]
+    return Inside(
+        title=found.title,
+        panels_note=found.panels_note,
+        picture=_panels(cloud, found, labels) if cloud else None,
+        note=found.note,
+        head=["unit", *(["tells"] if labelled else []), *found.columns],
+        rows=rows,
+    )
+
+
+def _panels(cloud: TokenCloud, found: Diagnosis, labels: Sequence[UnitLabel]) -> bytes:
+    lines = found.panels or ("",) * len(labels)
+    return draw_anchors(
         cloud.raw.cpu().numpy(),
         cloud.pulled.cpu().numpy(),
         cloud.components.cpu().numpy(),
         [anchors.cpu().numpy() for anchors in cloud.anchors],
-        [_title(unit, label) for unit, label in zip(units, labels, strict=True)],
+        [_title(unit, label, line) for unit, (label, line) in enumerate(zip(labels, lines, strict=True))],
     )
-    columns = ANCHORING
-    if any(map(str, labels)):
-        columns = {"label": "tells", **ANCHORING, **OF_FACTOR}
-    rows = [
-        [unit["unit"], *(cells.get(name) for name in columns)]
-        for unit, label in zip(units, labels, strict=True)
-        for cells in [{**unit, **_of_factor(unit, label), "label": str(label)}]
-    ]
-    return Anchors(picture, ["unit", *columns.values()], rows)
 
 
-def _of_factor(unit: dict[str, Any], label: UnitLabel) -> dict[str, Any]:
-    """Return how well the Gaussians tell the label's first factor; None if the checkpoint measured another factor."""
-    told = label.factors[0][0] if label.factors else None
-    return {name: unit[name] if told and unit["factor"] == told else None for name in OF_FACTOR}
-
-
-def _title(unit: dict[str, Any], label: UnitLabel) -> str:
-    title = label.lines(36)
-    levels = _of_factor(unit, label)["num_levels"]
-    values = f" for {levels} values" if levels else ""
-    return f"unit {unit['unit']}{f': {title}' if title else ''}\n{unit['num_components']} Gaussians{values}"
+def _title(unit: int, label: UnitLabel, line: str) -> str:
+    told = label.lines(36)
+    return f"unit {unit}{f': {told}' if told else ''}\n{line}".rstrip()
 
 
 def _as_png(image: np.ndarray) -> bytes:

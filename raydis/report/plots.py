@@ -26,12 +26,12 @@ def draw_anchors(
 ) -> bytes:
     """Plot a panel for each unit: raw tokens in their first two principal components, and the anchors, as a PNG.
 
-    The colour of a token is that of its Gaussian. A grey line joins each raw token to its position after the shift.
+    The colour of a token is that of its anchor. A grey line joins each raw token to its position after the shift.
 
     Args:
         tokens, shifted: (M, N, D), before and after the shift.
-        components: (M, N), the Gaussian of each token; -1 for none.
-        anchors: N arrays (K_n, D), the means of the Gaussians.
+        components: (M, N), the index of each token's anchor; -1 for none.
+        anchors: N arrays (K_n, D), the anchors of each unit.
         titles: N texts.
     """
     num_units = tokens.shape[1]

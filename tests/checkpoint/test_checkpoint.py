@@ -360,14 +360,13 @@ def test_the_vectors_of_a_codebook_are_called_embeddings() -> None:
     assert migrate_config({"method": dict(stage)}, 2) == {"method": stage}  # which the configuration then refuses
 
 
-def test_a_diagnosis_counts_the_components_that_are_alive() -> None:
-    def metrics(name: str) -> dict[str, Any]:
-        return {"loss": 0.5, "anchoring": {"means": {name: 2.5, "moved_share": 0.1}, "units": [{name: 3}, {name: 2}]}}
-
-    today = metrics("num_components")
-    assert migrate_metrics(metrics("num_gaussians"), 1) == migrate_metrics(metrics("num_components"), 1) == today
-    for empty in ({"anchoring": None}, {"loss": 0.5}):
-        assert migrate_metrics(dict(empty), 1) == empty
+def test_what_a_method_measured_inside_itself_is_its_diagnosis_and_stays_as_it_wrote_it() -> None:
+    measured = {"means": {"num_gaussians": 2.5}, "units": [{"num_gaussians": 3}, {"num_gaussians": 2}]}
+    for old in (measured, None):
+        assert migrate_metrics({"loss": 0.5, "anchoring": old}, 1) == {"loss": 0.5, "diagnosis": old}
+    for today in ({"loss": 0.5, "diagnosis": measured}, {"loss": 0.5}):
+        assert migrate_metrics(dict(today), 1) == today
+    assert migrate_metrics({"anchoring": measured}, 2) == {"anchoring": measured}
 
 
 def test_the_moments_of_a_single_optimiser_become_those_of_the_first_move() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import json
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -28,7 +29,8 @@ from raydis.engine.group import Workers
 from raydis.engine.session import run_session
 from raydis.engine.state import Progress, Training
 from raydis.errors import CheckpointError, EditError, MetricError
-from raydis.methods.contract import Batch, Method, UnitMethod
+from raydis.methods.contract import Batch, FactorTable, Method, UnitMethod
+from raydis.metrics.telling import UnitLabel
 from tests.double import ROUNDING, double_precision
 
 CPU = torch.device("cpu")
@@ -339,6 +341,27 @@ def test_a_finished_method_knows_the_range_of_every_unit(kind: str, run_whole: C
     assert bool(quantiles.isfinite().all())
     assert bool((quantiles.diff(dim=1) >= 0).all())
     assert bool((quantiles[:, 0] < quantiles[:, -1]).all())
+
+
+@UNIT_KINDS
+def test_a_diagnosis_has_a_row_a_unit_and_is_the_same_from_a_checkpoint(
+    kind: str, open_editor: Callable[[str], Editor]
+) -> None:
+    method = open_editor(kind).method
+    images, names = normalise(torch.from_numpy(pictures())), ("shape", "hue")
+    table = FactorTable(names, np.stack([np.arange(6) % 2, np.arange(6) % 3], axis=1))
+    told, unknown = UnitLabel("factor", (("hue", 0.5),)), UnitLabel("unknown")
+    known: tuple[tuple[FactorTable | None, UnitLabel], ...] = ((table, told), (None, unknown))
+    for factors, label in known:
+        labels = (label,) * method.num_units
+        found = method.diagnose(images.split(4), factors, labels)
+        if found is None:
+            continue
+        assert len(found.rows) == method.num_units
+        assert len(found.panels) in (0, method.num_units)
+        assert all(len(row) == len(found.columns) for row in found.rows)
+        stored = json.loads(json.dumps(found.to_dict(), allow_nan=False))
+        assert method.read_diagnosis(stored, labels) == found
 
 
 # ---- parts of a batch, and workers that share one

@@ -138,7 +138,7 @@ def test_a_run_whose_scoring_fails_keeps_its_training_and_is_scored_without_anot
     assert report.scores == expected.scores
     assert report.checkpoint is not None
     scored = open_checkpoint(report.checkpoint)
-    assert scored.metrics["anchoring"] == whole.metrics["anchoring"]
+    assert scored.metrics["diagnosis"] == whole.metrics["diagnosis"]
     assert [point["images_seen"] for point in scored.metrics["curve"]] == [96, 160]
     for found, wanted in ((scored.weights(), whole.weights()), (scored.training().tensors, whole.training().tensors)):
         assert found.keys() == wanted.keys()
@@ -157,8 +157,10 @@ def test_a_finished_checkpoint_tells_what_its_units_and_its_anchors_do(
     for report in run_session(Training(config, dataset, device=CPU), tmp_path):
         assert report.checkpoint is not None
         metrics = open_checkpoint(report.checkpoint).metrics
-        information, anchoring = metrics["information"], metrics["anchoring"]
-        assert (anchoring is None) == (information is None) == (not report.progress.finished)
+        information, diagnosis = metrics["information"], metrics["diagnosis"]
+        assert (diagnosis is None) == (information is None) == (not report.progress.finished)
+    assert [len(row) for row in diagnosis["rows"]] == [len(diagnosis["columns"])] * 4
+    anchoring = diagnosis["details"]
     assert anchoring["num_anchored_units"] == 4
     assert len(anchoring["units"]) == 4
     assert anchoring["means"]["distance_moved"] > 0

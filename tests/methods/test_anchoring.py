@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,6 +17,7 @@ from raydis.data import open_dataset
 from raydis.methods.contract import FactorTable
 from raydis.methods.dyga_sd import DygaSd
 from raydis.methods.dyga_sd.anchoring import Anchoring, UnitAnchoring, diagnose_anchors
+from raydis.methods.dyga_sd.diagnosis import lay_out, read_version_1
 from raydis.metrics.telling import UnitLabel
 
 
@@ -128,3 +130,41 @@ def test_gaussians_are_asked_for_the_units_factor_and_not_for_the_one_they_tell_
     assert hue.factor_share == pytest.approx(0.0, abs=1e-6)  # its Gaussians tell the floor hue alone
     assert scale.factor is None
     assert scale.moved_share is not None
+
+
+def test_the_table_has_a_row_a_unit_and_a_dash_for_what_was_not_measured() -> None:
+    found = diagnosis(mode="constant", shift_rate=0.5)
+    table = lay_out(found.to_dict(), LABELS)
+    hue, scale, noise, constant = table.rows
+    assert table.columns[0] == "Gaussians"
+    assert table.columns[-3:] == ("levels of the factor", "factor told", "Gaussians told")
+    assert (hue[0], hue[-3:]) == (3, (3, pytest.approx(1.0), pytest.approx(1.0)))
+    assert (scale[0], scale[-3]) == (2, 2)
+    assert noise[-3:] == (None, None, None)
+    assert constant == (0, *[None] * 7)
+    assert table.panels[:2] == ("3 Gaussians for 3 values", "2 Gaussians for 2 values")
+    assert table.panels[2].endswith(" Gaussians")
+    assert table.panels[3] == "0 Gaussians"
+    assert table.details == found.to_dict()
+
+
+def test_without_labels_the_table_does_not_speak_of_factors() -> None:
+    unknown = (UnitLabel("unknown"),) * 4
+    table = lay_out(diagnosis(labels=unknown).to_dict(), unknown)
+    assert table.columns == ("Gaussians", "tokens moved", "by", "way to anchor", "responsibility")
+    assert [len(row) for row in table.rows] == [5] * 4
+
+
+@pytest.mark.parametrize("name", ["num_gaussians", "num_components"])
+def test_what_format_version_1_stored_gives_the_same_table(name: str) -> None:
+    found = diagnosis(mode="constant").to_dict()
+
+    def older(counts: dict[str, Any]) -> dict[str, Any]:
+        return {name if key == "num_components" else key: value for key, value in counts.items()}
+
+    stored = found | {"means": older(found["means"]), "units": [older(unit) for unit in found["units"]]}
+    assert read_version_1(stored, LABELS) == lay_out(found, LABELS)
+    other = (UnitLabel("factor", (("shape", 0.9),)), *LABELS[1:])  # the numbers are about the floor hue
+    table = read_version_1(stored, other)
+    assert table.rows[0][-3:] == (None, None, None)
+    assert table.panels[0] == "3 Gaussians"

@@ -6,19 +6,27 @@ import base64
 import copy
 import io
 import re
+from collections.abc import Callable
 from html.parser import HTMLParser
+from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from jinja2 import UndefinedError
 from PIL import Image
 
 from raydis.build import build_method
+from raydis.checkpoint.migrate import migrate_metrics
 from raydis.config import RunConfig
 from raydis.config.presets import expand
 from raydis.data import FactorDataset
 from raydis.data.dataset import ArrayDataset
 from raydis.editor.editor import Editor
+from raydis.engine.session import run_session
+from raydis.engine.state import Training
+from raydis.methods.beta_vae import BetaVae
+from raydis.methods.contract import Diagnosis
 from raydis.report.page import render_report, write_report
 from raydis.report.plots import draw_anchors, draw_curve
 from raydis.report.template import render
@@ -119,7 +127,9 @@ def test_a_page_of_an_older_checkpoint_measures_what_its_units_tell_and_contradi
     del metrics["information"]
     assert dataset.space is not None
     wrong = {"factor": "orientation", "num_levels": 77, "factor_share": 0.125, "component_share": 0.25}
-    metrics["anchoring"]["units"] = [unit | wrong for unit in metrics["anchoring"]["units"]]
+    anchoring = metrics.pop("diagnosis")["details"]
+    metrics["anchoring"] = {**anchoring, "units": [unit | wrong for unit in anchoring["units"]]}
+    metrics = migrate_metrics(metrics, 1)
     older = Editor(editor.method, editor.config, editor.manifest, metrics, image_shape=editor.image_shape)
     assert {label.kind for label in older.labels} == {"unknown"}
     page = render_report(older, dataset, steps=2)
@@ -141,6 +151,46 @@ def test_the_page_of_a_model_that_draws_without_noise_speaks_of_none(
     text = " ".join(render_report(plain, dataset).split())
     assert "The other units stay the same." in text
     assert said not in text
+
+
+def test_a_page_of_format_version_1_has_the_table_that_it_has_today(
+    editor: Editor, dataset: FactorDataset, page: str
+) -> None:
+    metrics = copy.deepcopy(editor.metrics)
+    anchoring = metrics.pop("diagnosis")["details"]
+    units = [{"num_gaussians": unit.pop("num_components"), **unit} for unit in anchoring["units"]]
+    metrics = migrate_metrics(metrics | {"anchoring": anchoring | {"units": units}}, 1)
+    older = Editor(editor.method, editor.config, editor.manifest, metrics, image_shape=editor.image_shape)
+    assert render_report(older, dataset, steps=2) == page
+
+
+def test_any_method_shows_what_it_measured_inside_itself(
+    tiny: Callable[..., RunConfig], dataset: FactorDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """From the run to the page, by words that only the method knows, and without tokens."""
+    found = Diagnosis(
+        title="Springs & their <tension>",
+        columns=("wound", "sort"),
+        rows=((0.25, "left"), (None, "right"), (3, "<script>")),
+        note="Wound: in turns.",
+    )
+    monkeypatch.setattr(BetaVae, "diagnose", lambda *_: found)
+    method = {"kind": "beta_vae", "num_units": 3, "hidden_dim": 16}
+    config = tiny(first_stage={"kind": "pixel"}, method=method, train={"num_images": 32})
+    *_, last = run_session(Training(config, dataset, device=torch.device("cpu")), tmp_path)
+    assert last.checkpoint is not None
+    toy = Editor.open(last.checkpoint)
+    assert toy.metrics["diagnosis"] == found.to_dict()
+    page = render_report(toy, dataset)
+    texts = Reader(page).texts
+    assert {found.title, found.note, "wound", "sort"} <= set(texts)
+    assert "<script" not in page
+    assert "Gaussian" not in page
+    assert "tokens and anchors" not in page
+    cells = ("<td>0.25</td><td>left</td>", "<td>–</td><td>right</td>", "<td>3</td><td>&lt;script&gt;</td>")
+    for unit, (label, shown) in enumerate(zip(toy.labels, cells, strict=True)):
+        assert str(label)
+        assert f"<tr><td>{unit}</td><td>{label}</td>{shown}</tr>" in page
 
 
 def test_without_factors_a_page_names_no_unit(editor: Editor, dataset: FactorDataset) -> None:

@@ -10,7 +10,7 @@ encoder, so the controls of the paper are settings of this class.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -19,8 +19,18 @@ from torch import Tensor, nn
 from raydis.config.dyga_sd import AnchorConfig
 from raydis.diffusion.denoising import Denoising, add_noise
 from raydis.diffusion.samplers import PredictSample, Sampler, ddim_invert, sample
-from raydis.methods.contract import Batch, Draws, FactorTable, Losses, Move, TokenCloud, UnitMethod
+from raydis.methods.contract import (
+    Batch,
+    Diagnosis,
+    Draws,
+    FactorTable,
+    Losses,
+    Move,
+    TokenCloud,
+    UnitMethod,
+)
 from raydis.methods.dyga_sd.anchoring import diagnose_anchors
+from raydis.methods.dyga_sd.diagnosis import lay_out, read_version_1
 from raydis.metrics.telling import UnitLabel
 from raydis.models.anchors import Anchors
 from raydis.models.autoencoders import Autoencoder, FirstStage
@@ -187,12 +197,17 @@ class DygaSd(UnitMethod):
 
     def diagnose(
         self, parts: Iterable[Tensor], table: FactorTable | None, labels: Sequence[UnitLabel]
-    ) -> dict[str, Any] | None:
-        """Return the measurements of `Anchoring`; None before the first fit."""
+    ) -> Diagnosis | None:
+        """Return the measurements of `Anchoring` as a table; None before the first fit."""
         if not self.anchors.fitted:
             return None
         tokens = (self.encoder.tokens(self.units(images)) for images in parts)
-        return diagnose_anchors(self.anchors, tokens, table, labels).to_dict()
+        return lay_out(diagnose_anchors(self.anchors, tokens, table, labels).to_dict(), labels)
+
+    def read_diagnosis(self, stored: Mapping[str, Any], labels: Sequence[UnitLabel]) -> Diagnosis:
+        """Return the table that a checkpoint of any format version stores."""
+        # Not by the version: a checkpoint of version 1 that is published again has today's version, and this old part.
+        return super().read_diagnosis(stored, labels) if "rows" in stored else read_version_1(stored, labels)
 
     @torch.no_grad()
     def token_cloud(self, images: Tensor) -> TokenCloud | None:
