@@ -44,11 +44,14 @@ SHORTER = {
         "--set evaluation.rungs=[] --set 'data.levels={floor_hue: 2, wall_hue: 2, object_hue: 2, orientation: 3}'"
     ),
     "python -m raydis.sweep sweeps/controls.yaml": "--set run.train.num_images=320 --set run.evaluation.rungs=[]",
+    # On Sprites the units of a shorter run vary so little that FactorVAE prunes all of them, and no trial is ranked.
     "python -m raydis.sweep sweeps/controls.yaml --set run.data.name=sprites --set run.data.path=Sprites": (
-        "--set run.train.num_images=320 --set run.evaluation.rungs=[]"
+        "--set run.train.num_images=4800 --set run.train.warmup_images=320 --set run.evaluation.rungs=[] "
+        "--set 'controls=[{name: constant-0.1}]'"
     ),
     "python -m raydis.sweep sweeps/sprites.yaml --set run.data.path=Sprites": (
-        "--num-trials 1 --set run.train.num_images=3200 --set promotion.protocol=search --set promotion.estimator=tree"
+        "--num-trials 1 --set run.train.num_images=4800 --set run.train.warmup_images=320 "
+        "--set promotion.protocol=search --set promotion.estimator=tree"
     ),
     "python -m raydis train --preset vq_small --name first": "--set train.num_images=640",
     f"python -m raydis train --preset small --set '{LEARNED_STAGE}'": "--set train.num_images=640",
