@@ -114,6 +114,7 @@ class Training:
         if config.compute.channels_last:  # after the broadcast, which needs contiguous tensors
             for move in self.method.moves:
                 for module in move.modules:
+                    # torch's types lack this overload, which its documentation describes.
                     module.to(memory_format=torch.channels_last)  # type: ignore[reportCallIssue]
         self.latents: Latents | None = None  # of the learned first stage, once it is open
         self.average: Method = copy.deepcopy(self.method).eval().requires_grad_(False)

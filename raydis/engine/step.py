@@ -163,6 +163,7 @@ def ema_update(training: Training) -> None:
     averaged = [weight for ours, _ in pairs for weight in ours.parameters()]
     weights = [weight for _, theirs in pairs for weight in theirs.parameters()]
     if weights:
+        # One launch for all weights; torch has no public name for it.
         torch._foreach_lerp_(averaged, weights, 1.0 - decay)  # type: ignore[reportPrivateImportUsage]
     for ours, theirs in pairs:
         for average, buffer in zip(ours.buffers(), theirs.buffers(), strict=True):
