@@ -7,6 +7,7 @@ as if there were no checkpoint.
 from __future__ import annotations
 
 import hashlib
+import itertools
 import logging
 import os
 import secrets
@@ -68,14 +69,15 @@ def _download_files(store: Store, prefix: str, cache_dir: Path) -> VerifiedFiles
             "checkpoint, or another version of a model"
         ) from error
     manifest = parse_manifest(text, f"{source}/{MANIFEST}")
-    target = cache_dir / hashlib.sha256(text).hexdigest()[:32]
-    number = 1
-    while (copy := _whole(target)) is None:
+    name = hashlib.sha256(text).hexdigest()[:32]
+    for number in itertools.count(1):
+        target = cache_dir / (name if number == 1 else f"{name}-{number}")
+        # Absent and damaged are told apart by one look: between two of them another process may put its copy there.
         if not target.exists():
             try:
                 return _download(store, start, manifest, text, target)
-            except FileExistsError:  # another process was first: verify its copy and use it
-                continue
+            except FileExistsError:
+                log.debug("another process was first to fetch %s: its copy is verified and used", target)
             except CheckpointError as error:
                 raise CheckpointError(f"cannot fetch {source}: {error}") from error
             except OSError as error:
@@ -83,20 +85,11 @@ def _download_files(store: Store, prefix: str, cache_dir: Path) -> VerifiedFiles
                     f"cannot keep {source} in {cache_dir} ({error.strerror or error}): make room or point RAYDIS_CACHE "
                     "elsewhere"
                 ) from error
-        number += 1
-        target = target.with_name(f"{target.name.partition('-')[0]}-{number}")
-    return copy
-
-
-def _whole(copy: Path) -> VerifiedFiles | None:
-    """Return the verified files of a copy; None if it does not exist or is damaged."""
-    if not copy.exists():
-        return None
-    try:
-        return verify(copy)
-    except CheckpointError as error:
-        log.warning("%s. raydis fetches another copy; remove the damaged one when no process uses it", error)
-        return None
+        try:
+            return verify(target)
+        except CheckpointError as error:
+            log.warning("%s. raydis fetches another copy; remove the damaged one when no process uses it", error)
+    raise AssertionError("itertools.count has no end")
 
 
 def _download(store: Store, start: str, manifest: Manifest, text: bytes, target: Path) -> VerifiedFiles:

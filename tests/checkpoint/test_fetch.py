@@ -222,6 +222,24 @@ def test_fetching_the_same_checkpoint_at_once_gives_one_whole_folder(
     assert len(list((tmp_path / "cache").iterdir())) == 1
 
 
+def test_a_copy_that_another_process_finishes_first_is_used_and_no_second_one_is_made(
+    make_checkpoint: Make, store: LocalStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    upload(make_checkpoint(), store, "runs/1")
+    cache = tmp_path / "cache"
+    download = LocalStore.download
+
+    def overtaken(self: LocalStore, key: str, path: Path) -> None:
+        monkeypatch.setattr(LocalStore, "download", download)
+        others.append(fetched(store, cache))
+        download(self, key, path)
+
+    others: list[Path] = []
+    monkeypatch.setattr(LocalStore, "download", overtaken)
+    assert [fetched(store, cache)] == others
+    assert list(cache.iterdir()) == others
+
+
 def test_a_local_checkpoint_is_used_where_it_lies_after_a_check(make_checkpoint: Make, tmp_path: Path) -> None:
     folder = make_checkpoint()
     assert fetch_checkpoint(str(folder), tmp_path / "cache").folder == folder
