@@ -58,9 +58,7 @@ def effects_of(method: UnitMethod, units: Tensor, others: Tensor, *, seed: int, 
         (N,), root-mean-square change of a pixel, in grey levels of 0..255.
     """
     pairs, num_units = min(len(units), len(others)), units.shape[1]
-    values = units[:pairs].repeat(
-        num_units + 1, 1, 1
-    )  # (N + 1, K, N): one replaced unit in each block, none in the last
+    values = units[:pairs].repeat(num_units + 1, 1, 1)  # (N + 1, K, N): a unit replaced in each block but the last
     for unit in range(num_units):
         values[unit, :, unit] = others[:pairs, unit]
     parts = values.flatten(0, 1).split(at_once)
