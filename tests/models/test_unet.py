@@ -12,6 +12,7 @@ from raydis.models.blocks import drop_skip_channels
 from raydis.models.encoder import Encoder
 from raydis.models.unet import UNet
 from tests.benchmarks.plain import PlainUNet, copy_unet, plain_encoder
+from tests.double import double_precision
 
 REFERENCE = {"latent_dim": 3, "latent_size": 16, "unit_dim": 32, **UNetConfig().model_dump()}
 SMALL = {
@@ -197,14 +198,15 @@ def test_gradients_equal_those_of_a_plainly_written_unet_and_encoder() -> None:
 
 
 def test_every_transformer_measures_its_overlap_which_the_order_of_the_tokens_does_not_change() -> None:
-    unet = awake(untrained()).eval().double()
-    latents, times, tokens = normal(2, 4, 8, 8).double(), torch.tensor([3, 700]), normal(2, 5, 6, seed=9).double()
     overlaps: list[Tensor] = []
     shuffled: list[Tensor] = []
+    with double_precision():
+        unet = awake(untrained()).eval()
+        latents, times, tokens = normal(2, 4, 8, 8).double(), torch.tensor([3, 700]), normal(2, 5, 6, seed=9).double()
 
-    predicted = unet(latents, times, unet.condition(tokens), overlaps)
-    unet(latents, times, unet.condition(tokens[:, [3, 0, 4, 1, 2]]), shuffled)
+        predicted = unet(latents, times, unet.condition(tokens), overlaps)
+        unet(latents, times, unet.condition(tokens[:, [3, 0, 4, 1, 2]]), shuffled)
 
-    torch.testing.assert_close(predicted, unet(latents, times, unet.condition(tokens)))
+        torch.testing.assert_close(predicted, unet(latents, times, unet.condition(tokens)))
     assert len(overlaps) == len(unet.token_dims)
     torch.testing.assert_close(torch.stack(overlaps), torch.stack(shuffled))
