@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import ray
+from PIL import Image
 
 from raydis.checkpoint.fetch import fetch_checkpoint
 from raydis.cluster.connect import fetch_result
@@ -127,6 +128,12 @@ def _webp(images: Sequence[np.ndarray] | np.ndarray) -> bytes:
     """Return images (V, H, W, C), uint8, beside each other as one picture."""
     from raydis.report.grids import as_picture
 
+    height, width = images[0].shape[:2]
+    gap = max(width // 32, 1)
+    sheet, left = Image.new("RGBA", (len(images) * (width + gap) + 2 * gap, height)), 0  # transparent
+    for position, image in enumerate(images):
+        sheet.paste(as_picture(image).convert("RGB"), (left, 0))
+        left += width + (gap if position else 3 * gap)  # a wider gap after the image itself
     buffer = io.BytesIO()
-    as_picture(np.concatenate(list(images), axis=1)).convert("RGB").save(buffer, "WEBP", quality=STRIP_QUALITY)
+    sheet.save(buffer, "WEBP", quality=STRIP_QUALITY)
     return buffer.getvalue()

@@ -292,14 +292,14 @@ def _setting(settings: Mapping[str, Any]) -> str:
 def _terms(spec: ArenaSpec, estimator: str) -> list[str]:
     first = next(iter(spec.entrants.values())).run
     return [
-        f"Every run sees {spec.num_images:,} images, unless its method has a closed form or is fitted in one pass. Every "
-        f"study has {spec.num_trials} trials, of which the first is the method's own setting; a method with nothing to "
-        "search has this trial only. Equal images are not equal time: the costs stand in a table of their own.",
+        f"Every run sees {spec.num_images:,} images, unless its method has a closed form or is fitted in one pass. "
+        f"Every study has {spec.num_trials} trials, of which the first is the method's own setting; a method with "
+        "nothing to search has this trial only. Equal images are not equal time: see the costs.",
         f"Studies train with the seed of each entrant's run, and rank trials by the {describe(spec.objectives)} "
         f"({first.evaluation.protocol} protocol).",
-        f"Finals train with the seeds {', '.join(map(str, spec.seeds))}, which no study has used, and are scored by the "
-        f"published protocol (estimator {estimator}) on draws of the metrics that no study has used. Nothing was chosen "
-        "by these scores. The images are those of the training, as in the published evaluations.",
+        f"Finals train with the seeds {', '.join(map(str, spec.seeds))}, which no study has used, and are scored by "
+        f"the published protocol (estimator {estimator}) on draws of the metrics that no study has used. Nothing was "
+        "chosen by these scores. The images are those of the training, as in the published evaluations.",
         f"A score varies with the processor as with the seed. This report: Python {platform.python_version()}, "
         f"{platform.machine()}, {platform.system()}.",
     ]

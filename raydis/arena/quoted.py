@@ -30,8 +30,8 @@ CAVEATS = {
     "labels are not, so that scores may belong to images and labels that do not fit. In a simulation, a perfect code "
     "then has a FactorVAE score of 0.51 and DCI 0.18. DyGA+SD's code reads aligned pairs, as ours does.",
     "mpi3d": "The MPI3D column mixes three data sets: rows of VAEs and GANs come from an early release with 460,800 "
-    "images, DisDiff, EncDiff and DyGA+SD use the later one with 1,036,800 synthetic images, and FDAE uses photographs. "
-    "Only the rows of DisDiff, EncDiff and DyGA+SD can be compared with each other.",
+    "images, DisDiff, EncDiff and DyGA+SD use the later one with 1,036,800 synthetic images, and FDAE uses "
+    "photographs. Only the rows of DisDiff, EncDiff and DyGA+SD can be compared with each other.",
     "shapes3d_procedural": "The papers use the official images of 3D Shapes. Ours are a rendering of the same scene, "
     "here perhaps with fewer levels of each factor.",
 }

@@ -57,9 +57,9 @@ def what_is_not_shown(result: ArenaResult, spec: ArenaSpec) -> str:
         return "Nothing was tested: fewer than two entrants have valid scores for the same seeds."
     least, needed = smallest_exact_p(n), pairs_needed(tests)
     text = (
-        f"Runs with the same seed are paired. Student's paired t test takes the differences of the {n} pairs as normally "
-        f"distributed, which {n} pairs cannot confirm; its p values are corrected for the number of tests, {tests}, by "
-        "Holm's procedure. The intervals are of single tests. "
+        f"Runs with the same seed are paired. Student's paired t test takes the differences of the {n} pairs as "
+        f"normally distributed, which {n} pairs cannot confirm; its p values are corrected for the number of tests, "
+        f"{tests}, by Holm's procedure. The intervals are of single tests. "
     )
     if n < needed:
         return text + (

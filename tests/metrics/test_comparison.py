@@ -9,9 +9,8 @@ from scipy import stats
 from raydis.errors import MetricError
 from raydis.metrics.comparison import MAX_PAIRS, holm, paired_test, pairs_needed, smallest_exact_p
 
-PAIRS = [np.random.default_rng(seed).normal(size=(2, n)) + [[shift], [0.0]] for seed, n, shift in [
-    (0, 3, 0.2), (1, 4, 2.0), (2, 5, 0.0), (3, 8, 0.5), (4, 10, 1.0),
-]]  # fmt: skip
+SHAPES = ((3, 0.2), (4, 2.0), (5, 0.0), (8, 0.5), (10, 1.0))  # number of pairs, true difference
+PAIRS = [np.random.default_rng(n).normal([[shift], [0.0]], size=(2, n)) for n, shift in SHAPES]
 
 
 @pytest.mark.parametrize("pairs", PAIRS, ids=lambda pairs: f"{pairs.shape[1]} pairs")
