@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -119,18 +119,18 @@ def _strips(editor: Editor) -> tuple[Strip, ...]:
     found = traverse_in_order(editor, image, num_values=NUM_VALUES)
     labels = editor.labels
     return tuple(
-        Strip(f"unit {unit}", str(labels[unit]), _webp(images))
+        Strip(f"unit {unit}", str(labels[unit]), strip_picture(images))
         for unit, images in list(zip(found.units, found.images, strict=True))[:MAX_UNITS]
     )
 
 
-def _webp(images: Sequence[np.ndarray] | np.ndarray) -> bytes:
-    """Return images (V, H, W, C), uint8, beside each other as one picture."""
+def strip_picture(images: np.ndarray) -> bytes:
+    """Return images (V, H, W, C), uint8, beside each other as one WebP picture with transparent gaps."""
     from raydis.report.grids import as_picture
 
     height, width = images[0].shape[:2]
     gap = max(width // 32, 1)
-    sheet, left = Image.new("RGBA", (len(images) * (width + gap) + 2 * gap, height)), 0  # transparent
+    sheet, left = Image.new("RGBA", (len(images) * (width + gap) + 2 * gap, height)), 0
     for position, image in enumerate(images):
         sheet.paste(as_picture(image).convert("RGB"), (left, 0))
         left += width + (gap if position else 3 * gap)  # a wider gap after the image itself

@@ -85,7 +85,7 @@ def _to_json(result: ArenaResult, looks: Mapping[str, Look]) -> dict[str, Any]:
 
 
 def _entry(entry: Entry, looks: Mapping[str, Look]) -> dict[str, Any]:
-    found = asdict(entry) | {"reasons": entry.reasons}
+    found: dict[str, Any] = asdict(entry) | {"reasons": entry.reasons}
     for run, row in zip(entry.runs, found["runs"], strict=True):
         look = looks.get(str(run.checkpoint))
         for name in ("num_parameters", "train_s", "cpu_s"):

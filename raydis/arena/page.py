@@ -13,15 +13,15 @@ import numpy as np
 
 from raydis.arena.look import Look, Strip
 from raydis.arena.quoted import CAVEATS, GENERAL, QUOTED, Quoted
-from raydis.arena.result import ArenaResult, Comparison, Entry
+from raydis.arena.result import ArenaResult, Entry
 from raydis.arena.spec import ArenaSpec
-from raydis.arena.words import verdict, what_is_not_shown, what_is_shown
+from raydis.arena.tables import Table, cost_table, scores_table, settings_table, tests_table
+from raydis.arena.words import what_is_not_shown, what_is_shown
 from raydis.metrics.scores import Scores
 from raydis.metrics.standing import describe, with_spread
-from raydis.metrics.table import Number, number_named, numbers
+from raydis.metrics.table import Number, number_named
 from raydis.report.plots import draw_curves
 from raydis.report.template import render
-from raydis.sweep.words import brief, duration
 from raydis.version import __version__
 
 
@@ -66,12 +66,12 @@ class ArenaPage:
     not_shown: str
     objectives: Sequence[str]
     rows: Sequence[Row]
-    tests: tuple[Sequence[str], Sequence[Sequence[str]]]
-    all_scores: tuple[Sequence[str], Sequence[Sequence[str]]]
-    cost: tuple[Sequence[str], Sequence[Sequence[str]]]
+    tests: Table
+    all_scores: Table
+    cost: Table
     curves: Sequence[tuple[str, bytes]]
     galleries: Sequence[Gallery]
-    settings: tuple[Sequence[str], Sequence[Sequence[str]]]
+    settings: Table
     quoted: Sequence[Quoted]
     caveats: Sequence[str]
     terms: Sequence[str]
@@ -96,12 +96,12 @@ def render_page(result: ArenaResult, spec: ArenaSpec, looks: Mapping[str, Look],
         not_shown=what_is_not_shown(result, spec),
         objectives=[number_named(goal.metric).title for goal in spec.objectives],
         rows=[_row(entry, spec) for entry in result.entries],
-        tests=_tests(result, spec),
-        all_scores=_all_scores(result, spec),
-        cost=_cost(result, spec, looks),
+        tests=tests_table(result, spec),
+        all_scores=scores_table(result, spec),
+        cost=cost_table(result, spec, looks),
         curves=_curves(result, spec, looks),
         galleries=[found for entry in result.entries if (found := _gallery(entry, spec, looks))],
-        settings=_settings(result, spec),
+        settings=settings_table(result, spec),
         quoted=QUOTED.get(data.name, ()),
         caveats=[text for text in (CAVEATS.get(data.name, ""), GENERAL) if text],
         terms=_terms(spec, estimator),
@@ -137,75 +137,6 @@ def _row(entry: Entry, spec: ArenaSpec) -> Row:
         cells=tuple(cells),
         reason="; ".join(entry.reasons),
     )
-
-
-def _tests(result: ArenaResult, spec: ArenaSpec) -> tuple[list[str], list[list[str]]]:
-    head = ["compared", "score", "mean difference", "95 % interval", "p (t, Holm)", "p (exact)", "result"]
-    return head, [_test_row(each, spec) for each in result.comparisons]
-
-
-def _test_row(comparison: Comparison, spec: ArenaSpec) -> list[str]:
-    names = f"{spec.title(comparison.first)} – {spec.title(comparison.second)}"
-    score, test = number_named(comparison.metric).title, comparison.test
-    if test is None:
-        return [names, score, "–", "–", "–", "–", "not tested: fewer than two common seeds"]
-    corrected = "undefined" if comparison.corrected_p is None else _p(comparison.corrected_p)
-    interval = f"{test.low:+.3f} to {test.high:+.3f}"
-    return [names, score, f"{test.difference:+.3f}", interval, corrected, _p(test.exact_p), verdict(comparison)]
-
-
-def _p(value: float) -> str:
-    return "< 0.001" if value < 0.001 else f"{value:.3f}"
-
-
-def _all_scores(result: ArenaResult, spec: ArenaSpec) -> tuple[list[str], list[list[str]]]:
-    head = ["method", *(number.title for number in numbers().values())]
-    rows = [
-        [spec.title(entry.name), *(_mean_text(entry, name) for name in numbers())]
-        for entry in result.entries
-        if entry.scored()
-    ]
-    return head, rows
-
-
-def _mean_text(entry: Entry, metric: str) -> str:
-    mean = entry.mean(metric)
-    return "–" if mean is None else with_spread(mean, entry.std(metric))
-
-
-def _cost(result: ArenaResult, spec: ArenaSpec, looks: Mapping[str, Look]) -> tuple[list[str], list[list[str]]]:
-    head = [
-        "method",
-        "parameters",
-        "images a run",
-        "training, wall-clock",
-        "training, CPU",
-        "whole run",
-        "study, images",
-    ]
-    rows: list[list[str]] = []
-    for entry in result.entries:
-        seen = [looks[str(run.checkpoint)] for run in entry.runs if str(run.checkpoint) in looks]
-        runs = [run for run in entry.runs if str(run.checkpoint) in looks]
-        study = entry.study
-        rows.append(
-            [
-                spec.title(entry.name),
-                f"{seen[0].num_parameters:,}" if seen else "–",
-                f"{round(np.mean([run.images_seen for run in runs])):,}" if runs else "–",
-                _seconds([look.train_s for look in seen]),
-                _seconds([look.cpu_s for look in seen]),
-                _seconds([run.time_s for run in runs]),
-                f"{study.images_seen:,} in {duration(study.time_s)}" if study else "–",
-            ]
-        )
-    return [*head[:-1], "study: images, run time"], rows
-
-
-def _seconds(values: Sequence[float | None]) -> str:
-    """Return the mean of known times as text."""
-    known = [value for value in values if value is not None]
-    return f"{np.mean(known):.1f} s" if known and len(known) == len(values) else "–"
 
 
 def _curves(result: ArenaResult, spec: ArenaSpec, looks: Mapping[str, Look]) -> list[tuple[str, bytes]]:
@@ -263,30 +194,6 @@ def _gallery(entry: Entry, spec: ArenaSpec, looks: Mapping[str, Look]) -> Galler
     if hidden > 0 and not notes:
         notes.append(f"{hidden} further units are not shown")
     return Gallery(spec.title(entry.name), tuple(panels), "; ".join(dict.fromkeys(notes)))
-
-
-def _settings(result: ArenaResult, spec: ArenaSpec) -> tuple[list[str], list[list[str]]]:
-    titles = [number_named(goal.metric).short for goal in spec.objectives]
-    head = ["method", "trials", "setting that the study chose", *(f"{title}: study → final" for title in titles)]
-    rows: list[list[str]] = []
-    for entry in result.entries:
-        study = entry.study
-        if study is None:
-            rows.append([spec.title(entry.name), "–", "the study has not ended", *("–" for _ in titles)])
-            continue
-        chosen = "none: " + "; ".join(study.reasons) if study.best is None else _setting(study.best)
-        gaps = [
-            f"{study.best_values[goal.metric]:.3f} → {mean:.3f}"
-            if goal.metric in study.best_values and (mean := entry.mean(goal.metric)) is not None
-            else "–"
-            for goal in spec.objectives
-        ]
-        rows.append([spec.title(entry.name), f"{study.num_ranked} of {study.num_trials} scored", chosen, *gaps])
-    return head, rows
-
-
-def _setting(settings: Mapping[str, Any]) -> str:
-    return ", ".join(f"{key} = {brief(value)}" for key, value in settings.items()) or "its own (nothing to search)"
 
 
 def _terms(spec: ArenaSpec, estimator: str) -> list[str]:

@@ -129,14 +129,15 @@ class Comparison:
     Attributes:
         first, second: entrants; `test.difference` is first - second.
         test: None if fewer than two seeds are common.
-        corrected_p: `test.t_p` corrected by Holm's procedure for the number of all tests of the arena; None without.
+        corrected_p_value: `test.t_p_value`, corrected by Holm's procedure for the number of all tests of the arena;
+            None if that is undefined.
     """
 
     first: str
     second: str
     metric: str
     test: PairedTest | None
-    corrected_p: float | None
+    corrected_p_value: float | None
 
 
 @dataclass(frozen=True)
@@ -162,7 +163,7 @@ class ArenaResult:
     @property
     def num_tests(self) -> int:
         """The number of tests that Holm's procedure corrects for."""
-        return sum(each.corrected_p is not None for each in self.comparisons)
+        return sum(each.corrected_p_value is not None for each in self.comparisons)
 
 
 def entry_of(spec: ArenaSpec, name: str, study: Sweeps, final: Sweeps) -> Entry:
@@ -201,8 +202,12 @@ def compare(spec: ArenaSpec, entries: Sequence[Entry]) -> tuple[Comparison, ...]
     found = [
         (one, other, goal.metric, _test(one, other, goal.metric)) for goal in spec.objectives for one, other in pairs
     ]
-    tested = [position for position, (*_, test) in enumerate(found) if test is not None and test.t_p is not None]
-    corrected = dict(zip(tested, holm([found[position][3].t_p for position in tested]), strict=True))
+    p_values = {
+        position: test.t_p_value
+        for position, (*_, test) in enumerate(found)
+        if test is not None and test.t_p_value is not None
+    }
+    corrected = dict(zip(p_values, holm(list(p_values.values())), strict=True))
     return tuple(
         Comparison(one.name, other.name, metric, test, corrected.get(position))
         for position, (one, other, metric, test) in enumerate(found)

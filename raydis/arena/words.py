@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from raydis.arena.result import ArenaResult, Comparison
 from raydis.arena.spec import ArenaSpec
-from raydis.metrics.comparison import LEVEL, pairs_needed, smallest_exact_p
+from raydis.metrics.comparison import LEVEL, pairs_needed, smallest_exact_p_value
 from raydis.metrics.table import number_named
 
 Verdict = str  # "better", "worse" or "undecided", of the first of two entrants
@@ -12,9 +12,9 @@ Verdict = str  # "better", "worse" or "undecided", of the first of two entrants
 
 def verdict(comparison: Comparison) -> Verdict:
     """Return what a test shows of its first entrant: `better`, `worse`, `undecided`, or `not tested`."""
-    if comparison.test is None or comparison.corrected_p is None:
+    if comparison.test is None or comparison.corrected_p_value is None:
         return "not tested"
-    if comparison.corrected_p > LEVEL:
+    if comparison.corrected_p_value > LEVEL:
         return "undecided"
     gain = comparison.test.difference > 0.0
     return "better" if gain == (number_named(comparison.metric).direction == "max") else "worse"
@@ -55,7 +55,7 @@ def what_is_not_shown(result: ArenaResult, spec: ArenaSpec) -> str:
     n, tests = len(spec.seeds), result.num_tests
     if not tests:
         return "Nothing was tested: fewer than two entrants have valid scores for the same seeds."
-    least, needed = smallest_exact_p(n), pairs_needed(tests)
+    least, needed = smallest_exact_p_value(n), pairs_needed(tests)
     text = (
         f"Runs with the same seed are paired. Student's paired t test takes the differences of the {n} pairs as "
         f"normally distributed, which {n} pairs cannot confirm; its p values are corrected for the number of tests, "

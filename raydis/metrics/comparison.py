@@ -39,8 +39,8 @@ class PairedTest:
         difference: mean of first - second.
         spread: sample standard deviation of the differences.
         low, high: 95 % confidence interval of the mean difference by Student's t, not corrected for other tests.
-        t_p: two-sided p value of the paired t test; None if all differences are equal, as t is undefined then.
-        exact_p: two-sided p value of the exact sign-flip test, at least `smallest_exact_p(n)`.
+        t_p_value: two-sided p value of the paired t test; None if all differences are equal, as t is undefined then.
+        exact_p_value: two-sided p value of the exact sign-flip test, at least `smallest_exact_p_value(n)`.
     """
 
     num_pairs: int
@@ -48,8 +48,8 @@ class PairedTest:
     spread: float
     low: float
     high: float
-    t_p: float | None
-    exact_p: float
+    t_p_value: float | None
+    exact_p_value: float
 
 
 def paired_test(first: ArrayLike, second: ArrayLike) -> PairedTest:
@@ -67,8 +67,8 @@ def paired_test(first: ArrayLike, second: ArrayLike) -> PairedTest:
     spread = float(differences.std(ddof=1))
     if spread <= ROUNDING * float(np.abs(scores).max()):
         equal = abs(mean) <= ROUNDING * float(np.abs(scores).max())
-        return PairedTest(n, mean, 0.0, mean, mean, 1.0 if equal else None, 1.0 if equal else smallest_exact_p(n))
-    from scipy.special import stdtr, stdtrit
+        return PairedTest(n, mean, 0.0, mean, mean, 1.0 if equal else None, 1.0 if equal else smallest_exact_p_value(n))
+    from scipy.special import stdtr, stdtrit  # pyright: ignore[reportMissingTypeStubs]  (SciPy has no types)
 
     error = spread / math.sqrt(n)
     reach = float(stdtrit(n - 1, 1.0 - LEVEL / 2.0)) * error
@@ -78,8 +78,8 @@ def paired_test(first: ArrayLike, second: ArrayLike) -> PairedTest:
         spread=spread,
         low=mean - reach,
         high=mean + reach,
-        t_p=2.0 * float(stdtr(n - 1, -abs(mean) / error)),
-        exact_p=_sign_flip_p(differences),
+        t_p_value=2.0 * float(stdtr(n - 1, -abs(mean) / error)),
+        exact_p_value=_sign_flip_p_value(differences),
     )
 
 
@@ -103,7 +103,7 @@ def holm(p_values: Sequence[float]) -> list[float]:
     return corrected
 
 
-def smallest_exact_p(num_pairs: int) -> float:
+def smallest_exact_p_value(num_pairs: int) -> float:
     """Return the smallest p value that the exact test can give for n pairs: 2^(1 - n)."""
     return 2.0 ** (1 - num_pairs)
 
@@ -129,7 +129,7 @@ def _pairs(first: ArrayLike, second: ArrayLike) -> NDArray[np.float64]:
     return scores
 
 
-def _sign_flip_p(differences: NDArray[np.float64]) -> float:
+def _sign_flip_p_value(differences: NDArray[np.float64]) -> float:
     """Return the share of all assignments of signs whose sum is at least as far from zero as the observed one.
 
     The first sign stays fixed, because an assignment and its opposite have the same distance.

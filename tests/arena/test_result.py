@@ -104,8 +104,8 @@ def test_the_focus_is_tested_against_each_other_entrant_and_corrected_for_all_te
     alone = [paired_test(list(OURS.values()), list(each.values())) for each in (NEAR, FAR)]
     assert found[0].test == alone[0]
     assert found[1].test == alone[1]
-    p_values = [each.test.t_p for each in found if each.test and each.test.t_p is not None]
-    assert [each.corrected_p for each in found] == holm(p_values)
+    p_values = [each.test.t_p_value for each in found if each.test and each.test.t_p_value is not None]
+    assert [each.corrected_p_value for each in found] == holm(p_values)
     assert [verdict(each) for each in found] == ["undecided", "better", "undecided", "better"]
     turned = compare(with_focus(spec, "rival"), entries)
     assert [(each.second, verdict(each)) for each in turned[:2]] == [("closed", "worse"), ("ours", "worse")]
@@ -127,7 +127,7 @@ def test_only_common_seeds_make_pairs_and_one_is_too_few(spec: ArenaSpec) -> Non
     (first, _) = compare(spec, [entry(spec, "ours", OURS), rival])
     assert first.test == paired_test([0.80, 0.81], [0.2, 0.3])
     single = entry(spec, "rival", {11: 0.2, 12: None, 13: None})
-    assert [(each.test, each.corrected_p) for each in compare(spec, [entry(spec, "ours", OURS), single])] == [
+    assert [(each.test, each.corrected_p_value) for each in compare(spec, [entry(spec, "ours", OURS), single])] == [
         (None, None),
         (None, None),
     ]

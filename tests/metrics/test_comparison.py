@@ -7,7 +7,7 @@ import pytest
 from scipy import stats
 
 from raydis.errors import MetricError
-from raydis.metrics.comparison import MAX_PAIRS, holm, paired_test, pairs_needed, smallest_exact_p
+from raydis.metrics.comparison import MAX_PAIRS, holm, paired_test, pairs_needed, smallest_exact_p_value
 
 SHAPES = ((3, 0.2), (4, 2.0), (5, 0.0), (8, 0.5), (10, 1.0))  # number of pairs, true difference
 PAIRS = [np.random.default_rng(n).normal([[shift], [0.0]], size=(2, n)) for n, shift in SHAPES]
@@ -17,7 +17,7 @@ PAIRS = [np.random.default_rng(n).normal([[shift], [0.0]], size=(2, n)) for n, s
 def test_the_t_test_and_its_interval_are_scipys(pairs: np.ndarray) -> None:
     found, oracle = paired_test(*pairs), stats.ttest_rel(*pairs)
     interval = oracle.confidence_interval(0.95)
-    assert found.t_p == pytest.approx(oracle.pvalue, rel=1e-9)
+    assert found.t_p_value == pytest.approx(oracle.pvalue, rel=1e-9)
     assert (found.low, found.high) == pytest.approx((interval.low, interval.high), rel=1e-9)
     assert found.difference == pytest.approx((pairs[0] - pairs[1]).mean(), rel=1e-12)
 
@@ -27,34 +27,34 @@ def test_the_exact_test_is_scipys_permutation_of_pairs(pairs: np.ndarray) -> Non
     oracle = stats.permutation_test(
         pairs, lambda a, b: np.mean(a - b), permutation_type="samples", vectorized=False, n_resamples=np.inf
     )
-    assert paired_test(*pairs).exact_p == pytest.approx(oracle.pvalue, rel=1e-12)
+    assert paired_test(*pairs).exact_p_value == pytest.approx(oracle.pvalue, rel=1e-12)
 
 
 def test_exact_p_values_counted_by_hand() -> None:
     # The four sums |1 +- 2 +- 4| are 7, 1, 3 and 5. The observed ones are 7, |1 + 2 - 4| = 1 and |1 - 2 + 4| = 3.
-    assert paired_test([1, 2, 4], [0, 0, 0]).exact_p == 0.25
-    assert paired_test([1, 2, 0], [0, 0, 4]).exact_p == 1.0
-    assert paired_test([1, 0, 4], [0, 2, 0]).exact_p == 0.75
+    assert paired_test([1, 2, 4], [0, 0, 0]).exact_p_value == 0.25
+    assert paired_test([1, 2, 0], [0, 0, 4]).exact_p_value == 1.0
+    assert paired_test([1, 0, 4], [0, 2, 0]).exact_p_value == 0.75
 
 
 def test_the_order_of_the_methods_only_turns_the_sign() -> None:
     forth, back = paired_test(*PAIRS[3]), paired_test(*PAIRS[3][::-1])
     assert (forth.difference, forth.low, forth.high) == pytest.approx((-back.difference, -back.high, -back.low))
-    assert (forth.t_p, forth.exact_p) == pytest.approx((back.t_p, back.exact_p))
+    assert (forth.t_p_value, forth.exact_p_value) == pytest.approx((back.t_p_value, back.exact_p_value))
 
 
 @pytest.mark.parametrize("n", range(2, 9))
 def test_the_exact_test_never_falls_below_its_smallest_value_and_reaches_it(n: int) -> None:
     clear = paired_test(np.arange(1.0, n + 1), np.zeros(n))
-    assert clear.exact_p == smallest_exact_p(n) == 2 / 2**n
-    assert (smallest_exact_p(n) <= 0.05) == (n >= 6)
+    assert clear.exact_p_value == smallest_exact_p_value(n) == 2 / 2**n
+    assert (smallest_exact_p_value(n) <= 0.05) == (n >= 6)
 
 
 def test_equal_scores_show_no_difference_and_a_constant_difference_has_no_t() -> None:
     same = paired_test([0.5, 0.6, 0.7], [0.5, 0.6, 0.7])
-    assert (same.difference, same.t_p, same.exact_p) == (0.0, 1.0, 1.0)
+    assert (same.difference, same.t_p_value, same.exact_p_value) == (0.0, 1.0, 1.0)
     constant = paired_test([0.5, 0.6, 0.7], [0.4, 0.5, 0.6])
-    assert (constant.t_p, constant.exact_p, constant.spread) == (None, 0.25, 0.0)
+    assert (constant.t_p_value, constant.exact_p_value, constant.spread) == (None, 0.25, 0.0)
     assert constant.difference == pytest.approx(0.1)
 
 
@@ -82,7 +82,7 @@ def test_holm_keeps_the_order_and_lies_between_no_correction_and_bonferronis() -
 
 def test_holm_finds_a_difference_where_there_is_none_in_at_most_five_of_a_hundred_families() -> None:
     rng = np.random.default_rng(6)
-    families = [[paired_test(*rng.normal(size=(2, 5))).t_p or 0.0 for _ in range(6)] for _ in range(600)]
+    families = [[paired_test(*rng.normal(size=(2, 5))).t_p_value or 0.0 for _ in range(6)] for _ in range(600)]
     wrong = sum(min(holm(family)) <= 0.05 for family in families)
     assert wrong <= 600 * 0.05 + 4 * (600 * 0.05 * 0.95) ** 0.5  # four standard deviations of a binomial above its mean
     assert sum(min(family) <= 0.05 for family in families) > 2 * wrong  # which is what the correction is for
@@ -91,7 +91,7 @@ def test_holm_finds_a_difference_where_there_is_none_in_at_most_five_of_a_hundre
 @pytest.mark.parametrize("num_tests", [1, 2, 9, 18, 45])
 def test_with_the_pairs_needed_the_exact_test_can_be_significant_and_with_one_less_it_cannot(num_tests: int) -> None:
     n = pairs_needed(num_tests)
-    assert num_tests * smallest_exact_p(n) <= 0.05 < num_tests * smallest_exact_p(n - 1)
+    assert num_tests * smallest_exact_p_value(n) <= 0.05 < num_tests * smallest_exact_p_value(n - 1)
 
 
 @pytest.mark.parametrize(
