@@ -9,8 +9,8 @@ from torch import Tensor
 
 from raydis.build import build_method
 from raydis.config import RunConfig
-from raydis.methods.beta_vae import BetaVae, bernoulli_loss, gaussian_kl
 from raydis.methods.contract import Batch, Losses
+from raydis.methods.vae import BetaVae, bernoulli_loss, gaussian_kl
 
 
 def make(beta: float = 1.0, **options: object) -> BetaVae:
