@@ -51,8 +51,8 @@ class SpectralNorm(nn.Module):
     def __init__(self, weight: Tensor) -> None:
         super().__init__()
         matrix = weight.detach().flatten(1)
-        self.register_buffer("left", F.normalize(torch.randn(matrix.shape[0]), dim=0))
-        self.register_buffer("right", F.normalize(torch.randn(matrix.shape[1]), dim=0))
+        self.register_buffer("left", F.normalize(torch.randn_like(matrix[:, 0]), dim=0))
+        self.register_buffer("right", F.normalize(torch.randn_like(matrix[0]), dim=0))
         self.left: Tensor
         self.right: Tensor
         self.iterate(matrix, 15)
