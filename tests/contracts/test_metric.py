@@ -15,10 +15,11 @@ import pytest
 from numpy.typing import NDArray
 
 from raydis.errors import MetricError
+from raydis.metrics.entry import Number
 from raydis.metrics.protocol import SEARCH
 from raydis.metrics.scores import FORMER_NUMBERS
 from raydis.metrics.scoring import Outcome, measure
-from raydis.metrics.table import METRICS, Number, numbers, sizes_of
+from raydis.metrics.table import METRICS, numbers, sizes_of
 
 SIZES = (5, 4, 3)
 # What pure noise scores, as a share of the way from the number's worst value to its best, where that is not 0.
