@@ -32,14 +32,19 @@ def check_table(codes: ArrayLike, factors: ArrayLike) -> tuple[NDArray[np.float6
     codes, factors = np.asarray(codes), np.asarray(factors)
     _check_shape("codes", codes)
     _check_shape("factors", factors)
-    if len(codes) != len(factors):
-        raise MetricError(f"{len(codes)} rows of codes but {len(factors)} of factors: row i of both must be one sample")
+    check_lengths(codes, factors)
     codes = check_codes(codes)
     if factors.dtype.kind not in "iub":
         raise MetricError(f"factors of type {factors.dtype} are not levels: give the integer index of each value")
     factors = factors.astype(np.int64, copy=False)
     check_varying(factors)
     return codes, factors
+
+
+def check_lengths(codes: NDArray[Any], factors: NDArray[Any]) -> None:
+    """Raise MetricError if codes and factors have different numbers of rows."""
+    if len(codes) != len(factors):
+        raise MetricError(f"{len(codes)} rows of codes but {len(factors)} of factors: row i of both must be one sample")
 
 
 def check_codes(codes: ArrayLike) -> NDArray[np.float64]:

@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from raydis.errors import MetricError
-from raydis.metrics.checks import Status, check_codes, invalid_reason
+from raydis.metrics.checks import Status, check_codes, check_lengths, invalid_reason
 from raydis.metrics.mig import mutual_information
 
 
@@ -54,7 +54,7 @@ def self_mig(
     """Compute self-MIG of codes (M, N).
 
     Args:
-        factors: ignored, so that the function can be called as every other metric.
+        factors: ignored, but for their number of rows, so that the function can be called as every other metric.
         rng: draws the rows, with replacement.
         num_samples: number of rows.
         num_bins: bins of each code.
@@ -65,6 +65,9 @@ def self_mig(
     Raises:
         MetricError: codes that are not a table of numbers, fewer than two units, or sizes out of range.
     """
+    codes = np.asarray(codes)
+    if factors is not None:
+        check_lengths(codes, np.asarray(factors))
     codes = check_codes(codes)
     if codes.shape[1] < 2:
         raise MetricError("self_mig compares units with each other: give the codes of at least two units")
