@@ -15,9 +15,52 @@ from raydis.cli.options import Storage
 from raydis.errors import ConfigError, MetricError
 
 if TYPE_CHECKING:
-    from raydis.evaluation.evaluate import Progress
+    from raydis.evaluation.draws import Progress
     from raydis.evaluation.result import Evaluation
     from raydis.metrics.protocol import Protocol
+
+
+Sources = Annotated[
+    list[str],
+    typer.Argument(
+        help="Codes of each run: .npy, .npz, .npz:KEY, .csv or .parquet; or checkpoint folders, or name@alias. Several "
+        "are runs with different training seeds."
+    ),
+]
+FactorFile = Annotated[
+    str | None, typer.Option(help="File with the factors of the same rows. A checkpoint brings its own.")
+]
+FactorNames = Annotated[
+    str | None,
+    typer.Option(metavar="NAME,...", help="Names of the factors, or the columns of a table that are factors."),
+]
+Metrics = Annotated[str | None, typer.Option(metavar="NAME,...", help="Metrics to compute; default: all.")]
+ProtocolName = Annotated[
+    str, typer.Option(help="search: DCI fitted by hist; published: by reference, as in papers, in ten times the time.")
+]
+EstimatorName = Annotated[
+    str | None, typer.Option(help="Classifier of DCI, reference, hist or tree; default: the protocol's.")
+]
+NumDraws = Annotated[
+    int | None,
+    typer.Option(min=1, help="Computations of each metric, for the intervals; default: 10, or 1 for several runs."),
+]
+Intervals = Annotated[
+    str | None,
+    typer.Option(help="Intervals over rows (bootstrap) or draws; default: rows, or draws for a complete grid."),
+]
+Confidence = Annotated[float, typer.Option(help="Confidence of the intervals, between 0 and 1.")]
+Seed = Annotated[int, typer.Option(min=0, help="Seed of the draw that gives the numbers.")]
+NumJobs = Annotated[
+    int | None, typer.Option(min=1, help="Processes, which change no number; default: one for each CPU.")
+]
+Outputs = Annotated[
+    list[Path] | None, typer.Option("--output", "-o", help="File to write, .json, .csv, .md, .tex or .txt. Repeatable.")
+]
+Picture = Annotated[
+    Path | None, typer.Option(help="Picture to write, .png, .pdf or .svg: scores, and importance of each unit.")
+]
+Format = Annotated[str, typer.Option(help="What to print: text, json, csv, markdown or latex.")]
 
 
 class _Inputs(NamedTuple):
@@ -30,73 +73,38 @@ class _Inputs(NamedTuple):
 
 
 def evaluate(
-    codes: Annotated[
-        list[str],
-        typer.Argument(
-            help="Codes of each run: .npy, .npz, .npz:KEY, .csv or .parquet; or checkpoint folders, or name@alias. "
-            "Several are runs with different training seeds.",
-        ),
-    ],
-    factors: Annotated[
-        str | None, typer.Option(help="File with the factors of the same rows. A checkpoint brings its own.")
-    ] = None,
-    factor_names: Annotated[
-        str | None,
-        typer.Option(metavar="NAME,...", help="Names of the factors, or the columns of a table that are factors."),
-    ] = None,
-    metrics: Annotated[str | None, typer.Option(metavar="NAME,...", help="Metrics to compute; default: all.")] = None,
-    protocol: Annotated[
-        str,
-        typer.Option(help="search: DCI fitted by hist; published: by reference, as in papers, in ten times the time."),
-    ] = "search",
-    estimator: Annotated[
-        str | None, typer.Option(help="Classifier of DCI, reference, hist or tree; default: the protocol's.")
-    ] = None,
-    num_draws: Annotated[
-        int | None,
-        typer.Option(min=1, help="Computations of each metric, for the intervals; default: 10, or 1 of several runs."),
-    ] = None,
-    intervals: Annotated[
-        str | None,
-        typer.Option(help="Chance in the intervals, rows (bootstrap) or draws; default: draws for a complete grid."),
-    ] = None,
-    confidence: Annotated[float, typer.Option(help="Confidence of the intervals.")] = 0.95,
-    seed: Annotated[int, typer.Option(min=0, help="Seed of the draw that gives the numbers.")] = 0,
-    num_jobs: Annotated[
-        int | None, typer.Option(min=1, help="Processes, which change no number; default: one for each CPU.")
-    ] = None,
-    output: Annotated[
-        list[Path] | None,
-        typer.Option("--output", "-o", help="File to write, .json, .csv, .md, .tex or .txt. Repeatable."),
-    ] = None,
-    picture: Annotated[
-        Path | None, typer.Option(help="Picture to write, .png, .pdf or .svg: scores, and importance of each unit.")
-    ] = None,
-    format: Annotated[str, typer.Option(help="What to print: text, json, csv, markdown or latex.")] = "text",
+    codes: Sources,
+    factors: FactorFile = None,
+    factor_names: FactorNames = None,
+    metrics: Metrics = None,
+    protocol: ProtocolName = "search",
+    estimator: EstimatorName = None,
+    num_draws: NumDraws = None,
+    intervals: Intervals = None,
+    confidence: Confidence = 0.95,
+    seed: Seed = 0,
+    num_jobs: NumJobs = None,
+    output: Outputs = None,
+    picture: Picture = None,
+    format: Format = "text",
     storage: Storage = "runs",
 ) -> None:
     """Score any representation: how well do its units separate the factors of its data?"""
     from raydis.evaluation.evaluate import PROTOCOLS
     from raydis.evaluation.evaluate import evaluate as score
-    from raydis.evaluation.formats import FORMATS, SUFFIXES
-    from raydis.report.output import check_output
+    from raydis.evaluation.formats import FORMATS
 
-    _check("--format", format, FORMATS)
-    _check("--protocol", protocol, PROTOCOLS)
-    for path in output or []:
-        check_output(path, suffixes=SUFFIXES)
-    if picture:
-        from raydis.report.importance import FIGURE_FORMATS
-
-        check_output(picture, suffixes=FIGURE_FORMATS)
-    names = tuple(name.strip() for name in factor_names.split(",")) if factor_names else None
-    found = _read(codes, factors, names, PROTOCOLS[protocol], storage)
+    for option, value, known in (("--format", format, FORMATS), ("--protocol", protocol, PROTOCOLS)):
+        if value not in known:
+            raise ConfigError(f"{option} {value} is unknown: use one of {', '.join(known)}")
+    _check_outputs(output or [], picture)
+    found = _read(codes, factors, _names(factor_names), PROTOCOLS[protocol], storage)
     with _progress() as tell:
         result = score(
             found.codes,
             found.factors,
             factor_names=found.factor_names,
-            metrics=[name.strip() for name in metrics.split(",")] if metrics else None,
+            metrics=_names(metrics),
             protocol=protocol,  # pyright: ignore[reportArgumentType]  (checked above)
             estimator=estimator,  # pyright: ignore[reportArgumentType]  (the metric checks it)
             num_draws=num_draws,
@@ -111,9 +119,22 @@ def evaluate(
     _write(result, output or [], picture)
 
 
-def _check(option: str, value: str, known: Any) -> None:
-    if value not in known:
-        raise ConfigError(f"{option} {value}: use one of {', '.join(known)}")
+def _names(listed: str | None) -> tuple[str, ...] | None:
+    """Return the names of an option `NAME,NAME`."""
+    return tuple(name.strip() for name in listed.split(",")) if listed else None
+
+
+def _check_outputs(output: list[Path], picture: Path | None) -> None:
+    """Check that the files can be written, before minutes of work."""
+    from raydis.evaluation.formats import SUFFIXES
+    from raydis.report.output import check_output
+
+    for path in output:
+        check_output(path, suffixes=SUFFIXES)
+    if picture:
+        from raydis.report.importance import FIGURE_FORMATS
+
+        check_output(picture, suffixes=FIGURE_FORMATS)
 
 
 def _read(

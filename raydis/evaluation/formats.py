@@ -14,7 +14,7 @@ import json
 from collections.abc import Callable, Sequence
 
 from raydis.evaluation.result import Estimate, Evaluation, by_importance
-from raydis.evaluation.text import as_text, chance, heading, interval, settings
+from raydis.evaluation.text import as_text, heading, interval, interval_note, settings
 from raydis.version import __version__
 
 MEAN = "mean"  # the run of a line of CSV that holds the mean over the runs
@@ -45,9 +45,9 @@ def to_csv(found: Evaluation) -> str:
 def to_markdown(found: Evaluation) -> str:
     """Return the scores and the importance of the first run as tables of Markdown."""
     share = f"{100 * found.confidence:g} % interval"
-    head = ("metric", "mean" if len(found.runs) > 1 else "score", *((share,) if found.chance else ()))
+    head = ("metric", "mean" if len(found.runs) > 1 else "score", *((share,) if found.intervals else ()))
     rows = [_row(each, found, dash="–") for each in found.estimates]
-    parts = [_pipes(head, rows), f"{_capital(settings(found))}. {chance(found)}"]
+    parts = [_pipes(head, rows), f"{_capital(settings(found))}. {interval_note(found)}"]
     parts += [f"{_capital(_bar_free(heading(each.number)))}: {each.reason}." for each in found.estimates if each.reason]
     if found.importance is not None:
         parts.append("Importance of each unit for each factor:")
@@ -58,14 +58,14 @@ def to_markdown(found: Evaluation) -> str:
 def to_latex(found: Evaluation) -> str:
     """Return the scores and the importance of the first run as tables of LaTeX."""
     share = f"{100 * found.confidence:g} % interval"
-    head = ("metric", "mean" if len(found.runs) > 1 else "score", *((share,) if found.chance else ()))
+    head = ("metric", "mean" if len(found.runs) > 1 else "score", *((share,) if found.intervals else ()))
     rows = [_row(each, found, dash="--") for each in found.estimates]
     parts = [
         r"% Needs \usepackage{booktabs}.",
         f"% {settings(found)}",
-        f"% {chance(found)}",
+        f"% {interval_note(found)}",
         *(f"% {heading(each.number)}: {each.reason}" for each in found.estimates if each.reason),
-        _tabular("lr" + "r" * bool(found.chance), head, rows),
+        _tabular("lr" + "r" * bool(found.intervals), head, rows),
     ]
     if found.importance is not None:
         parts += ["", "% Importance of each unit for each factor."]
@@ -91,7 +91,7 @@ SUFFIXES = {".txt": "text", ".json": "json", ".csv": "csv", ".md": "markdown", "
 
 def _row(estimate: Estimate, found: Evaluation, *, dash: str) -> tuple[str, ...]:
     value = dash if estimate.value is None else f"{estimate.value:.3f}"
-    return (heading(estimate.number), value, *((interval(estimate),) if found.chance else ()))
+    return (heading(estimate.number), value, *((interval(estimate),) if found.intervals else ()))
 
 
 def _importance_rows(found: Evaluation) -> list[tuple[str, ...]]:

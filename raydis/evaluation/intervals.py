@@ -1,17 +1,20 @@
-"""Confidence intervals of scores. K draws, S training runs, M samples.
+"""Confidence intervals of scores. K draws, S training runs, M samples, F factors.
 
-A score has three sources of chance, and each has its interval:
+A score has three sources of chance, and each has its kind of interval:
 
-- **The metric's samples** ("draws"): a metric draws samples of the table. Its draws with other seeds show how much
-  they matter. This is all the chance there is where the table is the whole population, as a complete grid of factors.
-- **The rows** ("rows"): another table of M samples would have given another score. The bootstrap (Efron 1979) imitates
-  it: each draw after the first scores M rows that are drawn from the table with replacement, with other samples of the
-  metric, too. Rows must be independent of each other, which neighbouring frames of a video are not.
-- **The training** ("runs"): another training of the same method would have given other codes. Only several runs with
-  different training seeds show this.
+- "draws": a metric draws random samples of the table, and draws with other seeds show how much they matter. This is all
+  the chance there is if the table is the whole population, as a complete grid of factors is.
+- "rows": another table of M samples would have given another score. The bootstrap (Efron, Annals of Statistics 1979)
+  imitates other tables: each draw after the first scores M rows that are drawn from the table with replacement. The
+  metric's samples differ from draw to draw, too. The rows must be independent, which frames of one video are not.
+- "runs": another training of the same method would have given other codes. Only runs with different training seeds show
+  this. Runs that are scored with the same seed share the metrics' samples, so the interval leaves out their chance.
 
-All intervals are Student's. A bootstrap's percentiles need hundreds of draws, and copies of rows shift them: a score
-that measures fit rises with the number of copies. The standard deviation of a few draws suffers little from either.
+All three use Student's t distribution. Percentiles of the bootstrap would need hundreds of draws, and would lie in the
+wrong place: copies of a row stand among the training and the test rows of a metric, which raises its accuracy. The
+standard deviation over the bootstrap's draws does not have this fault. For two factors, two mixed noisy units and 500
+to 2,000 rows, it was 0.7 to 1.4 times that over 25 independent tables, for DCI and MIG, while the means differed by up
+to seven standard deviations. The metrics' own samples alone gave a fifth to the whole of it.
 """
 
 from __future__ import annotations
@@ -23,42 +26,35 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-Chance = Literal["rows", "draws", "runs"]
-Bounds = tuple[float, float]
+Kind = Literal["rows", "draws", "runs"]
+LEAST_DRAWS = {"draws": 2, "rows": 3}  # the first draw of "rows" is no bootstrap
 
 
-def of_one_run(draws: Sequence[float], *, confidence: float) -> tuple[float, float]:
-    """Return the standard deviation (divisor K - 1) of K draws, and the half width of the interval around the first.
+def around_first(draws: Sequence[float], kind: Literal["rows", "draws"], *, confidence: float) -> tuple[float, float]:
+    """Return the standard deviation over the draws of one run, and the half width of the interval around the first.
 
-    If the draws are independent and normally distributed, the interval contains their expectation with probability
-    `confidence`. The first draw is the score, as published, and not the mean of the draws, so its interval does not
-    shrink with K.
+    The first draw is the score, as published, and not the mean of the draws: the interval does not shrink with K.
 
     Args:
-        draws: at least two.
+        draws: K values, at least `LEAST_DRAWS[kind]`.
+        kind: "draws" if all are equally distributed; "rows" if all after the first are the bootstrap's, which alone
+            give the standard deviation then.
         confidence: between 0 and 1.
     """
-    deviation = float(np.std(draws, ddof=1))
-    return deviation, _quantile(confidence, len(draws) - 1) * deviation
+    alike = draws[1:] if kind == "rows" else draws
+    deviation = float(np.std(alike, ddof=1))
+    return deviation, _quantile(confidence, len(alike) - 1) * deviation
 
 
-def of_runs(values: Sequence[float], *, confidence: float) -> tuple[float, float]:
-    """Return the standard deviation (divisor S - 1) of the scores of S runs, and the half width around their mean.
-
-    The interval contains the expected score of a run with probability `confidence` if the scores are independent and
-    normally distributed.
+def around_mean(values: Sequence[float], *, confidence: float) -> tuple[float, float]:
+    """Return the standard deviation over runs, and the half width of the interval around their mean.
 
     Args:
-        values: at least two.
+        values: the scores of S runs, at least two.
         confidence: between 0 and 1.
     """
     deviation = float(np.std(values, ddof=1))
     return deviation, _quantile(confidence, len(values) - 1) * deviation / math.sqrt(len(values))
-
-
-def within(value: float, half_width: float, bounds: Bounds) -> Bounds:
-    """Return the interval around a value, cut where it leaves the range that the number can have."""
-    return max(value - half_width, bounds[0]), min(value + half_width, bounds[1])
 
 
 def is_complete_grid(factors: NDArray[np.int64]) -> bool:
@@ -74,7 +70,7 @@ def is_complete_grid(factors: NDArray[np.int64]) -> bool:
 
 
 def _quantile(confidence: float, degrees: int) -> float:
-    """Return the quantile of Student's distribution that bounds its central share `confidence`."""
+    """Return the quantile of Student's t distribution that bounds its central share `confidence`."""
     from scipy.special import stdtrit  # pyright: ignore[reportMissingTypeStubs]  (takes half a second)
 
     return float(stdtrit(degrees, 0.5 + confidence / 2))

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from raydis.evaluation.intervals import Chance
+from raydis.evaluation.intervals import Kind
 from raydis.metrics.importance import Estimator
 from raydis.metrics.table import Number, number_named
 
@@ -71,8 +71,8 @@ class Evaluation:
 
     Attributes:
         estimates: the scores: those of the run, or the mean over several runs.
-        chance: what the intervals of `estimates` contain: the chance in the "draws", in the "rows" or in the "runs"
-            (see `raydis.evaluation.intervals`); None without intervals.
+        intervals: the kind of the intervals of `estimates`, over "draws", "rows" or "runs" (see
+            `raydis.evaluation.intervals`); None if there are none.
         confidence: of the intervals.
         runs: the runs one by one.
         factor_names: F names.
@@ -84,7 +84,7 @@ class Evaluation:
     """
 
     estimates: tuple[Estimate, ...]
-    chance: Chance | None
+    intervals: Kind | None
     confidence: float
     runs: tuple[Run, ...]
     factor_names: tuple[str, ...]

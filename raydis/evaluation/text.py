@@ -49,7 +49,9 @@ def as_lines(found: Evaluation) -> list[Line]:
         blocks.append(_importance(first, found))
     if found.notes:
         blocks.append([line for note in found.notes for line in _wrapped(f"note: {note}", "dim")])
-    return [line for number, block in enumerate(blocks) for line in ([[]] if number else []) + block]
+    for block in blocks[1:]:
+        block.insert(0, [])
+    return [line for block in blocks for line in block]
 
 
 def settings(found: Evaluation) -> str:
@@ -63,18 +65,18 @@ def settings(found: Evaluation) -> str:
     )
 
 
-def chance(found: Evaluation) -> str:
-    """Return what the intervals contain, as one sentence with a full stop."""
-    share = f"{100 * found.confidence:g} % intervals"
-    match found.chance:
+def interval_note(found: Evaluation) -> str:
+    """Return how the intervals came about, as one sentence with a full stop."""
+    share = f"{100 * found.confidence:g} % confidence intervals"
+    match found.intervals:
         case "rows":
-            return f"The {share} contain the chance in the rows: bootstrap, {found.num_draws} draws."
+            return f"{share} by bootstrap over the rows, {found.num_draws} draws."
         case "draws":
-            return f"The {share} contain the chance in the metrics' own samples: {found.num_draws} draws."
+            return f"{share} over the random samples that the metrics draw, {found.num_draws} draws."
         case "runs":
-            return f"The {share} contain the chance in the training: mean of {len(found.runs)} runs."
+            return f"{share} of the mean over {len(found.runs)} training runs."
         case None:
-            return "One draw of each metric's samples, so there are no intervals."
+            return "No intervals, because each metric was computed once (num_draws=1)."
 
 
 def heading(number: Number) -> str:
@@ -99,7 +101,7 @@ def _head(found: Evaluation) -> list[Line]:
 def _scores(found: Evaluation) -> list[Line]:
     titles = [heading(estimate.number) for estimate in found.estimates]
     width = min(MAX_TITLE, max(map(len, titles)))
-    share = f"{100 * found.confidence:g} % interval" if found.chance else ""
+    share = f"{100 * found.confidence:g} % interval" if found.intervals else ""
     head = f"{'':{width}}  {'mean' if len(found.runs) > 1 else 'score':>6}  {share:<16}"
     lines: list[Line] = [[Span(head.rstrip(), "title")]]
     for title, estimate in zip(titles, found.estimates, strict=True):
@@ -111,9 +113,9 @@ def _scores(found: Evaluation) -> list[Line]:
             lines += [[Span(indent + line, "dim")] for line in reason[1:]]
             continue
         row: Line = [Span(name, "plain"), Span(f"{estimate.value:6.3f}  ", "score")]
-        row += [Span(f"{interval(estimate):<16}  ", "dim")] if found.chance else []
+        row += [Span(f"{interval(estimate):<16}  ", "dim")] if found.intervals else []
         lines.append(row + _bar(estimate))
-    return [*lines, [], *_wrapped(chance(found), "dim")]
+    return [*lines, [], *_wrapped(interval_note(found), "dim")]
 
 
 def _bar(estimate: Estimate) -> Line:

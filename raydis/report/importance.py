@@ -9,7 +9,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from raydis.evaluation.result import Evaluation, Run, by_importance
-from raydis.evaluation.text import chance, heading, settings, shortened
+from raydis.evaluation.text import heading, interval_note, settings, shortened
 
 FIGURE_FORMATS = (".png", ".pdf", ".svg", ".jpg", ".jpeg", ".webp")
 DPI = 150
@@ -33,7 +33,7 @@ def draw_evaluation(found: Evaluation, *, suffix: str = ".png") -> bytes:
     height = 1.6 + max(0.34 * len(found.estimates), ROW * num_units, 1.0)
     widths = [5.2, *(1.6 + COLUMN * len(found.factor_names) for _ in drawn)]
     figure = Figure(figsize=(sum(widths), height), layout="constrained")
-    figure.suptitle(f"{settings(found)}\n{chance(found)}", fontsize=9, parse_math=False)
+    figure.suptitle(f"{settings(found)}\n{interval_note(found)}", fontsize=9, parse_math=False)
     panels = figure.subplots(1, len(widths), squeeze=False, width_ratios=widths)[0]
     _draw_scores(panels[0], found)
     for run, panel in zip(drawn, panels[1:], strict=True):
@@ -58,7 +58,7 @@ def _draw_scores(panel: Any, found: Evaluation) -> None:
         ]
         if len(shares) == 3:
             panel.plot(shares[1:], [row, row], color=DARK, alpha=0.45, linewidth=6, solid_capstyle="butt")
-        panel.plot(shares[0], row, marker="o", color=DARK, markersize=5)
+        panel.plot(shares[0], row, marker="o", color=DARK, markersize=5, clip_on=False)
         panel.text(1.03, row, f"{each.value:.3f}", va="center", fontsize=9)
     panel.set_yticks(range(len(found.estimates)))
     for label in panel.set_yticklabels([heading(each.number) for each in found.estimates], fontsize=9):
@@ -76,7 +76,8 @@ def _draw_importance(panel: Any, run: Run, found: Evaluation) -> None:
     assert importance is not None
     order = by_importance(importance, num_most=MAX_UNITS)
     shown = importance[order]
-    panel.imshow(shown, cmap="Blues", vmin=0.0, vmax=1.0, aspect="auto")
+    panel.imshow(shown, cmap="Blues", vmin=0.0, vmax=1.0, aspect=ROW / COLUMN)
+    panel.set_anchor("NW")
     if shown.shape[1] <= MAX_NUMBERED:
         for (row, factor), value in np.ndenumerate(shown):
             if value >= LEAST_SHOWN:
