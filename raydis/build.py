@@ -133,6 +133,7 @@ def _build_dyga_sd(config: RunConfig, method: DygaSdConfig, image_channels: int)
         denoising=Denoising(**method.diffusion.model_dump()),
         latent_size=config.latent_size,
         refit=method.anchors,
+        overlap_weight=method.overlap_weight,
     )
 
 
