@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 
 from raydis.config import RunConfig
 from raydis.config.autoencoder import KlConfig, VqConfig
-from raydis.config.dyga_sd import DygaSdConfig
+from raydis.config.dyga_sd import DygaSdConfig, ResidualEncoderConfig
 from raydis.config.first_stage import (
     FirstStageConfig,
     KlNetwork,
@@ -37,6 +37,7 @@ from raydis.models.autoencoders import Autoencoder, FirstStage, KlAutoencoder, P
 from raydis.models.conv_vae import ConvDecoder, ConvEncoder, dense_network
 from raydis.models.critics import PatchDiscriminator, PerceptualDistance
 from raydis.models.encoder import Encoder
+from raydis.models.residual_encoder import ResidualEncoder
 from raydis.models.unet import UNet
 
 
@@ -107,13 +108,14 @@ def build_method(config: RunConfig, image_channels: int) -> Method:
 
 def _build_dyga_sd(config: RunConfig, method: DygaSdConfig, image_channels: int) -> DygaSd:
     stage = build_first_stage(config.first_stage, image_channels)
+    encoder = ResidualEncoder if isinstance(method.encoder, ResidualEncoderConfig) else Encoder
     return DygaSd(
-        encoder=Encoder(
+        encoder=encoder(
             image_size=config.data.image_size,
             image_channels=image_channels,
             num_units=method.num_units,
             unit_dim=method.unit_dim,
-            **method.encoder.model_dump(),
+            **method.encoder.model_dump(exclude={"kind"}),
         ),
         unet=UNet(
             latent_dim=stage.latent_dim,

@@ -5,12 +5,13 @@ The defaults are the sizes of the paper and of the authors' released code.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
 from raydis.config.method import MethodSection
 from raydis.config.section import Model, Rate, Size
+from raydis.config.tree import is_tree
 
 if TYPE_CHECKING:
     from raydis.config.run import RunConfig
@@ -19,8 +20,9 @@ MAX_COVARIANCE_NUMBERS = 2**28  # in the covariances of all units' mixtures: 1 G
 
 
 class EncoderConfig(Model):
-    """Image encoder: it maps an image to one scalar per unit, and an MLP per unit maps the scalar to a token."""
+    """DyGA+SD's encoder: it maps an image to one scalar per unit, and an MLP per unit maps the scalar to a token."""
 
+    kind: Literal["conv"] = "conv"
     channels: tuple[Size, ...] = Field(
         default=(64, 128, 256, 256, 256),
         min_length=2,
@@ -45,6 +47,41 @@ class EncoderConfig(Model):
         default=(256, 512), min_length=1, description="Widths of the hidden layers of each unit's MLP."
     )
     token_activation: Literal["relu", "none"] = Field(default="relu", description="Last activation of each unit's MLP.")
+
+
+class ResidualConvolutionsConfig(Model):
+    """Strided convolutions and residual blocks, as in the released code of EncDiff and DisDiff."""
+
+    model_dim: int = Field(default=128, ge=2, description="Channels of all convolutions.")
+    norm: Literal["batch", "group"] = Field(
+        default="batch",
+        description="Norm of the convolutions. `batch`, as published: in training over the images that all workers "
+        "compute at once, later by running statistics. With `group`, an image never depends on its batch.",
+    )
+
+    def check_image_size(self, image_size: int) -> None:
+        """Raise ValueError if the convolutions cannot halve the image four times."""
+        if image_size % 16:
+            raise ValueError(f"data.image_size={image_size} cannot be divided by 16 in the encoder")
+
+
+class ResidualEncoderConfig(ResidualConvolutionsConfig):
+    """EncDiff's encoder: it maps an image to one scalar per unit, and an MLP per unit maps the scalar to a token."""
+
+    kind: Literal["residual"] = "residual"
+    token_hidden_dims: tuple[Size, ...] = Field(
+        default=(64, 128), min_length=1, description="Widths of the hidden layers of each unit's MLP."
+    )
+
+
+def _with_kind(tree: Any) -> Any:
+    """Add the kind of DyGA+SD's encoder to a section that has none."""
+    return {"kind": "conv", **tree} if is_tree(tree) else tree
+
+
+AnyEncoderConfig = Annotated[
+    Annotated[EncoderConfig | ResidualEncoderConfig, Field(discriminator="kind")], BeforeValidator(_with_kind)
+]
 
 
 class UNetConfig(Model):
@@ -138,7 +175,10 @@ class DiffusionConfig(Model):
 
 
 class DygaSdConfig(MethodSection):
-    """DyGA+SD. With `anchors.mode: off` and `unet.skip_dropout_rate: 0` it is EncDiff (arXiv 2402.09712)."""
+    """DyGA+SD. With `anchors.mode: off` and `unet.skip_dropout_rate: 0` it is EncDiff (arXiv 2402.09712).
+
+    EncDiff's own encoder is `encoder.kind: residual`.
+    """
 
     has_blocks: ClassVar[bool] = True
     uses_first_stage: ClassVar[bool] = True
@@ -146,7 +186,7 @@ class DygaSdConfig(MethodSection):
     kind: Literal["dyga_sd"] = "dyga_sd"
     num_units: int = Field(default=20, ge=2, le=256, description="Latent units N.")
     unit_dim: int = Field(default=32, ge=1, le=1024, description="Width D of a unit's token.")
-    encoder: EncoderConfig = EncoderConfig()
+    encoder: AnyEncoderConfig = EncoderConfig()
     unet: UNetConfig = UNetConfig()
     anchors: AnchorConfig = AnchorConfig()
     diffusion: DiffusionConfig = DiffusionConfig()
@@ -175,6 +215,9 @@ class DygaSdConfig(MethodSection):
             unknown = sorted(set(getattr(unet, field)) - set(sizes))
             if unknown:
                 raise ValueError(f"method.unet.{field} has {unknown}, but the U-Net's levels have sizes {sizes} px")
+        if isinstance(self.encoder, ResidualEncoderConfig):
+            self.encoder.check_image_size(run.data.image_size)
+            return
         shrink = self.encoder.stem_stride << (len(self.encoder.channels) - 1)
         if run.data.image_size % shrink:
             raise ValueError(f"data.image_size={run.data.image_size} cannot be divided by {shrink} in the encoder")

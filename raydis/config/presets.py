@@ -1,7 +1,10 @@
 """Presets: named configurations of a run, whose keys a YAML file or the command line can override.
 
 `reference` has the sizes of the published system (arXiv 2410.23820). These are the defaults of `raydis.config`, with a
-tenth of the published training budget, and with bf16 instead of the release's fp32. `small` trains in minutes on a
+tenth of the published training budget, and with bf16 instead of the release's fp32. `encdiff` has the sizes of EncDiff
+(arXiv 2402.09712) and the settings of its released code, which differ from those of the paper. Behind a first stage
+with three channels, as published, its U-Net has 37,469,635 parameters. `encdiff_small` is the same on the images of
+`small`. `small` trains in minutes on a
 laptop CPU. `tiny` is for tests and learns nothing. `vq` and `kl` train the learned first stages at the published size;
 `vq_small` and `kl_small` train them for the images of `small`, in minutes on a laptop CPU. `beta_vae_small`,
 `factor_vae_small` and `pca_ica_small` train the other methods on the same images, in a minute or two on one core.
@@ -10,11 +13,19 @@ laptop CPU. `tiny` is for tests and learns nothing. `vq` and `kl` train the lear
 from __future__ import annotations
 
 import copy
+import functools
 from typing import TypedDict
 
 from raydis.config.autoencoder import KlConfig, VqConfig
 from raydis.config.data import DataConfig
-from raydis.config.dyga_sd import AnchorConfig, DiffusionConfig, DygaSdConfig, EncoderConfig, UNetConfig
+from raydis.config.dyga_sd import (
+    AnchorConfig,
+    DiffusionConfig,
+    DygaSdConfig,
+    EncoderConfig,
+    ResidualEncoderConfig,
+    UNetConfig,
+)
 from raydis.config.files import merge
 from raydis.config.first_stage import PatchPcaStage, PixelStage
 from raydis.config.pca_ica import PcaIcaConfig
@@ -24,7 +35,8 @@ from raydis.config.tree import Tree, is_tree
 from raydis.config.vae import BetaVaeConfig, FactorVaeConfig
 from raydis.errors import ConfigError
 
-TAGS = {"data": "name", "first_stage": "kind", "method": "kind"}  # section -> the key that names its variant
+# section -> the key that names its variant; a section stands after the one that contains it
+TAGS = {"data": "name", "first_stage": "kind", "method": "kind", "method.encoder": "kind"}
 
 
 class _Course(TypedDict):
@@ -55,6 +67,50 @@ REFERENCE = RunConfig(
     # EncDiff's published curve on 3D Shapes (FactorVAE / DCI by images): 0.48 M 0.77/0.53, 0.96 M 0.97/0.73,
     # 1.92 M 1.00/0.93, 3.36 M 1.00/0.95. After a tenth of the budget, DCI has more than half of its final value.
     evaluation=EvaluationConfig(rungs=(480_000, 960_000, 1_920_000)),
+)
+
+NO_ANCHORS = AnchorConfig(mode="off")
+
+ENCDIFF = RunConfig(
+    data=FULL_DATA,
+    first_stage=PatchPcaStage(patch_size=4, latent_dim=12),
+    method=DygaSdConfig(
+        num_units=20,
+        unit_dim=16,  # the paper says 32, but its number of parameters is that of 16
+        encoder=ResidualEncoderConfig(),
+        unet=UNetConfig(dropout_rate=0.0, skip_dropout_rate=0.0),
+        diffusion=DiffusionConfig(schedule="ldm_linear", prediction="noise", loss="l1"),
+        anchors=NO_ANCHORS,
+    ),
+    train=TrainConfig(
+        num_images=4_800_000, batch_size=128, learning_rate=2.56e-4, warmup_images=1_280_000, precision="bf16"
+    ),
+    evaluation=EvaluationConfig(rungs=(480_000, 960_000, 1_920_000)),
+)
+
+SMALL_UNET = UNetConfig(
+    model_dim=32,
+    multipliers=(1, 1),
+    num_blocks=1,
+    attention_sizes=(8, 4),
+    num_heads=1,
+    dropout_rate=0.0,
+    skip_dropout_rate=0.0,
+    skip_dropout_sizes=(8,),
+)
+
+ENCDIFF_SMALL = RunConfig(
+    data=SMALL_DATA,
+    first_stage=PatchPcaStage(patch_size=8, latent_dim=24),
+    method=DygaSdConfig(
+        num_units=20,
+        unit_dim=16,
+        encoder=ResidualEncoderConfig(model_dim=32),
+        unet=SMALL_UNET,
+        anchors=NO_ANCHORS,
+    ),
+    train=TrainConfig(**SMALL_COURSE, batch_size=32, learning_rate=1e-3, warmup_images=3_200, max_grad_norm=1.0),
+    evaluation=EvaluationConfig(protocol="search"),
 )
 
 SMALL = RunConfig(
@@ -184,6 +240,8 @@ PRESETS: dict[str, RunConfig] = {
     "reference": REFERENCE,
     "small": SMALL,
     "tiny": TINY,
+    "encdiff": ENCDIFF,
+    "encdiff_small": ENCDIFF_SMALL,
     "vq": _first_stage(VqConfig()),
     "kl": _first_stage(KlConfig()),
     "vq_small": _small_first_stage(
@@ -216,17 +274,29 @@ def expand(tree: Tree) -> Tree:
         raise ConfigError(f"unknown preset {name!r}: use one of {', '.join(PRESETS)}")
     base = as_tree(PRESETS[name])
     over = {key: value for key, value in tree.items() if key != "preset"}
-    for section, tag in TAGS.items():
-        wanted = over.get(section)
-        chosen = wanted.get(tag) if is_tree(wanted) else None
-        if chosen is not None and chosen != base[section][tag]:
-            base[section] = {"image_size": base["data"]["image_size"]} if section == "data" else {}
+    for key, tag in TAGS.items():
+        wanted, found = _section(over, key), _section(base, key)
+        chosen = None if wanted is None else wanted.get(tag)
+        if chosen is not None and found is not None and chosen != found[tag]:
+            kept = {"image_size": found["image_size"]} if key == "data" else {}
+            found.clear()
+            found.update(kept)
     return merge(base, over)
 
 
 def as_tree(preset: RunConfig) -> Tree:
     """Return the values that a preset sets, and the variant of each section even if it is the default."""
     tree = preset.model_dump(mode="json", exclude_unset=True)
-    for section, tag in TAGS.items():
-        tree[section][tag] = getattr(getattr(preset, section), tag)
+    for key, tag in TAGS.items():
+        section = _section(tree, key)
+        if section is not None:
+            section[tag] = getattr(functools.reduce(getattr, key.split("."), preset), tag)
     return tree
+
+
+def _section(tree: Tree, key: str) -> Tree | None:
+    """Return the section at a dotted key; None if the tree has none there."""
+    node: object = tree
+    for name in key.split("."):
+        node = node.get(name) if is_tree(node) else None
+    return node if is_tree(node) else None

@@ -5,12 +5,17 @@ import json
 from typing import Any
 
 import pytest
+import torch
+from torch import nn
 
+from raydis.build import build_method
 from raydis.config import PixelStage, RunConfig
 from raydis.config.files import parse
 from raydis.config.identity import settings
 from raydis.config.presets import PRESETS, expand
 from raydis.errors import ConfigError
+from raydis.methods.dyga_sd import DygaSd
+from raydis.models.autoencoders import VqAutoencoder
 
 
 @pytest.mark.parametrize("name", PRESETS)
@@ -22,6 +27,8 @@ NAMES = {  # the ends of the names of runs that were trained before presets were
     "reference": "0993116c5660",
     "small": "2e6a0776fea5",
     "tiny": "16754110b162",
+    "encdiff": "54be84007e31",
+    "encdiff_small": "84a78377696f",
     "vq": "ddc6b8408acb",
     "kl": "a9749a5e1fd1",
     "vq_small": "7bada5235cb6",
@@ -70,6 +77,31 @@ def test_reference_has_the_published_sizes() -> None:
     assert (run.method.anchors.mode, run.method.unet.model_dim) == ("constant", 64)
     assert (run.latent_size, run.train.batch_size, run.train.learning_rate) == (16, 512, 1e-4)
     assert run.train.precision == "bf16"
+
+
+def num_weights(module: nn.Module) -> int:
+    return sum(weight.numel() for weight in module.parameters())
+
+
+def test_encdiff_has_the_published_sizes() -> None:
+    stage = {"first_stage": {"kind": "vq", "checkpoint": "x"}}
+    with torch.device("meta"):
+        method = build_method(RunConfig.model_validate(expand({"preset": "encdiff", **stage})), 3)
+    assert isinstance(method, DygaSd)
+    assert (num_weights(method.unet), num_weights(method.encoder)) == (37_469_635, 1_374_292)
+    assert isinstance(method.first_stage, VqAutoencoder)
+    stage = method.first_stage
+    assert (num_weights(stage.encoder), num_weights(stage.decoder)) == (1_403_363, 2_068_547)
+    assert method.refit_images is None
+    assert method.unet.skip_dropout_rate == 0.0
+
+
+def test_another_encoder_starts_from_its_own_defaults() -> None:
+    small = expand({"preset": "small", "method": {"encoder": {"kind": "residual"}}})
+    assert small["method"]["encoder"] == {"kind": "residual"}
+    assert RunConfig.model_validate(small).method.num_units == 12
+    narrower = expand({"preset": "small", "method": {"encoder": {"hidden_dims": [64]}}})
+    assert narrower["method"]["encoder"]["stem_stride"] == 8
 
 
 @pytest.mark.parametrize("name", ["vq", "kl"])

@@ -42,8 +42,15 @@ Tensors = dict[str, Tensor]
 UNET = {"dropout_rate": 0.0, "skip_dropout_rate": 0.0}
 ANCHORS = {"mode": "constant", "refit_images": 64, "num_gaussians": 1, "num_splits": 0}
 NETWORK = {"stem_stride": 2, "model_dim": 8, "multipliers": [1, 2], "num_blocks": 1, "latent_dim": 3}
+# By kind, or by any name if the settings contain a kind.
 METHODS: dict[str, dict[str, Any]] = {
     "dyga_sd": {"unet": UNET, "anchors": ANCHORS},
+    "encdiff": {
+        "kind": "dyga_sd",
+        "encoder": {"kind": "residual", "model_dim": 8, "norm": "group", "token_hidden_dims": [8]},
+        "unet": UNET,
+        "anchors": {"mode": "off"},
+    },
     "beta_vae": {"num_units": 4, "hidden_dim": 16},
     "factor_vae": {"num_units": 4, "hidden_dim": 16, "discriminator_dims": [8, 8]},
     "pca_ica": {"num_units": 4},
@@ -65,7 +72,7 @@ def config_of(kind: str, **sections: Any) -> RunConfig:
         expand(
             {
                 "preset": "tiny",
-                "first_stage": {"kind": "patch_pca" if kind == "dyga_sd" else "pixel"},
+                "first_stage": {"kind": "patch_pca" if kind in ("dyga_sd", "encdiff") else "pixel"},
                 "method": {"kind": kind, **METHODS[kind]},
                 "train": {**train, "checkpoint_images": FIRST_REPORT, "max_grad_norm": 1.0},
                 "evaluation": {"protocol": "none"},
