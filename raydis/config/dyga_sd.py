@@ -84,8 +84,8 @@ AnyEncoderConfig = Annotated[
 ]
 
 
-class UNetConfig(Model):
-    """Denoising U-Net with cross-attention to the tokens, and Skip Dropout (SD) on its skip connections."""
+class UNetSizes(Model):
+    """Sizes of a denoising U-Net."""
 
     model_dim: int = Field(default=64, ge=8, description="Channels at the finest level.")
     multipliers: tuple[Size, ...] = Field(
@@ -94,16 +94,10 @@ class UNetConfig(Model):
     num_blocks: int = Field(default=2, ge=1, description="Residual blocks per level.")
     attention_sizes: tuple[Size, ...] = Field(
         default=(16, 8, 4),
-        description="Sizes (px of the latent) of the levels whose blocks attend to the tokens. The middle always does.",
+        description="Sizes (px of the latent) of the levels whose blocks attend to the tokens, or to the pixels in a "
+        "U-Net without tokens. The middle always does.",
     )
     num_heads: int = Field(default=8, ge=1, description="Attention heads.")
-    dropout_rate: Rate = Field(default=0.1, description="Dropout inside residual blocks.")
-    skip_dropout_rate: Rate = Field(
-        default=0.2, description="Probability that a channel of a skip connection is dropped."
-    )
-    skip_dropout_sizes: tuple[Size, ...] = Field(
-        default=(16, 8), description="Sizes (px of the latent) of the levels with Skip Dropout."
-    )
 
     @model_validator(mode="after")
     def _heads(self) -> Self:
@@ -113,6 +107,30 @@ class UNetConfig(Model):
                     f"num_heads={self.num_heads} must divide model_dim*multiplier={self.model_dim * multiplier}"
                 )
         return self
+
+    def check_latent_size(self, latent_size: int, section: str) -> None:
+        """Raise ValueError if the U-Net does not fit latents of this size, px. `section` is its dotted key."""
+        sizes = [latent_size >> level for level in range(len(self.multipliers))]
+        if latent_size % (1 << (len(self.multipliers) - 1)):
+            raise ValueError(
+                f"a latent of {latent_size} px cannot be halved {len(self.multipliers) - 1} times: "
+                f"give {section}.multipliers fewer levels"
+            )
+        for field in (name for name in type(self).model_fields if name.endswith("_sizes")):
+            if unknown := sorted(set(getattr(self, field)) - set(sizes)):
+                raise ValueError(f"{section}.{field} has {unknown}, but the U-Net's levels have sizes {sizes} px")
+
+
+class UNetConfig(UNetSizes):
+    """Denoising U-Net with cross-attention to the tokens, and Skip Dropout (SD) on its skip connections."""
+
+    dropout_rate: Rate = Field(default=0.1, description="Dropout inside residual blocks.")
+    skip_dropout_rate: Rate = Field(
+        default=0.2, description="Probability that a channel of a skip connection is dropped."
+    )
+    skip_dropout_sizes: tuple[Size, ...] = Field(
+        default=(16, 8), description="Sizes (px of the latent) of the levels with Skip Dropout."
+    )
 
 
 class AnchorConfig(Model):
@@ -204,17 +222,7 @@ class DygaSdConfig(MethodSection):
         return self
 
     def check(self, run: RunConfig) -> None:
-        unet = self.unet
-        sizes = [run.latent_size >> level for level in range(len(unet.multipliers))]
-        if run.latent_size % (1 << (len(unet.multipliers) - 1)):
-            raise ValueError(
-                f"a latent of {run.latent_size} px cannot be halved {len(unet.multipliers) - 1} times: "
-                "give method.unet.multipliers fewer levels"
-            )
-        for field in ("attention_sizes", "skip_dropout_sizes"):
-            unknown = sorted(set(getattr(unet, field)) - set(sizes))
-            if unknown:
-                raise ValueError(f"method.unet.{field} has {unknown}, but the U-Net's levels have sizes {sizes} px")
+        self.unet.check_latent_size(run.latent_size, "method.unet")
         if isinstance(self.encoder, ResidualEncoderConfig):
             self.encoder.check_image_size(run.data.image_size)
             return

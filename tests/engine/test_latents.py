@@ -207,7 +207,7 @@ def test_a_step_uses_the_latents_that_are_kept_and_encodes_nothing(
     assert losses[0] == losses[1]
 
     training = Training(config, dataset, device=CPU)
-    training.open_first_stage()
+    training.open_borrowed()
     batch = next_batch(training)
     assert batch.latents is not None
     torch.manual_seed(0)
