@@ -150,9 +150,7 @@ def _build_diffusion(config: RunConfig, method: UnconditionalNetwork, image_chan
     """Return a diffusion model without a condition, to be trained, or to load the weights of a checkpoint."""
     stage = build_first_stage(config.first_stage, image_channels)
     return UnconditionalDiffusion(
-        unet=UnconditionalUNet(
-            latent_dim=stage.latent_dim, latent_size=config.latent_size, **method.unet.model_dump()
-        ),
+        unet=UnconditionalUNet(latent_dim=stage.latent_dim, latent_size=config.latent_size, **method.unet.model_dump()),
         first_stage=stage,
         denoising=Denoising(**method.diffusion.model_dump()),
         latent_size=config.latent_size,

@@ -19,8 +19,8 @@ class Pretrained(Model):
     checkpoint: str | None = Field(
         default=None,
         description="Checkpoint of that run: a folder, an s3:// URI, or name@alias of the registry. It must have been "
-        "trained with the same settings of the network and the first stage, at this image size, but may have seen other "
-        "images. A run needs it; its own checkpoints contain the model.",
+        "trained with the same settings of the network and the first stage, at this image size, but may have seen "
+        "other images. A run needs it; its own checkpoints contain the model.",
     )
 
 

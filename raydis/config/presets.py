@@ -220,6 +220,16 @@ def _small_first_stage(method: VqConfig | KlConfig) -> RunConfig:
     )
 
 
+def _unconditional(preset: RunConfig, unet: UnconditionalUNetConfig) -> RunConfig:
+    """Return the configuration that trains the diffusion model that DisDiff is built on, for the data of a preset."""
+    return preset.model_copy(
+        update={
+            "method": UnconditionalDiffusionConfig(unet=unet),
+            "evaluation": EvaluationConfig(protocol="none"),
+        }
+    )
+
+
 def _small_rival(method: BetaVaeConfig | FactorVaeConfig | PcaIcaConfig) -> RunConfig:
     """Return the configuration that trains a method without a first stage on the images of `small`.
 

@@ -122,9 +122,7 @@ class DisDiff(VectorUnitMethod):
         """Return the z_0 (B, L, h, w) that the predicted noise in z_t implies, at alpha_bar (B,)."""
         return self.diffusion.denoising.sample(predicted, noisy, alpha_bar)
 
-    def judge(
-        self, images: Tensor, without: Tensor, shifted: Tensor, chosen: Tensor
-    ) -> tuple[Tensor, Tensor, Tensor]:
+    def judge(self, images: Tensor, without: Tensor, shifted: Tensor, chosen: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return the invariant loss, the variant loss and their weight for each image, (B,) each.
 
         Args:
@@ -190,7 +188,9 @@ class DisDiff(VectorUnitMethod):
         def predict(z: Tensor, t: Tensor) -> Tensor:
             features = self.diffusion.unet.contract(z, t)
             field = self.decoder(features, condition).sum(0)
-            return self.predict(self.shift(self.diffusion.unet.expand(features), field, alpha_bars[t]), z, alpha_bars[t])
+            return self.predict(
+                self.shift(self.diffusion.unet.expand(features), field, alpha_bars[t]), z, alpha_bars[t]
+            )
 
         return predict
 

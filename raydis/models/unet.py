@@ -66,9 +66,7 @@ def make_stage(
     return Stage(ResBlock(in_dim, out_dim, dropout_rate, resample), transformer)
 
 
-def make_down(
-    make: Callable[..., S], levels: Sequence[Level], num_blocks: int, dim: int
-) -> tuple[list[S], list[int]]:
+def make_down(make: Callable[..., S], levels: Sequence[Level], num_blocks: int, dim: int) -> tuple[list[S], list[int]]:
     """Return the stages of the contracting half, and the channels of every skip connection that it starts.
 
     Args:
@@ -90,9 +88,7 @@ def make_down(
     return stages, skip_dims
 
 
-def make_up(
-    make: Callable[..., S], levels: Sequence[Level], num_blocks: int, skip_dims: Sequence[int]
-) -> list[S]:
+def make_up(make: Callable[..., S], levels: Sequence[Level], num_blocks: int, skip_dims: Sequence[int]) -> list[S]:
     """Return the stages of the expanding half, each of which takes the latest skip connection that is left.
 
     The arguments are those of `make_down`, and the channels that it returned.

@@ -85,7 +85,9 @@ def claim(store: Store, name: str, config: RunConfig) -> RunConfig:
         for checkpoint, source in located.checkpoints().items():
             if moved[checkpoint] != source:
                 asked = config.checkpoints()[checkpoint]
-                log.warning("run %s continues with %s=%s, to which %s pointed at its start", name, checkpoint, source, asked)
+                log.warning(
+                    "run %s continues with %s=%s, to which %s pointed at its start", name, checkpoint, source, asked
+                )
     return located
 
 

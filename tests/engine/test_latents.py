@@ -124,7 +124,7 @@ def test_an_interrupted_first_stage_goes_on_as_if_nothing_had_happened(
 
 def test_an_editor_refuses_a_first_stage(trained: dict[str, Report]) -> None:
     assert trained["vq"].checkpoint is not None
-    with pytest.raises(CheckpointError, match=r"is a first stage, which has no units: open that of"):
+    with pytest.raises(CheckpointError, match=r"holds a model without units, for other runs to build on: open"):
         Editor.open(trained["vq"].checkpoint)
 
 
