@@ -84,8 +84,8 @@ class DisDiffConfig(MethodSection):
     )
     weighting: Literal["latent", "image"] = Field(
         default="latent",
-        description="Where a field's squared effect is measured, by which these two losses are weighted for each image. "
-        "`latent`: on the predicted latents (type Z of the released code); `image`: on their decoded images (type IM).",
+        description="Where the squared effect of a field is measured, by which these two losses are weighted for each "
+        "image. `latent`: on the predicted latents (type Z of the released code); `image`: on the images (IM).",
     )
     pretrained: PretrainedDiffusion = PretrainedDiffusion()
 

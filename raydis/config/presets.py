@@ -1,34 +1,26 @@
 """Presets: named configurations of a run, whose keys a YAML file or the command line can override.
 
 `reference` has the sizes of the published system (arXiv 2410.23820). These are the defaults of `raydis.config`, with a
-tenth of the published training budget, and with bf16 instead of the release's fp32. `encdiff` has the sizes of EncDiff
-(arXiv 2402.09712) and the settings of its released code, which differ from those of the paper. Behind a first stage
-with three channels, as published, its U-Net has 37,469,635 parameters. `encdiff_small` is the same on the images of
-`small`. `small` trains in minutes on a
+tenth of the published training budget, and with bf16 instead of the release's fp32. `small` trains in minutes on a
 laptop CPU. `tiny` is for tests and learns nothing. `vq` and `kl` train the learned first stages at the published size;
 `vq_small` and `kl_small` train them for the images of `small`, in minutes on a laptop CPU. `beta_vae_small`,
 `factor_vae_small` and `pca_ica_small` train the other methods on the same images, in a minute or two on one core.
+`diffusion_presets.py` holds the presets of EncDiff and DisDiff.
 """
 
 from __future__ import annotations
 
 import copy
 import functools
-from typing import TypedDict
 
 from raydis.config.autoencoder import KlConfig, VqConfig
 from raydis.config.data import DataConfig
-from raydis.config.dyga_sd import (
-    AnchorConfig,
-    DiffusionConfig,
-    DygaSdConfig,
-    EncoderConfig,
-    ResidualEncoderConfig,
-    UNetConfig,
-)
+from raydis.config.diffusion_presets import DIFFUSION_PRESETS
+from raydis.config.dyga_sd import AnchorConfig, DiffusionConfig, DygaSdConfig, EncoderConfig, UNetConfig
 from raydis.config.files import merge
 from raydis.config.first_stage import PatchPcaStage, PixelStage
 from raydis.config.pca_ica import PcaIcaConfig
+from raydis.config.preset_parts import FULL_DATA, SMALL_COURSE, SMALL_DATA
 from raydis.config.run import RunConfig
 from raydis.config.train import EvaluationConfig, TrainConfig
 from raydis.config.tree import Tree, is_tree
@@ -38,27 +30,6 @@ from raydis.errors import ConfigError
 # section -> the key that names its variant; a section stands after the one that contains it
 TAGS = {"data": "name", "first_stage": "kind", "method": "kind", "method.encoder": "kind"}
 
-
-class _Course(TypedDict):
-    num_images: int
-    ema_decay: float
-    report_images: int
-    checkpoint_images: int
-
-
-FULL_DATA = DataConfig(name="shapes3d_procedural", image_size=64)
-SMALL_DATA = DataConfig(
-    name="shapes3d_procedural",
-    image_size=64,
-    levels={"floor_hue": 4, "wall_hue": 4, "object_hue": 4, "scale": (0, 7), "orientation": (0, 7, 14)},
-)
-SMALL_COURSE: _Course = {
-    "num_images": 30_000,
-    "ema_decay": 0.995,
-    "report_images": 3_000,
-    "checkpoint_images": 15_000,
-}
-
 REFERENCE = RunConfig(
     data=FULL_DATA,
     first_stage=PatchPcaStage(patch_size=4, latent_dim=12),
@@ -67,50 +38,6 @@ REFERENCE = RunConfig(
     # EncDiff's published curve on 3D Shapes (FactorVAE / DCI by images): 0.48 M 0.77/0.53, 0.96 M 0.97/0.73,
     # 1.92 M 1.00/0.93, 3.36 M 1.00/0.95. After a tenth of the budget, DCI has more than half of its final value.
     evaluation=EvaluationConfig(rungs=(480_000, 960_000, 1_920_000)),
-)
-
-NO_ANCHORS = AnchorConfig(mode="off")
-
-ENCDIFF = RunConfig(
-    data=FULL_DATA,
-    first_stage=PatchPcaStage(patch_size=4, latent_dim=12),
-    method=DygaSdConfig(
-        num_units=20,
-        unit_dim=16,  # the paper says 32, but its number of parameters is that of 16
-        encoder=ResidualEncoderConfig(),
-        unet=UNetConfig(dropout_rate=0.0, skip_dropout_rate=0.0),
-        diffusion=DiffusionConfig(schedule="ldm_linear", prediction="noise", loss="l1"),
-        anchors=NO_ANCHORS,
-    ),
-    train=TrainConfig(
-        num_images=4_800_000, batch_size=128, learning_rate=2.56e-4, warmup_images=1_280_000, precision="bf16"
-    ),
-    evaluation=EvaluationConfig(rungs=(480_000, 960_000, 1_920_000)),
-)
-
-SMALL_UNET = UNetConfig(
-    model_dim=32,
-    multipliers=(1, 1),
-    num_blocks=1,
-    attention_sizes=(8, 4),
-    num_heads=1,
-    dropout_rate=0.0,
-    skip_dropout_rate=0.0,
-    skip_dropout_sizes=(8,),
-)
-
-ENCDIFF_SMALL = RunConfig(
-    data=SMALL_DATA,
-    first_stage=PatchPcaStage(patch_size=8, latent_dim=24),
-    method=DygaSdConfig(
-        num_units=20,
-        unit_dim=16,
-        encoder=ResidualEncoderConfig(model_dim=32),
-        unet=SMALL_UNET,
-        anchors=NO_ANCHORS,
-    ),
-    train=TrainConfig(**SMALL_COURSE, batch_size=32, learning_rate=1e-3, warmup_images=3_200, max_grad_norm=1.0),
-    evaluation=EvaluationConfig(protocol="search"),
 )
 
 SMALL = RunConfig(
@@ -220,16 +147,6 @@ def _small_first_stage(method: VqConfig | KlConfig) -> RunConfig:
     )
 
 
-def _unconditional(preset: RunConfig, unet: UnconditionalUNetConfig) -> RunConfig:
-    """Return the configuration that trains the diffusion model that DisDiff is built on, for the data of a preset."""
-    return preset.model_copy(
-        update={
-            "method": UnconditionalDiffusionConfig(unet=unet),
-            "evaluation": EvaluationConfig(protocol="none"),
-        }
-    )
-
-
 def _small_rival(method: BetaVaeConfig | FactorVaeConfig | PcaIcaConfig) -> RunConfig:
     """Return the configuration that trains a method without a first stage on the images of `small`.
 
@@ -250,8 +167,6 @@ PRESETS: dict[str, RunConfig] = {
     "reference": REFERENCE,
     "small": SMALL,
     "tiny": TINY,
-    "encdiff": ENCDIFF,
-    "encdiff_small": ENCDIFF_SMALL,
     "vq": _first_stage(VqConfig()),
     "kl": _first_stage(KlConfig()),
     "vq_small": _small_first_stage(
@@ -265,6 +180,7 @@ PRESETS: dict[str, RunConfig] = {
     # FastICA may never converge. With scikit-learn's tolerance of 1e-4 that happens in 5 of 48 fits (6 to 20 units,
     # three seeds, images of `tiny` and `small`); with 5e-3 in 1 of 144 (6 to 20 units, twelve seeds).
     "pca_ica_small": _small_rival(PcaIcaConfig(tolerance=5e-3)),
+    **DIFFUSION_PRESETS,
 }
 
 
@@ -287,7 +203,7 @@ def expand(tree: Tree) -> Tree:
     for key, tag in TAGS.items():
         wanted, found = _section(over, key), _section(base, key)
         chosen = None if wanted is None else wanted.get(tag)
-        if chosen is not None and found is not None and chosen != found[tag]:
+        if chosen is not None and found is not None and chosen != found.get(tag):
             kept = {"image_size": found["image_size"]} if key == "data" else {}
             found.clear()
             found.update(kept)
@@ -299,8 +215,9 @@ def as_tree(preset: RunConfig) -> Tree:
     tree = preset.model_dump(mode="json", exclude_unset=True)
     for key, tag in TAGS.items():
         section = _section(tree, key)
-        if section is not None:
-            section[tag] = getattr(functools.reduce(getattr, key.split("."), preset), tag)
+        variant = None if section is None else getattr(functools.reduce(getattr, key.split("."), preset), tag, None)
+        if section is not None and variant is not None:  # the encoder of some methods has no variants
+            section[tag] = variant
     return tree
 
 

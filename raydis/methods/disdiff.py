@@ -14,7 +14,7 @@ from training mode. And the noise, the times and the units are drawn from the ge
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
@@ -93,6 +93,10 @@ class DisDiff(VectorUnitMethod):
         """Return the noise (B, L, h, w), the timesteps and the units (B,) whose fields are judged in one step."""
         units = torch.randint(self.num_units, (batch_size,), generator=generator, device=generator.device)
         return {**self.diffusion.draw(batch_size, generator), "units": units}
+
+    def start(self, parts: Iterable[Tensor], generator: torch.Generator) -> None:
+        """Fit the first stage, if it has a closed form. The engine replaces it by that of the pre-trained model."""
+        self.diffusion.start(parts, generator)
 
     def forward(self, batch: Batch, move: str) -> Losses:
         """Return the loss, and its terms as means over the images, without their weights."""

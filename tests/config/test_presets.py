@@ -27,8 +27,6 @@ NAMES = {  # the ends of the names of runs that were trained before presets were
     "reference": "0993116c5660",
     "small": "2e6a0776fea5",
     "tiny": "16754110b162",
-    "encdiff": "54be84007e31",
-    "encdiff_small": "84a78377696f",
     "vq": "ddc6b8408acb",
     "kl": "a9749a5e1fd1",
     "vq_small": "7bada5235cb6",
@@ -36,6 +34,12 @@ NAMES = {  # the ends of the names of runs that were trained before presets were
     "beta_vae_small": "81cbb3055817",
     "factor_vae_small": "d5687c51b1d1",
     "pca_ica_small": "e3b311d7ff8f",
+    "encdiff": "54be84007e31",
+    "encdiff_small": "84a78377696f",
+    "diffusion": "c368ff020975",
+    "diffusion_small": "2c3ff22c8471",
+    "disdiff": "2dff8656fc7d",
+    "disdiff_small": "8bbe7196eec3",
 }
 
 

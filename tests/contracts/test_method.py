@@ -44,9 +44,10 @@ Tensors = dict[str, Tensor]
 # No dropped channels, which are each worker's own, and no mixture for which of several optima EM finds can hang on
 # rounding.
 UNET = {"dropout_rate": 0.0, "skip_dropout_rate": 0.0}
-PLAIN_UNET = {"model_dim": 8, "multipliers": [1, 2], "num_blocks": 1, "attention_sizes": [8], "num_heads": 2}
+PLAIN_UNET = {"model_dim": 8, "multipliers": [1, 2], "num_blocks": 1, "attention_sizes": [4], "num_heads": 2}
 ANCHORS = {"mode": "constant", "refit_images": 64, "num_gaussians": 1, "num_splits": 0}
 NETWORK = {"stem_stride": 2, "model_dim": 8, "multipliers": [1, 2], "num_blocks": 1, "latent_dim": 3}
+SMALL_LATENTS = ("dyga_sd", "encdiff", "disdiff", "unconditional_diffusion")  # to be quick
 # By kind, or by any name if the settings contain a kind.
 METHODS: dict[str, dict[str, Any]] = {
     "dyga_sd": {"unet": UNET, "anchors": ANCHORS},
@@ -85,7 +86,7 @@ def config_of(kind: str, **sections: Any) -> RunConfig:
         expand(
             {
                 "preset": "tiny",
-                "first_stage": {"kind": "patch_pca" if kind in ("dyga_sd", "encdiff") else "pixel"},
+                "first_stage": {"kind": "patch_pca" if kind in SMALL_LATENTS else "pixel"},
                 "method": {"kind": kind, **METHODS[kind]},
                 "train": {**train, "checkpoint_images": FIRST_REPORT, "max_grad_norm": 1.0},
                 "evaluation": {"protocol": "none"},
@@ -506,8 +507,8 @@ def test_swapping_no_unit_keeps_the_source_and_swapping_all_takes_the_target(
     half = len(every) // 2
     there = editor.swap(source, target, every[:half], **sampling)
     assert np.array_equal(there, editor.swap(target, source, every[half:], **sampling))  # the other way round
-    encoded = editor.encode(source[:1])
-    units, codes = (np.repeat(each, len(every), axis=0) for each in (encoded.units, encoded.codes))
+    encoded = editor.encode(np.stack([source[0], source[0]]))  # two images, as `swap_each` encodes
+    units, codes = (np.repeat(each[:1], len(every), axis=0) for each in (encoded.units, encoded.codes))
     assert np.array_equal(
         editor.swap_each(source[0], source[0], **sampling), editor.decode(units, codes=codes, **sampling)
     )
