@@ -31,9 +31,9 @@ MethodConfig = Annotated[
         | BetaVaeConfig
         | FactorVaeConfig
         | PcaIcaConfig
-        | DisDiffConfig
         | VqConfig
         | KlConfig
+        | DisDiffConfig
         | UnconditionalDiffusionConfig,
         Field(discriminator="kind"),
     ],

@@ -39,6 +39,7 @@ class Denoising(nn.Module):
             raise ValueError(f"unknown prediction {prediction!r}: use noise, velocity or sample")
         if loss not in ("l1", "l2"):
             raise ValueError(f"unknown loss {loss!r}: use l1 or l2")
+        self.schedule = schedule
         self.num_timesteps = num_timesteps
         self.distance = loss
         self.prediction = prediction

@@ -24,7 +24,7 @@ from torch.func import functional_call
 
 from raydis.diffusion.denoising import add_noise
 from raydis.diffusion.samplers import PredictSample, Sampler, ddim_invert, sample
-from raydis.diffusion.schedule import shift_coefficients
+from raydis.diffusion.schedule import alpha_bars, shift_coefficients
 from raydis.methods.contract import Batch, Draws, Losses, Method, Move
 from raydis.methods.unconditional_diffusion import UnconditionalDiffusion
 from raydis.methods.vector_units import VectorUnitMethod
@@ -63,9 +63,8 @@ class DisDiff(VectorUnitMethod):
         self.weight = weight
         self.weighting = weighting
         self.register_units((unit_dim,) * decoder.num_units)
-        alpha_bars = diffusion.denoising.alpha_bars
-        shifts = torch.from_numpy(shift_coefficients(alpha_bars.double().numpy())).to(alpha_bars.dtype)
-        self.register_buffer("shifts", shifts, persistent=False)
+        shifts = shift_coefficients(alpha_bars(diffusion.denoising.schedule, diffusion.denoising.num_timesteps))
+        self.register_buffer("shifts", torch.tensor(shifts, dtype=torch.get_default_dtype()), persistent=False)
         self.shifts: Tensor
 
     def train(self, mode: bool = True) -> DisDiff:
@@ -187,14 +186,12 @@ class DisDiff(VectorUnitMethod):
 
     def _denoiser(self, codes: Tensor) -> PredictSample:
         """Return the function that predicts z_0 with the fields of codes (B, N, D)."""
-        condition, alpha_bars = self.decoder.condition(codes), self.diffusion.denoising.alpha_bars
+        condition, denoising, unet = self.decoder.condition(codes), self.diffusion.denoising, self.diffusion.unet
 
         def predict(z: Tensor, t: Tensor) -> Tensor:
-            features = self.diffusion.unet.contract(z, t)
+            features, alpha_bar = unet.contract(z, t), denoising.alpha_bars[t]
             field = self.decoder(features, condition).sum(0)
-            return self.predict(
-                self.shift(self.diffusion.unet.expand(features), field, alpha_bars[t]), z, alpha_bars[t]
-            )
+            return self.predict(self.shift(unet.expand(features), field, alpha_bar), z, alpha_bar)
 
         return predict
 

@@ -14,6 +14,7 @@ from raydis.config.files import parse
 from raydis.config.identity import settings
 from raydis.config.presets import PRESETS, expand
 from raydis.errors import ConfigError
+from raydis.methods.disdiff import DisDiff
 from raydis.methods.dyga_sd import DygaSd
 from raydis.models.autoencoders import VqAutoencoder
 
@@ -98,6 +99,32 @@ def test_encdiff_has_the_published_sizes() -> None:
     assert (num_weights(stage.encoder), num_weights(stage.decoder)) == (1_403_363, 2_068_547)
     assert method.refit_images is None
     assert method.unet.skip_dropout_rate == 0.0
+
+
+def test_disdiff_has_the_published_sizes() -> None:
+    run = expand({"preset": "disdiff", "first_stage": {"kind": "vq", "checkpoint": "x"}})
+    assert run["method"]["kind"] == "disdiff"
+    with torch.device("meta"):
+        method = build_method(RunConfig.model_validate(run), 3)
+    assert isinstance(method, DisDiff)
+    unet, decoder = method.diffusion.unet, method.decoder
+    assert (num_weights(unet), num_weights(unet) + num_weights(decoder)) == (29_422_467, 52_161_158)
+    assert num_weights(decoder.code_in) == 8_448
+    assert num_weights(decoder.concept_in) == 33_024
+    assert decoder.concept_matrix.numel() == 16_384
+    time_dim, split = unet.time_dim, sum(decoder.widths[:2])  # two stages in the middle
+    middle = num_weights(decoder.middle) + 2 * (time_dim + 1) * split
+    up = num_weights(decoder.up) + 2 * (time_dim + 1) * (sum(decoder.widths) - split)
+    assert (middle, up) == (3_152_384, 19_526_592)
+    assert num_weights(method.encoder) == 1_516_480
+
+
+@pytest.mark.parametrize("suffix", ["", "_small"])
+def test_disdiff_borrows_what_the_preset_beside_it_trains(suffix: str) -> None:
+    ours, theirs = PRESETS[f"disdiff{suffix}"], PRESETS[f"diffusion{suffix}"]
+    assert ours.method.borrowed is not None
+    assert ours.method.borrowed.model_dump(exclude={"checkpoint"}) == theirs.method.model_dump()
+    assert (ours.first_stage, ours.data) == (theirs.first_stage, theirs.data)
 
 
 def test_another_encoder_starts_from_its_own_defaults() -> None:
