@@ -71,7 +71,6 @@ def fill_pretrained(pretrained: Method, config: RunConfig) -> None:
             f"{name} was trained as method.kind={found.method.kind}, but method.kind={config.method.kind} is built on "
             f"method.kind={section.kind}: name another"
         )
-    _check_settings(name, "method.pretrained", found.method, section)
     if found.first_stage.kind != config.first_stage.kind:
         raise ConfigError(
             f"{name} was trained with first_stage.kind={found.first_stage.kind}: set it instead of "
@@ -79,6 +78,7 @@ def fill_pretrained(pretrained: Method, config: RunConfig) -> None:
         )
     _check_settings(name, "first_stage", found.first_stage, config.first_stage)
     _check_image_size(name, found, config, "such a model")
+    _check_settings(name, "method.pretrained", found.method, section)
     stage = pretrained.autoencoder
     expected = None if stage is None else weights_digest(stage)
     _load(pretrained, checkpoint.weights(), name, config)
