@@ -30,7 +30,7 @@ from raydis.errors import ConfigError
 from raydis.methods.autoencoder import AutoencoderMethod
 from raydis.methods.beta_vae import BetaVae
 from raydis.methods.contract import Method
-from raydis.methods.disdiff import DisDiff
+from raydis.methods.disdiff import Disdiff
 from raydis.methods.dyga_sd import DygaSd
 from raydis.methods.factor_vae import FactorVae
 from raydis.methods.pca_ica import PcaIca
@@ -157,10 +157,10 @@ def _build_diffusion(config: RunConfig, method: UnconditionalNetwork, image_chan
     )
 
 
-def _build_disdiff(config: RunConfig, method: DisDiffConfig, image_channels: int) -> DisDiff:
+def _build_disdiff(config: RunConfig, method: DisDiffConfig, image_channels: int) -> Disdiff:
     diffusion = _build_diffusion(config, method.pretrained, image_channels)
     sizes = {"num_units": method.num_units, "unit_dim": method.unit_dim}
-    return DisDiff(
+    return Disdiff(
         encoder=VectorEncoder(
             image_size=config.data.image_size, image_channels=image_channels, **sizes, **method.encoder.model_dump()
         ),

@@ -46,7 +46,8 @@ class UnconditionalDiffusionConfig(UnconditionalNetwork, MethodSection):
 class PretrainedDiffusion(UnconditionalNetwork, Pretrained):
     """The diffusion model that a separate run has trained, with the same network settings and first stage."""
 
-    kind: Literal["unconditional_diffusion"] = "unconditional_diffusion"
+    # A section is frozen, so that a narrower type than the base's is safe, which pyright cannot know of pydantic.
+    kind: Literal["unconditional_diffusion"] = "unconditional_diffusion"  # type: ignore[reportIncompatibleVariableOverride]
 
     @model_validator(mode="after")
     def _predicts_noise(self) -> Self:

@@ -34,7 +34,7 @@ from raydis.models.residual_encoder import VectorEncoder
 from raydis.models.shift_unet import ShiftDecoder
 
 
-class DisDiff(VectorUnitMethod):
+class Disdiff(VectorUnitMethod):
     """An encoder and a decoder of fields, trained around a frozen diffusion model.
 
     Args:
@@ -67,7 +67,7 @@ class DisDiff(VectorUnitMethod):
         self.register_buffer("shifts", torch.tensor(shifts, dtype=torch.get_default_dtype()), persistent=False)
         self.shifts: Tensor
 
-    def train(self, mode: bool = True) -> DisDiff:
+    def train(self, mode: bool = True) -> Disdiff:
         """Set the mode of the networks that are trained. The frozen model stays in eval mode."""
         super().train(mode)
         self.diffusion.eval()

@@ -69,7 +69,7 @@ class ResBlock(nn.Module):
         self.conv_out = zero_init(nn.Conv2d(out_dim, out_dim, 3, padding=1))
         self.shortcut = nn.Identity() if in_dim == out_dim else nn.Conv2d(in_dim, out_dim, 1)
 
-    def forward(self, x: Tensor, time_scale_shift: Tensor, code_scale_shift: Tensor | None = None) -> Tensor:
+    def forward(self, x: Tensor, time_scale_shift: Tensor, unit_scale_shift: Tensor | None = None) -> Tensor:
         """Map features (B, C_in, H, W), with scales and shifts (B, 2 * C_out), to (B, C_out, H', W').
 
         Those of the code apply after those of the time.
@@ -82,8 +82,8 @@ class ResBlock(nn.Module):
         h = self.conv_in(h)
         scale, shift = time_scale_shift[:, :, None, None].chunk(2, dim=1)
         h = torch.addcmul(shift, self.norm_out(h), 1.0 + scale)
-        if code_scale_shift is not None:
-            scale, shift = code_scale_shift[:, :, None, None].chunk(2, dim=1)
+        if unit_scale_shift is not None:
+            scale, shift = unit_scale_shift[:, :, None, None].chunk(2, dim=1)
             h = torch.addcmul(shift, h, 1.0 + scale)
         h = F.silu(h)
         return self.shortcut(x) + self.conv_out(self.dropout(h))

@@ -100,7 +100,7 @@ def _as_recorded(config: RunConfig, recorded: Mapping[str, Any], storage: str) -
     """Replace each `name@alias` by the recorded checkpoint, if the command names the same alias."""
     asked, resolved = recorded.get("set", {}), _resolved(dict(recorded))
     kept = {
-        key: functools.reduce(lambda section, name: section[name], key.split("."), resolved)
+        key: str(functools.reduce(lambda section, name: section[name], key.split("."), resolved))
         for key, checkpoint in config.checkpoints().items()
         if checkpoint == asked.get(key)
     }

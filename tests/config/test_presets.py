@@ -14,7 +14,7 @@ from raydis.config.files import parse
 from raydis.config.identity import settings
 from raydis.config.presets import PRESETS, expand
 from raydis.errors import ConfigError
-from raydis.methods.disdiff import DisDiff
+from raydis.methods.disdiff import Disdiff
 from raydis.methods.dyga_sd import DygaSd
 from raydis.models.autoencoders import VqAutoencoder
 
@@ -106,7 +106,7 @@ def test_disdiff_has_the_published_sizes() -> None:
     assert run["method"]["kind"] == "disdiff"
     with torch.device("meta"):
         method = build_method(RunConfig.model_validate(run), 3)
-    assert isinstance(method, DisDiff)
+    assert isinstance(method, Disdiff)
     unet, decoder = method.diffusion.unet, method.decoder
     assert (num_weights(unet), num_weights(unet) + num_weights(decoder)) == (29_422_467, 52_161_158)
     assert num_weights(decoder.code_in) == 8_448

@@ -18,7 +18,7 @@ from raydis.config.presets import expand
 from raydis.diffusion.denoising import add_noise
 from raydis.diffusion.samplers import sample
 from raydis.methods.contract import Batch
-from raydis.methods.disdiff import DisDiff, contrast
+from raydis.methods.disdiff import Disdiff, contrast
 from raydis.models.autoencoders import VqAutoencoder
 from tests.double import double_precision
 
@@ -40,12 +40,12 @@ def _in_double() -> Iterator[None]:
         yield
 
 
-def make(*, awake: bool = True, stage: dict[str, Any] | None = None, **over: Any) -> DisDiff:
+def make(*, awake: bool = True, stage: dict[str, Any] | None = None, **over: Any) -> Disdiff:
     """A tiny model; `awake` if its layers that start at zero are drawn at random."""
     run = {"preset": "tiny", "first_stage": stage or {"kind": "patch_pca"}, "method": METHOD | over}
     torch.manual_seed(0)
     method = build_method(RunConfig.model_validate(expand(run)), 3)
-    assert isinstance(method, DisDiff)
+    assert isinstance(method, Disdiff)
     method.start([pictures(64)], torch.Generator())
     if awake:
         for layer in method.modules():
@@ -58,11 +58,11 @@ def pictures(count: int = 6) -> Tensor:
     return torch.rand(count, 3, 16, 16, generator=torch.Generator().manual_seed(1)) * 2 - 1
 
 
-def batch_of(method: DisDiff, count: int = 6) -> Batch:
+def batch_of(method: Disdiff, count: int = 6) -> Batch:
     return Batch(pictures(count), method.draw(count, torch.Generator().manual_seed(2)))
 
 
-def gradients(method: DisDiff, loss: Tensor, module: nn.Module) -> Tensor:
+def gradients(method: Disdiff, loss: Tensor, module: nn.Module) -> Tensor:
     """The gradient of a loss in all weights of a module, as one vector."""
     found = torch.autograd.grad(loss, list(module.parameters()), retain_graph=True, allow_unused=True)
     return torch.cat([torch.zeros(1) if each is None else each.flatten() for each in found])
@@ -71,7 +71,7 @@ def gradients(method: DisDiff, loss: Tensor, module: nn.Module) -> Tensor:
 # ---- the losses
 
 
-def plainly(method: DisDiff, batch: Batch) -> dict[str, Tensor]:
+def plainly(method: Disdiff, batch: Batch) -> dict[str, Tensor]:
     """All terms as the released code computes them: image by image, unit by unit, with a copy of the encoder."""
     diffusion, decoder = method.diffusion, method.decoder
     alpha_bars, judge = diffusion.denoising.alpha_bars, copy.deepcopy(method.encoder).eval().requires_grad_(False)
