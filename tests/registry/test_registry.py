@@ -291,3 +291,5 @@ def test_a_run_names_the_version_of_its_first_stage_and_nothing_else_changes(fil
     located = locate_checkpoints(run, storage)
     place = str(tmp_path / "store/registry/quickstart/versions/1")
     assert located == RunConfig(first_stage=KlStage(checkpoint=place, num_blocks=1))
+    built = RunConfig.model_validate({"method": {"kind": "disdiff", "pretrained": {"checkpoint": "quickstart@1"}}})
+    assert locate_checkpoints(built, storage).checkpoints() == {"method.pretrained.checkpoint": place}

@@ -48,6 +48,7 @@ def test_a_trial_that_a_cluster_of_fixed_size_cannot_hold_is_refused() -> None:
             "num_trials": 1,
             "search": {"first_stage": {"kind": "choice", "values": [{"kind": "vq", "checkpoint": "vq@best"}]}},
         },
+        {"controls": [{"name": "x", "set": {"method": {"kind": "disdiff", "pretrained": {"checkpoint": "vq@1"}}}}]},
     ],
 )
 def test_a_name_of_the_registry_is_looked_up_for_the_base_run_alone(part: dict) -> None:
