@@ -41,7 +41,7 @@ from raydis.methods.dyga_sd.diagnosis import lay_out, read_version_1
 from raydis.metrics.telling import UnitLabel
 from raydis.models.anchors import Anchors
 from raydis.models.autoencoders import Autoencoder, FirstStage
-from raydis.models.encoder import Encoder
+from raydis.models.encoder import UnitEncoder
 from raydis.models.unet import UNet
 
 
@@ -60,7 +60,7 @@ class DygaSd(UnitMethod):
     def __init__(
         self,
         *,
-        encoder: Encoder,
+        encoder: UnitEncoder,
         unet: UNet,
         anchors: Anchors,
         first_stage: FirstStage,
