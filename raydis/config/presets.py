@@ -4,7 +4,8 @@
 tenth of the published training budget, and with bf16 instead of the release's fp32. `small` trains in minutes on a
 laptop CPU. `tiny` is for tests and learns nothing. `vq` and `kl` train the learned first stages at the published size;
 `vq_small` and `kl_small` train them for the images of `small`, in minutes on a laptop CPU. `beta_vae_small`,
-`factor_vae_small` and `pca_ica_small` train the other methods on the same images, in a minute or two on one core.
+`factor_vae_small`, `pca_ica_small`, `ae_ica_small` and `iso_ae_ica_small` train the other methods on the same images,
+in a minute or two on one core. `hlle_ica_small` trains on the data set `blobs`, whose factors are continuous.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from raydis.config.data import DataConfig
 from raydis.config.dyga_sd import AnchorConfig, DiffusionConfig, DygaSdConfig, EncoderConfig, UNetConfig
 from raydis.config.files import merge
 from raydis.config.first_stage import PatchPcaStage, PixelStage
+from raydis.config.ica import AeIcaConfig, HlleIcaConfig, IsoAeIcaConfig
 from raydis.config.pca_ica import PcaIcaConfig
 from raydis.config.run import RunConfig
 from raydis.config.train import EvaluationConfig, TrainConfig
@@ -164,7 +166,7 @@ def _small_first_stage(method: VqConfig | KlConfig) -> RunConfig:
     )
 
 
-def _small_rival(method: BetaVaeConfig | FactorVaeConfig | PcaIcaConfig) -> RunConfig:
+def _small_rival(method: BetaVaeConfig | FactorVaeConfig | PcaIcaConfig | AeIcaConfig | IsoAeIcaConfig) -> RunConfig:
     """Return the configuration that trains a method without a first stage on the images of `small`.
 
     disentanglement_lib takes 300,000 steps at a learning rate of 1e-4. At this rate, a thousand steps learn hardly more
@@ -194,9 +196,16 @@ PRESETS: dict[str, RunConfig] = {
     ),
     "beta_vae_small": _small_rival(BetaVaeConfig(beta=4.0)),
     "factor_vae_small": _small_rival(FactorVaeConfig(gamma=10.0, discriminator_dims=(256, 256, 256))),
-    # FastICA may never converge. With scikit-learn's tolerance of 1e-4 that happens in 5 of 48 fits (6 to 20 units,
-    # three seeds, images of `tiny` and `small`); with 5e-3 in 1 of 144 (6 to 20 units, twelve seeds).
     "pca_ica_small": _small_rival(PcaIcaConfig(tolerance=5e-3)),
+    "ae_ica_small": _small_rival(AeIcaConfig()),
+    "iso_ae_ica_small": _small_rival(IsoAeIcaConfig()),
+    "hlle_ica_small": RunConfig(  # of other images, because Hessian eigenmaps need continuous factors
+        data=DataConfig(name="blobs", image_size=32),
+        first_stage=PixelStage(),
+        method=HlleIcaConfig(num_units=3),
+        train=TrainConfig(**SMALL_COURSE, batch_size=32, learning_rate=1e-3),
+        evaluation=EvaluationConfig(protocol="search"),
+    ),
 }
 
 

@@ -20,6 +20,7 @@ from raydis.errors import MetricError
 from raydis.metrics.checks import Status
 from raydis.metrics.dci import dci
 from raydis.metrics.factor_vae import factor_vae
+from raydis.metrics.mcc import mcc
 from raydis.metrics.mig import mig
 from raydis.metrics.protocol import Protocol
 
@@ -124,6 +125,11 @@ METRICS: dict[str, Metric] = {
         numbers=(Number("mig", field="score", short="mig", title="MIG"),),
         sizes={"num_samples": 10_000, "num_bins": 20},
         needs=("discrete_factors", "two_units"),
+    ),
+    "mcc": Metric(
+        function=mcc,
+        numbers=(Number("mcc", field="score", short="mcc", title="Mean correlation coefficient (MCC)"),),
+        needs=(),
     ),
 }
 

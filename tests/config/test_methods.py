@@ -15,7 +15,7 @@ from raydis.sweep.domains import Domain, corners
 from raydis.sweep.settings import configure, value_at
 from raydis.sweep.spec import SweepSpec
 
-SCORED = ["dyga_sd", "beta_vae", "factor_vae", "pca_ica"]
+SCORED = ["dyga_sd", "beta_vae", "factor_vae", "pca_ica", "ae_ica", "iso_ae_ica", "hlle_ica"]
 STAGES = ["vq", "kl"]
 
 

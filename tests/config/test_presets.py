@@ -29,6 +29,9 @@ NAMES = {  # the ends of the names of runs that were trained before presets were
     "beta_vae_small": "81cbb3055817",
     "factor_vae_small": "d5687c51b1d1",
     "pca_ica_small": "e3b311d7ff8f",
+    "ae_ica_small": "94ebb68786a2",
+    "iso_ae_ica_small": "da65f5a4f7ac",
+    "hlle_ica_small": "b071296bf065",
 }
 
 
