@@ -24,6 +24,7 @@ MetricName = Literal[
     "tad",
     "self_mig",
     "sample_efficiency",
+    "mcc",
 ]
 
 # With a discriminator, the error of a wrong name in a list does not mention `all` as well.

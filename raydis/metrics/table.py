@@ -24,6 +24,7 @@ from raydis.metrics.entry import Metric, Number
 from raydis.metrics.factor_vae import factor_vae
 from raydis.metrics.infomec import infomec
 from raydis.metrics.irs import irs
+from raydis.metrics.mcc import mcc
 from raydis.metrics.med import med
 from raydis.metrics.mig import mig
 from raydis.metrics.modularity import modularity_explicitness
@@ -146,6 +147,11 @@ METRICS: dict[str, Metric] = {
         sizes={"num_few": 100, "num_many": 10_000, "num_test": 5_000},
         options=("estimator", "num_jobs"),
         details={"few_labels_accuracy": "few_accuracy", "many_labels_accuracy": "many_accuracy"},
+    ),
+    "mcc": Metric(
+        function=mcc,
+        numbers=(Number("mcc", field="score", short="mcc", title="Mean correlation coefficient (MCC)"),),
+        needs=(),
     ),
 }
 

@@ -13,6 +13,7 @@ from raydis.metrics.dci import dci
 from raydis.metrics.entry import Metric, Number
 from raydis.metrics.factor_vae import factor_vae
 from raydis.metrics.importance import Estimator
+from raydis.metrics.mcc import mcc
 from raydis.metrics.mig import mig
 from raydis.metrics.protocol import SEARCH
 from raydis.metrics.representation import per_unit_pca
@@ -66,6 +67,7 @@ def test_scores_are_to_the_bit_what_each_metric_gives_from_its_own_fresh_generat
         "dci_completeness": fits.completeness,
         "dci_informativeness": fits.informativeness,
         "mig": mig(scalars, factors, rng=fresh()).score,
+        "mcc": mcc(scalars, factors).score,
     }
     assert fits.importance is not None
     assert scores.details == {"num_active_units": votes.num_active, "importance": fits.importance.tolist()}
