@@ -2,10 +2,10 @@
 
 `reference` has the sizes of the published system (arXiv 2410.23820). These are the defaults of `raydis.config`, with a
 tenth of the published training budget, and with bf16 instead of the release's fp32. `small` trains in minutes on a
-laptop CPU. `tiny` is for tests and learns nothing. `vq` and `kl` train the learned first stages at the published size;
-`vq_small` and `kl_small` train them for the images of `small`, in minutes on a laptop CPU. The other
-presets in `_small` train the other methods on the same images, in minutes on one core. Those in `_published` train a
-variational autoencoder (VAE) as disentanglement_lib does.
+laptop CPU; `flow_small` is its variant with flow matching. `tiny` is for tests and learns nothing. `vq` and `kl` train
+the learned first stages at the published size; `vq_small` and `kl_small` train them for the images of `small`, in
+minutes on a laptop CPU. The other presets in `_small` train the other methods on the same images, in minutes on one
+core. Those in `_published` train a variational autoencoder (VAE) as disentanglement_lib does.
 """
 
 from __future__ import annotations
@@ -68,28 +68,30 @@ REFERENCE = RunConfig(
     evaluation=EvaluationConfig(rungs=(480_000, 960_000, 1_920_000)),
 )
 
+SMALL_METHOD = DygaSdConfig(
+    num_units=12,
+    unit_dim=16,
+    encoder=EncoderConfig(
+        stem_stride=8, channels=(64, 128), hidden_dims=(128,), norm="group", token_hidden_dims=(64, 64)
+    ),
+    unet=UNetConfig(
+        model_dim=32,
+        multipliers=(1, 1),
+        num_blocks=1,
+        attention_sizes=(8, 4),
+        num_heads=1,
+        dropout_rate=0.0,
+        skip_dropout_rate=0.2,
+        skip_dropout_sizes=(8,),
+    ),
+    diffusion=DiffusionConfig(prediction="sample"),
+    anchors=AnchorConfig(num_gaussians=6, max_gaussians=16, fit_samples=1_500, refit_images=5_000),
+)
+
 SMALL = RunConfig(
     data=SMALL_DATA,
     first_stage=PatchPcaStage(patch_size=8, latent_dim=24),
-    method=DygaSdConfig(
-        num_units=12,
-        unit_dim=16,
-        encoder=EncoderConfig(
-            stem_stride=8, channels=(64, 128), hidden_dims=(128,), norm="group", token_hidden_dims=(64, 64)
-        ),
-        unet=UNetConfig(
-            model_dim=32,
-            multipliers=(1, 1),
-            num_blocks=1,
-            attention_sizes=(8, 4),
-            num_heads=1,
-            dropout_rate=0.0,
-            skip_dropout_rate=0.2,
-            skip_dropout_sizes=(8,),
-        ),
-        diffusion=DiffusionConfig(prediction="sample"),
-        anchors=AnchorConfig(num_gaussians=6, max_gaussians=16, fit_samples=1_500, refit_images=5_000),
-    ),
+    method=SMALL_METHOD,
     train=TrainConfig(
         **SMALL_COURSE,
         batch_size=32,
@@ -99,6 +101,19 @@ SMALL = RunConfig(
         max_grad_norm=1.0,
     ),
     evaluation=EvaluationConfig(protocol="search"),
+)
+
+FLOW_SMALL = SMALL.model_copy(
+    update={
+        "method": SMALL_METHOD.model_copy(
+            update={
+                "unet": SMALL_METHOD.unet.model_copy(update={"skip_dropout_rate": 0.0}),
+                "anchors": AnchorConfig(mode="off"),
+                "diffusion": DiffusionConfig(schedule="straight", prediction="flow", loss="l2"),
+                "overlap_weight": 0.1,
+            }
+        )
+    }
 )
 
 TINY = RunConfig(
@@ -209,6 +224,7 @@ PRESETS: dict[str, RunConfig] = {
     "reference": REFERENCE,
     "small": SMALL,
     "tiny": TINY,
+    "flow_small": FLOW_SMALL,
     "vq": _first_stage(VqConfig()),
     "kl": _first_stage(KlConfig()),
     "vq_small": _small_first_stage(
