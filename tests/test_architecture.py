@@ -36,12 +36,13 @@ RANKS = {
     "train": 7,
     "serve": 7,
     "sweep": 8,
+    "arena": 9,
     "cli": 9,
     "__main__": 10,
     "__init__": 10,  # hands out `Editor` and `RunConfig` at their first use; importing the package reads none of them
 }
 ONLY_IN = {
-    "ray": {"cluster", "train", "sweep", "serve"},
+    "ray": {"cluster", "train", "sweep", "serve", "arena"},
     "optuna": {"sweep"},
     "boto3": {"store/s3_client.py"},
     "botocore": {"store/s3.py", "store/s3_client.py", "store/s3_conditions.py", "store/s3_errors.py"},
