@@ -11,8 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from raydis.evaluation.intervals import Kind
+from raydis.metrics.entry import Number
 from raydis.metrics.importance import Estimator
-from raydis.metrics.table import Number, number_named
+from raydis.metrics.table import number_named
 
 IMPORTANCE = "importance"  # the detail of a metric that is a matrix of units by factors (see `Scores.details`)
 

@@ -158,7 +158,7 @@ def refused(outcome: Outcome, *words: str, code: int) -> None:
         (("absent.npy", "--factors", "factors.npy"), ["there is no file absent.npy"], DATA),
         (("all.npz", "--format", "html"), ["--format html", "markdown"], USAGE),
         (("all.npz", "--protocol", "publish"), ["--protocol publish", "search, published"], USAGE),
-        (("all.npz", "--metrics", "dcl"), ["no metric 'dcl'"], METRICS),
+        (("all.npz", "--metrics", "dcl"), ["no metric is named dcl"], METRICS),
         (("all.npz", "-o", "a.html"), ["a.html", ".tex"], USAGE),
         (("all.npz", "--picture", "a.gif"), ["a.gif", ".svg"], USAGE),
         (("all.npz", "-o", "all.npz/a.csv"), ["cannot write"], OUTPUT),

@@ -170,8 +170,8 @@ def test_few_rows_are_told_that_predictions_read_high(good: Table, scattered: Ta
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"metrics": ["dcl"]}, "there is no metric 'dcl': choose from factor_vae"),
-        ({"metrics": []}, "no metric was chosen"),
+        ({"metrics": ["dcl"]}, "no metric is named dcl; did you mean dci?"),
+        ({"metrics": []}, "no metric is chosen"),
         ({"protocol": "publish"}, "there is no protocol 'publish': choose from search, published"),
         ({"estimator": "forest"}, "there is no estimator 'forest': choose from reference, hist, tree"),
         ({"intervals": "runs"}, "there is no kind of intervals 'runs': choose from draws, rows"),
