@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import shlex
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -23,6 +24,7 @@ from raydis.engine.session import run_session
 from raydis.engine.state import Training
 from raydis.errors import DATA, METRICS, OUTPUT, REGISTRY, USAGE
 from raydis.evaluation.formats import FORMATS, SUFFIXES
+from tests.markdown import FENCE, read_pages
 
 FACTORS = np.tile(np.indices((4, 3, 3)).reshape(3, -1).T, (4, 1))
 CODES = FACTORS + 0.2 * np.random.default_rng(0).normal(size=FACTORS.shape)
@@ -180,3 +182,15 @@ def test_what_cannot_be_scored_is_refused_in_one_line(
 def test_runs_with_different_factors_are_refused(run: Run, here: Path) -> None:
     np.savez("b.npz", codes=CODES, factors=FACTORS[::-1])
     refused(run("all.npz", "b.npz"), "different factors", code=USAGE)
+
+
+def test_the_section_of_the_page_works(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    section = read_pages()["raydis/metrics/README.md"].text.partition("## Score any representation")[2]
+    blocks = dict(FENCE.findall(section.partition("\n## ")[0]))
+    command = blocks["bash"].strip()
+    exec(compile(blocks["python"], "page", "exec"), {})
+    outcome = run(*shlex.split(command)[4:])
+    assert outcome.code == 0
+    assert "| FactorVAE score" in Path("scores.md").read_text()
+    assert Image.open("importance.png").width > 400
