@@ -16,6 +16,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -25,9 +26,9 @@ from raydis.errors import MetricError
 from raydis.metrics.checks import Status, check_table
 from raydis.metrics.importance import Estimator
 from raydis.metrics.protocol import Protocol
-from raydis.metrics.representation import per_unit_pca
+from raydis.metrics.representation import all_scalars, per_unit_pca
 from raydis.metrics.scores import Scores, unscored
-from raydis.metrics.table import METRICS, Need, Option, sizes_of
+from raydis.metrics.table import METRICS, Need, Option, computed, sizes_of
 
 NUM_DRAWS = 3
 
@@ -49,17 +50,25 @@ class Outcome:
 
 
 def measure(
-    name: str, codes: ArrayLike, factors: ArrayLike, *, protocol: Protocol, seed: int, num_jobs: int = 1
+    name: str,
+    codes: ArrayLike,
+    factors: ArrayLike,
+    *,
+    protocol: Protocol,
+    seed: int,
+    num_jobs: int = 1,
+    groups: ArrayLike | None = None,
 ) -> Outcome:
     """Compute one metric by a protocol.
 
     Args:
         name: key in METRICS.
-        codes: (M, N), one scalar per unit.
+        codes: (M, N), one scalar per unit; for a metric that needs vectors (M, S), all scalars of all units.
         factors: (M, F), integers.
         protocol: sample sizes and estimator.
         seed: of the generator for this metric.
         num_jobs: processes for metrics that can use several. It does not change any number.
+        groups: (S,), the unit of each column of codes; None for one scalar per unit.
 
     Returns:
         The metric's numbers; an invalid outcome without numbers if the metric cannot score the codes, or if one of its
@@ -69,8 +78,8 @@ def measure(
         MetricError: a table that cannot be scored, such as one that lacks what the metric `needs`.
     """
     metric, sizes = METRICS[name], sizes_of(protocol)[name]
-    _check_needs(name, metric.needs, codes, factors)
-    options: dict[Option, Any] = {"estimator": protocol.estimator, "num_jobs": num_jobs}
+    _check_needs(name, metric.needs, codes, factors, groups)
+    options: dict[Option, Any] = {"estimator": protocol.estimator, "num_jobs": num_jobs, "groups": groups}
     result = metric.function(
         codes,
         factors,
@@ -94,6 +103,7 @@ def score(
     *,
     protocol: Protocol,
     data_fingerprint: str,
+    widths: Sequence[int] | None = None,
     estimator: Estimator | None = None,
     seed: int = 0,
     num_draws: int = NUM_DRAWS,
@@ -108,6 +118,8 @@ def score(
         factors: (M, F), integers.
         protocol: sample sizes.
         data_fingerprint: identifies the data set and the rows that are scored.
+        widths: N widths of units that are vectors, whose codes (M, N, D) are zero beyond them. None if units are
+            scalars, for which the metrics that need vectors are left out.
         estimator: DCI's classifier; None takes the protocol's. With another estimator than `reference`, the scores
             of the published protocol name it, and cannot be compared with those of `reference`.
         seed: of the draw that gives the numbers. Use the same for every model of a study.
@@ -123,10 +135,11 @@ def score(
     """
     if num_draws < 1:
         raise MetricError(f"{num_draws=} must be at least 1: the first draw gives the numbers")
-    scalars = per_unit_pca(codes)
     if estimator is not None:
         protocol = replace(protocol, estimator=estimator)
-    first = _draw(scalars, factors, protocol=protocol, seed=seed, num_jobs=num_jobs)
+    scalars, vectors = per_unit_pca(codes), None if widths is None else all_scalars(codes, widths)
+    draw = partial(_draw, scalars, vectors, factors, protocol=protocol, num_jobs=num_jobs)
+    first = draw(seed=seed)
     blank = unscored(
         "invalid",
         first.reason,
@@ -135,18 +148,13 @@ def score(
         data_fingerprint=data_fingerprint,
         seed=seed,
     )
+    blank = replace(blank, sizes={name: blank.sizes[name] for name in computed(vectors=vectors is not None)})
     if first.status != "valid":
         return blank
     seeds = [derived_seed(seed, f"draw {number}") for number in range(2, num_draws + 1)]
-    others = [_draw(scalars, factors, protocol=protocol, seed=each, num_jobs=num_jobs) for each in seeds]
-    return replace(
-        blank,
-        status="valid",
-        values=first.values,
-        details=first.details,
-        num_draws=num_draws,
-        spread=_spread([first, *others]),
-    )
+    spread = _spread([first, *(draw(seed=each) for each in seeds)])
+    found = {"values": first.values, "details": first.details, "num_draws": num_draws, "spread": spread}
+    return replace(blank, status="valid", **found)
 
 
 def derived_seed(seed: int, stream: str) -> int:
@@ -154,12 +162,28 @@ def derived_seed(seed: int, stream: str) -> int:
     return int(np.random.SeedSequence([seed, *stream.encode()]).generate_state(1)[0])
 
 
-def _draw(scalars: NDArray[np.float64], factors: ArrayLike, *, protocol: Protocol, seed: int, num_jobs: int) -> Outcome:
-    """Compute every metric once, from one scalar per unit (M, N). Return all numbers, or the first invalid outcome."""
+def _draw(
+    scalars: NDArray[np.float64],
+    vectors: tuple[NDArray[np.float64], NDArray[np.intp]] | None,
+    factors: ArrayLike,
+    *,
+    protocol: Protocol,
+    seed: int,
+    num_jobs: int,
+) -> Outcome:
+    """Compute every metric once. Return all numbers, or the first invalid outcome.
+
+    Args:
+        scalars: (M, N), one scalar per unit.
+        vectors: (M, S) and (S,), all scalars of units that are vectors and their units; None for scalar units.
+        factors: (M, F).
+        protocol, seed, num_jobs: see `measure`.
+    """
     values: dict[str, float] = {}
     details: dict[str, Any] = {}
-    for name in METRICS:
-        outcome = measure(name, scalars, factors, protocol=protocol, seed=seed, num_jobs=num_jobs)
+    for name in computed(vectors=vectors is not None):
+        codes, groups = vectors if vectors is not None and "vectors" in METRICS[name].needs else (scalars, None)
+        outcome = measure(name, codes, factors, protocol=protocol, seed=seed, num_jobs=num_jobs, groups=groups)
         # If one metric cannot score a representation, it is invalid as a whole: scores have all numbers or none.
         if outcome.status != "valid":
             return outcome
@@ -168,11 +192,13 @@ def _draw(scalars: NDArray[np.float64], factors: ArrayLike, *, protocol: Protoco
     return Outcome("valid", None, values, details)
 
 
-def _check_needs(name: str, needs: Sequence[Need], codes: ArrayLike, factors: ArrayLike) -> None:
+def _check_needs(
+    name: str, needs: Sequence[Need], codes: ArrayLike, factors: ArrayLike, groups: ArrayLike | None
+) -> None:
     """Raise MetricError if the codes (M, N) or the factors (M, F) lack what a metric needs."""
     if "discrete_factors" in needs:
         check_table(codes, factors)
-    if "two_units" in needs and np.shape(codes)[1:] == (1,):
+    if "two_units" in needs and (np.shape(codes)[1:] == (1,) if groups is None else not np.any(groups)):
         raise MetricError(f"{name} compares units, but there is only one: give the codes of at least two units")
 
 

@@ -20,12 +20,13 @@ from raydis.errors import MetricError
 from raydis.metrics.checks import Status
 from raydis.metrics.dci import dci
 from raydis.metrics.factor_vae import factor_vae
+from raydis.metrics.grouped import grouped_dci, leakage
 from raydis.metrics.mig import mig
 from raydis.metrics.protocol import Protocol
 
 Direction = Literal["max", "min"]
-Need = Literal["discrete_factors", "two_units"]
-Option = Literal["estimator", "num_jobs"]
+Need = Literal["discrete_factors", "two_units", "vectors"]
+Option = Literal["estimator", "num_jobs", "groups"]
 
 
 class Result(typing.Protocol):
@@ -74,9 +75,11 @@ class Metric:
             invalid result for codes of a failed model.
         numbers: the numbers that it returns. Learning curves show the first one.
         sizes: sample sizes by argument of the function. Scores can be compared only if they are equal.
-        options: further arguments that the function takes: the protocol's `estimator`, or `num_jobs` processes.
+        options: further arguments that the function takes: the protocol's `estimator`, `num_jobs` processes, or
+            `groups`, the unit of each column of the codes.
         needs: requirements that `measure` checks: factors that are integer levels, of which two vary, and at least two
-            units.
+            units. A metric that needs `vectors` gets all scalars of all units as codes. It is computed only for methods
+            whose units are vectors.
         details: additional results that scores store: name -> attribute of the result, a number or an array.
     """
 
@@ -125,12 +128,65 @@ METRICS: dict[str, Metric] = {
         sizes={"num_samples": 10_000, "num_bins": 20},
         needs=("discrete_factors", "two_units"),
     ),
+    "scalar_factor_vae": Metric(
+        function=factor_vae,
+        numbers=(Number("scalar_factor_vae", field="score", short="fvae*", title="FactorVAE score of all scalars"),),
+        sizes={
+            "num_variance": 10_000,
+            "num_train": 10_000,
+            "num_eval": 5_000,
+            "batch_size": 64,
+            "prune_threshold": 0.05,  # the scalars of a unit have a mean variance of 1, see `all_scalars`
+        },
+        needs=("discrete_factors", "vectors"),
+        details={"num_active_scalars": "num_active"},
+    ),
+    "grouped_dci": Metric(
+        function=grouped_dci,
+        numbers=(
+            Number("grouped_disentanglement", field="disentanglement", short="gdci", title="Grouped disentanglement"),
+            Number("grouped_completeness", field="completeness", short="gcompleteness", title="Grouped completeness"),
+            Number("scalar_disentanglement", field="scalar_disentanglement", short="dci*", title="DCI of all scalars"),
+            Number(
+                "scalar_completeness",
+                field="scalar_completeness",
+                short="completeness*",
+                title="DCI completeness of all scalars",
+            ),
+            Number(
+                "scalar_informativeness",
+                field="informativeness",
+                short="informativeness*",
+                title="DCI informativeness of all scalars",
+            ),
+        ),
+        sizes={"num_train": 10_000, "num_test": 5_000},
+        options=("estimator", "num_jobs", "groups"),
+        needs=("discrete_factors", "vectors"),
+        details={"grouped_importance": "importance"},
+    ),
+    "leakage": Metric(
+        function=leakage,
+        numbers=(
+            Number("unit_gap", field="gap", short="gap", title="Gap between units"),
+            Number("unit_leakage", field="leakage", short="leakage", title="Leakage between units", direction="min"),
+        ),
+        sizes={"num_train": 10_000, "num_test": 5_000},
+        options=("estimator", "groups"),
+        needs=("discrete_factors", "two_units", "vectors"),
+        details={"unit_accuracy": "accuracy"},
+    ),
 }
 
 
-def numbers() -> dict[str, Number]:
-    """Return the numbers of all metrics by name, in the order of the table."""
-    return {number.name: number for metric in METRICS.values() for number in metric.numbers}
+def computed(*, vectors: bool) -> dict[str, Metric]:
+    """Return the metrics that are computed for units that are vectors, or for units that are scalars, by name."""
+    return {name: metric for name, metric in METRICS.items() if vectors or "vectors" not in metric.needs}
+
+
+def numbers(*, vectors: bool = True) -> dict[str, Number]:
+    """Return the numbers of all metrics by name, in the order of the table; see `computed` for `vectors`."""
+    return {number.name: number for metric in computed(vectors=vectors).values() for number in metric.numbers}
 
 
 def number_named(name: str) -> Number:

@@ -155,6 +155,7 @@ def _scoring(stored: dict[str, Any] | None) -> Scoring | None:
         return None
     scores = Scores.from_dict(stored)
     spread = scores.spread or {}
+    shown = numbers(vectors=numbers().keys() - numbers(vectors=False).keys() <= scores.values.keys())
     return Scoring(
         status=scores.status,
         reason=scores.reason,
@@ -162,7 +163,7 @@ def _scoring(stored: dict[str, Any] | None) -> Scoring | None:
         estimator=scores.estimator,
         num_images=scores.num_images,
         num_draws=scores.num_draws if spread else 0,
-        rows=tuple(_score(number, scores.values.get(name), spread.get(name)) for name, number in numbers().items()),
+        rows=tuple(_score(number, scores.values.get(name), spread.get(name)) for name, number in shown.items()),
     )
 
 

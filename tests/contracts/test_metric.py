@@ -24,6 +24,9 @@ SIZES = (5, 4, 3)
 # What pure noise scores, as a share of the way from the number's worst value to its best, where that is not 0.
 CHANCE = {
     "factor_vae": 1 / len(SIZES),  # each unit wins a factor as often as any other
+    "scalar_factor_vae": 1 / len(SIZES),
+    "scalar_informativeness": float(np.mean([1 / size for size in SIZES])),
+    "unit_leakage": 1.0,  # no unit knows anything, so nothing leaks
     "dci_informativeness": float(np.mean([1 / size for size in SIZES])),  # guesses among equally frequent levels
 }
 NUM_SEEDS = 8

@@ -224,6 +224,9 @@ def test_the_published_sizes_are_those_of_disentanglement_lib() -> None:
         },
         "dci": {"num_train": 10_000, "num_test": 5_000},
         "mig": {"num_samples": 10_000, "num_bins": 20},
+        "scalar_factor_vae": sizes_of(PUBLISHED)["factor_vae"],
+        "grouped_dci": {"num_train": 10_000, "num_test": 5_000},
+        "leakage": {"num_train": 10_000, "num_test": 5_000},
     }
 
 
