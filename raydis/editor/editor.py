@@ -6,7 +6,8 @@ An edit changes the units that it names, and keeps the others. A method that dra
 noise, which `seed` determines, so two pictures of equal seeds differ by the edit alone, whatever else is in the batch.
 (The exception is `anchors.mode=release`, whose shift depends on the batch.) With `keep_details`, drawing starts from
 the image's own noise, which DDIM inversion finds. What no unit describes then stays too, to the extent that the network
-reads it from the noise.
+reads it from the noise. Where a method encodes a residual beside its units, the residual is this noise: `seed` draws it
+from its prior, and `keep_details` keeps that of the image.
 """
 
 from __future__ import annotations
@@ -129,7 +130,8 @@ class Editor:
 
     def sampling(self, steps: int | None, sampler: str | None, *, keep_details: bool = False) -> Sampling:
         """Return the steps and the sampler that this model draws with; see `choose_sampling`."""
-        return choose_sampling(self.max_steps, steps, sampler, keep_details=keep_details)
+        takes_noise = self.method.noise_shape is not None
+        return choose_sampling(self.max_steps, steps, sampler, keep_details=keep_details, takes_noise=takes_noise)
 
     def details(self, images: np.ndarray, *, steps: int | None = None) -> np.ndarray:
         """Return the details of uint8 images (B, H, W, C): the starting noise (B, L, h, w) that they are drawn from.
@@ -142,7 +144,6 @@ class Editor:
             EditError: the model draws without noise, steps out of range, or images of another shape.
         """
         steps, pictures = self.sampling(steps, None, keep_details=True).steps, self._tensor(images)
-        assert steps is not None
         noise = self.method.invert(self.method.encode(pictures), pictures, steps)
         if noise is None:
             raise EditError("this model cannot find the noise of an image: leave keep_details out")

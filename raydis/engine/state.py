@@ -104,6 +104,7 @@ class Training:
         )
         self.num_parts = num_parts(self.loader.local_batch_size, config.compute.max_batch_size)
         torch.manual_seed(seed_of(config.seed))
+        started, cpu_started = time.perf_counter(), time.process_time()
         self.method = build_method(config, dataset.image_shape[2]).to(device)
         wanted = self.method.start_images or START_PARTS * images_at_once(dataset.image_shape[0])
         num_started = min(wanted, len(dataset))
@@ -122,7 +123,8 @@ class Training:
         # A method with a closed form has seen its images after `start`, and no step follows.
         self.step = 0 if self.method.moves else math.ceil(num_started / config.train.batch_size)
         self.num_refits = 0
-        self.train_s = self.refit_s = 0.0
+        self.train_s, self.refit_s = time.perf_counter() - started, 0.0
+        self.cpu_s: float | None = time.process_time() - cpu_started  # CPU time of this process in `train_s`
         self.curve: list[dict[str, Any]] = []  # the scores at each rung, which a checkpoint keeps
         self.resumed = False
         self.unscored: Progress | None = None  # the last report, from the end of the budget until the model is scored
@@ -219,6 +221,7 @@ class Training:
                 "curve": self.curve,
                 "unscored": asdict(self.unscored) if self.unscored else None,
                 "train_s": self.train_s,
+                "cpu_s": self.cpu_s,
                 "refit_s": self.refit_s,
             },
         )
@@ -252,6 +255,7 @@ class Training:
         self.curve = list(values["curve"])
         self.unscored = Progress(**values["unscored"]) if values["unscored"] else None
         self.train_s, self.refit_s = float(values["train_s"]), float(values["refit_s"])
+        self.cpu_s = values.get("cpu_s")  # None for a run that an older version has begun
 
 
 def synchronize(device: torch.device) -> None:

@@ -172,7 +172,11 @@ class UnitMethod(Method):
 
     @property
     def noise_shape(self) -> tuple[int, int, int] | None:
-        """Shape (L, h, w) of the noise that drawing starts from; None if drawing takes no noise."""
+        """Shape (L, h, w) of the noise that drawing starts from; None if drawing takes no noise.
+
+        The residual of a latent, which no unit describes, is such noise too: a standard normal draw for a seed, or what
+        `invert` finds in an image.
+        """
         return None
 
     @property
@@ -190,10 +194,10 @@ class UnitMethod(Method):
             steps, sampler: None if `max_steps` is None.
         """
 
-    def invert(self, codes: Tensor, images: Tensor, steps: int) -> Tensor | None:
+    def invert(self, codes: Tensor, images: Tensor, steps: int | None) -> Tensor | None:
         """Return the noise (B, *noise_shape) from which images are drawn, given their codes (B, N, D).
 
-        Return None if drawing takes no noise.
+        `steps` is None if `max_steps` is None. Return None if drawing takes no noise.
         """
         return None
 

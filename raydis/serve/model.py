@@ -134,7 +134,8 @@ class ServedModel:
 
     def sampling(self, steps: int | None, sampler: str | None, *, keep_details: bool) -> Sampling:
         """Return the steps and the sampler of an edit. Raises EditError if service or model do not allow them."""
-        return choose_sampling(self.max_steps, steps, sampler, keep_details=keep_details)
+        takes_noise = self.editor.method.noise_shape is not None
+        return choose_sampling(self.max_steps, steps, sampler, keep_details=keep_details, takes_noise=takes_noise)
 
     def draw(self, drawings: Sequence[Drawing]) -> list[np.ndarray]:
         """Draw images (H, W, C) uint8. The drawings must have equal batch keys."""

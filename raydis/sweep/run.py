@@ -16,7 +16,8 @@ from raydis.cluster.storage import check_storage
 from raydis.errors import ConfigError, RaydisError, StoreError, explain
 from raydis.registry import locate_first_stage
 from raydis.store import open_store
-from raydis.sweep.folder import SPEC_FILE, claim, study_storage, taken
+from raydis.sweep.files import SPEC_FILE
+from raydis.sweep.folder import claim, study_storage, taken
 from raydis.sweep.preflight import check_data, check_first_stages, parallel_trials
 from raydis.sweep.publish import publish
 from raydis.sweep.result import SweepResult, check_result, result_of, write_summary

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from typing import Any
+
 import numpy as np
 import pytest
 
@@ -12,12 +15,12 @@ from raydis.metrics.grouped import grouped_dci, leakage, sum_of_groups, swap_con
 from raydis.metrics.importance import FactorFit
 from raydis.metrics.protocol import SEARCH
 from raydis.metrics.representation import all_scalars, per_unit_pca
-from raydis.metrics.scoring import score
-from raydis.metrics.table import computed, numbers
+from raydis.metrics.scoring import fitting_metrics, score
 
 FACTORS = np.tile(np.indices((4, 3, 5)).reshape(3, -1).T, (20, 1))  # (1200, 3)
 # A vector of four entries with the first two factors, one of two with the third, and a single entry of noise.
 WIDTHS = (4, 2, 1)
+NEW = ("scalar_factor_vae", "grouped_dci", "leakage")
 GROUPS = np.repeat(np.arange(3), WIDTHS)
 
 
@@ -196,17 +199,31 @@ def test_vectors_that_do_not_fit_are_refused(codes: np.ndarray, widths: tuple[in
         all_scalars(codes, widths)
 
 
+def test_all_metrics_of_scalars_leave_out_those_of_vectors() -> None:
+    codes = per_unit_pca(vectors(scalars()))
+    assert not set(NEW) & set(fitting_metrics(codes, FACTORS))
+    assert set(NEW) <= set(fitting_metrics(codes, FACTORS, vectors=True))
+
+
+def test_metrics_of_vectors_that_are_asked_for_take_scalars_as_vectors_of_one() -> None:
+    protocol = replace(SEARCH, metrics=("dci", "grouped_dci"))
+    codes = per_unit_pca(vectors(scalars()))
+    found = score(codes, FACTORS, protocol=protocol, estimator="tree", data_fingerprint="x", num_draws=1).values
+    assert found["grouped_disentanglement"] == found["scalar_disentanglement"] == found["dci_disentanglement"]
+
+
 def test_scores_of_vectors_hold_the_numbers_of_scalars_unchanged_and_those_of_vectors() -> None:
-    codes, options = vectors(scalars()), {"protocol": SEARCH, "estimator": "tree", "data_fingerprint": "x"}
-    plain = score(codes, FACTORS, num_draws=1, **options)
+    codes = vectors(scalars())
+    options: dict[str, Any] = {"estimator": "tree", "data_fingerprint": "x"}
+    options["protocol"] = replace(SEARCH, metrics=("factor_vae", "dci", *NEW))
+    plain = score(codes, FACTORS, num_draws=1, **(options | {"protocol": SEARCH}))
     found = score(codes, FACTORS, widths=WIDTHS, num_draws=2, **options)
-    assert plain.values.keys() == numbers(vectors=False).keys()
-    assert plain.sizes.keys() == computed(vectors=False).keys()
-    assert found.values.keys() == numbers().keys()
-    assert found.sizes.keys() == computed(vectors=True).keys()
-    assert found.values.items() >= plain.values.items()
+    assert found.sizes.keys() == {"factor_vae", "dci", *NEW}
+    assert {name: found.values[name] for name in plain.values if name in found.values} == {
+        name: value for name, value in plain.values.items() if name != "mig"
+    }
     assert found.spread is not None
-    assert found.spread.keys() == numbers().keys()
+    assert found.spread.keys() == found.values.keys()
     entries, groups = all_scalars(codes, WIDTHS)
     alone = grouped_dci(entries, FACTORS, rng=rng(), estimator="tree", groups=groups)
     assert found.values["grouped_disentanglement"] == alone.disentanglement

@@ -76,7 +76,7 @@ def test_scores_that_an_earlier_raydis_stored_load_with_all_their_numbers_and_co
     }
     assert scores.details == VALID.details
     assert (scores.status, scores.num_draws, scores.spread) == ("valid", 3, VALID.spread)
-    assert scores.sizes == {name: sizes_of(SEARCH)[name] for name in ("factor_vae", "dci", "mig")}
+    assert scores.sizes == sizes_of(SEARCH)
     assert not differences(scores, VALID)
     assert Scores.from_dict(scores.to_dict()) == scores
 

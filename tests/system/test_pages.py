@@ -37,6 +37,8 @@ LEARNED_STAGE = (
 )
 STAGES = "python -m tests.benchmarks.first_stages --images 9000 --stage-images 60000 --seeds 1 2 3"
 
+ARENA = "--set run.train.num_images=640 --set num_trials=1 --set seeds=[101,102] --set run.evaluation.rungs=[]"
+
 # Appended to a command so that it takes minutes, and needs no GPU.
 SHORTER = {
     "python -m raydis train --preset reference --set compute.device=cuda": (
@@ -53,6 +55,9 @@ SHORTER = {
         "--num-trials 1 --set run.train.num_images=4800 --set run.train.warmup_images=320 "
         "--set promotion.protocol=search --set promotion.estimator=tree"
     ),
+    "python -m raydis.arena sweeps/arena_quick.yaml": ARENA,
+    "python -m raydis.arena sweeps/arena_quick.yaml --name arena_sprites --set run.data.name=sprites --set "
+    "run.data.path=Sprites": ARENA,
     "python -m raydis train --preset vq_small --name first": "--set train.num_images=640",
     f"python -m raydis train --preset small --set '{LEARNED_STAGE}'": "--set train.num_images=640",
     STAGES: "--images 640 --stage-images 640 --pixel-images 64 --seeds 0",
