@@ -25,6 +25,9 @@ MetricName = Literal[
     "self_mig",
     "sample_efficiency",
     "mcc",
+    "scalar_factor_vae",
+    "grouped_dci",
+    "leakage",
 ]
 
 # With a discriminator, the error of a wrong name in a list does not mention `all` as well.

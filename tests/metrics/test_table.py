@@ -226,7 +226,6 @@ def test_the_published_sizes_are_those_of_disentanglement_lib() -> None:
         },
         "dci": {"num_train": 10_000, "num_test": 5_000},
         "mig": {"num_samples": 10_000, "num_bins": 20},
-        "mcc": {},
     }
 
 
