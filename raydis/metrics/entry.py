@@ -11,7 +11,7 @@ from raydis.metrics.checks import Status
 
 Direction = Literal["max", "min"]
 Need = Literal["discrete_factors", "binary_factors", "two_units"]
-Option = Literal["estimator", "num_jobs", "index"]
+Option = Literal["estimator", "num_jobs", "index", "known_fits"]
 
 
 class Result(typing.Protocol):
@@ -60,8 +60,8 @@ class Metric:
             invalid result for codes of a failed model.
         numbers: the numbers that it returns. Learning curves show the first one.
         sizes: sample sizes by argument of the function. Scores can be compared only if they are equal.
-        options: further arguments that the function takes: the protocol's `estimator`, `num_jobs` processes, or the
-            `index` of the factors' levels, which several metrics share.
+        options: further arguments that the function takes: the protocol's `estimator`, `num_jobs` processes, or
+            what several metrics share: the `index` of the factors' levels, and the `known_fits` of classifiers.
         needs: requirements that `measure` checks: factors that are integer levels, of which two vary; factors with two
             levels each; at least two units.
         details: additional results that scores store: name -> attribute of the result, a number or an array.

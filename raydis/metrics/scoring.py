@@ -14,7 +14,7 @@ chance.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
@@ -59,7 +59,7 @@ def measure(
     protocol: Protocol,
     seed: int,
     num_jobs: int = 1,
-    index: LevelIndex | None = None,
+    shared: Mapping[Option, Any] | None = None,
 ) -> Outcome:
     """Compute one metric by a protocol.
 
@@ -70,7 +70,7 @@ def measure(
         protocol: sample sizes and estimator. It need not compute the metric.
         seed: of the generator for this metric.
         num_jobs: processes for metrics that can use several. It does not change any number.
-        index: `LevelIndex.of(factors)`, if it is known already. It does not change any number.
+        shared: options that metrics of the same codes and factors share. They do not change any number.
 
     Returns:
         The metric's numbers; an invalid outcome without numbers if the metric cannot score the codes, or if one of its
@@ -81,13 +81,13 @@ def measure(
     """
     metric, sizes = METRICS[name], sizes_of(replace(protocol, metrics=(name,)))[name]
     check_needs(name, codes, factors)
-    options: dict[Option, Any] = {"estimator": protocol.estimator, "num_jobs": num_jobs, "index": index}
+    options: dict[Option, Any] = {"estimator": protocol.estimator, "num_jobs": num_jobs, **(shared or {})}
     result = metric.function(
         codes,
         factors,
         rng=np.random.default_rng(seed),
         **sizes,
-        **{option: options[option] for option in metric.options},
+        **{option: options[option] for option in metric.options if option in options},
     )
     if result.status != "valid":
         return Outcome(result.status, result.reason)
@@ -204,8 +204,9 @@ def _draw(
     """Compute the metrics once, from one scalar per unit (M, N). Return all numbers, or the first invalid outcome."""
     values: dict[str, float] = {}
     details: dict[str, Any] = {}
+    shared: dict[Option, Any] = {"index": index, "known_fits": {}}
     for name in metrics_of(protocol):
-        outcome = measure(name, scalars, factors, protocol=protocol, seed=seed, num_jobs=num_jobs, index=index)
+        outcome = measure(name, scalars, factors, protocol=protocol, seed=seed, num_jobs=num_jobs, shared=shared)
         # If one metric cannot score a representation, it is invalid as a whole: scores have all numbers or none.
         if outcome.status != "valid":
             return outcome
