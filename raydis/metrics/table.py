@@ -60,7 +60,7 @@ METRICS: dict[str, Metric] = {
             ),
         ),
         sizes={"num_train": 10_000, "num_test": 5_000},
-        options=("estimator", "num_jobs"),
+        options=("estimator", "num_jobs", "known_fits"),
         details={"importance": "importance"},
         default=True,
     ),
@@ -146,7 +146,7 @@ METRICS: dict[str, Metric] = {
         function=sample_efficiency,
         numbers=(Number("sample_efficiency", field="score", short="efficiency", title="Sample efficiency"),),
         sizes={"num_few": 100, "num_many": 10_000, "num_test": 5_000},
-        options=("estimator", "num_jobs"),
+        options=("estimator", "num_jobs", "known_fits"),
         details={"few_labels_accuracy": "few_accuracy", "many_labels_accuracy": "many_accuracy"},
     ),
     "mcc": Metric(
