@@ -193,4 +193,4 @@ def test_the_section_of_the_page_works(run: Run, tmp_path: Path, monkeypatch: py
     outcome = run(*shlex.split(command)[4:])
     assert outcome.code == 0
     assert "| FactorVAE score" in Path("scores.md").read_text()
-    assert Image.open("importance.png").width > 400
+    assert Image.open(io.BytesIO(Path("importance.png").read_bytes())).width > 400
