@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import digamma  # pyright: ignore[reportMissingTypeStubs, reportUnknownVariableType]  (no types)
 
 _NOISE = 1e-10  # of scikit-learn, relative to the mean size of a code's values, or to 1 if that is smaller
 
@@ -72,6 +71,8 @@ def _information(ascending: NDArray[np.float64], level: NDArray[np.intp], num_ne
 
 
 def _mean_digamma(counts: NDArray[np.number]) -> float:
+    from scipy.special import digamma  # pyright: ignore[reportMissingTypeStubs, reportUnknownVariableType]  (slow)
+
     values: NDArray[np.float64] = np.asarray(digamma(counts), np.float64)
     return float(values.mean())
 

@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import rankdata  # pyright: ignore[reportMissingTypeStubs, reportUnknownVariableType]  (no types)
 from threadpoolctl import threadpool_limits  # pyright: ignore[reportMissingTypeStubs]  (it has no types)
 
 
@@ -70,6 +69,8 @@ def area_under_roc(scores: NDArray[np.float64], positive: NDArray[np.bool_]) -> 
     Returns:
         (K,), in [0, 1]; 0.5 by chance.
     """
+    from scipy.stats import rankdata  # pyright: ignore[reportMissingTypeStubs, reportUnknownVariableType]  (slow)
+
     positive = np.broadcast_to(positive.reshape(len(scores), -1), scores.shape)
     ranks: NDArray[np.float64] = np.asarray(rankdata(scores, axis=0), np.float64)
     num_positive = positive.sum(axis=0)

@@ -26,7 +26,6 @@ from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.stats import rankdata  # pyright: ignore[reportMissingTypeStubs, reportUnknownVariableType]  (no types)
 from threadpoolctl import threadpool_limits  # pyright: ignore[reportMissingTypeStubs]  (it has no types)
 
 from raydis.errors import MetricError
@@ -75,6 +74,8 @@ def udr(
     """
     if len(runs) < 2:
         raise MetricError(f"udr compares runs, found {len(runs)}: give the codes of at least two seeds")
+    from scipy.stats import rankdata  # pyright: ignore[reportMissingTypeStubs, reportUnknownVariableType]  (slow)
+
     tables = [check_codes(codes) for codes in runs]
     if len(lengths := {len(codes) for codes in tables}) > 1:
         raise MetricError(f"runs of {sorted(lengths)} rows: row i of every run must be the codes of the same image")
