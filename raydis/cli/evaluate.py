@@ -46,7 +46,7 @@ EstimatorName = Annotated[
 ]
 NumDraws = Annotated[
     int | None,
-    typer.Option(min=1, help="Computations of each metric, for the intervals; default: 10, or 1 for several runs."),
+    typer.Option(min=1, help="Computations of each metric; 1: no intervals. Default: 10, or 1 for several runs."),
 ]
 Intervals = Annotated[
     str | None,
@@ -224,7 +224,7 @@ def _progress() -> Iterator[Callable[[Progress], None]]:
         return
     columns = (TextColumn("{task.description}"), BarColumn(20), MofNCompleteColumn(), TimeElapsedColumn())
     with Bar(*columns, console=console, transient=True) as bar:
-        task = bar.add_task("reading")
+        task = bar.add_task("", total=None)
         yield lambda step: bar.update(task, completed=step.done, total=step.total, description=step.doing)
 
 

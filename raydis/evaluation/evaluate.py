@@ -19,7 +19,7 @@ from raydis.metrics.protocol import PUBLISHED, SEARCH, Protocol
 from raydis.metrics.scoring import fitting_metrics
 from raydis.metrics.table import METRICS, metrics_of, number_named, sizes_of
 
-NUM_DRAWS = 10  # the 95 % interval then reaches 2.3 standard deviations to each side; with 3 draws, it would be 4.3
+NUM_DRAWS = 10  # the 95 % interval then reaches 2.3 standard deviations to each side; with 3 draws, it would be 12.7
 PROTOCOLS = {protocol.name: protocol for protocol in (SEARCH, PUBLISHED)}
 
 
@@ -116,7 +116,7 @@ def _named(name: str, known: Mapping[str, Any], what: str) -> Any:
 
 def _checked(plan: Plan, confidence: float) -> Plan:
     """Return the plan, or raise MetricError for an argument out of range."""
-    _named(plan.intervals, LEAST_DRAWS, "kind of intervals")
+    _named(plan.intervals, dict.fromkeys(("rows", "draws")), "kind of intervals")
     _named(plan.protocol.estimator, dict.fromkeys(get_args(Estimator)), "estimator")
     if not 0.0 < confidence < 1.0:
         raise MetricError(f"{confidence=} must lie between 0 and 1, such as 0.95")
@@ -124,11 +124,9 @@ def _checked(plan: Plan, confidence: float) -> Plan:
         raise MetricError(
             f"num_draws={plan.num_draws} and num_jobs={plan.num_jobs} must be at least 1, seed={plan.seed} at least 0"
         )
-    least = LEAST_DRAWS[plan.intervals]
-    if 1 < plan.num_draws < least:
+    if 1 < plan.num_draws < LEAST_DRAWS:
         raise MetricError(
-            f"num_draws={plan.num_draws} is too few for intervals over {plan.intervals}: give at least {least}, or 1 "
-            "for none"
+            f"num_draws={plan.num_draws} is too few for intervals: give at least {LEAST_DRAWS}, or 1 for none"
         )
     return plan
 
@@ -168,7 +166,7 @@ def _run_of(run: Codes, draws: Sequence[Draw], plan: Plan, confidence: float) ->
                 estimates.append(Estimate(number.name, value))
                 continue
             values = [each.values[number.name] for each in same]
-            estimates.append(_estimate(number, value, *around_first(values, plan.intervals, confidence=confidence)))
+            estimates.append(_estimate(number, value, *around_first(values, confidence=confidence)))
     return Run(run.name, run.unit_names, tuple(estimates), details)
 
 

@@ -27,7 +27,7 @@ class Estimate:
     Attributes:
         name: of the number, as in `raydis.metrics.table`.
         value: the number; None if the metric cannot score the codes.
-        spread: standard deviation over the draws of a run, or over several runs; None if it is unknown.
+        spread: standard deviation over the draws of a run after the first, or over several runs; None if it is unknown.
         low, high: bounds of the confidence interval, within the number's range; None without a spread.
         reason: why there is no value; None if there is one.
     """
