@@ -11,8 +11,8 @@ So is a reconstruction of the method of arXiv 2602.05214, of which we could read
 summary: flow matching on the straight path, conditioned on the tokens by cross-attention, and a penalty on what the
 contributions of two factors have in common. We chose: the schedule `straight` with the prediction `flow` and loss `l2`;
 and as penalty the cosine of where two units' tokens write, averaged over pairs, transformers and images
-(`raydis.models.blocks.overlap`), times `overlap_weight`. The authors may decompose the velocity itself, and may weight
-their penalty by time.
+(`raydis.models.blocks.overlap`), times `overlap_weight`. According to summaries, the authors divide the velocity among
+the factors by an attention at the output of their network, and penalise there. We keep the U-Net as it is.
 """
 
 from __future__ import annotations
