@@ -9,10 +9,13 @@ projects the time and the tokens once for all blocks, and passes the projections
 from __future__ import annotations
 
 import math
+from typing import TypeVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+L = TypeVar("L", nn.Conv2d, nn.Linear)
 
 
 def group_norm(channels: int, eps: float = 1e-5) -> nn.GroupNorm:
@@ -20,7 +23,7 @@ def group_norm(channels: int, eps: float = 1e-5) -> nn.GroupNorm:
     return nn.GroupNorm(math.gcd(32, channels, max(channels // 2, 1)), channels, eps=eps)
 
 
-def zero_init(layer: nn.Conv2d) -> nn.Conv2d:
+def zero_init(layer: L) -> L:
     """Set a layer that ends a residual branch to zero, so that the untrained block is the identity."""
     nn.init.zeros_(layer.weight)
     if layer.bias is not None:
@@ -101,15 +104,15 @@ class SelfAttention(nn.Module):
         super().__init__()
         self.num_heads = num_heads
         self.norm = group_norm(dim)
-        self.qkv = nn.Conv2d(dim, 3 * dim, 1)
-        self.out = zero_init(nn.Conv2d(dim, dim, 1))
+        self.qkv = nn.Linear(dim, 3 * dim)
+        self.out = zero_init(nn.Linear(dim, dim))
 
     def forward(self, x: Tensor) -> Tensor:
         """Map features (B, C, H, W) to (B, C, H, W)."""
-        parts = self.qkv(self.norm(x)).flatten(2).transpose(1, 2).chunk(3, dim=-1)  # (B, H*W, C) each
+        parts = self.qkv(self.norm(x).flatten(2).transpose(1, 2)).chunk(3, dim=-1)  # (B, H*W, C) each
         query, key, value = (split_heads(part, self.num_heads) for part in parts)
         attended = F.scaled_dot_product_attention(query, key, value).transpose(1, 2).flatten(2)
-        return x + self.out(attended.transpose(1, 2).unflatten(2, x.shape[2:]))
+        return x + self.out(attended).transpose(1, 2).unflatten(2, x.shape[2:])
 
 
 def overlap(weights: Tensor, values: Tensor) -> Tensor:

@@ -49,7 +49,7 @@ def make(*, awake: bool = True, stage: dict[str, Any] | None = None, **over: Any
     method.start([pictures(64)], torch.Generator())
     if awake:
         for layer in method.modules():
-            if isinstance(layer, nn.Conv2d) and not layer.weight.any():
+            if isinstance(layer, nn.Conv2d | nn.Linear) and not layer.weight.any():
                 layer.reset_parameters()
     return method.train()
 

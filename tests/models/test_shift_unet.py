@@ -19,7 +19,7 @@ def networks() -> tuple[UnconditionalUNet, ShiftDecoder]:
     unet = UnconditionalUNet(latent_dim=3, latent_size=8, dropout_rate=0.0, **sizes)
     decoder = ShiftDecoder(unet, num_units=NUM_UNITS, unit_dim=UNIT_DIM, concept_dim=5)
     for layer in (*unet.modules(), *decoder.modules()):
-        if isinstance(layer, nn.Conv2d) and not layer.weight.any():
+        if isinstance(layer, nn.Conv2d | nn.Linear) and not layer.weight.any():
             layer.reset_parameters()
     return unet, decoder
 
@@ -84,13 +84,15 @@ def plain_field(decoder: ShiftDecoder, features: Features, code: Tensor, concept
         h = block.shortcut(x) + block.conv_out(nn.functional.silu(inner))
         if stage.attention is not None:
             attention, size = stage.attention, h.shape[2:]
-            query, key, value = attention.qkv(attention.norm(h)).flatten(2).chunk(3, 1)
+            qkv = torch.einsum("bchw,dc->bdhw", attention.norm(h), attention.qkv.weight)
+            query, key, value = (qkv + attention.qkv.bias[:, None, None]).flatten(2).chunk(3, 1)
             heads = [part.chunk(attention.num_heads, 1) for part in (query, key, value)]
             mixed = []
             for q, k, v in zip(*heads, strict=True):
                 weights = (q.transpose(1, 2) @ k / q.shape[1] ** 0.5).softmax(-1)
                 mixed.append(v @ weights.transpose(1, 2))
-            h = h + attention.out(torch.cat(mixed, 1).unflatten(2, size))
+            out = torch.einsum("bcl,dc->bdl", torch.cat(mixed, 1), attention.out.weight)
+            h = h + (out + attention.out.bias[:, None]).unflatten(2, size)
     return decoder.conv_out(nn.functional.silu(decoder.norm_out(h)))
 
 
