@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TypedDict
 
 from safetensors import SafetensorError
 from safetensors.torch import load_file
@@ -23,21 +24,40 @@ from raydis.config.first_stage import (
     VqStage,
 )
 from raydis.config.pca_ica import PcaIcaConfig
-from raydis.config.vae import BetaVaeConfig, FactorVaeConfig, VaeSection
+from raydis.config.vae import (
+    AnnealedVaeConfig,
+    BetaTcVaeConfig,
+    BetaVaeConfig,
+    DipVaeIConfig,
+    DipVaeIIConfig,
+    DotVaeConfig,
+    FactorVaeConfig,
+    ProtoVaeConfig,
+    VaeConfig,
+    VaeSection,
+)
 from raydis.diffusion.denoising import Denoising
 from raydis.errors import ConfigError
 from raydis.methods.autoencoder import AutoencoderMethod
-from raydis.methods.beta_vae import BetaVae
 from raydis.methods.contract import Method
+from raydis.methods.dot_vae import DotVae
 from raydis.methods.dyga_sd import DygaSd
 from raydis.methods.factor_vae import FactorVae
 from raydis.methods.pca_ica import PcaIca
+from raydis.methods.proto_vae import ProtoVae
+from raydis.methods.vae import AnnealedVae, BetaTcVae, BetaVae, DipVae, Vae
 from raydis.models.anchors import Anchors
 from raydis.models.autoencoders import Autoencoder, FirstStage, KlAutoencoder, PatchPCA, Pixel, VqAutoencoder
-from raydis.models.conv_vae import ConvDecoder, ConvEncoder, dense_network
-from raydis.models.critics import PatchDiscriminator, PerceptualDistance
+from raydis.models.conv_vae import ConvDecoder, ConvEncoder, PairEncoder, SplitEncoder, dense_network
+from raydis.models.critics import ImageDiscriminator, PatchDiscriminator, PerceptualDistance
 from raydis.models.encoder import Encoder
 from raydis.models.unet import UNet
+
+
+class _VaeNetworks(TypedDict):
+    encoder: ConvEncoder
+    decoder: ConvDecoder
+    num_units: int
 
 
 def build_autoencoder(config: VqNetwork | KlNetwork, image_channels: int) -> Autoencoder:
@@ -78,19 +98,8 @@ def build_method(config: RunConfig, image_channels: int) -> Method:
     match config.method:
         case DygaSdConfig() as method:
             return _build_dyga_sd(config, method, image_channels)
-        case BetaVaeConfig() as method:
-            encoder, decoder = _build_vae(config, method, image_channels)
-            return BetaVae(encoder=encoder, decoder=decoder, num_units=method.num_units, beta=method.beta)
-        case FactorVaeConfig() as method:
-            encoder, decoder = _build_vae(config, method, image_channels)
-            return FactorVae(
-                encoder=encoder,
-                decoder=decoder,
-                discriminator=dense_network(method.num_units, method.discriminator_dims, 2),
-                num_units=method.num_units,
-                gamma=method.gamma,
-                discriminator_rate_scale=method.discriminator_rate_scale,
-            )
+        case VaeSection() as method:
+            return _build_vae(config, method, image_channels)
         case PcaIcaConfig() as method:
             return PcaIca(
                 image_shape=(image_channels, config.data.image_size, config.data.image_size),
@@ -133,15 +142,47 @@ def _build_dyga_sd(config: RunConfig, method: DygaSdConfig, image_channels: int)
         denoising=Denoising(**method.diffusion.model_dump()),
         latent_size=config.latent_size,
         refit=method.anchors,
+        overlap_weight=method.overlap_weight,
     )
 
 
-def _build_vae(config: RunConfig, method: VaeSection, image_channels: int) -> tuple[ConvEncoder, ConvDecoder]:
-    """Return an encoder with one head for the mean and one for the log variance, and a decoder."""
+def _build_vae(config: RunConfig, method: VaeConfig, image_channels: int) -> Vae | DotVae:
+    if isinstance(method, DotVaeConfig):
+        return _build_dot_vae(config, method, image_channels)
     size, num_units = config.data.image_size, method.num_units
-    return (
-        ConvEncoder(size, image_channels, (num_units, num_units), method.hidden_dim),
-        ConvDecoder(size, image_channels, num_units, method.hidden_dim),
+    networks: _VaeNetworks = {
+        "encoder": ConvEncoder(size, image_channels, (num_units, num_units), method.hidden_dim),
+        "decoder": ConvDecoder(size, image_channels, num_units, method.hidden_dim),
+        "num_units": num_units,
+    }
+    weights = method.model_dump(exclude={"kind", "num_units", "hidden_dim", "discriminator_dims", "embedding_dim"})
+    match method:
+        case BetaVaeConfig():
+            return BetaVae(**networks, **weights)
+        case AnnealedVaeConfig():
+            return AnnealedVae(**networks, **weights)
+        case FactorVaeConfig():
+            discriminator = dense_network(num_units, method.discriminator_dims, 2)
+            return FactorVae(**networks, **weights, discriminator=discriminator)
+        case DipVaeIConfig():
+            return DipVae(**networks, **weights, covariance_of="mean")
+        case DipVaeIIConfig():
+            return DipVae(**networks, **weights, covariance_of="sample")
+        case BetaTcVaeConfig():
+            return BetaTcVae(**networks, **weights)
+        case ProtoVaeConfig():
+            pairs = PairEncoder(size, image_channels, method.embedding_dim, method.hidden_dim)
+            return ProtoVae(**networks, **weights, pair_encoder=pairs)
+
+
+def _build_dot_vae(config: RunConfig, method: DotVaeConfig, image_channels: int) -> DotVae:
+    size, parts = config.data.image_size, (method.num_units, method.residual_dim)
+    return DotVae(
+        encoder=SplitEncoder(size, image_channels, parts, method.hidden_dim),
+        decoder=ConvDecoder(size, image_channels, sum(parts), method.hidden_dim),
+        discriminator=ImageDiscriminator(size, image_channels),
+        unlock_images=method.unlock_images(config.train.num_images),
+        **method.model_dump(exclude={"kind", "hidden_dim", "unlock_share"}),
     )
 
 

@@ -24,6 +24,7 @@ RANKS = {
     "diffusion": 1,
     "metrics": 1,
     "data": 2,
+    "evaluation": 2,
     "checkpoint": 2,
     "registry": 3,
     "methods": 3,
@@ -51,7 +52,7 @@ ONLY_IN = {
     "jinja2": {"report"},
     "yaml": {"config/yamltext.py"},
 }
-NEVER_IN = {"torch": {"metrics", "store", "registry", "config", "errors", "edge"}}
+NEVER_IN = {"torch": {"metrics", "evaluation", "store", "registry", "config", "errors", "edge"}}
 KNOW_METHODS = {"methods", "config", "build"}
 METHOD_CONFIGS = get_args(get_args(MethodConfig)[0])
 STAGE_CONFIGS = get_args(get_args(FirstStageConfig)[0])

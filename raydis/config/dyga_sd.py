@@ -127,12 +127,14 @@ class AnchorConfig(Model):
 class DiffusionConfig(Model):
     """The noise schedule, and what the U-Net learns to predict."""
 
-    schedule: Literal["ldm_linear", "cosine"] = Field(default="ldm_linear", description="Noise schedule.")
+    schedule: Literal["ldm_linear", "cosine", "straight"] = Field(
+        default="ldm_linear", description="Noise schedule; `straight` is the path of flow matching."
+    )
     num_timesteps: int = Field(default=1000, ge=2, description="Steps of the forward process.")
-    prediction: Literal["noise", "velocity", "sample"] = Field(
+    prediction: Literal["noise", "velocity", "sample", "flow"] = Field(
         default="noise",
         description="What the U-Net predicts. `noise` is published; `velocity` and `sample` (arXiv 2202.00512) make it "
-        "rely on the tokens at noisy timesteps.",
+        "rely on the tokens at noisy timesteps; `flow` is the difference of noise and sample, as in flow matching.",
     )
     loss: Literal["l1", "l2"] = Field(default="l1", description="Norm of the prediction error.")
 
@@ -150,6 +152,12 @@ class DygaSdConfig(MethodSection):
     unet: UNetConfig = UNetConfig()
     anchors: AnchorConfig = AnchorConfig()
     diffusion: DiffusionConfig = DiffusionConfig()
+    overlap_weight: float = Field(
+        default=0.0,
+        ge=0.0,
+        description="Weight of a penalty on units whose tokens write to the same places (0 to 1, cosine of the maps of "
+        "what cross-attention writes, mean over pairs and blocks); reconstructed from a summary of arXiv 2602.05214.",
+    )
 
     @model_validator(mode="after")
     def _anchor_buffers(self) -> Self:

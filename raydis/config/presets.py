@@ -2,9 +2,10 @@
 
 `reference` has the sizes of the published system (arXiv 2410.23820). These are the defaults of `raydis.config`, with a
 tenth of the published training budget, and with bf16 instead of the release's fp32. `small` trains in minutes on a
-laptop CPU. `tiny` is for tests and learns nothing. `vq` and `kl` train the learned first stages at the published size;
-`vq_small` and `kl_small` train them for the images of `small`, in minutes on a laptop CPU. `beta_vae_small`,
-`factor_vae_small` and `pca_ica_small` train the other methods on the same images, in a minute or two on one core.
+laptop CPU; `flow_small` is its variant with flow matching. `tiny` is for tests and learns nothing. `vq` and `kl` train
+the learned first stages at the published size; `vq_small` and `kl_small` train them for the images of `small`, in
+minutes on a laptop CPU. The other presets in `_small` train the other methods on the same images, in minutes on one
+core. Those in `_published` train a variational autoencoder (VAE) as disentanglement_lib does.
 """
 
 from __future__ import annotations
@@ -21,7 +22,17 @@ from raydis.config.pca_ica import PcaIcaConfig
 from raydis.config.run import RunConfig
 from raydis.config.train import EvaluationConfig, TrainConfig
 from raydis.config.tree import Tree, is_tree
-from raydis.config.vae import BetaVaeConfig, FactorVaeConfig
+from raydis.config.vae import (
+    AnnealedVaeConfig,
+    BetaTcVaeConfig,
+    BetaVaeConfig,
+    DipVaeIConfig,
+    DipVaeIIConfig,
+    DotVaeConfig,
+    FactorVaeConfig,
+    ProtoVaeConfig,
+    VaeConfig,
+)
 from raydis.errors import ConfigError
 
 TAGS = {"data": "name", "first_stage": "kind", "method": "kind"}  # section -> the key that names its variant
@@ -57,28 +68,30 @@ REFERENCE = RunConfig(
     evaluation=EvaluationConfig(rungs=(480_000, 960_000, 1_920_000)),
 )
 
+SMALL_METHOD = DygaSdConfig(
+    num_units=12,
+    unit_dim=16,
+    encoder=EncoderConfig(
+        stem_stride=8, channels=(64, 128), hidden_dims=(128,), norm="group", token_hidden_dims=(64, 64)
+    ),
+    unet=UNetConfig(
+        model_dim=32,
+        multipliers=(1, 1),
+        num_blocks=1,
+        attention_sizes=(8, 4),
+        num_heads=1,
+        dropout_rate=0.0,
+        skip_dropout_rate=0.2,
+        skip_dropout_sizes=(8,),
+    ),
+    diffusion=DiffusionConfig(prediction="sample"),
+    anchors=AnchorConfig(num_gaussians=6, max_gaussians=16, fit_samples=1_500, refit_images=5_000),
+)
+
 SMALL = RunConfig(
     data=SMALL_DATA,
     first_stage=PatchPcaStage(patch_size=8, latent_dim=24),
-    method=DygaSdConfig(
-        num_units=12,
-        unit_dim=16,
-        encoder=EncoderConfig(
-            stem_stride=8, channels=(64, 128), hidden_dims=(128,), norm="group", token_hidden_dims=(64, 64)
-        ),
-        unet=UNetConfig(
-            model_dim=32,
-            multipliers=(1, 1),
-            num_blocks=1,
-            attention_sizes=(8, 4),
-            num_heads=1,
-            dropout_rate=0.0,
-            skip_dropout_rate=0.2,
-            skip_dropout_sizes=(8,),
-        ),
-        diffusion=DiffusionConfig(prediction="sample"),
-        anchors=AnchorConfig(num_gaussians=6, max_gaussians=16, fit_samples=1_500, refit_images=5_000),
-    ),
+    method=SMALL_METHOD,
     train=TrainConfig(
         **SMALL_COURSE,
         batch_size=32,
@@ -88,6 +101,19 @@ SMALL = RunConfig(
         max_grad_norm=1.0,
     ),
     evaluation=EvaluationConfig(protocol="search"),
+)
+
+FLOW_SMALL = SMALL.model_copy(
+    update={
+        "method": SMALL_METHOD.model_copy(
+            update={
+                "unet": SMALL_METHOD.unet.model_copy(update={"skip_dropout_rate": 0.0}),
+                "anchors": AnchorConfig(mode="off"),
+                "diffusion": DiffusionConfig(schedule="straight", prediction="flow", loss="l2"),
+                "overlap_weight": 0.1,
+            }
+        )
+    }
 )
 
 TINY = RunConfig(
@@ -164,7 +190,7 @@ def _small_first_stage(method: VqConfig | KlConfig) -> RunConfig:
     )
 
 
-def _small_rival(method: BetaVaeConfig | FactorVaeConfig | PcaIcaConfig) -> RunConfig:
+def _small_rival(method: VaeConfig | PcaIcaConfig) -> RunConfig:
     """Return the configuration that trains a method without a first stage on the images of `small`.
 
     disentanglement_lib takes 300,000 steps at a learning rate of 1e-4. At this rate, a thousand steps learn hardly more
@@ -180,10 +206,25 @@ def _small_rival(method: BetaVaeConfig | FactorVaeConfig | PcaIcaConfig) -> RunC
     )
 
 
+def _published_vae(method: VaeConfig) -> RunConfig:
+    """Return the configuration of disentanglement_lib's study, on the whole rendered scene (arXiv 1811.12359).
+
+    The study takes 300,000 steps, and does not average the weights over time.
+    """
+    return RunConfig(
+        data=FULL_DATA,
+        first_stage=PixelStage(),
+        method=method,
+        train=TrainConfig(num_images=300_000 * 64, batch_size=64, learning_rate=1e-4, ema_decay=0.0),
+        evaluation=EvaluationConfig(protocol="published"),
+    )
+
+
 PRESETS: dict[str, RunConfig] = {
     "reference": REFERENCE,
     "small": SMALL,
     "tiny": TINY,
+    "flow_small": FLOW_SMALL,
     "vq": _first_stage(VqConfig()),
     "kl": _first_stage(KlConfig()),
     "vq_small": _small_first_stage(
@@ -193,7 +234,19 @@ PRESETS: dict[str, RunConfig] = {
         KlConfig(stem_stride=4, model_dim=32, multipliers=(1, 2), num_blocks=1, latent_dim=8)
     ),
     "beta_vae_small": _small_rival(BetaVaeConfig(beta=4.0)),
+    "annealed_vae_small": _small_rival(AnnealedVaeConfig()),
+    "dip_vae_i_small": _small_rival(DipVaeIConfig()),
+    "dip_vae_ii_small": _small_rival(DipVaeIIConfig()),
+    "beta_tcvae_small": _small_rival(BetaTcVaeConfig()),
+    "proto_vae_small": _small_rival(ProtoVaeConfig()),
+    "dot_vae_small": _small_rival(DotVaeConfig()),
     "factor_vae_small": _small_rival(FactorVaeConfig(gamma=10.0, discriminator_dims=(256, 256, 256))),
+    "beta_vae_published": _published_vae(BetaVaeConfig()),
+    "annealed_vae_published": _published_vae(AnnealedVaeConfig()),
+    "dip_vae_i_published": _published_vae(DipVaeIConfig()),
+    "dip_vae_ii_published": _published_vae(DipVaeIIConfig()),
+    "beta_tcvae_published": _published_vae(BetaTcVaeConfig()),
+    "factor_vae_published": _published_vae(FactorVaeConfig()),
     # FastICA may never converge. With scikit-learn's tolerance of 1e-4 that happens in 5 of 48 fits (6 to 20 units,
     # three seeds, images of `tiny` and `small`); with 5e-3 in 1 of 144 (6 to 20 units, twelve seeds).
     "pca_ica_small": _small_rival(PcaIcaConfig(tolerance=5e-3)),

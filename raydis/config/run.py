@@ -15,7 +15,7 @@ from raydis.config.pca_ica import PcaIcaConfig
 from raydis.config.section import Model
 from raydis.config.train import EvaluationConfig, TrainConfig
 from raydis.config.tree import is_tree
-from raydis.config.vae import BetaVaeConfig, FactorVaeConfig
+from raydis.config.vae import VaeConfig
 
 
 def _with_kind(tree: Any) -> Any:
@@ -25,7 +25,7 @@ def _with_kind(tree: Any) -> Any:
 
 MethodConfig = Annotated[
     Annotated[
-        DygaSdConfig | BetaVaeConfig | FactorVaeConfig | PcaIcaConfig | VqConfig | KlConfig,
+        DygaSdConfig | VaeConfig | PcaIcaConfig | VqConfig | KlConfig,
         Field(discriminator="kind"),
     ],
     BeforeValidator(_with_kind),

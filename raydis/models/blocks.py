@@ -87,6 +87,28 @@ def split_heads(x: Tensor, num_heads: int) -> Tensor:
     return x.unflatten(-1, (num_heads, -1)).transpose(1, 2)
 
 
+def overlap(weights: Tensor, values: Tensor) -> Tensor:
+    """Measure how far the tokens write to the same positions in a cross-attention.
+
+    Token n writes weights[..., n] * values[n] to each position. Its map is the length of what it writes there, over all
+    heads. The overlap of two tokens is the cosine of their maps: 0 if they write to disjoint positions, 1 if their maps
+    are proportional. A token that writes nothing overlaps with none.
+
+    Args:
+        weights: attention weights, (B, heads, L, N); over N they sum to 1.
+        values: (B, heads, N, C / heads).
+
+    Returns:
+        the mean over all pairs of different tokens and over the batch, a scalar in [0, 1].
+    """
+    num_tokens = weights.shape[-1]
+    energy = torch.einsum("bhln,bhn->bln", weights.square(), values.square().sum(-1))
+    maps = F.normalize((energy + torch.finfo(energy.dtype).tiny).sqrt(), dim=1, eps=1e-6)  # (B, L, N), unit length
+    # The sum of all entries of the maps' Gram matrix, less its diagonal: no loop over pairs, and no (N, N) matrix.
+    pairs = maps.sum(-1).square().sum(1) - maps.square().sum((1, 2))
+    return pairs.mean() / (num_tokens * (num_tokens - 1))
+
+
 class TokenTransformer(nn.Module):
     """A transformer: self-attention over pixels, cross-attention to the N tokens, and a gated feed-forward layer."""
 
@@ -106,8 +128,11 @@ class TokenTransformer(nn.Module):
         self.feed_out = nn.Linear(4 * dim, dim)
         self.proj_out = zero_init(nn.Conv2d(dim, dim, 1))
 
-    def forward(self, x: Tensor, token_key_value: Tensor) -> Tensor:
-        """Map features (B, C, H, W), with keys and values of the tokens (B, N, 2 * C), to (B, C, H, W)."""
+    def forward(self, x: Tensor, token_key_value: Tensor, overlaps: list[Tensor] | None = None) -> Tensor:
+        """Map features (B, C, H, W), with keys and values of the tokens (B, N, 2 * C), to (B, C, H, W).
+
+        If a list is given, the `overlap` of the tokens is appended to it.
+        """
         height, heads = x.shape[2], self.num_heads
         h = self.proj_in(self.norm(x)).flatten(2).transpose(1, 2)  # (B, H*W, C)
 
@@ -117,8 +142,13 @@ class TokenTransformer(nn.Module):
 
         query = split_heads(self.cross_q(self.norm_cross(h)), heads)
         key, value = (split_heads(part, heads) for part in token_key_value.chunk(2, dim=-1))
-        attended = F.scaled_dot_product_attention(query, key, value).transpose(1, 2).flatten(2)
-        h = h + self.cross_out(attended)
+        if overlaps is None:
+            attended = F.scaled_dot_product_attention(query, key, value)
+        else:  # the fused attention does not return its weights
+            weights = torch.softmax(query @ key.transpose(-1, -2) / math.sqrt(query.shape[-1]), dim=-1)
+            overlaps.append(overlap(weights, value))
+            attended = weights @ value
+        h = h + self.cross_out(attended.transpose(1, 2).flatten(2))
 
         content, gate = self.feed_in(self.norm_feed(h)).chunk(2, dim=-1)
         h = h + self.feed_out(content * F.gelu(gate))

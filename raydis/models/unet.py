@@ -172,13 +172,17 @@ class UNet(nn.Module):
         """Project tokens (B, N, D) to their keys and values in every transformer, (B, N, sum of 2 * C)."""
         return self.token_proj(tokens)
 
-    def forward(self, latents: Tensor, timesteps: Tensor, condition: Tensor) -> Tensor:
+    def forward(
+        self, latents: Tensor, timesteps: Tensor, condition: Tensor, overlaps: list[Tensor] | None = None
+    ) -> Tensor:
         """Predict the noise in noisy latents, or what `Denoising.prediction` names instead.
 
         Args:
             latents: z_t, (B, C, H, W).
             timesteps: t, (B,) integers.
             condition: `condition(tokens)`, (B, N, sum of 2 * C).
+            overlaps: if a list is given, every transformer appends how far the tokens write to the same positions, a
+                scalar in [0, 1]; see `raydis.models.blocks.overlap`.
 
         Returns:
             the prediction, (B, C, H, W).
@@ -189,7 +193,7 @@ class UNet(nn.Module):
 
         def run(stage: Stage, h: Tensor) -> Tensor:
             h = stage.block(h, next(times))
-            return stage.transformer(h, next(keys_values)) if stage.transformer is not None else h
+            return stage.transformer(h, next(keys_values), overlaps) if stage.transformer is not None else h
 
         h = self.conv_in(latents)
         skips = [h]

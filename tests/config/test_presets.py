@@ -18,9 +18,10 @@ def test_every_preset_is_a_valid_run(name: str) -> None:
     parse(RunConfig, expand({"preset": name}), source=name)
 
 
-NAMES = {  # the ends of the names of runs that were trained before presets were typed
+NAMES = {  # the ends of the names of runs that were trained before presets were typed, or since
     "reference": "0993116c5660",
     "small": "2e6a0776fea5",
+    "flow_small": "2910ee0be113",
     "tiny": "16754110b162",
     "vq": "ddc6b8408acb",
     "kl": "a9749a5e1fd1",
@@ -29,6 +30,18 @@ NAMES = {  # the ends of the names of runs that were trained before presets were
     "beta_vae_small": "81cbb3055817",
     "factor_vae_small": "d5687c51b1d1",
     "pca_ica_small": "e3b311d7ff8f",
+    "annealed_vae_small": "786a541c8f56",
+    "dip_vae_i_small": "9b7a1c180896",
+    "dip_vae_ii_small": "58019898084d",
+    "beta_tcvae_small": "0d3b95fd278e",
+    "proto_vae_small": "87f04431e5d4",
+    "dot_vae_small": "75ef9070e9d4",
+    "beta_vae_published": "7bc7af3c5a89",
+    "annealed_vae_published": "e2b7983219fd",
+    "dip_vae_i_published": "4568a4a8b505",
+    "dip_vae_ii_published": "5da461e5c92a",
+    "beta_tcvae_published": "b277857a9b40",
+    "factor_vae_published": "0296dd420ece",
 }
 
 
@@ -70,6 +83,17 @@ def test_reference_has_the_published_sizes() -> None:
     assert (run.method.anchors.mode, run.method.unet.model_dim) == ("constant", 64)
     assert (run.latent_size, run.train.batch_size, run.train.learning_rate) == (16, 512, 1e-4)
     assert run.train.precision == "bf16"
+
+
+@pytest.mark.parametrize("name", [name for name in PRESETS if name.endswith("_published")])
+def test_the_autoencoders_are_trained_as_published(name: str) -> None:
+    """disentanglement_lib: 300,000 steps of 64 images at 1e-4, the last weights, images of 64 px."""
+    run = RunConfig.model_validate(expand({"preset": name}))
+    assert run.method == type(run.method)()
+    assert f"{run.method.kind}_published" == name
+    assert (run.train.num_images / run.train.batch_size, run.train.batch_size) == (300_000, 64)
+    assert (run.train.learning_rate, run.train.learning_rate_schedule, run.train.ema_decay) == (1e-4, "constant", 0.0)
+    assert (run.data.image_size, run.data.levels, run.evaluation.protocol) == (64, {}, "published")
 
 
 @pytest.mark.parametrize("name", ["vq", "kl"])

@@ -45,7 +45,14 @@ NETWORK = {"stem_stride": 2, "model_dim": 8, "multipliers": [1, 2], "num_blocks"
 METHODS: dict[str, dict[str, Any]] = {
     "dyga_sd": {"unet": UNET, "anchors": ANCHORS},
     "beta_vae": {"num_units": 4, "hidden_dim": 16},
+    "annealed_vae": {"num_units": 4, "hidden_dim": 16},
+    "dip_vae_i": {"num_units": 4, "hidden_dim": 16},
+    "dip_vae_ii": {"num_units": 4, "hidden_dim": 16},
+    "beta_tcvae": {"num_units": 4, "hidden_dim": 16},
     "factor_vae": {"num_units": 4, "hidden_dim": 16, "discriminator_dims": [8, 8]},
+    "proto_vae": {"num_units": 4, "hidden_dim": 16, "embedding_dim": 8, "min_kl": 0.0},
+    # A unit opens in each step.
+    "dot_vae": {"num_units": 4, "hidden_dim": 16, "pretraining_share": 0.0, "unlock_share": 0.2, "min_kl": 0.0},
     "pca_ica": {"num_units": 4},
     "vq": {**NETWORK, "num_embeddings": 16, "discriminator_weight": 0.5, "discriminator_channels": [8]},
     "kl": NETWORK,
@@ -234,10 +241,12 @@ def test_a_loss_is_the_mean_of_its_parts_unless_the_move_couples_images(kind: st
         method = make(kind)
         batch = batch_of(method)
         for move in method.moves:
+            if move.couples:  # the method's own tests show how its images are coupled
+                continue
             whole, parts = method(batch, move.name), [method(part, move.name) for part in batch.split(2)]
             for name, loss in whole.items():
                 mean = sum(float(part[name]) for part in parts) / 2
-                assert (float(loss) == pytest.approx(mean, rel=1e-10, abs=1e-10)) is not move.couples, name
+                assert float(loss) == pytest.approx(mean, rel=1e-10, abs=1e-10), name
 
 
 @KINDS
@@ -266,8 +275,13 @@ def test_units_codes_and_images_have_the_promised_shapes(kind: str) -> None:
     codes = method.encode(images)
     assert units.shape == (6, method.num_units)
     assert codes.shape == (6, method.num_units, method.unit_dim)
-    assert torch.equal(codes, method.lift(units))
+    assert max(method.unit_widths) == method.unit_dim
+    assert len(method.unit_widths) == method.num_units
+    assert not any(bool(codes[:, unit, width:].any()) for unit, width in enumerate(method.unit_widths))
+    assert method.units_are_vectors or torch.equal(codes, method.lift(units))
+    assert torch.equal(codes, method.write(codes, units))
     assert torch.equal(codes, method.encode(images))
+    assert all(torch.equal(*pair) for pair in zip(method.represent(images), (units, codes), strict=True))
     noise = None if method.noise_shape is None else torch.randn(6, *method.noise_shape)
     sampling = (None, None) if method.max_steps is None else (2, "ddim")
     drawn = method.decode(codes, noise, *sampling)
@@ -433,13 +447,14 @@ def sampling_of(editor: Editor) -> dict[str, Any]:
 def test_editing_nothing_reconstructs(kind: str, open_editor: Callable[[str], Editor]) -> None:
     editor, images = open_editor(kind), pictures()
     sampling = sampling_of(editor)
-    units = editor.encode(images).units
+    encoded, last = editor.encode(images), editor.num_units - 1
+    units, codes = encoded.units, encoded.codes
     reconstructed = editor.edit(images, **sampling)
     assert reconstructed.dtype == np.uint8
     assert reconstructed.shape == images.shape
-    assert np.array_equal(reconstructed, editor.decode(units, **sampling))
-    assert np.array_equal(reconstructed[:1], editor.edit(images[:1], set={2: float(units[0, 2])}, **sampling))
-    assert np.array_equal(reconstructed, editor.edit(images, shift={0: 0.0, 3: 0.0}, **sampling))
+    assert np.array_equal(reconstructed, editor.decode(units, codes=codes, **sampling))
+    assert np.array_equal(reconstructed[:1], editor.edit(images[:1], set={last: float(units[0, last])}, **sampling))
+    assert np.array_equal(reconstructed, editor.edit(images, shift={0: 0.0, last: 0.0}, **sampling))
     assert not np.array_equal(reconstructed, editor.edit(images, shift={0: 50.0, 1: 50.0}, **sampling))
 
 
@@ -452,17 +467,26 @@ def test_swapping_no_unit_keeps_the_source_and_swapping_all_takes_the_target(
     assert not np.array_equal(editor.edit(source, **sampling), editor.edit(target, **sampling))
     assert np.array_equal(editor.swap(source, target, [], **sampling), editor.edit(source, **sampling))
     assert np.array_equal(editor.swap(source, target, every, **sampling), editor.edit(target, **sampling))
-    assert np.array_equal(editor.swap(source, source, [0, 2], **sampling), editor.edit(source, **sampling))
-    there = editor.swap(source, target, [0, 1], **sampling)
-    assert np.array_equal(there, editor.swap(target, source, every[2:], **sampling))  # the other way round
+    assert np.array_equal(editor.swap(source, source, every[::2], **sampling), editor.edit(source, **sampling))
+    half = len(every) // 2
+    there = editor.swap(source, target, every[:half], **sampling)
+    assert np.array_equal(there, editor.swap(target, source, every[half:], **sampling))  # the other way round
+    encoded = editor.encode(source[:1])
+    units, codes = (np.repeat(each, len(every), axis=0) for each in (encoded.units, encoded.codes))
     assert np.array_equal(
-        editor.swap_each(source[0], source[0], **sampling), editor.decode(_repeated(editor, source[:1]), **sampling)
+        editor.swap_each(source[0], source[0], **sampling), editor.decode(units, codes=codes, **sampling)
     )
 
 
-def _repeated(editor: Editor, image: np.ndarray) -> np.ndarray:
-    """The units of one image, a row a unit."""
-    return np.repeat(editor.encode(image).units, editor.num_units, axis=0)
+@UNIT_KINDS
+def test_scalars_alone_are_drawn_unless_units_are_vectors(kind: str, open_editor: Callable[[str], Editor]) -> None:
+    editor = open_editor(kind)
+    units, sampling = editor.encode(pictures()).units, sampling_of(editor)
+    if editor.method.units_are_vectors:
+        with pytest.raises(EditError, match=r"the units of this model are vectors, .* give the codes of `encode` too"):
+            editor.decode(units, **sampling)
+    else:
+        assert np.array_equal(editor.decode(units, **sampling), editor.edit(pictures(), **sampling))
 
 
 @UNIT_KINDS
@@ -482,20 +506,25 @@ def test_what_a_method_cannot_do_is_refused_in_plain_words(kind: str, open_edito
         with pytest.raises(EditError, match=rf"steps={editor.max_steps + 1} is out of range: this model draws in 1 to"):
             editor.edit(images, steps=editor.max_steps + 1)
         return
-    units = editor.encode(images).units
+    encoded = editor.encode(images)
+    units, codes = encoded.units, encoded.codes
+    takes_noise = editor.method.noise_shape is not None
     options: dict[str, dict[str, Any]] = {"steps": {"steps": 5}, "sampler": {"sampler": "ddim"}}
     for name, option in options.items():
-        with pytest.raises(EditError, match=f"draws in a single pass, without noise: leave {name} out"):
+        words = "a single pass" if takes_noise else "a single pass, without noise"
+        with pytest.raises(EditError, match=f"draws in {words}: leave {name} out"):
             editor.edit(images, **option)
         with pytest.raises(EditError, match=f"leave {name} out"):
-            editor.decode(units, **option)
+            editor.decode(units, codes=codes, **option)
+    if takes_noise:
+        return
     calls = (
         lambda: editor.edit(images, keep_details=True),
         lambda: editor.swap(images, images, [0], keep_details=True),
         lambda: editor.swap_each(images[0], images[0], keep_details=True),
         lambda: editor.traverse(images[0], keep_details=True),
         lambda: editor.details(images),
-        lambda: editor.decode(units, details=np.zeros((1, 3, 16, 16), np.float32)),
+        lambda: editor.decode(units, codes=codes, details=np.zeros((1, 3, 16, 16), np.float32)),
     )
     for call in calls:
         with pytest.raises(EditError, match="without noise: leave keep_details out"):
@@ -503,6 +532,23 @@ def test_what_a_method_cannot_do_is_refused_in_plain_words(kind: str, open_edito
     with pytest.raises(EditError, match="leave steps and sampler and keep_details out"):
         editor.edit(images, steps=5, sampler="ddim", keep_details=True)
     assert np.array_equal(editor.edit(images, seed=1), editor.edit(images, seed=2))
+
+
+@UNIT_KINDS
+def test_a_residual_is_that_of_a_seed_or_of_the_image(kind: str, open_editor: Callable[[str], Editor]) -> None:
+    editor, source, target = open_editor(kind), pictures(), pictures(first=9)
+    if editor.max_steps is not None or editor.method.noise_shape is None:
+        return
+    units, details = editor.encode(source).units, editor.details(source)
+    assert details.shape == (len(source), *editor.method.noise_shape)
+    kept = editor.edit(source, keep_details=True)
+    assert np.array_equal(kept, editor.decode(units, details=details))
+    assert np.array_equal(kept, editor.edit(source, keep_details=True, seed=1))
+    assert not np.array_equal(editor.edit(source, seed=1), editor.edit(source, seed=2))
+    every = list(range(editor.num_units))
+    swapped = editor.swap(source, target, every, keep_details=True)
+    assert np.array_equal(swapped, editor.decode(editor.encode(target).units, details=details))
+    assert not np.array_equal(swapped, editor.edit(target, keep_details=True))
 
 
 @STAGE_KINDS
