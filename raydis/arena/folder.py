@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
+from raydis.arena.recover import ended_trials
 from raydis.arena.spec import ArenaSpec
 from raydis.config.tree import is_tree
 from raydis.errors import ConfigError
@@ -77,6 +78,7 @@ def read_sweeps(store: Store, key: str, entrant: str, part: Part) -> Sweeps:
         try:
             summary = json.loads(store.read(f"{folder}/{SUMMARY_FILE}"))
         except StoreMissing:  # its driver was killed
+            rows += ended_trials(store, folder)
             continue
         rows += [row for row in summary["trials"] if row["state"] != "stopped"]
         last = last if summary["interrupted"] else summary
