@@ -16,7 +16,7 @@ from raydis.arena.look import Look, Strip
 from raydis.arena.quoted import CAVEATS, GENERAL, QUOTED, Quoted
 from raydis.arena.result import ArenaResult, Entry
 from raydis.arena.spec import ArenaSpec
-from raydis.arena.tables import Table, cost_table, scores_table, settings_table, tests_table
+from raydis.arena.tables import Table, cost_table, scores_table, settings_table, tests_tables
 from raydis.arena.words import what_is_not_shown, what_is_shown
 from raydis.metrics.scores import Scores
 from raydis.metrics.standing import describe, with_spread
@@ -67,7 +67,7 @@ class ArenaPage:
     not_shown: str
     objectives: Sequence[str]
     rows: Sequence[Row]
-    tests: Table
+    tests: Sequence[tuple[str, Table]]
     all_scores: Table
     cost: Table
     curves: Sequence[tuple[str, bytes]]
@@ -97,7 +97,7 @@ def render_page(result: ArenaResult, spec: ArenaSpec, looks: Mapping[str, Look],
         not_shown=what_is_not_shown(result, spec),
         objectives=[number_named(goal.metric).title for goal in spec.objectives],
         rows=[_row(entry, spec) for entry in result.entries],
-        tests=tests_table(result, spec),
+        tests=tests_tables(result, spec),
         all_scores=scores_table(result, spec),
         cost=cost_table(result, spec, looks),
         curves=_curves(result, spec, looks),

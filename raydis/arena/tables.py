@@ -18,28 +18,24 @@ from raydis.sweep.words import brief, duration
 Table = tuple[list[str], list[list[str]]]
 
 
-def tests_table(result: ArenaResult, spec: ArenaSpec) -> Table:
-    """Return a row for each paired test."""
-    head = ["compared", "score", "mean difference", "95 % interval", "p (t, Holm)", "p (exact)", "result"]
-    return head, [_test_row(each, spec) for each in result.comparisons]
+def tests_tables(result: ArenaResult, spec: ArenaSpec) -> list[tuple[str, Table]]:
+    """Return a table of paired tests for each objective, with its title; each row ends with the verdict."""
+    head = ["compared", "mean difference", "95 % interval", "p (t, Holm)", "p (exact)", ""]
+    found = []
+    for goal in spec.objectives:
+        rows = [_test_row(each, spec) for each in result.comparisons if each.metric == goal.metric]
+        if rows:
+            found.append((number_named(goal.metric).title, (head, rows)))
+    return found
 
 
 def _test_row(comparison: Comparison, spec: ArenaSpec) -> list[str]:
-    names = f"{spec.title(comparison.first)} – {spec.title(comparison.second)}"
-    score, test = number_named(comparison.metric).title, comparison.test
+    names, test = f"{spec.title(comparison.first)} – {spec.title(comparison.second)}", comparison.test
     if test is None:
-        return [names, score, "–", "–", "–", "–", "not tested: fewer than two common seeds"]
+        return [names, "–", "–", "–", "–", "not tested: fewer than two common seeds"]
     corrected = "undefined" if comparison.corrected_p_value is None else _p_value(comparison.corrected_p_value)
-    interval = f"{test.low:+.3f} to {test.high:+.3f}"
-    return [
-        names,
-        score,
-        f"{test.difference:+.3f}",
-        interval,
-        corrected,
-        _p_value(test.exact_p_value),
-        verdict(comparison),
-    ]
+    interval, exact = f"{test.low:+.3f} to {test.high:+.3f}", _p_value(test.exact_p_value)
+    return [names, f"{test.difference:+.3f}", interval, corrected, exact, verdict(comparison)]
 
 
 def _p_value(value: float) -> str:
