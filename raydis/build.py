@@ -13,7 +13,8 @@ from safetensors.torch import load_file
 
 from raydis.config import RunConfig
 from raydis.config.autoencoder import KlConfig, VqConfig
-from raydis.config.dyga_sd import DygaSdConfig
+from raydis.config.disdiff import DisDiffConfig, UnconditionalDiffusionConfig, UnconditionalNetwork
+from raydis.config.dyga_sd import DygaSdConfig, ResidualEncoderConfig
 from raydis.config.first_stage import (
     FirstStageConfig,
     KlNetwork,
@@ -40,17 +41,21 @@ from raydis.diffusion.denoising import Denoising
 from raydis.errors import ConfigError
 from raydis.methods.autoencoder import AutoencoderMethod
 from raydis.methods.contract import Method
+from raydis.methods.disdiff import Disdiff
 from raydis.methods.dot_vae import DotVae
 from raydis.methods.dyga_sd import DygaSd
 from raydis.methods.factor_vae import FactorVae
 from raydis.methods.pca_ica import PcaIca
 from raydis.methods.proto_vae import ProtoVae
+from raydis.methods.unconditional_diffusion import UnconditionalDiffusion
 from raydis.methods.vae import AnnealedVae, BetaTcVae, BetaVae, DipVae, Vae
 from raydis.models.anchors import Anchors
 from raydis.models.autoencoders import Autoencoder, FirstStage, KlAutoencoder, PatchPCA, Pixel, VqAutoencoder
 from raydis.models.conv_vae import ConvDecoder, ConvEncoder, PairEncoder, SplitEncoder, dense_network
 from raydis.models.critics import ImageDiscriminator, PatchDiscriminator, PerceptualDistance
 from raydis.models.encoder import Encoder
+from raydis.models.residual_encoder import ResidualEncoder, VectorEncoder
+from raydis.models.shift_unet import ShiftDecoder, UnconditionalUNet
 from raydis.models.unet import UNet
 
 
@@ -108,6 +113,10 @@ def build_method(config: RunConfig, image_channels: int) -> Method:
                 max_iterations=method.max_iterations,
                 tolerance=method.tolerance,
             )
+        case DisDiffConfig() as method:
+            return _build_disdiff(config, method, image_channels)
+        case UnconditionalDiffusionConfig() as method:
+            return _build_diffusion(config, method, image_channels)
         case VqConfig() as method:
             return _build_autoencoder_method(config, method, method.codebook_weight, image_channels)
         case KlConfig() as method:
@@ -116,13 +125,14 @@ def build_method(config: RunConfig, image_channels: int) -> Method:
 
 def _build_dyga_sd(config: RunConfig, method: DygaSdConfig, image_channels: int) -> DygaSd:
     stage = build_first_stage(config.first_stage, image_channels)
+    encoder = ResidualEncoder if isinstance(method.encoder, ResidualEncoderConfig) else Encoder
     return DygaSd(
-        encoder=Encoder(
+        encoder=encoder(
             image_size=config.data.image_size,
             image_channels=image_channels,
             num_units=method.num_units,
             unit_dim=method.unit_dim,
-            **method.encoder.model_dump(),
+            **method.encoder.model_dump(exclude={"kind"}),
         ),
         unet=UNet(
             latent_dim=stage.latent_dim,
@@ -143,6 +153,32 @@ def _build_dyga_sd(config: RunConfig, method: DygaSdConfig, image_channels: int)
         latent_size=config.latent_size,
         refit=method.anchors,
         overlap_weight=method.overlap_weight,
+    )
+
+
+def _build_diffusion(config: RunConfig, method: UnconditionalNetwork, image_channels: int) -> UnconditionalDiffusion:
+    """Return a diffusion model without a condition, to be trained, or to load the weights of a checkpoint."""
+    stage = build_first_stage(config.first_stage, image_channels)
+    return UnconditionalDiffusion(
+        unet=UnconditionalUNet(latent_dim=stage.latent_dim, latent_size=config.latent_size, **method.unet.model_dump()),
+        first_stage=stage,
+        denoising=Denoising(**method.diffusion.model_dump()),
+        latent_size=config.latent_size,
+    )
+
+
+def _build_disdiff(config: RunConfig, method: DisDiffConfig, image_channels: int) -> Disdiff:
+    diffusion = _build_diffusion(config, method.pretrained, image_channels)
+    sizes = {"num_units": method.num_units, "unit_dim": method.unit_dim}
+    return Disdiff(
+        encoder=VectorEncoder(
+            image_size=config.data.image_size, image_channels=image_channels, **sizes, **method.encoder.model_dump()
+        ),
+        decoder=ShiftDecoder(diffusion.unet, concept_dim=method.concept_dim, **sizes),
+        diffusion=diffusion,
+        unit_dim=method.unit_dim,
+        weight=method.disentanglement_weight,
+        weighting=method.weighting,
     )
 
 

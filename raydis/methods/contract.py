@@ -76,6 +76,15 @@ class Method(nn.Module, abc.ABC):
         """The first stage, if a separate run has trained it. The engine loads its weights before the first step."""
         return None
 
+    @property
+    def pretrained(self) -> Method | None:
+        """The frozen model that a separate run has trained, if the method is built on one.
+
+        The engine loads its state before the first step, from the checkpoint that the setting
+        `method.pretrained.checkpoint` names, and with it that of its first stage.
+        """
+        return None
+
     def start(self, parts: Iterable[Tensor], generator: torch.Generator) -> None:
         """Fit what has a closed form, before the first step. The arguments are those of `refit`."""
 
