@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from rich.console import Console
 
@@ -27,7 +28,7 @@ from raydis.arena.look import Look, look_at
 from raydis.arena.output import write_results
 from raydis.arena.pretrain import pretrain
 from raydis.arena.result import ArenaResult, Entry, entry_of, result_of
-from raydis.arena.spec import ArenaSpec
+from raydis.arena.spec import ArenaSpec, Entrant
 from raydis.cluster.connect import ray_cluster
 from raydis.errors import SweepError
 from raydis.registry import locate_checkpoints
@@ -135,9 +136,12 @@ def _looks(spec: ArenaSpec, entries: list[Entry]) -> dict[str, Look]:
 
 
 def _located(spec: ArenaSpec, storage: str) -> ArenaSpec:
-    """Return the spec with the locations of first stages that it names by version or alias, from the registry."""
-    entrants = {
-        name: entrant.model_copy(update={"run": locate_checkpoints(entrant.run, storage)})
-        for name, entrant in spec.entrants.items()
-    }
+    """Return the spec with the locations of checkpoints that it names by version or alias, from the registry."""
+    entrants: dict[str, Entrant] = {}
+    for name, entrant in spec.entrants.items():
+        update: dict[str, Any] = {"run": locate_checkpoints(entrant.run, storage)}
+        if entrant.pretraining is not None:
+            run = locate_checkpoints(entrant.pretraining.run, storage)
+            update["pretraining"] = entrant.pretraining.model_copy(update={"run": run})
+        entrants[name] = entrant.model_copy(update=update)
     return spec.model_copy(update={"entrants": entrants})

@@ -198,6 +198,10 @@ class ArenaSpec(Model):
         return _sweep_spec(tree, name)
 
     def _sweep(self, name: str, run: RunConfig) -> dict[str, Any]:
+        if pretraining := self.entrants[name].pretraining:  # whose images come first
+            first = pretraining.run.train.num_images
+            rungs = tuple(rung - first for rung in run.evaluation.rungs if rung > first)
+            run = run.model_copy(update={"evaluation": run.evaluation.model_copy(update={"rungs": rungs})})
         kept = ("objectives", "seed", "sampler", "max_concurrent", "max_failures")
         return {each: getattr(self, each) for each in kept} | {"name": name, "run": run, "promotion": None}
 

@@ -37,7 +37,17 @@ LEARNED_STAGE = (
 )
 STAGES = "python -m tests.benchmarks.first_stages --images 9000 --stage-images 60000 --seeds 1 2 3"
 
-LEFT_OUT = ("encdiff", "flow", "annealed_vae", "dip_vae_i", "dip_vae_ii", "beta_tcvae", "proto_vae", "dot_vae")
+LEFT_OUT = (
+    "encdiff",
+    "disdiff",
+    "flow",
+    "annealed_vae",
+    "dip_vae_i",
+    "dip_vae_ii",
+    "beta_tcvae",
+    "proto_vae",
+    "dot_vae",
+)
 ARENA = " ".join(
     [
         "--set run.train.num_images=640 --set num_trials=1 --set seeds=[101,102] --set run.evaluation.rungs=[]",
