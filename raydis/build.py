@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TypedDict
+from typing import Any, TypedDict
 
 from safetensors import SafetensorError
 from safetensors.torch import load_file
@@ -24,6 +24,7 @@ from raydis.config.first_stage import (
     VqNetwork,
     VqStage,
 )
+from raydis.config.ica import AeIcaConfig, HlleIcaConfig, IcaSection, IsoAeIcaConfig
 from raydis.config.pca_ica import PcaIcaConfig
 from raydis.config.vae import (
     AnnealedVaeConfig,
@@ -39,12 +40,15 @@ from raydis.config.vae import (
 )
 from raydis.diffusion.denoising import Denoising
 from raydis.errors import ConfigError
+from raydis.methods.ae_ica import AeIca, IsoAeIca
 from raydis.methods.autoencoder import AutoencoderMethod
-from raydis.methods.contract import Method
+from raydis.methods.contract import Method, UnitMethod
 from raydis.methods.disdiff import Disdiff
 from raydis.methods.dot_vae import DotVae
 from raydis.methods.dyga_sd import DygaSd
 from raydis.methods.factor_vae import FactorVae
+from raydis.methods.hlle_ica import HlleIca
+from raydis.methods.ica_units import IcaUnits
 from raydis.methods.pca_ica import PcaIca
 from raydis.methods.proto_vae import ProtoVae
 from raydis.methods.unconditional_diffusion import UnconditionalDiffusion
@@ -100,6 +104,14 @@ def build_method(config: RunConfig, image_channels: int) -> Method:
         ConfigError: images with that many channels cannot have the first stage, or the file of perceptual weights does
             not hold them.
     """
+    method = _build_method(config, image_channels)
+    if config.units.rotation == "ica":
+        assert isinstance(method, UnitMethod)  # the configuration refuses other methods
+        return IcaUnits(method)
+    return method
+
+
+def _build_method(config: RunConfig, image_channels: int) -> Method:
     match config.method:
         case DygaSdConfig() as method:
             return _build_dyga_sd(config, method, image_channels)
@@ -117,6 +129,22 @@ def build_method(config: RunConfig, image_channels: int) -> Method:
             return _build_disdiff(config, method, image_channels)
         case UnconditionalDiffusionConfig() as method:
             return _build_diffusion(config, method, image_channels)
+        case AeIcaConfig() as method:
+            return AeIca(**_ica_arguments(config, method, image_channels))
+        case IsoAeIcaConfig() as method:
+            return IsoAeIca(
+                **_ica_arguments(config, method, image_channels),
+                isometry=method.isometry,
+                isometry_weight=method.isometry_weight,
+            )
+        case HlleIcaConfig() as method:
+            return HlleIca(
+                **_ica_arguments(config, method, image_channels),
+                image_shape=(image_channels, config.data.image_size, config.data.image_size),
+                num_neighbors=method.neighbors,
+                fit_images=min(method.fit_images, config.train.num_images),
+                pca_dims=method.pca_dims,
+            )
         case VqConfig() as method:
             return _build_autoencoder_method(config, method, method.codebook_weight, image_channels)
         case KlConfig() as method:
@@ -220,6 +248,18 @@ def _build_dot_vae(config: RunConfig, method: DotVaeConfig, image_channels: int)
         unlock_images=method.unlock_images(config.train.num_images),
         **method.model_dump(exclude={"kind", "hidden_dim", "unlock_share"}),
     )
+
+
+def _ica_arguments(config: RunConfig, method: IcaSection, image_channels: int) -> dict[str, Any]:
+    """Return what the methods have in common that rotate learned codes: networks with N numbers between them."""
+    size, num_units = config.data.image_size, method.num_units
+    return {
+        "encoder": ConvEncoder(size, image_channels, (num_units,), method.hidden_dim),
+        "decoder": ConvDecoder(size, image_channels, num_units, method.hidden_dim),
+        "num_units": num_units,
+        "max_iterations": method.max_iterations,
+        "tolerance": method.tolerance,
+    }
 
 
 def _build_autoencoder_method(

@@ -20,6 +20,7 @@ from raydis.config.diffusion_presets import DIFFUSION_PRESETS
 from raydis.config.dyga_sd import AnchorConfig, DiffusionConfig, DygaSdConfig, EncoderConfig, UNetConfig
 from raydis.config.files import merge
 from raydis.config.first_stage import PatchPcaStage, PixelStage
+from raydis.config.ica import AeIcaConfig, HlleIcaConfig, IsoAeIcaConfig
 from raydis.config.pca_ica import PcaIcaConfig
 from raydis.config.preset_parts import FULL_DATA, SMALL_COURSE, SMALL_DATA
 from raydis.config.run import RunConfig
@@ -173,7 +174,7 @@ def _small_first_stage(method: VqConfig | KlConfig) -> RunConfig:
     )
 
 
-def _small_rival(method: VaeConfig | PcaIcaConfig) -> RunConfig:
+def _small_rival(method: VaeConfig | PcaIcaConfig | AeIcaConfig | IsoAeIcaConfig) -> RunConfig:
     """Return the configuration that trains a method without a first stage on the images of `small`.
 
     disentanglement_lib takes 300,000 steps at a learning rate of 1e-4. At this rate, a thousand steps learn hardly more
@@ -233,6 +234,15 @@ PRESETS: dict[str, RunConfig] = {
     # FastICA may never converge. With scikit-learn's tolerance of 1e-4 that happens in 5 of 48 fits (6 to 20 units,
     # three seeds, images of `tiny` and `small`); with 5e-3 in 1 of 144 (6 to 20 units, twelve seeds).
     "pca_ica_small": _small_rival(PcaIcaConfig(tolerance=5e-3)),
+    "ae_ica_small": _small_rival(AeIcaConfig()),
+    "iso_ae_ica_small": _small_rival(IsoAeIcaConfig()),
+    "hlle_ica_small": RunConfig(  # of other images, because Hessian eigenmaps need continuous factors
+        data=DataConfig(name="blobs", image_size=32),
+        first_stage=PixelStage(),
+        method=HlleIcaConfig(num_units=3),
+        train=TrainConfig(**SMALL_COURSE, batch_size=32, learning_rate=1e-3),
+        evaluation=EvaluationConfig(protocol="search"),
+    ),
     **DIFFUSION_PRESETS,
 }
 

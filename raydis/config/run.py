@@ -13,10 +13,12 @@ from raydis.config.data import DataConfig
 from raydis.config.disdiff import DisDiffConfig, UnconditionalDiffusionConfig
 from raydis.config.dyga_sd import DygaSdConfig
 from raydis.config.first_stage import FirstStageConfig, KlStage, LearnedStage, PatchPcaStage, PixelStage, VqStage
+from raydis.config.ica import AeIcaConfig, HlleIcaConfig, IsoAeIcaConfig
 from raydis.config.pca_ica import PcaIcaConfig
 from raydis.config.section import Model
 from raydis.config.train import EvaluationConfig, TrainConfig
 from raydis.config.tree import is_tree
+from raydis.config.units import UnitsConfig
 from raydis.config.vae import VaeConfig
 
 
@@ -27,7 +29,16 @@ def _with_kind(tree: Any) -> Any:
 
 MethodConfig = Annotated[
     Annotated[
-        DygaSdConfig | VaeConfig | PcaIcaConfig | VqConfig | KlConfig | DisDiffConfig | UnconditionalDiffusionConfig,
+        DygaSdConfig
+        | VaeConfig
+        | PcaIcaConfig
+        | AeIcaConfig
+        | IsoAeIcaConfig
+        | HlleIcaConfig
+        | VqConfig
+        | KlConfig
+        | DisDiffConfig
+        | UnconditionalDiffusionConfig,
         Field(discriminator="kind"),
     ],
     BeforeValidator(_with_kind),
@@ -51,6 +62,7 @@ class RunConfig(Model):
     data: DataConfig = DataConfig()
     first_stage: FirstStageConfig = PatchPcaStage()
     method: MethodConfig = DygaSdConfig()
+    units: UnitsConfig = UnitsConfig()
     train: TrainConfig = TrainConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
     compute: ComputeConfig = ComputeConfig()
@@ -80,6 +92,14 @@ class RunConfig(Model):
             run = _replaced(run, key.split("."), checkpoint)
         return run
 
+    @property
+    def hardware(self) -> ComputeConfig:
+        """The section `compute`, with what the method itself needs: memory, and no GPU if it trains on CPUs only."""
+        needs: dict[str, Any] = {"memory_bytes": max(self.compute.memory_bytes, self.method.memory_bytes(self))}
+        if self.method.cpu_only:
+            needs |= {"device": "cpu", "num_gpus": 0.0}
+        return self.compute.model_copy(update=needs)
+
     @model_validator(mode="after")
     def _sizes(self) -> Self:
         match self.first_stage:
@@ -107,6 +127,7 @@ class RunConfig(Model):
                 f"method.kind={self.method.kind} has no units to score: set evaluation.protocol=none instead of "
                 f"{self.evaluation.protocol}"
             )
+        self.units.check(self)
         if self.train.batch_size % self.compute.num_workers:
             raise ValueError(
                 f"train.batch_size={self.train.batch_size} must be a multiple of "

@@ -98,7 +98,7 @@ class Method(nn.Module, abc.ABC):
         """Fit again, between two steps, what gradients do not train.
 
         Args:
-            parts: a sample of the images, in parts (b, C, H, W) in [-1, 1].
+            parts: a sample of the images, in parts (b, C, H, W) in [-1, 1], which may be iterated over repeatedly.
             generator: for the random numbers of the fit.
 
         Returns:
@@ -112,7 +112,7 @@ class Method(nn.Module, abc.ABC):
         return None
 
     def calibrate(self, parts: Iterable[Tensor]) -> None:
-        """Measure on a sample of the images what the checkpoint of a finished run records about the method."""
+        """Measure on a sample of the images what a checkpoint records about the method. `parts` as in `refit`."""
 
     def health(self) -> dict[str, int]:
         """Return counts of what has gone wrong in the method so far, by name; zero means that nothing has."""

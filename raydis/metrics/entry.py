@@ -10,8 +10,8 @@ from typing import Literal
 from raydis.metrics.checks import Status
 
 Direction = Literal["max", "min"]
-Need = Literal["discrete_factors", "binary_factors", "two_units"]
-Option = Literal["estimator", "num_jobs", "index"]
+Need = Literal["discrete_factors", "binary_factors", "two_units", "vectors"]
+Option = Literal["estimator", "num_jobs", "index", "groups"]
 
 
 class Result(typing.Protocol):
@@ -60,10 +60,11 @@ class Metric:
             invalid result for codes of a failed model.
         numbers: the numbers that it returns. Learning curves show the first one.
         sizes: sample sizes by argument of the function. Scores can be compared only if they are equal.
-        options: further arguments that the function takes: the protocol's `estimator`, `num_jobs` processes, or the
-            `index` of the factors' levels, which several metrics share.
+        options: further arguments that the function takes: the protocol's `estimator`, `num_jobs` processes, the
+            `index` of the factors' levels, which several metrics share, or `groups`, the unit of each column of codes.
         needs: requirements that `measure` checks: factors that are integer levels, of which two vary; factors with two
-            levels each; at least two units.
+            levels each; at least two units. A metric that needs `vectors` gets all scalars of units that are vectors
+            as columns; units that are scalars count as vectors of one.
         details: additional results that scores store: name -> attribute of the result, a number or an array.
         default: whether it is computed if the protocol does not choose its metrics.
     """

@@ -56,11 +56,11 @@ def parallel_trials(spec: SweepSpec, nodes: Sequence[Node], *, grows: bool) -> i
     if grows:
         log.warning("the cluster has an autoscaler: trials wait for new nodes; max_concurrent limits how many at once")
         return spec.total_trials
-    places = max_parallel_runs(spec.run.compute, nodes)
+    places = max_parallel_runs(spec.run.hardware, nodes)
     if spec.run.compute.num_workers == 1:
         return places
     with contextlib.suppress(ResourceError):  # the cluster is full at this moment
-        return min(places, max_parallel_runs(spec.run.compute, free_nodes()))
+        return min(places, max_parallel_runs(spec.run.hardware, free_nodes()))
     return 1
 
 

@@ -16,7 +16,7 @@ from raydis.sweep.settings import configure, value_at
 from raydis.sweep.spec import SweepSpec
 
 VAES = ["beta_vae", "annealed_vae", "factor_vae", "dip_vae_i", "dip_vae_ii", "beta_tcvae", "proto_vae", "dot_vae"]
-SCORED = ["dyga_sd", *VAES, "pca_ica", "disdiff"]
+SCORED = ["dyga_sd", *VAES, "pca_ica", "ae_ica", "iso_ae_ica", "hlle_ica", "disdiff"]
 STAGES = ["vq", "kl", "unconditional_diffusion"]
 
 

@@ -54,6 +54,9 @@ NAMES = {  # the ends of the names of runs that were trained before presets were
     "dip_vae_ii_published": "5da461e5c92a",
     "beta_tcvae_published": "b277857a9b40",
     "factor_vae_published": "0296dd420ece",
+    "ae_ica_small": "94ebb68786a2",
+    "iso_ae_ica_small": "da65f5a4f7ac",
+    "hlle_ica_small": "b071296bf065",
 }
 
 
