@@ -16,6 +16,7 @@ from raydis.config import RunConfig
 from raydis.config.files import Tree, apply_overrides, merge, parse, read_yaml
 from raydis.config.presets import expand
 from raydis.config.section import Model
+from raydis.config.train import MetricChoice
 from raydis.config.tree import is_tree
 from raydis.errors import ConfigError
 from raydis.metrics.comparison import MAX_PAIRS
@@ -108,6 +109,9 @@ class ArenaSpec(Model):
     estimator: Literal["reference", "hist", "tree"] | None = Field(
         default=None, description="Classifier of DCI in the final; null: that of the `published` protocol."
     )
+    metrics: MetricChoice | None = Field(
+        default=None, description="Metrics in the final, as in evaluation.metrics; null: those of run.evaluation."
+    )
     objectives: tuple[Objective, ...] = Field(
         default=DEFAULT_OBJECTIVES, min_length=1, description="Scores that decide the best trial, and that are tested."
     )
@@ -187,6 +191,7 @@ class ArenaSpec(Model):
             update={
                 "protocol": PUBLISHED.name,
                 "estimator": self.estimator,
+                "metrics": run.evaluation.metrics if self.metrics is None else self.metrics,
                 "seed": derived_seed(run.evaluation.seed, "arena"),
             }
         )
