@@ -115,8 +115,6 @@ def _build_method(config: RunConfig, image_channels: int) -> Method:
     match config.method:
         case DygaSdConfig() as method:
             return _build_dyga_sd(config, method, image_channels)
-        case VaeSection() as method:
-            return _build_vae(config, method, image_channels)
         case PcaIcaConfig() as method:
             return PcaIca(
                 image_shape=(image_channels, config.data.image_size, config.data.image_size),
@@ -145,6 +143,8 @@ def _build_method(config: RunConfig, image_channels: int) -> Method:
                 fit_images=min(method.fit_images, config.train.num_images),
                 pca_dims=method.pca_dims,
             )
+        case VaeSection() as method:  # after those with ICA, which inherit its settings
+            return _build_vae(config, method, image_channels)
         case VqConfig() as method:
             return _build_autoencoder_method(config, method, method.codebook_weight, image_channels)
         case KlConfig() as method:

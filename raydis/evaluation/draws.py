@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from raydis.errors import MetricError
 from raydis.evaluation.inputs import Codes
+from raydis.metrics.entry import Option
 from raydis.metrics.protocol import Protocol
 from raydis.metrics.sampling import LevelIndex
 from raydis.metrics.scoring import Outcome, derived_seed, measure
@@ -124,11 +125,12 @@ def _draw(
         scalars, levels = scalars[rows], levels[rows]
     outcomes: Draw = {}
     index = LevelIndex.of(levels) if any("index" in METRICS[name].options for name in plan.metrics) else None
+    shared: dict[Option, Any] = {"index": index, "known_fits": {}}
     for place, name in enumerate(plan.metrics):
         start(place)
         try:
             outcomes[name] = measure(
-                name, scalars, levels, protocol=plan.protocol, seed=seed, num_jobs=num_jobs, index=index
+                name, scalars, levels, protocol=plan.protocol, seed=seed, num_jobs=num_jobs, shared=shared
             )
         except MetricError as error:  # it needs what these tables lack; the others may still score them
             outcomes[name] = Outcome("invalid", str(error))
