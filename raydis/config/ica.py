@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
-from raydis.config.vae import VaeSection
+from raydis.config.vae import ConvSection
 
 if TYPE_CHECKING:
     from raydis.config.run import RunConfig
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 FIT_BYTES = 16 + 32
 
 
-class IcaSection(VaeSection):
+class IcaSection(ConvSection):
     """The settings that these methods share: networks of the VAEs, and ICA."""
 
     has_ica: ClassVar[bool] = True

@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 REDUCTION = 16  # factor by which the convolutions reduce the image size
 
 
-class VaeSection(MethodSection):
-    """The settings that all VAEs share."""
+class ConvSection(MethodSection):
+    """The settings of all methods with the convolutional encoder and decoder of disentanglement_lib."""
 
     num_units: int = Field(default=10, ge=2, le=256, description="Latent units N.")
     hidden_dim: int = Field(default=256, ge=1, description="Width of the dense layers of encoder and decoder.")
@@ -35,6 +35,10 @@ class VaeSection(MethodSection):
 
     def default_search_space(self) -> dict[str, dict[str, Any]]:
         return {"method.num_units": {"kind": "int", "low": 6, "high": 20}}
+
+
+class VaeSection(ConvSection):
+    """The settings that all VAEs share."""
 
 
 class BetaVaeConfig(VaeSection):
