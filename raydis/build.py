@@ -115,20 +115,6 @@ def _build_method(config: RunConfig, image_channels: int) -> Method:
     match config.method:
         case DygaSdConfig() as method:
             return _build_dyga_sd(config, method, image_channels)
-        case VaeSection() as method:
-            return _build_vae(config, method, image_channels)
-        case PcaIcaConfig() as method:
-            return PcaIca(
-                image_shape=(image_channels, config.data.image_size, config.data.image_size),
-                num_units=method.num_units,
-                fit_images=min(method.fit_images, config.train.num_images),
-                max_iterations=method.max_iterations,
-                tolerance=method.tolerance,
-            )
-        case DisDiffConfig() as method:
-            return _build_disdiff(config, method, image_channels)
-        case UnconditionalDiffusionConfig() as method:
-            return _build_diffusion(config, method, image_channels)
         case AeIcaConfig() as method:
             return AeIca(**_ica_arguments(config, method, image_channels))
         case IsoAeIcaConfig() as method:
@@ -145,6 +131,20 @@ def _build_method(config: RunConfig, image_channels: int) -> Method:
                 fit_images=min(method.fit_images, config.train.num_images),
                 pca_dims=method.pca_dims,
             )
+        case VaeSection() as method:
+            return _build_vae(config, method, image_channels)
+        case PcaIcaConfig() as method:
+            return PcaIca(
+                image_shape=(image_channels, config.data.image_size, config.data.image_size),
+                num_units=method.num_units,
+                fit_images=min(method.fit_images, config.train.num_images),
+                max_iterations=method.max_iterations,
+                tolerance=method.tolerance,
+            )
+        case DisDiffConfig() as method:
+            return _build_disdiff(config, method, image_channels)
+        case UnconditionalDiffusionConfig() as method:
+            return _build_diffusion(config, method, image_channels)
         case VqConfig() as method:
             return _build_autoencoder_method(config, method, method.codebook_weight, image_channels)
         case KlConfig() as method:
