@@ -143,7 +143,7 @@ def _build_method(config: RunConfig, image_channels: int) -> Method:
                 fit_images=min(method.fit_images, config.train.num_images),
                 pca_dims=method.pca_dims,
             )
-        case VaeSection() as method:  # after those with ICA, which inherit its settings
+        case VaeSection() as method:
             return _build_vae(config, method, image_channels)
         case VqConfig() as method:
             return _build_autoencoder_method(config, method, method.codebook_weight, image_channels)

@@ -13,14 +13,9 @@ from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy import optimize as _optimize  # pyright: ignore[reportMissingTypeStubs]  (scipy has no types)
-from scipy import stats as _stats  # pyright: ignore[reportMissingTypeStubs]  (scipy has no types)
 
 from raydis.errors import MetricError
 from raydis.metrics.checks import Status, invalid_reason
-
-optimize: Any = _optimize
-stats: Any = _stats
 
 Correlation = Literal["pearson", "spearman"]
 
@@ -74,6 +69,9 @@ def mcc(
     if reason is not None:
         return MccResult("invalid", reason)
     correlations = np.abs(_standardised(codes, correlation).T @ _standardised(factors, correlation)).clip(0.0, 1.0)
+    from scipy import optimize as stubless  # pyright: ignore[reportMissingTypeStubs]  (SciPy has no types)
+
+    optimize: Any = stubless
     found = optimize.linear_sum_assignment(-correlations)
     matched = np.zeros(factors.shape[1])
     units = np.full(factors.shape[1], -1)
@@ -104,6 +102,9 @@ def _tables(codes: ArrayLike, factors: ArrayLike) -> tuple[NDArray[np.float64], 
 def _standardised(values: NDArray[np.float64], correlation: Correlation) -> NDArray[np.float64]:
     """Return columns of mean 0 and norm 1, so that their products are correlations; 0 for a constant column."""
     if correlation == "spearman":
+        from scipy import stats as stubless  # pyright: ignore[reportMissingTypeStubs]  (SciPy has no types)
+
+        stats: Any = stubless
         values = stats.rankdata(values, axis=0)
     constant = (values == values[0]).all(axis=0)
     centred = np.where(constant, 0.0, values - values.mean(axis=0))  # a mean is not exactly that of a constant column
