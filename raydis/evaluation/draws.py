@@ -76,7 +76,7 @@ def _in_turn(
         def start(metric: int, before: int = place * num_metrics, name: str = _name(run, number, runs, plan)) -> None:
             tell(Progress(before + metric, len(tasks) * num_metrics, f"{plan.metrics[metric]}{name}"))
 
-        yield _draw(run.scalars, levels, number, plan, plan.num_jobs, start)
+        yield _draw(run, levels, number, plan, plan.num_jobs, start)
 
 
 def _in_processes(
@@ -91,7 +91,7 @@ def _in_processes(
     processes = library.Parallel(
         n_jobs=min(plan.num_jobs, len(tasks)), backend="loky", max_nbytes=None, return_as="generator"
     )
-    drawn = processes(library.delayed(_draw)(run.scalars, levels, number, plan) for run, number in tasks)
+    drawn = processes(library.delayed(_draw)(run, levels, number, plan) for run, number in tasks)
     tell(Progress(0, len(tasks), f"{len(tasks)} draws{of_metrics or f' of {plan.metrics[0]}'}"))
     for place, draw in enumerate(drawn, 1):
         run, number = tasks[min(place, len(tasks) - 1)]
@@ -110,7 +110,7 @@ def _name(run: Codes, number: int, runs: Sequence[Codes], plan: Plan) -> str:
 
 
 def _draw(
-    scalars: NDArray[np.float64],
+    run: Codes,
     levels: NDArray[np.int64],
     number: int,
     plan: Plan,
@@ -121,16 +121,26 @@ def _draw(
     seed = plan.seed if number == 1 else derived_seed(plan.seed, f"draw {number}")
     if number > 1 and plan.intervals == "rows":
         rng = np.random.default_rng(derived_seed(plan.seed, f"rows {number}"))
-        rows = rng.integers(len(scalars), size=len(scalars))
-        scalars, levels = scalars[rows], levels[rows]
+        rows = rng.integers(len(levels), size=len(levels))
+        levels = levels[rows]
+    else:
+        rows = slice(None)
     outcomes: Draw = {}
     index = LevelIndex.of(levels) if any("index" in METRICS[name].options for name in plan.metrics) else None
     shared: dict[Option, Any] = {"index": index, "known_fits": {}}
     for place, name in enumerate(plan.metrics):
         start(place)
         try:
+            columns, groups = run.seen_by(METRICS[name])
             outcomes[name] = measure(
-                name, scalars, levels, protocol=plan.protocol, seed=seed, num_jobs=num_jobs, shared=shared
+                name,
+                columns[rows],
+                levels,
+                protocol=plan.protocol,
+                seed=seed,
+                num_jobs=num_jobs,
+                shared=shared,
+                groups=groups,
             )
         except MetricError as error:  # it needs what these tables lack; the others may still score them
             outcomes[name] = Outcome("invalid", str(error))

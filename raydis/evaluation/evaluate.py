@@ -41,8 +41,8 @@ def evaluate(
     """Score a representation: how well its units separate the factors of its data, with confidence intervals.
 
     Args:
-        codes: (M, N), or (M, N, D), of which each unit is first reduced to its first principal component; an array or
-            a data frame. For several training runs, a list or a dictionary (name -> codes) of them.
+        codes: (M, N), or (M, N, D), of which each unit is first reduced to its first principal component (the metrics
+            of vectors see all); an array or a data frame. For several runs, a list or a dictionary (name -> codes).
         factors: (M, F), the levels of the factors: integers, whole floats or text. Any combinations may occur.
         factor_names: F names.
         metrics: names in `raydis.metrics.table.METRICS`; or "all" that fit the tables. Default: those of the protocol.

@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 
 from raydis.errors import MetricError
 from raydis.metrics.checks import LARGEST_CODE, check_varying, constant_factors
-from raydis.metrics.representation import per_unit_pca
+from raydis.metrics.entry import Metric
+from raydis.metrics.representation import all_scalars, per_unit_pca
 
 MAX_NAMED = 6  # levels or units that a message lists
 LARGEST_WHOLE = 2.0**53  # larger floats are whole because their precision ends there
@@ -29,11 +30,19 @@ class Codes:
         name: of the run, for tables and errors.
         scalars: (M, N), one number for each unit.
         unit_names: N names.
+        vectors: (M, N, D), if the codes have this form.
     """
 
     name: str
     scalars: NDArray[np.float64]
     unit_names: tuple[str, ...]
+    vectors: NDArray[Any] | None = None
+
+    def seen_by(self, metric: Metric) -> tuple[NDArray[np.float64], NDArray[np.intp] | None]:
+        """Return the columns that a metric scores, and the unit of each: all scalars of vectors if it needs them."""
+        if self.vectors is None or "vectors" not in metric.needs:
+            return self.scalars, None
+        return all_scalars(self.vectors, [self.vectors.shape[2]] * self.vectors.shape[1])
 
 
 @dataclass(frozen=True)
@@ -152,7 +161,7 @@ def _codes_of(name: str, codes: Any, num_rows: int) -> Codes:
             f"{name}: all {table.shape[1]} units are constant, so the representation has collapsed and nothing can be "
             "scored: check the encoder, or that the right array was saved"
         )
-    return Codes(name, scalars, unit_names)
+    return Codes(name, scalars, unit_names, table if table.ndim == 3 else None)
 
 
 def _columns(table: Any, what: str) -> tuple[list[NDArray[Any]], tuple[str, ...] | None]:

@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from raydis.evaluation.draws import Progress
 from raydis.evaluation.intervals import around_mean
 from raydis.evaluation.result import Evaluation, by_importance
 from raydis.metrics.protocol import SEARCH
+from raydis.metrics.representation import all_scalars
 from raydis.metrics.scoring import derived_seed, measure, score
 from raydis.metrics.table import METRICS
 
@@ -111,6 +113,18 @@ def test_progress_names_what_is_computed(good: Table) -> None:
     told.clear()
     raydis.evaluate(*good, num_draws=3, num_jobs=2, on_progress=told.append, **QUICK)
     assert [(each.done, each.total) for each in told] == [(0, 3), (1, 3), (2, 3), (3, 3)]
+
+
+def test_metrics_of_vectors_see_whole_vectors(good: Table) -> None:
+    """A unit whose vector holds a factor in its smaller entry knows it, though its principal component does not."""
+    codes, factors = good
+    rng = np.random.default_rng(2)
+    vectors = np.stack([5 * rng.normal(size=codes.shape), codes], axis=2)
+    name = next(name for name, metric in METRICS.items() if "vectors" in metric.needs)
+    whole = raydis.evaluate(vectors, factors, metrics=[name], num_draws=1, estimator="tree")
+    scalars, groups = all_scalars(vectors, [2] * 4)
+    expected = measure(name, scalars, factors, protocol=replace(SEARCH, estimator="tree"), seed=0, groups=groups)
+    assert whole.values == expected.values
 
 
 # ---- several runs

@@ -13,7 +13,7 @@ import pytest
 
 from raydis.evaluation.formats import FORMATS, SUFFIXES, to_csv, to_json, to_latex, to_markdown
 from raydis.evaluation.result import Estimate, Evaluation, Run
-from raydis.evaluation.text import BAR, MAX_UNITS, WIDTH, as_lines, as_text
+from raydis.evaluation.text import BAR, MAX_UNITS, WIDTH, as_lines, as_text, heading
 from raydis.metrics.table import numbers
 
 NAMES = tuple(numbers())
@@ -64,7 +64,7 @@ def test_the_text_fits_into_a_hundred_columns(found: Evaluation) -> None:
 def test_the_text_holds_every_number_its_interval_and_a_bar() -> None:
     text = as_text(evaluation())
     for name in NAMES[:-1]:
-        (line,) = [line for line in text.splitlines() if line.startswith(f"{numbers()[name].title} ")]
+        (line,) = [line for line in text.splitlines() if line.startswith(f"{heading(numbers()[name])}  ")]
         assert "0.250  [0.125, 0.500]" in line
         number = numbers()[name]
         if (number.low, number.high) == (0.0, 1.0):
@@ -103,7 +103,7 @@ def test_each_run_has_a_column() -> None:
     text = as_text(evaluation(run_of("seed 0"), run_of("seed 1", value=0.5)))
     head = next(line for line in text.splitlines() if "seed 0" in line and "seed 1" in line)
     title = numbers()[NAMES[0]].title
-    row = [line for line in text.splitlines() if line.startswith(title)][1]
+    row = [line for line in text.splitlines() if line.startswith(f"{title}  ")][1]
     assert row.split()[-2:] == ["0.250", "0.500"]
     assert row.rstrip().endswith("0.500")
     assert len(head) == len(row.rstrip())
@@ -154,7 +154,7 @@ def test_markdown_tables_are_rectangular() -> None:
     assert f"| {numbers()[NAMES[0]].title}" in text
     assert "factor_0 & $x$ \\| 100%" in text
     assert "| unit 2 |" in tables[1].splitlines()[2]
-    assert f"{numbers()[NAMES[-1]].title}: codes | of one unit only" in text
+    assert f"{heading(numbers()[NAMES[-1]])}: codes | of one unit only" in text
 
 
 def test_latex_is_escaped_and_rectangular() -> None:
