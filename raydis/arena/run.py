@@ -28,7 +28,7 @@ from raydis.arena.result import ArenaResult, Entry, entry_of, result_of
 from raydis.arena.spec import ArenaSpec
 from raydis.cluster.connect import ray_cluster
 from raydis.errors import SweepError
-from raydis.registry import locate_first_stage
+from raydis.registry import locate_checkpoints
 from raydis.store import Store, open_store
 from raydis.store.lease import Lease
 from raydis.sweep.run import run_sweep
@@ -120,7 +120,7 @@ def _looks(spec: ArenaSpec, entries: list[Entry]) -> dict[str, Look]:
 def _located(spec: ArenaSpec, storage: str) -> ArenaSpec:
     """Return the spec with the locations of first stages that it names by version or alias, from the registry."""
     entrants = {
-        name: entrant.model_copy(update={"run": locate_first_stage(entrant.run, storage)})
+        name: entrant.model_copy(update={"run": locate_checkpoints(entrant.run, storage)})
         for name, entrant in spec.entrants.items()
     }
     return spec.model_copy(update={"entrants": entrants})

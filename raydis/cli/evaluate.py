@@ -34,7 +34,10 @@ FactorNames = Annotated[
     str | None,
     typer.Option(metavar="NAME,...", help="Names of the factors, or the columns of a table that are factors."),
 ]
-Metrics = Annotated[str | None, typer.Option(metavar="NAME,...", help="Metrics to compute; default: all.")]
+Metrics = Annotated[
+    str | None,
+    typer.Option(metavar="NAME,...", help="Metrics to compute, or all that fit; default: those that papers report."),
+]
 ProtocolName = Annotated[
     str, typer.Option(help="search: DCI fitted by hist; published: by reference, as in papers, in ten times the time.")
 ]
@@ -104,7 +107,7 @@ def evaluate(
             found.codes,
             found.factors,
             factor_names=found.factor_names,
-            metrics=_names(metrics),
+            metrics="all" if metrics == "all" else _names(metrics),
             protocol=protocol,  # pyright: ignore[reportArgumentType]  (checked above)
             estimator=estimator,  # pyright: ignore[reportArgumentType]  (the metric checks it)
             num_draws=num_draws,

@@ -24,6 +24,10 @@ MetricName = Literal[
     "tad",
     "self_mig",
     "sample_efficiency",
+    "mcc",
+    "scalar_factor_vae",
+    "grouped_dci",
+    "leakage",
 ]
 
 # With a discriminator, the error of a wrong name in a list does not mention `all` as well.

@@ -142,6 +142,7 @@ def evaluate(
         num_draws=num_draws,
         num_jobs=num_jobs,
         data_fingerprint=dataset.fingerprint,
+        widths=method.unit_widths if isinstance(method, UnitMethod) and method.units_are_vectors else None,
     )
     return replace(scores, reason=f"{scores.reason}; {ADVICE}") if scores.status == "invalid" else scores
 

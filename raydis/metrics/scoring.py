@@ -27,7 +27,7 @@ from raydis.metrics.checks import Status, check_table
 from raydis.metrics.entry import Option
 from raydis.metrics.importance import Estimator
 from raydis.metrics.protocol import Protocol
-from raydis.metrics.representation import per_unit_pca
+from raydis.metrics.representation import all_scalars, per_unit_pca
 from raydis.metrics.sampling import LevelIndex
 from raydis.metrics.scores import Scores, unscored
 from raydis.metrics.table import METRICS, check_needs, metrics_of, sizes_of
@@ -60,17 +60,19 @@ def measure(
     seed: int,
     num_jobs: int = 1,
     shared: Mapping[Option, Any] | None = None,
+    groups: ArrayLike | None = None,
 ) -> Outcome:
     """Compute one metric by a protocol.
 
     Args:
         name: key in METRICS.
-        codes: (M, N), one scalar per unit.
+        codes: (M, N), one scalar per unit; for a metric that needs vectors (M, S), all scalars of all units.
         factors: (M, F), integers.
         protocol: sample sizes and estimator. It need not compute the metric.
         seed: of the generator for this metric.
         num_jobs: processes for metrics that can use several. It does not change any number.
         shared: options that metrics of the same codes and factors share. They do not change any number.
+        groups: (S,), the unit of each column of codes; None for one scalar per unit.
 
     Returns:
         The metric's numbers; an invalid outcome without numbers if the metric cannot score the codes, or if one of its
@@ -81,7 +83,12 @@ def measure(
     """
     metric, sizes = METRICS[name], sizes_of(replace(protocol, metrics=(name,)))[name]
     check_needs(name, codes, factors)
-    options: dict[Option, Any] = {"estimator": protocol.estimator, "num_jobs": num_jobs, **(shared or {})}
+    options: dict[Option, Any] = {
+        "estimator": protocol.estimator,
+        "num_jobs": num_jobs,
+        "groups": groups,
+        **(shared or {}),
+    }
     result = metric.function(
         codes,
         factors,
@@ -105,6 +112,7 @@ def score(
     *,
     protocol: Protocol,
     data_fingerprint: str,
+    widths: Sequence[int] | None = None,
     estimator: Estimator | None = None,
     seed: int = 0,
     num_draws: int = NUM_DRAWS,
@@ -117,8 +125,10 @@ def score(
     Args:
         codes: (M, N), or (M, N, D), of which each unit is first reduced to its first principal component.
         factors: (M, F), integers.
-        protocol: the metrics and their sample sizes. "all" leaves out those that the table lacks something for.
+        protocol: the metrics and their sample sizes. "all" leaves out those that the table lacks something for,
+            and for units that are scalars those of vectors.
         data_fingerprint: identifies the data set and the rows that are scored.
+        widths: N widths of units that are vectors, whose codes (M, N, D) are zero beyond them; None for scalars.
         estimator: DCI's classifier; None takes the protocol's. With another estimator than `reference`, the scores
             of the published protocol name it, and cannot be compared with those of `reference`.
         seed: of the draw that gives the numbers. Use the same for every model of a study.
@@ -134,10 +144,13 @@ def score(
     """
     if num_draws < 1:
         raise MetricError(f"{num_draws=} must be at least 1: the first draw gives the numbers")
-    scalars = per_unit_pca(codes)
-    fitting = fitting_metrics(scalars, factors) if protocol.metrics == "all" else protocol.metrics
+    scalars, vectors = per_unit_pca(codes), None if widths is None else all_scalars(codes, widths)
+    fitting = protocol.metrics
+    if fitting == "all":
+        fitting = fitting_metrics(scalars, factors, vectors=vectors is not None)
     protocol = replace(protocol, metrics=fitting, estimator=estimator or protocol.estimator)
-    draw = partial(_draw, scalars, factors, protocol=protocol, num_jobs=num_jobs, index=_index(factors, protocol))
+    index = _index(factors, protocol)
+    draw = partial(_draw, scalars, vectors, factors, protocol=protocol, num_jobs=num_jobs, index=index)
     first = draw(seed=seed)
     blank = unscored(
         "invalid",
@@ -150,26 +163,27 @@ def score(
     if first.status != "valid":
         return blank
     seeds = [derived_seed(seed, f"draw {number}") for number in range(2, num_draws + 1)]
-    others = [draw(seed=each) for each in seeds]
-    return replace(
-        blank,
-        status="valid",
-        values=first.values,
-        details=first.details,
-        num_draws=num_draws,
-        spread=_spread([first, *others]),
-    )
+    spread = _spread([first, *(draw(seed=each) for each in seeds)])
+    found = {"values": first.values, "details": first.details, "num_draws": num_draws, "spread": spread}
+    return replace(blank, status="valid", **found)
 
 
-def fitting_metrics(codes: ArrayLike, factors: ArrayLike) -> tuple[str, ...]:
+def fitting_metrics(codes: ArrayLike, factors: ArrayLike, *, vectors: bool = False) -> tuple[str, ...]:
     """Return the metrics whose needs codes (M, N) and factors (M, F) meet, in the order of the table.
+
+    Args:
+        codes: (M, N), one scalar per unit.
+        factors: (M, F).
+        vectors: whether the units are vectors. For scalars, the metrics of vectors repeat what others say.
 
     Raises:
         MetricError: the table cannot be scored by any metric of factors (see `check_table`).
     """
     check_table(codes, factors)
     found: list[str] = []
-    for name in METRICS:
+    for name, metric in METRICS.items():
+        if "vectors" in metric.needs and not vectors:
+            continue
         try:
             check_needs(name, codes, factors)
         except MetricError:
@@ -194,6 +208,7 @@ def _index(factors: ArrayLike, protocol: Protocol) -> LevelIndex | None:
 
 def _draw(
     scalars: NDArray[np.float64],
+    vectors: tuple[NDArray[np.float64], NDArray[np.intp]] | None,
     factors: ArrayLike,
     *,
     protocol: Protocol,
@@ -201,12 +216,25 @@ def _draw(
     num_jobs: int,
     index: LevelIndex | None,
 ) -> Outcome:
-    """Compute the metrics once, from one scalar per unit (M, N). Return all numbers, or the first invalid outcome."""
+    """Compute the metrics once. Return all numbers, or the first invalid outcome.
+
+    Args:
+        scalars: (M, N), one scalar per unit.
+        vectors: (M, S) and (S,), all scalars of units that are vectors, and the unit of each; None for scalar units.
+        factors: (M, F).
+        protocol, seed, num_jobs: see `measure`.
+        index: see `_index`.
+    """
+    run = partial(measure, factors=factors, protocol=protocol, seed=seed, num_jobs=num_jobs)
     values: dict[str, float] = {}
     details: dict[str, Any] = {}
     shared: dict[Option, Any] = {"index": index, "known_fits": {}}
     for name in metrics_of(protocol):
-        outcome = measure(name, scalars, factors, protocol=protocol, seed=seed, num_jobs=num_jobs, shared=shared)
+        whole = vectors if "vectors" in METRICS[name].needs else None
+        if whole is None:
+            outcome = run(name, scalars, shared=shared)
+        else:  # fits of these codes are others
+            outcome = run(name, whole[0], groups=whole[1], shared={"index": index})
         # If one metric cannot score a representation, it is invalid as a whole: scores have all numbers or none.
         if outcome.status != "valid":
             return outcome

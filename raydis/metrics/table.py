@@ -22,8 +22,10 @@ from raydis.metrics.dci import dci
 from raydis.metrics.dci_es import dci_es
 from raydis.metrics.entry import Metric, Number
 from raydis.metrics.factor_vae import factor_vae
+from raydis.metrics.grouped import grouped_dci, leakage
 from raydis.metrics.infomec import infomec
 from raydis.metrics.irs import irs
+from raydis.metrics.mcc import mcc
 from raydis.metrics.med import med
 from raydis.metrics.mig import mig
 from raydis.metrics.modularity import modularity_explicitness
@@ -146,6 +148,60 @@ METRICS: dict[str, Metric] = {
         sizes={"num_few": 100, "num_many": 10_000, "num_test": 5_000},
         options=("estimator", "num_jobs", "known_fits"),
         details={"few_labels_accuracy": "few_accuracy", "many_labels_accuracy": "many_accuracy"},
+    ),
+    "mcc": Metric(
+        function=mcc,
+        numbers=(Number("mcc", field="score", short="mcc", title="Mean correlation coefficient (MCC)"),),
+        needs=(),
+    ),
+    "scalar_factor_vae": Metric(
+        function=factor_vae,
+        numbers=(Number("scalar_factor_vae", field="score", short="fvae*", title="FactorVAE score of all scalars"),),
+        sizes={
+            "num_variance": 10_000,
+            "num_train": 10_000,
+            "num_eval": 5_000,
+            "batch_size": 64,
+            "prune_threshold": 0.05,  # the scalars of a unit have a mean variance of 1, see `all_scalars`
+        },
+        options=("index",),
+        needs=("discrete_factors", "vectors"),
+        details={"num_active_scalars": "num_active"},
+    ),
+    "grouped_dci": Metric(
+        function=grouped_dci,
+        numbers=(
+            Number("grouped_disentanglement", field="disentanglement", short="gdci", title="Grouped disentanglement"),
+            Number("grouped_completeness", field="completeness", short="gcompl", title="Grouped completeness"),
+            Number("scalar_disentanglement", field="scalar_disentanglement", short="dci*", title="DCI of all scalars"),
+            Number(
+                "scalar_completeness",
+                field="scalar_completeness",
+                short="compl*",
+                title="DCI completeness of all scalars",
+            ),
+            Number(
+                "scalar_informativeness",
+                field="informativeness",
+                short="inf*",
+                title="DCI informativeness of all scalars",
+            ),
+        ),
+        sizes={"num_train": 10_000, "num_test": 5_000},
+        options=("estimator", "num_jobs", "groups"),
+        needs=("discrete_factors", "vectors"),
+        details={"grouped_importance": "importance"},
+    ),
+    "leakage": Metric(
+        function=leakage,
+        numbers=(
+            Number("unit_gap", field="gap", short="gap", title="Gap between units"),
+            Number("unit_leakage", field="leakage", short="leakage", title="Leakage between units", direction="min"),
+        ),
+        sizes={"num_train": 10_000, "num_test": 5_000},
+        options=("estimator", "groups"),
+        needs=("discrete_factors", "two_units", "vectors"),
+        details={"unit_accuracy": "accuracy"},
     ),
 }
 

@@ -65,7 +65,7 @@ def trial_resources(run: RunConfig) -> tune.PlacementGroupFactory:
     from raydis.cluster.resources import worker_resources
 
     if run.compute.num_workers == 1:
-        return tune.PlacementGroupFactory([worker_resources(run.compute)])
+        return tune.PlacementGroupFactory([worker_resources(run.hardware)])
     return tune.PlacementGroupFactory([{"node:__internal_head__": LAUNCHER_SHARE}])
 
 
@@ -74,7 +74,7 @@ def _train_here(run: RunConfig, parent: dict[str, str]) -> None:
     from raydis.engine.state import Training
     from raydis.train.report import report_session
 
-    device = resolve_device(run.compute)
+    device = resolve_device(run.hardware)
     use_threads(num_threads(run.compute.num_cpus))
     training = Training(run, _dataset(run.data.model_dump_json()), device=device)
     report_session(tune, training, parent=parent)
@@ -94,6 +94,7 @@ def _train_with_workers(run: RunConfig, parent: dict[str, str], folder: str) -> 
 
     from raydis.train.trainer import fit_with_ray
 
+    run = run.model_copy(update={"compute": run.hardware})
     result = fit_with_ray(run, name=parent["trial"], storage=folder, parent=parent, callbacks=[TuneReportCallback()])
     tune.report(result.record.to_ray() | {CHECKPOINT_URI: result.checkpoint})
 

@@ -42,6 +42,9 @@ CHANCE: dict[str, float | None] = {
     "dci_size": len(SIZES) / (len(SIZES) + 4),
     "self_mig": 1.0,  # noise units are independent
     "sample_efficiency": 1.0,  # guessing needs no labels
+    "scalar_factor_vae": 1 / len(SIZES),
+    "scalar_informativeness": GUESSING,
+    "unit_leakage": 1.0,  # no unit knows anything, so nothing leaks
 }
 # What perfect codes score at least, as such a share, where that is not 0.95.
 BEST = {
@@ -64,6 +67,7 @@ PROTOCOL = replace(
         "beta_vae": {"num_train": 2000, "num_eval": 2000},
         "infomec": {"num_samples": 2000},
         "sample_efficiency": {"num_many": 400, "num_test": 2000},
+        "leakage": SMALL,
     },
 )
 

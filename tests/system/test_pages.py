@@ -60,6 +60,10 @@ SHORTER = {
     "run.data.path=Sprites": ARENA,
     "python -m raydis train --preset vq_small --name first": "--set train.num_images=640",
     f"python -m raydis train --preset small --set '{LEARNED_STAGE}'": "--set train.num_images=640",
+    "python -m raydis train --preset diffusion_small --name diffusion": "--set train.num_images=640",
+    "python -m raydis train --preset disdiff_small --set method.pretrained.checkpoint=CHECKPOINT": (
+        "--set train.num_images=640"
+    ),
     STAGES: "--images 640 --stage-images 640 --pixel-images 64 --seeds 0",
     "python -m tests.benchmarks.gpu --output gpu.json": "--smoke",
     "python -m tests.benchmarks.samplers CHECKPOINT": "--quick",
