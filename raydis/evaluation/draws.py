@@ -139,7 +139,7 @@ def _draw(
                 protocol=plan.protocol,
                 seed=seed,
                 num_jobs=num_jobs,
-                shared=shared,
+                shared=shared if groups is None else {"index": index},  # fits of other columns are others
                 groups=groups,
             )
         except MetricError as error:  # it needs what these tables lack; the others may still score them

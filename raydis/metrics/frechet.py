@@ -6,8 +6,8 @@ both sets,
     d = |m_1 - m_2|^2 + tr(C_1 + C_2 - 2 (C_1 C_2)^(1/2))
 
 FID is d for the features of an Inception network, which raydis does not contain: the user supplies its file (see
-`raydis.engine.fid`). Values depend on the network, on how images are resized, and on the number of samples: they are
-too high for few samples, and only values of equal numbers can be compared. Published values use 50,000.
+`raydis.engine.frechet`). Values depend on the network, on how images are resized, and on the number of samples:
+they are too high for few samples, and only values of equal numbers can be compared. Published values use 50,000.
 """
 
 from __future__ import annotations

@@ -59,8 +59,8 @@ def measure(
     protocol: Protocol,
     seed: int,
     num_jobs: int = 1,
-    groups: ArrayLike | None = None,
     shared: Mapping[Option, Any] | None = None,
+    groups: ArrayLike | None = None,
 ) -> Outcome:
     """Compute one metric by a protocol.
 
@@ -71,8 +71,8 @@ def measure(
         protocol: sample sizes and estimator. It need not compute the metric.
         seed: of the generator for this metric.
         num_jobs: processes for metrics that can use several. It does not change any number.
-        groups: (S,), the unit of each column of codes; None for one scalar per unit.
         shared: options that metrics of the same codes and factors share. They do not change any number.
+        groups: (S,), the unit of each column of codes; None for one scalar per unit.
 
     Returns:
         The metric's numbers; an invalid outcome without numbers if the metric cannot score the codes, or if one of its
@@ -222,15 +222,18 @@ def _draw(
         scalars: (M, N), one scalar per unit.
         vectors: (M, S) and (S,), all scalars of units that are vectors, and the unit of each; None for scalar units.
         factors: (M, F).
-        protocol, seed, num_jobs, index: see `measure`.
+        protocol, seed, num_jobs: see `measure`.
+        index: see `_index`.
     """
-    shared: dict[Option, Any] = {"index": index, "known_fits": {}}
-    run = partial(measure, factors=factors, protocol=protocol, seed=seed, num_jobs=num_jobs, shared=shared)
+    run = partial(measure, factors=factors, protocol=protocol, seed=seed, num_jobs=num_jobs)
     values: dict[str, float] = {}
     details: dict[str, Any] = {}
     for name in metrics_of(protocol):
         whole = vectors if "vectors" in METRICS[name].needs else None
-        outcome = run(name, scalars) if whole is None else run(name, whole[0], groups=whole[1])
+        if whole is None:
+            outcome = run(name, scalars, shared=shared)
+        else:  # fits of these codes are others
+            outcome = run(name, whole[0], groups=whole[1], shared={"index": index})
         # If one metric cannot score a representation, it is invalid as a whole: scores have all numbers or none.
         if outcome.status != "valid":
             return outcome

@@ -19,8 +19,10 @@ from raydis.checkpoint.open import open_checkpoint
 from raydis.config import RunConfig
 from raydis.config.files import parse
 from raydis.config.presets import expand
+from raydis.config.train import EvaluationConfig
 from raydis.data import FactorDataset, open_dataset
 from raydis.editor.editor import Editor
+from raydis.engine.evaluate import check_scorable
 from raydis.engine.record import RunRecord
 from raydis.engine.session import Report, run_session
 from raydis.engine.state import Training
@@ -206,6 +208,58 @@ def test_an_unknown_objective_is_refused_with_the_nearest_name_and_all_known_one
         spec_of({"metric": name})
     with pytest.raises(MetricError, match=rf"did you mean {near}\?"):
         number_named(name)
+
+
+def test_an_objective_whose_metric_is_not_computed_is_refused_with_what_to_write() -> None:
+    said = (
+        r"info_explicitness is not computed: add its metric to run.evaluation.metrics, as in "
+        r"\[factor_vae, dci, mig, infomec\]"
+    )
+    with pytest.raises(ConfigError, match=said):
+        spec_of({"metric": "info_explicitness"})
+    tree = {"name": "toys", "run": expand(RUN), "num_trials": 1, "search": SEARCHED}
+    tree["run"]["evaluation"] = {"metrics": ["infomec"]}
+    assert parse(SweepSpec, tree | {"objectives": [{"metric": "info_explicitness"}]}, source="test").objectives
+    with pytest.raises(ConfigError, match=r"dci_disentanglement is not computed: .* as in \[infomec, dci\]"):
+        parse(SweepSpec, tree, source="test")
+
+
+@pytest.mark.parametrize(
+    ("metrics", "said"),
+    [
+        (["mgi"], r"evaluation\.metrics\.0: found 'mgi', expected .*; did you mean mig\?"),
+        ("irs", r"evaluation\.metrics: found 'irs', expected a list of metrics, as in \[irs\], or all"),
+        ([], r"evaluation\.metrics: found \[\], expected a list of at least 1"),
+    ],
+)
+def test_a_choice_of_metrics_is_checked_when_it_is_read(metrics: Any, said: str) -> None:
+    with pytest.raises(ConfigError, match=said):
+        parse(RunConfig, expand(RUN | {"evaluation": {"metrics": metrics}}), source="test")
+
+
+def test_a_run_has_the_numbers_of_its_metrics_and_so_do_its_tables_and_its_report(
+    dataset: FactorDataset, tmp_path: Path
+) -> None:
+    config = RunConfig.model_validate(expand(RUN | {"evaluation": {"metrics": ["mig", "irs"]}}))
+    *_, last = run_session(Training(config, dataset, device=torch.device("cpu")), tmp_path)
+    assert last.scores is not None
+    assert last.checkpoint is not None
+    assert list(last.scores.values) == ["mig", "irs"]
+    page = render_report(Editor.open(last.checkpoint), dataset)
+    assert "IRS" in page
+    assert "FactorVAE score" not in page
+    record = record_of(last, spec_of({"metric": "mig"}))
+    write_tables(LocalStore(tmp_path), "s", [record], {0})
+    (row,) = csv.DictReader((tmp_path / "s/trials.csv").read_text().splitlines())
+    assert float(row["irs"]) == last.scores.values["irs"]
+    assert row["factor_vae"] == ""
+    assert "sap" not in row
+
+
+def test_a_metric_that_the_factors_do_not_fit_is_refused_before_training(dataset: FactorDataset) -> None:
+    check_scorable(dataset, EvaluationConfig(metrics="all"))
+    with pytest.raises(MetricError, match=r"tad is of binary attributes, but factors .* have more than two values"):
+        check_scorable(dataset, EvaluationConfig(metrics=("mig", "tad")))
 
 
 def test_a_name_that_is_like_none_is_refused_with_the_known_ones() -> None:
