@@ -154,3 +154,37 @@ def test_a_sweep_of_a_preset_needs_no_search_of_its_own(preset: str) -> None:
 @pytest.mark.parametrize("kind", STAGES)
 def test_a_first_stage_has_nothing_to_search(kind: str) -> None:
     assert run_of(kind).method.default_search_space() == {}
+
+
+# ---- Hessian eigenmaps
+
+
+@pytest.mark.parametrize(("num_units", "neighbors"), [(2, 18), (3, 26), (6, 62)])
+def test_the_number_of_neighbors_follows_from_the_number_of_units(num_units: int, neighbors: int) -> None:
+    assert getattr(run_of("hlle_ica", num_units=num_units).method, "neighbors", None) == neighbors
+    assert getattr(run_of("hlle_ica", num_units=2, num_neighbors=20).method, "neighbors", None) == 20
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (
+            {"num_units": 3, "num_neighbors": 9},
+            r"num_neighbors=9 must exceed N \(N \+ 3\) / 2 = 9 for num_units=3: raise",
+        ),
+        ({"num_units": 6, "pca_dims": 5}, "pca_dims=5 must be at least num_units=6"),
+        ({"num_units": 3, "fit_images": 26}, "fit_images=26 must exceed the number of neighbours, 26"),
+    ],
+)
+def test_eigenmaps_that_are_not_determined_are_refused(options: dict[str, int], message: str) -> None:
+    with pytest.raises(ValidationError, match=message):
+        run_of("hlle_ica", **options)
+
+
+def test_eigenmaps_reserve_memory_and_no_gpu() -> None:
+    compute = {"device": "cuda", "num_gpus": 1, "num_cpus": 2}
+    method = {"kind": "hlle_ica", "num_units": 3, "fit_images": 4000}
+    run = RunConfig.model_validate({"method": method, "compute": compute, "data": {"image_size": 32}})
+    assert (run.hardware.device, run.hardware.num_gpus, run.hardware.num_cpus) == ("cpu", 0.0, 2)
+    assert run.hardware.memory_bytes == 4000 * (48 * 26**2 + 2 * 4 * 3 * 32**2)
+    assert run_of("beta_vae").hardware == run_of("beta_vae").compute
