@@ -7,8 +7,10 @@ After a sweep, in the folder that it ran in:
 >>> len(editor.units()) == editor.num_units
 True
 
-`raydis.Editor` and `raydis.RunConfig` are imported at their first use. `import raydis` therefore imports neither torch
-nor Ray, and stays fast.
+Codes that come from elsewhere are scored by `raydis.evaluate(codes, factors)`, which needs neither torch nor Ray.
+
+`raydis.Editor`, `raydis.RunConfig` and `raydis.evaluate` are imported at their first use. `import raydis` therefore
+imports neither torch nor Ray, and stays fast.
 """
 
 from __future__ import annotations
@@ -20,8 +22,9 @@ from raydis.version import __version__
 if TYPE_CHECKING:
     from raydis.config import RunConfig
     from raydis.editor.editor import Editor
+    from raydis.evaluation import evaluate
 
-__all__ = ["Editor", "RunConfig", "__version__"]
+__all__ = ["Editor", "RunConfig", "__version__", "evaluate"]
 
 
 def __dir__() -> list[str]:
@@ -40,5 +43,9 @@ def __getattr__(name: str) -> Any:
             from raydis.config import RunConfig
 
             return RunConfig
+        case "evaluate":
+            from raydis.evaluation import evaluate
+
+            return evaluate
         case _:
             raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

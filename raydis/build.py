@@ -6,14 +6,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from raydis.config import RunConfig
 from raydis.config.autoencoder import KlConfig, VqConfig
-from raydis.config.dyga_sd import DygaSdConfig
+from raydis.config.disdiff import DisDiffConfig, UnconditionalDiffusionConfig, UnconditionalNetwork
+from raydis.config.dyga_sd import DygaSdConfig, ResidualEncoderConfig
 from raydis.config.first_stage import (
     FirstStageConfig,
     KlNetwork,
@@ -25,24 +26,47 @@ from raydis.config.first_stage import (
 )
 from raydis.config.ica import AeIcaConfig, HlleIcaConfig, IcaSection, IsoAeIcaConfig
 from raydis.config.pca_ica import PcaIcaConfig
-from raydis.config.vae import BetaVaeConfig, FactorVaeConfig, VaeSection
+from raydis.config.vae import (
+    AnnealedVaeConfig,
+    BetaTcVaeConfig,
+    BetaVaeConfig,
+    DipVaeIConfig,
+    DipVaeIIConfig,
+    DotVaeConfig,
+    FactorVaeConfig,
+    ProtoVaeConfig,
+    VaeConfig,
+    VaeSection,
+)
 from raydis.diffusion.denoising import Denoising
 from raydis.errors import ConfigError
 from raydis.methods.ae_ica import AeIca, IsoAeIca
 from raydis.methods.autoencoder import AutoencoderMethod
-from raydis.methods.beta_vae import BetaVae
 from raydis.methods.contract import Method, UnitMethod
+from raydis.methods.disdiff import Disdiff
+from raydis.methods.dot_vae import DotVae
 from raydis.methods.dyga_sd import DygaSd
 from raydis.methods.factor_vae import FactorVae
 from raydis.methods.hlle_ica import HlleIca
 from raydis.methods.ica_units import IcaUnits
 from raydis.methods.pca_ica import PcaIca
+from raydis.methods.proto_vae import ProtoVae
+from raydis.methods.unconditional_diffusion import UnconditionalDiffusion
+from raydis.methods.vae import AnnealedVae, BetaTcVae, BetaVae, DipVae, Vae
 from raydis.models.anchors import Anchors
 from raydis.models.autoencoders import Autoencoder, FirstStage, KlAutoencoder, PatchPCA, Pixel, VqAutoencoder
-from raydis.models.conv_vae import ConvDecoder, ConvEncoder, dense_network
-from raydis.models.critics import PatchDiscriminator, PerceptualDistance
+from raydis.models.conv_vae import ConvDecoder, ConvEncoder, PairEncoder, SplitEncoder, dense_network
+from raydis.models.critics import ImageDiscriminator, PatchDiscriminator, PerceptualDistance
 from raydis.models.encoder import Encoder
+from raydis.models.residual_encoder import ResidualEncoder, VectorEncoder
+from raydis.models.shift_unet import ShiftDecoder, UnconditionalUNet
 from raydis.models.unet import UNet
+
+
+class _VaeNetworks(TypedDict):
+    encoder: ConvEncoder
+    decoder: ConvDecoder
+    num_units: int
 
 
 def build_autoencoder(config: VqNetwork | KlNetwork, image_channels: int) -> Autoencoder:
@@ -77,12 +101,17 @@ def build_method(config: RunConfig, image_channels: int) -> Method:
     """Return the untrained method. Its weights come from torch's global generator, which the caller seeds.
 
     Raises:
-        ConfigError: images with that many channels cannot have the first stage, or the file of perceptual weights does
-            not hold them.
+        ConfigError: images with that many channels cannot have the first stage, the file of perceptual weights does not
+            hold them, or `units.rotation` does not go with the method's units.
     """
     method = _build_method(config, image_channels)
     if config.units.rotation == "ica":
         assert isinstance(method, UnitMethod)  # the configuration refuses other methods
+        if method.units_are_vectors:
+            raise ConfigError(
+                f"units.rotation=ica rotates numbers, and the units of method.kind={config.method.kind} are vectors: "
+                "set units.rotation=none"
+            )
         return IcaUnits(method)
     return method
 
@@ -91,19 +120,8 @@ def _build_method(config: RunConfig, image_channels: int) -> Method:
     match config.method:
         case DygaSdConfig() as method:
             return _build_dyga_sd(config, method, image_channels)
-        case BetaVaeConfig() as method:
-            encoder, decoder = _build_vae(config, method, image_channels)
-            return BetaVae(encoder=encoder, decoder=decoder, num_units=method.num_units, beta=method.beta)
-        case FactorVaeConfig() as method:
-            encoder, decoder = _build_vae(config, method, image_channels)
-            return FactorVae(
-                encoder=encoder,
-                decoder=decoder,
-                discriminator=dense_network(method.num_units, method.discriminator_dims, 2),
-                num_units=method.num_units,
-                gamma=method.gamma,
-                discriminator_rate_scale=method.discriminator_rate_scale,
-            )
+        case VaeSection() as method:
+            return _build_vae(config, method, image_channels)
         case PcaIcaConfig() as method:
             return PcaIca(
                 image_shape=(image_channels, config.data.image_size, config.data.image_size),
@@ -112,6 +130,10 @@ def _build_method(config: RunConfig, image_channels: int) -> Method:
                 max_iterations=method.max_iterations,
                 tolerance=method.tolerance,
             )
+        case DisDiffConfig() as method:
+            return _build_disdiff(config, method, image_channels)
+        case UnconditionalDiffusionConfig() as method:
+            return _build_diffusion(config, method, image_channels)
         case AeIcaConfig() as method:
             return AeIca(**_ica_arguments(config, method, image_channels))
         case IsoAeIcaConfig() as method:
@@ -136,13 +158,14 @@ def _build_method(config: RunConfig, image_channels: int) -> Method:
 
 def _build_dyga_sd(config: RunConfig, method: DygaSdConfig, image_channels: int) -> DygaSd:
     stage = build_first_stage(config.first_stage, image_channels)
+    encoder = ResidualEncoder if isinstance(method.encoder, ResidualEncoderConfig) else Encoder
     return DygaSd(
-        encoder=Encoder(
+        encoder=encoder(
             image_size=config.data.image_size,
             image_channels=image_channels,
             num_units=method.num_units,
             unit_dim=method.unit_dim,
-            **method.encoder.model_dump(),
+            **method.encoder.model_dump(exclude={"kind"}),
         ),
         unet=UNet(
             latent_dim=stage.latent_dim,
@@ -162,15 +185,73 @@ def _build_dyga_sd(config: RunConfig, method: DygaSdConfig, image_channels: int)
         denoising=Denoising(**method.diffusion.model_dump()),
         latent_size=config.latent_size,
         refit=method.anchors,
+        overlap_weight=method.overlap_weight,
     )
 
 
-def _build_vae(config: RunConfig, method: VaeSection, image_channels: int) -> tuple[ConvEncoder, ConvDecoder]:
-    """Return an encoder with one head for the mean and one for the log variance, and a decoder."""
+def _build_diffusion(config: RunConfig, method: UnconditionalNetwork, image_channels: int) -> UnconditionalDiffusion:
+    """Return a diffusion model without a condition, to be trained, or to load the weights of a checkpoint."""
+    stage = build_first_stage(config.first_stage, image_channels)
+    return UnconditionalDiffusion(
+        unet=UnconditionalUNet(latent_dim=stage.latent_dim, latent_size=config.latent_size, **method.unet.model_dump()),
+        first_stage=stage,
+        denoising=Denoising(**method.diffusion.model_dump()),
+        latent_size=config.latent_size,
+    )
+
+
+def _build_disdiff(config: RunConfig, method: DisDiffConfig, image_channels: int) -> Disdiff:
+    diffusion = _build_diffusion(config, method.pretrained, image_channels)
+    sizes = {"num_units": method.num_units, "unit_dim": method.unit_dim}
+    return Disdiff(
+        encoder=VectorEncoder(
+            image_size=config.data.image_size, image_channels=image_channels, **sizes, **method.encoder.model_dump()
+        ),
+        decoder=ShiftDecoder(diffusion.unet, concept_dim=method.concept_dim, **sizes),
+        diffusion=diffusion,
+        unit_dim=method.unit_dim,
+        weight=method.disentanglement_weight,
+        weighting=method.weighting,
+    )
+
+
+def _build_vae(config: RunConfig, method: VaeConfig, image_channels: int) -> Vae | DotVae:
+    if isinstance(method, DotVaeConfig):
+        return _build_dot_vae(config, method, image_channels)
     size, num_units = config.data.image_size, method.num_units
-    return (
-        ConvEncoder(size, image_channels, (num_units, num_units), method.hidden_dim),
-        ConvDecoder(size, image_channels, num_units, method.hidden_dim),
+    networks: _VaeNetworks = {
+        "encoder": ConvEncoder(size, image_channels, (num_units, num_units), method.hidden_dim),
+        "decoder": ConvDecoder(size, image_channels, num_units, method.hidden_dim),
+        "num_units": num_units,
+    }
+    weights = method.model_dump(exclude={"kind", "num_units", "hidden_dim", "discriminator_dims", "embedding_dim"})
+    match method:
+        case BetaVaeConfig():
+            return BetaVae(**networks, **weights)
+        case AnnealedVaeConfig():
+            return AnnealedVae(**networks, **weights)
+        case FactorVaeConfig():
+            discriminator = dense_network(num_units, method.discriminator_dims, 2)
+            return FactorVae(**networks, **weights, discriminator=discriminator)
+        case DipVaeIConfig():
+            return DipVae(**networks, **weights, covariance_of="mean")
+        case DipVaeIIConfig():
+            return DipVae(**networks, **weights, covariance_of="sample")
+        case BetaTcVaeConfig():
+            return BetaTcVae(**networks, **weights)
+        case ProtoVaeConfig():
+            pairs = PairEncoder(size, image_channels, method.embedding_dim, method.hidden_dim)
+            return ProtoVae(**networks, **weights, pair_encoder=pairs)
+
+
+def _build_dot_vae(config: RunConfig, method: DotVaeConfig, image_channels: int) -> DotVae:
+    size, parts = config.data.image_size, (method.num_units, method.residual_dim)
+    return DotVae(
+        encoder=SplitEncoder(size, image_channels, parts, method.hidden_dim),
+        decoder=ConvDecoder(size, image_channels, sum(parts), method.hidden_dim),
+        discriminator=ImageDiscriminator(size, image_channels),
+        unlock_images=method.unlock_images(config.train.num_images),
+        **method.model_dump(exclude={"kind", "hidden_dim", "unlock_share"}),
     )
 
 

@@ -24,6 +24,7 @@ RANKS = {
     "diffusion": 1,
     "metrics": 1,
     "data": 2,
+    "evaluation": 2,
     "checkpoint": 2,
     "registry": 3,
     "methods": 3,
@@ -35,12 +36,13 @@ RANKS = {
     "train": 7,
     "serve": 7,
     "sweep": 8,
+    "arena": 9,
     "cli": 9,
     "__main__": 10,
     "__init__": 10,  # hands out `Editor` and `RunConfig` at their first use; importing the package reads none of them
 }
 ONLY_IN = {
-    "ray": {"cluster", "train", "sweep", "serve"},
+    "ray": {"cluster", "train", "sweep", "serve", "arena"},
     "optuna": {"sweep"},
     "boto3": {"store/s3_client.py"},
     "botocore": {"store/s3.py", "store/s3_client.py", "store/s3_conditions.py", "store/s3_errors.py"},
@@ -50,7 +52,7 @@ ONLY_IN = {
     "jinja2": {"report"},
     "yaml": {"config/yamltext.py"},
 }
-NEVER_IN = {"torch": {"metrics", "store", "registry", "config", "errors", "edge"}}
+NEVER_IN = {"torch": {"metrics", "evaluation", "store", "registry", "config", "errors", "edge"}}
 KNOW_METHODS = {"methods", "config", "build"}
 METHOD_CONFIGS = get_args(get_args(MethodConfig)[0])
 STAGE_CONFIGS = get_args(get_args(FirstStageConfig)[0])

@@ -11,12 +11,14 @@ import pytest
 import raydis
 from raydis.config import RunConfig
 from raydis.editor.editor import Editor
+from raydis.evaluation import evaluate
 
 
 def test_the_package_hands_out_its_public_classes() -> None:
     assert raydis.Editor is Editor
     assert raydis.RunConfig is RunConfig
-    assert {"Editor", "RunConfig", "__version__"} == set(raydis.__all__) <= set(dir(raydis))
+    assert raydis.evaluate is evaluate
+    assert {"Editor", "RunConfig", "__version__", "evaluate"} == set(raydis.__all__) <= set(dir(raydis))
 
 
 def test_importing_the_package_imports_no_framework() -> None:

@@ -27,8 +27,10 @@ import torch
 import typer
 from PIL import Image
 
+import raydis.arena.__main__ as arena
 import raydis.cli
 import raydis.sweep.__main__ as sweep
+from raydis.arena.spec import load_arena
 from raydis.checkpoint.open import open_checkpoint
 from raydis.config import RunConfig
 from raydis.config.files import apply_overrides, parse
@@ -176,6 +178,8 @@ def test_the_program_understands_every_command(command: str) -> None:
         ("python -m raydis.sweep sweeps/quickstart.yaml --dryrun", "No such option: --dryrun"),
         ("python -m raydis.sweep sweeps/absent.yaml", "cannot read .*absent.yaml"),
         ("python -m raydis.sweep sweeps/quickstart.yaml --set run.train.num_image=3", "num_image: unknown key"),
+        ("python -m raydis.arena", "Missing parameter: spec"),
+        ("python -m raydis.arena sweeps/arena_quick.yaml --set entrants.dyga_sd.run.methd=3", "methd: unknown key"),
         ("python -m tests.benchmarks.samplers --quickly", "--quickly"),
         ("python -m tests.benchmarks.absent", "assert None is not None"),
         ("pytest -q -m fast", "fast"),
@@ -236,6 +240,9 @@ def understand(words: Sequence[str]) -> None:
         case ["python", "-m", "raydis.sweep", *arguments]:
             _, options = click_options(typer.main.get_command(sweep.app), arguments)
             load_spec(ROOT / (options["spec"] or sweep.QUICKSTART), options["overrides"] or [])
+        case ["python", "-m", "raydis.arena", *arguments]:
+            _, options = click_options(typer.main.get_command(arena.app), arguments)
+            load_arena(ROOT / options["spec"], options["overrides"] or [])
         case ["python", "-m", module, *arguments] if module.startswith("tests.benchmarks."):
             assert set(re.findall(r"--[\w-]+", " ".join(arguments))) <= benchmark_options(module)
         case ["pytest", "-q", *arguments] | ["pytest", *arguments]:

@@ -10,13 +10,15 @@ import yaml
 from ray.serve.config import AutoscalingConfig
 from ray.serve.schema import ServeDeploySchema
 
+from raydis.arena.spec import load_arena
 from raydis.config.files import parse
 from raydis.data.shapes3d import SHAPES3D
 from raydis.serve.app import ServeArgs
 from raydis.sweep.spec import load_spec
 
 ROOT = Path(__file__).resolve().parents[1]
-SWEEPS = sorted((ROOT / "sweeps").glob("*.yaml"))
+ARENAS = sorted((ROOT / "sweeps").glob("arena*.yaml"))
+SWEEPS = sorted({*(ROOT / "sweeps").glob("*.yaml")} - {*ARENAS})
 SERVE_CONFIGS = sorted((ROOT / "serve_configs").glob("*.yaml"))
 
 
@@ -29,6 +31,7 @@ def header(path: Path) -> str:
 
 def test_there_are_sweeps_and_serve_configs() -> None:
     assert {"quickstart.yaml", "shapes3d.yaml"} <= {path.name for path in SWEEPS}
+    assert {"arena.yaml", "arena_quick.yaml"} <= {path.name for path in ARENAS}
     assert "local.yaml" in {path.name for path in SERVE_CONFIGS}
 
 
@@ -45,6 +48,19 @@ def test_a_sweep_is_a_valid_spec_with_its_card(path: Path) -> None:
         assert "--set run.data.path=" in header(path)
     if spec.run.data.name == "shapes3d_procedural":
         SHAPES3D.subspace(spec.run.data.levels)  # raises for levels that the grid does not have
+
+
+@pytest.mark.parametrize("path", ARENAS, ids=lambda path: path.name)
+def test_an_arena_is_a_valid_spec_with_its_card(path: Path) -> None:
+    spec = load_arena(path, [])
+    assert spec.name == path.stem
+    words = [line[2:].split()[0] for line in header(path).splitlines() if line[2:3].strip()]
+    assert words[:2] == ["Question", "Command"]
+    assert f"python -m raydis.arena sweeps/{path.name}" in header(path)
+    for entrant in spec.entrants.values():
+        data = entrant.run.data
+        if data.name == "shapes3d_procedural":
+            SHAPES3D.subspace(data.levels)
 
 
 @pytest.mark.parametrize("path", SERVE_CONFIGS, ids=lambda path: path.name)

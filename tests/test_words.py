@@ -81,7 +81,7 @@ def test_commands_have_options_of_the_same_names(verb: str) -> None:
     assert callable(getattr(Editor, verb))
 
 
-@pytest.mark.parametrize("verb", ["train", "traverse", "swap", "image", "report"])
+@pytest.mark.parametrize("verb", ["train", "evaluate", "traverse", "swap", "image", "report"])
 def test_an_option_is_called_as_its_parameter(verb: str) -> None:
     for name, (option, *_) in options(verb).items():
         if name not in ("overrides", "help"):  # --set, which may be given many times

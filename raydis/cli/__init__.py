@@ -8,16 +8,17 @@ from __future__ import annotations
 import typer
 
 from raydis.cli import pictures, registry, runs
+from raydis.cli.evaluate import evaluate
 from raydis.edge import EXIT_CODE_HELP, run_command
 
 app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
-    help="Train, inspect and publish disentangled models. `python -m raydis.sweep` runs a sweep.",
+    help="Train, score, inspect and publish disentangled models. `python -m raydis.sweep` runs a sweep.",
     epilog=EXIT_CODE_HELP,
 )
-for verb in (runs.train, pictures.traverse, pictures.swap, pictures.image, pictures.report):
+for verb in (runs.train, evaluate, pictures.traverse, pictures.swap, pictures.image, pictures.report):
     app.command()(verb)
 app.add_typer(registry.app, name="models")
 

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
-from raydis.config.vae import VaeSection
+from raydis.config.method import MethodSection
+from raydis.config.vae import REDUCTION
 
 if TYPE_CHECKING:
     from raydis.config.run import RunConfig
@@ -17,13 +18,22 @@ if TYPE_CHECKING:
 FIT_BYTES = 16 + 32
 
 
-class IcaSection(VaeSection):
-    """The settings that these methods share: networks of the VAEs, and ICA."""
+class IcaSection(MethodSection):
+    """The settings that these methods share: those of the networks, which are the VAEs', and of ICA."""
 
     has_ica: ClassVar[bool] = True
 
+    num_units: int = Field(default=10, ge=2, le=256, description="Latent units N.")
+    hidden_dim: int = Field(default=256, ge=1, description="Width of the dense layers of encoder and decoder.")
     max_iterations: int = Field(default=1000, ge=1, description="Most iterations of ICA.")
     tolerance: float = Field(default=1e-6, gt=0.0, description="Change of the rotation below which ICA stops.")
+
+    def check(self, run: RunConfig) -> None:
+        if run.data.image_size % REDUCTION:
+            raise ValueError(
+                f"data.image_size={run.data.image_size} must be a multiple of {REDUCTION} for "
+                f"method.kind={run.method.kind}"
+            )
 
 
 class AeIcaConfig(IcaSection):

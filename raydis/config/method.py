@@ -4,10 +4,24 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from pydantic import Field
+
 from raydis.config.section import Model
 
 if TYPE_CHECKING:
     from raydis.config.run import RunConfig
+
+
+class Pretrained(Model):
+    """A frozen model that a separate run has trained. Each subclass adds its `kind` and the settings of its network."""
+
+    kind: str
+    checkpoint: str | None = Field(
+        default=None,
+        description="Checkpoint of that run: a folder, an s3:// URI, or name@alias of the registry. It must have been "
+        "trained with the same settings of the network and the first stage, at this image size, but may have seen "
+        "other images. A run needs it; its own checkpoints contain the model.",
+    )
 
 
 class MethodSection(Model):
@@ -26,6 +40,11 @@ class MethodSection(Model):
     uses_first_stage: ClassVar[bool] = False
     has_ica: ClassVar[bool] = False
     cpu_only: ClassVar[bool] = False
+
+    @property
+    def borrowed(self) -> Pretrained | None:
+        """The setting `method.pretrained`, if the method is built on a model that a separate run has trained."""
+        return None
 
     def check(self, run: RunConfig) -> None:
         """Raise ValueError if the method does not fit the other sections of the run."""

@@ -2,11 +2,39 @@
 
 from __future__ import annotations
 
-from typing import Literal, Self
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Discriminator, Field, Tag, field_validator, model_validator
 
 from raydis.config.section import Model, Rate, Size
+
+# The keys of METRICS in raydis/metrics/table.py, so that a wrong name is refused when a configuration is read.
+MetricName = Literal[
+    "factor_vae",
+    "dci",
+    "mig",
+    "sap",
+    "sap_continuous",
+    "modularity_explicitness",
+    "beta_vae",
+    "irs",
+    "infomec",
+    "med",
+    "dci_es",
+    "tad",
+    "self_mig",
+    "sample_efficiency",
+    "mcc",
+    "scalar_factor_vae",
+    "grouped_dci",
+    "leakage",
+]
+
+# With a discriminator, the error of a wrong name in a list does not mention `all` as well.
+MetricChoice = Annotated[
+    Annotated[tuple[MetricName, ...], Field(min_length=1), Tag("list")] | Annotated[Literal["all"], Tag("all")],
+    Discriminator(lambda value: "all" if isinstance(value, str) else "list"),
+]
 
 
 class TrainConfig(Model):
@@ -64,6 +92,11 @@ class EvaluationConfig(Model):
         default=None,
         description="Classifier of DCI; null: the protocol's own (`published`: `reference`, `search`: `hist`).",
     )
+    metrics: MetricChoice | None = Field(
+        default=None,
+        description="Metrics that are computed, as listed in raydis/metrics/README.md; `all`: every one that fits the "
+        "factors; null: `factor_vae`, `dci` and `mig`.",
+    )
     max_images: int = Field(
         default=10_000, ge=64, description="Most images of the sub-grid that the `search` protocol encodes."
     )
@@ -77,6 +110,13 @@ class EvaluationConfig(Model):
         description="Rising numbers of training images after which the `search` protocol scores the averaged model "
         "during training, which gives a learning curve. The final model is scored by `protocol`.",
     )
+
+    @field_validator("metrics", mode="before")
+    @classmethod
+    def _listed(cls, metrics: Any) -> Any:
+        if isinstance(metrics, str) and metrics != "all":
+            raise ValueError(f"found {metrics!r}, expected a list of metrics, as in [{metrics}], or all")
+        return metrics
 
     @model_validator(mode="after")
     def _rising(self) -> Self:

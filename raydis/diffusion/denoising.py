@@ -24,21 +24,24 @@ class Denoising(nn.Module):
     Args:
         schedule: see `alpha_bars`.
         num_timesteps: T.
-        prediction: what the network predicts: `noise` as published; `velocity`, v = sqrt(ab) eps - sqrt(1 - ab) z_0; or
-            `sample`, z_0 itself (all three: Salimans & Ho, arXiv 2202.00512). With `noise`, an error in z_0 has the
-            weight sqrt(ab / (1 - ab)). It hardly counts at times at which the latents are nearly noise, where only the
-            tokens can tell what the image is. With `velocity` the weight is 1 / sqrt(1 - ab), but the output of the
-            network must still contain all of z_t. With `sample` it need not, and an error in z_0 has the same weight at
-            all times, which suits small networks and short runs.
+        prediction: what the network predicts: `noise` as published; `velocity`, v = sqrt(ab) eps - sqrt(1 - ab) z_0;
+            `sample`, z_0 itself (these three: Salimans & Ho, arXiv 2202.00512); or `flow`, eps - z_0, which on the
+            schedule `straight` is the velocity of the path, and so what flow matching learns. With `noise`, an
+            error in z_0 has the weight sqrt(ab / (1 - ab)). It hardly counts at times at which the latents are nearly
+            noise, where only the tokens can tell what the image is. With `velocity` the weight is 1 / sqrt(1 - ab), and
+            with `flow` 1 + sqrt(ab / (1 - ab)), but the output of the network must still contain all of z_t, or of the
+            noise in it. With `sample` it need not, and an error in z_0 has the same weight at all times, which suits
+            small networks and short runs.
         loss: `l1` (as in DyGA+SD and EncDiff) or `l2`.
     """
 
     def __init__(self, *, schedule: str, num_timesteps: int, loss: str, prediction: str = "noise") -> None:
         super().__init__()
-        if prediction not in ("noise", "velocity", "sample"):
-            raise ValueError(f"unknown prediction {prediction!r}: use noise, velocity or sample")
+        if prediction not in ("noise", "velocity", "sample", "flow"):
+            raise ValueError(f"unknown prediction {prediction!r}: use noise, velocity, sample or flow")
         if loss not in ("l1", "l2"):
             raise ValueError(f"unknown loss {loss!r}: use l1 or l2")
+        self.schedule = schedule
         self.num_timesteps = num_timesteps
         self.distance = loss
         self.prediction = prediction
@@ -61,6 +64,8 @@ class Denoising(nn.Module):
                 return noise
             case "velocity":
                 return alpha_bar.sqrt() * noise - (1.0 - alpha_bar).sqrt() * latents
+            case "flow":
+                return noise - latents
             case _:
                 return latents
 
@@ -72,6 +77,9 @@ class Denoising(nn.Module):
                 return (noisy - (1.0 - alpha_bar).sqrt() * predicted) / alpha_bar.sqrt()
             case "velocity":
                 return alpha_bar.sqrt() * noisy - (1.0 - alpha_bar).sqrt() * predicted
+            case "flow":  # z_t = (a + s) z_0 + s (eps - z_0)
+                s = (1.0 - alpha_bar).sqrt()
+                return (noisy - s * predicted) / (alpha_bar.sqrt() + s)
             case _:
                 return predicted
 

@@ -6,7 +6,8 @@ An edit changes the units that it names, and keeps the others. A method that dra
 noise, which `seed` determines, so two pictures of equal seeds differ by the edit alone, whatever else is in the batch.
 (The exception is `anchors.mode=release`, whose shift depends on the batch.) With `keep_details`, drawing starts from
 the image's own noise, which DDIM inversion finds. What no unit describes then stays too, to the extent that the network
-reads it from the noise.
+reads it from the noise. Where a method encodes a residual beside its units, the residual is this noise: `seed` draws it
+from its prior, and `keep_details` keeps that of the image.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from raydis.checkpoint.manifest import Manifest
 from raydis.checkpoint.open import Checkpoint
 from raydis.config import RunConfig
 from raydis.data.pixels import denormalise, normalise
+from raydis.editor.checks import checked_images, checked_units
 from raydis.editor.noise import checked_details, drawn_noise
 from raydis.editor.open import open_method
 from raydis.editor.sampling import Sampling, choose_sampling
@@ -114,10 +116,10 @@ class Editor:
     @torch.no_grad()
     def encode(self, images: np.ndarray) -> Encoded:
         """Encode uint8 images (B, H, W, C)."""
-        units = self.method.units(self._tensor(images))
+        units, codes = self.method.represent(self._tensor(images))
         return Encoded(
             units=units.cpu().numpy(),
-            codes=self.method.lift(units).cpu().numpy(),
+            codes=codes.cpu().numpy(),
             facts={name: values.cpu().numpy() for name, values in self.method.facts(units).items()},
         )
 
@@ -128,7 +130,8 @@ class Editor:
 
     def sampling(self, steps: int | None, sampler: str | None, *, keep_details: bool = False) -> Sampling:
         """Return the steps and the sampler that this model draws with; see `choose_sampling`."""
-        return choose_sampling(self.max_steps, steps, sampler, keep_details=keep_details)
+        takes_noise = self.method.noise_shape is not None
+        return choose_sampling(self.max_steps, steps, sampler, keep_details=keep_details, takes_noise=takes_noise)
 
     def details(self, images: np.ndarray, *, steps: int | None = None) -> np.ndarray:
         """Return the details of uint8 images (B, H, W, C): the starting noise (B, L, h, w) that they are drawn from.
@@ -141,7 +144,6 @@ class Editor:
             EditError: the model draws without noise, steps out of range, or images of another shape.
         """
         steps, pictures = self.sampling(steps, None, keep_details=True).steps, self._tensor(images)
-        assert steps is not None
         noise = self.method.invert(self.method.encode(pictures), pictures, steps)
         if noise is None:
             raise EditError("this model cannot find the noise of an image: leave keep_details out")
@@ -151,6 +153,7 @@ class Editor:
         self,
         units: np.ndarray,
         *,
+        codes: np.ndarray | None = None,
         seed: int | Sequence[int] = 0,
         steps: int | None = None,
         sampler: str | None = None,
@@ -159,28 +162,29 @@ class Editor:
         """Draw images from the scalars (B, N) of their units: uint8 (B, H, W, C).
 
         Args:
+            codes: (B, N, D), into which the scalars are written. They are needed if the model's units are vectors, and
+                have no influence otherwise.
             seed: determines the starting noise: one seed for all images, or B seeds, one for each image. In both cases
                 an image depends on its own seed only.
             steps, sampler: see `choose_sampling`.
             details: starting noise (B, L, h, w) as `details` returns it, instead of a seed's.
 
         Raises:
-            EditError: units or details of another shape or not finite, another number of seeds than of images, steps
-                out of range, or a sampler that is unknown or cannot keep details.
+            EditError: units, codes or details of another shape or not finite, no codes where they are needed, another
+                number of seeds than of images, steps out of range, or a sampler that is unknown or cannot keep details.
         """
         steps, chosen = self.sampling(steps, sampler, keep_details=details is not None)
-        values = torch.as_tensor(units, dtype=torch.float32, device=self.device)
-        if values.ndim != 2 or values.shape[1] != self.num_units:
-            raise EditError(f"units have shape {tuple(values.shape)}: give shape (B, {self.num_units})")
-        if not bool(torch.isfinite(values).all()):
-            raise EditError("units hold NaN or infinity: give finite values")
+        are_vectors = self.method.units_are_vectors
+        values, vectors = checked_units(units, codes, (self.num_units, self.unit_dim), are_vectors=are_vectors)
         shape = self.method.noise_shape
         if details is None:
             noise = drawn_noise(seed, len(values), shape)
         else:
             noise = checked_details(details, len(values), shape)
         noise = None if noise is None else noise.to(self.device)
-        return denormalise(self.method.decode(self.method.lift(values), noise, steps, chosen)).cpu().numpy()
+        values, vectors = values.to(self.device), None if vectors is None else vectors.to(self.device)
+        written = self.method.lift(values) if vectors is None else self.method.write(vectors, values)
+        return denormalise(self.method.decode(written, noise, steps, chosen)).cpu().numpy()
 
     def edit(
         self,
@@ -208,9 +212,10 @@ class Editor:
             EditError: no such unit, a unit that is both set and shifted, images of another shape, or a sampler that is
                 unknown or cannot keep details.
         """
-        units = self.edit_units(self.encode(images).units, set=set, shift=shift)
+        encoded = self.encode(images)
+        units = self.edit_units(encoded.units, set=set, shift=shift)
         details = self._kept(images, sampler, steps) if keep_details else None
-        return self.decode(units, seed=seed, steps=steps, sampler=sampler, details=details)
+        return self.decode(units, codes=encoded.codes, seed=seed, steps=steps, sampler=sampler, details=details)
 
     def edit_units(
         self,
@@ -237,9 +242,10 @@ class Editor:
 
         `keep_details` keeps those of `source`. For the other arguments, see `edit`.
         """
-        values = swapped(self.encode(source).units, self.encode(target).units, units)
+        ours, theirs = self.encode(source), self.encode(target)
+        values, codes = swapped(ours.units, theirs.units, units), swapped(ours.codes, theirs.codes, units)
         details = self._kept(source, sampler, steps) if keep_details else None
-        return self.decode(values, seed=seed, steps=steps, sampler=sampler, details=details)
+        return self.decode(values, codes=codes, seed=seed, steps=steps, sampler=sampler, details=details)
 
     def swap_each(
         self,
@@ -252,10 +258,10 @@ class Editor:
         keep_details: bool = False,
     ) -> np.ndarray:
         """Draw one image (H, W, C) N times, the i-th time with unit i of another image: uint8 (N, H, W, C)."""
-        pair = self.encode(np.stack([source, target])).units
-        values = swapped_each(pair[0], pair[1])
+        pair = self.encode(np.stack([source, target]))
+        values, codes = swapped_each(*pair.units), swapped_each(*pair.codes)
         details = self._kept(source[None], sampler, steps, repeats=len(values)) if keep_details else None
-        return self.decode(values, seed=seed, steps=steps, sampler=sampler, details=details)
+        return self.decode(values, codes=codes, seed=seed, steps=steps, sampler=sampler, details=details)
 
     def traverse(
         self,
@@ -275,9 +281,11 @@ class Editor:
             num_values: V, the columns: quantiles of the unit from 2.5 % to 97.5 %, evenly spaced in rank.
         """
         chosen = range(self.num_units) if units is None else units
-        values = traversed(self.encode(image[None]).units[0], self._quantiles(), chosen, num_values)
+        encoded = self.encode(image[None])
+        values = traversed(encoded.units[0], self._quantiles(), chosen, num_values)
+        codes = np.repeat(encoded.codes, len(values), axis=0)
         details = self._kept(image[None], sampler, steps, repeats=len(values)) if keep_details else None
-        drawn = self.decode(values, seed=seed, steps=steps, sampler=sampler, details=details)
+        drawn = self.decode(values, codes=codes, seed=seed, steps=steps, sampler=sampler, details=details)
         return drawn.reshape(len(chosen), num_values, *drawn.shape[1:])
 
     def _quantiles(self) -> np.ndarray:
@@ -289,10 +297,4 @@ class Editor:
         return np.repeat(self.details(images, steps=steps), repeats, axis=0)
 
     def _tensor(self, images: np.ndarray) -> Tensor:
-        if images.dtype != np.uint8 or images.ndim != 4 or images.shape[1:] != self.image_shape:
-            raise EditError(
-                f"images are {images.dtype} of shape {images.shape}: give uint8 of shape (B, "
-                f"{', '.join(map(str, self.image_shape))})"
-            )
-        owned = np.require(images, requirements=("C", "W"))  # Pillow's arrays are read-only, which torch warns of
-        return normalise(torch.from_numpy(owned).to(self.device))
+        return normalise(checked_images(images, self.image_shape).to(self.device))

@@ -16,25 +16,33 @@ class Sampling(NamedTuple):
 
 
 def choose_sampling(
-    max_steps: int | None, steps: int | None, sampler: str | None, *, keep_details: bool = False
+    max_steps: int | None,
+    steps: int | None,
+    sampler: str | None,
+    *,
+    keep_details: bool = False,
+    takes_noise: bool = False,
 ) -> Sampling:
     """Return the steps and the sampler to draw with.
 
     Args:
-        max_steps: the model's largest number of steps; None for a model that draws in a single pass, without noise.
+        max_steps: the model's largest number of steps; None for a model that draws in a single pass.
         steps: None for the default.
         sampler: None for the default.
-        keep_details: whether the noise is the image's own, which only the inversion of `ddim` finds.
+        keep_details: whether the noise is the image's own. Among samplers, only the inversion of `ddim` finds it.
+        takes_noise: whether a model that draws in a single pass takes noise, such as the residual of a latent.
 
     Raises:
         EditError: one of them is given to a model that draws in a single pass, steps are out of range, or the sampler
             does not exist or cannot keep details.
     """
     if max_steps is None:
-        asked = {"steps": steps is not None, "sampler": sampler is not None, "keep_details": keep_details}
+        kept = keep_details and not takes_noise
+        asked = {"steps": steps is not None, "sampler": sampler is not None, "keep_details": kept}
         if any(asked.values()):
             named = " and ".join(name for name, is_set in asked.items() if is_set)
-            raise EditError(f"this model draws in a single pass, without noise: leave {named} out")
+            without = "" if takes_noise else ", without noise"
+            raise EditError(f"this model draws in a single pass{without}: leave {named} out")
         return Sampling(None, None)
     steps = DEFAULT_STEPS if steps is None else steps
     if not 1 <= steps <= max_steps:

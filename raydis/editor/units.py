@@ -20,7 +20,8 @@ class Encoded:
 
     Attributes:
         units: (B, N) float32, one scalar for each unit. Edits change these.
-        codes: (B, N, D) float32, the representation that is scored and that images are drawn from.
+        codes: (B, N, D) float32, the representation that is scored and that images are drawn from. If units are
+            vectors, these hold more than `units`.
         facts: by name, (B, N) each: what the method states about a unit of an image beside its scalar.
     """
 
@@ -88,7 +89,7 @@ def edited(units: np.ndarray, set: Mapping[int, float] | None, shift: Mapping[in
 
 
 def swapped(units: np.ndarray, donors: np.ndarray, chosen: Sequence[int]) -> np.ndarray:
-    """Return a copy of scalars (B, N) with the chosen units of `donors` (B, N). Raises EditError for no such unit."""
+    """Return a copy of units (B, N, ...) with the chosen ones of `donors`. Raises EditError for no such unit."""
     columns = [checked(index, units.shape[1]) for index in chosen]
     units = units.copy()
     units[:, columns] = donors[:, columns]
@@ -96,9 +97,9 @@ def swapped(units: np.ndarray, donors: np.ndarray, chosen: Sequence[int]) -> np.
 
 
 def swapped_each(units: np.ndarray, donor: np.ndarray) -> np.ndarray:
-    """Return scalars (N,) N times, the i-th time with unit i of `donor` (N,): (N, N)."""
-    rows = np.repeat(units[None], len(units), axis=0)
-    np.fill_diagonal(rows, donor)
+    """Return units (N, ...) N times, the i-th time with unit i of `donor`: (N, N, ...)."""
+    rows, each = np.repeat(units[None], len(units), axis=0), np.arange(len(units))
+    rows[each, each] = donor
     return rows
 
 

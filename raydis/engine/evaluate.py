@@ -21,6 +21,7 @@ from raydis.metrics.reconstruction import psnr
 from raydis.metrics.scores import Scores, unscored
 from raydis.metrics.scoring import NUM_DRAWS, score
 from raydis.metrics.subgrid import search_subgrid
+from raydis.metrics.table import check_needs, metrics_of
 
 RECONSTRUCTED_IMAGES = 1024
 # Too large a learning rate makes codes constant, if all ReLUs of the encoder's head die, or not finite.
@@ -75,11 +76,16 @@ def check_scorable(dataset: FactorDataset, config: EvaluationConfig) -> None:
     """Check before training that `evaluate` will not refuse the data set.
 
     Raises:
-        MetricError: as in `evaluate`: a sub-grid that cannot be drawn, or fewer than two factors that vary.
+        MetricError: as in `evaluate`: a sub-grid that cannot be drawn, fewer than two factors that vary, or factors
+            that one of the configured metrics cannot use.
     """
     if config.protocol != "none" and dataset.space is not None:
         for protocol in {_protocol(config), SEARCH}:  # rungs and `Method.diagnose` use SEARCH
-            check_varying(dataset.factors(scored_indices(dataset, protocol=protocol, max_images=config.max_images)))
+            factors = dataset.factors(scored_indices(dataset, protocol=protocol, max_images=config.max_images))
+            check_varying(factors)
+            if config.metrics != "all":  # which leaves out what the factors do not fit
+                for name in metrics_of(replace(protocol, metrics=config.metrics)):
+                    check_needs(name, np.zeros((len(factors), 2)), factors)
 
 
 def evaluate(
@@ -111,7 +117,7 @@ def evaluate(
     """
     if config.protocol == "none":
         return None
-    protocol = protocol or _protocol(config)
+    protocol = replace(protocol, metrics=config.metrics) if protocol else _protocol(config)
     if dataset.space is None:
         status, reason = "no_factors", f"data set {dataset.name} has no factors"
     else:
@@ -136,9 +142,10 @@ def evaluate(
         num_draws=num_draws,
         num_jobs=num_jobs,
         data_fingerprint=dataset.fingerprint,
+        widths=method.unit_widths if isinstance(method, UnitMethod) and method.units_are_vectors else None,
     )
     return replace(scores, reason=f"{scores.reason}; {ADVICE}") if scores.status == "invalid" else scores
 
 
 def _protocol(config: EvaluationConfig) -> Protocol:
-    return PUBLISHED if config.protocol == "published" else SEARCH
+    return replace(PUBLISHED if config.protocol == "published" else SEARCH, metrics=config.metrics)

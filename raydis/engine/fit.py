@@ -35,7 +35,8 @@ def fit(training: Training, *, step: Step | None = None) -> Iterator[Progress]:
         training.unscored = _progress(training, {}, num_steps=0, elapsed_s=0.0, checkpoint_due=True, rung_due=False)
         yield training.unscored
     totals: dict[str, Tensor] = {}
-    reported, started, checkpointed = training.step, time.perf_counter(), training.images_seen
+    reported, checkpointed = training.step, training.images_seen
+    started, cpu_started = time.perf_counter(), time.process_time()
     while not training.spent:
         before = training.images_seen
         for name, loss in step().items():
@@ -46,6 +47,8 @@ def fit(training: Training, *, step: Step | None = None) -> Iterator[Progress]:
             continue
         elapsed_s = time.perf_counter() - started
         training.train_s += elapsed_s
+        if training.cpu_s is not None:
+            training.cpu_s += time.process_time() - cpu_started
         progress = _progress(
             training,
             _means(training, totals, training.step - reported),
@@ -60,7 +63,7 @@ def fit(training: Training, *, step: Step | None = None) -> Iterator[Progress]:
         if due(train.checkpoint_images, checkpointed, after):
             checkpointed = after
         totals.clear()
-        reported, started = training.step, time.perf_counter()
+        reported, started, cpu_started = training.step, time.perf_counter(), time.process_time()
 
 
 def _means(training: Training, totals: dict[str, Tensor], num_steps: int) -> dict[str, float]:

@@ -1,6 +1,6 @@
 """Measure what the units of a trained method tell about the factors of its data; `label_units` names units by it.
 
-K pairs of images, N units.
+K pairs of images, N units, D unit width.
 """
 
 from __future__ import annotations
@@ -32,48 +32,52 @@ def information_of(method: UnitMethod, dataset: FactorDataset, loader: Loader, *
         return None
     rng = np.random.default_rng(seed)
     rows = np.sort(rng.permutation(len(dataset))[:MAX_IMAGES])
-    units = torch.cat([method.units(images) for images in loader.gather_in_parts(rows)])
+    parts = [method.represent(images) for images in loader.gather_in_parts(rows)]
+    units, codes = (torch.cat(each) for each in zip(*parts, strict=True))
     chosen = rng.permutation(len(rows))[: 2 * NUM_PAIRS]
-    effects = effects_of(
-        method, *units[chosen].tensor_split(2), seed=seed, at_once=images_at_once(dataset.image_shape[0])
-    )
+    ours, theirs = zip(units[chosen].tensor_split(2), codes[chosen].tensor_split(2), strict=True)
+    effects = effects_of(method, ours, theirs, seed=seed, at_once=images_at_once(dataset.image_shape[0]))
     return measure_information(units.double().cpu().numpy(), dataset.factors(rows), effects=effects, rng=rng)
 
 
 @torch.no_grad()
-def effects_of(method: UnitMethod, units: Tensor, others: Tensor, *, seed: int, at_once: int) -> np.ndarray:
-    """Measure how much the image changes if one unit is replaced by its value in another image.
+def effects_of(
+    method: UnitMethod, ours: tuple[Tensor, Tensor], theirs: tuple[Tensor, Tensor], *, seed: int, at_once: int
+) -> np.ndarray:
+    """Measure how much the image changes if one unit is replaced by that of another image.
 
     Both images are drawn from the same noise, if the method takes noise.
 
     Args:
         method: the trained method.
-        units: scalars (K, N) of K images.
-        others: scalars (K, N) of other images, which replace them one unit at a time. If one tensor has more rows, its
-            last ones are ignored.
+        ours: scalars (K, N) and codes (K, N, D) of K images.
+        theirs: those of other images, which replace them one unit at a time. If one has more rows, its last ones are
+            ignored.
         seed: of the noise.
         at_once: number of images that are drawn together.
 
     Returns:
         (N,), root-mean-square change of a pixel, in grey levels of 0..255.
     """
-    pairs, num_units = min(len(units), len(others)), units.shape[1]
-    values = units[:pairs].repeat(
-        num_units + 1, 1, 1
-    )  # (N + 1, K, N): one replaced unit in each block, none in the last
-    for unit in range(num_units):
-        values[unit, :, unit] = others[:pairs, unit]
-    parts = values.flatten(0, 1).split(at_once)
+    pairs, num_units = min(len(ours[0]), len(theirs[0])), ours[0].shape[1]
+    units, codes = (
+        _each_replaced(own[:pairs], other[:pairs]).split(at_once) for own, other in zip(ours, theirs, strict=True)
+    )
+    parts = [method.write(code, unit) for code, unit in zip(codes, units, strict=True)]
     if method.noise_shape is None:
-        drawn = torch.cat([method.decode(method.lift(part), None, None, None) for part in parts])
+        drawn = torch.cat([method.decode(part, None, None, None) for part in parts])
     else:
         noise = torch.randn(pairs, *method.noise_shape, generator=torch.Generator().manual_seed(seed))
-        starts = noise.to(units.device).repeat(num_units + 1, 1, 1, 1).split(at_once)
-        drawn = torch.cat(
-            [
-                method.decode(method.lift(part), start, NUM_STEPS, DEFAULT_SAMPLER)
-                for part, start in zip(parts, starts, strict=True)
-            ]
-        )
+        starts = noise.to(ours[0].device).repeat(num_units + 1, 1, 1, 1).split(at_once)
+        sampling = (None, None) if method.max_steps is None else (NUM_STEPS, DEFAULT_SAMPLER)
+        drawn = torch.cat([method.decode(part, start, *sampling) for part, start in zip(parts, starts, strict=True)])
     drawn = 127.5 * drawn.unflatten(0, (num_units + 1, pairs)).double()
     return (drawn[:-1] - drawn[-1]).square().flatten(1).mean(1).sqrt().cpu().numpy()
+
+
+def _each_replaced(own: Tensor, other: Tensor) -> Tensor:
+    """Return units (K, N, ...) N + 1 times: one replaced by that of `other` in each block, none in the last."""
+    blocks = own.repeat(own.shape[1] + 1, *[1] * own.dim())
+    for unit in range(own.shape[1]):
+        blocks[unit, :, unit] = other[:, unit]
+    return blocks.flatten(0, 1)

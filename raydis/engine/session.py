@@ -105,7 +105,7 @@ def _score(training: Training, progress: Progress, protocol: Protocol | None = N
         num_draws=NUM_DRAWS if protocol is None else 1,  # the scores at a rung decide nothing and need no spread
     )
     if scores is not None:
-        point = {"images_seen": progress.images_seen, "train_s": progress.train_s}
+        point = {"images_seen": progress.images_seen, "train_s": progress.train_s, "cpu_s": training.cpu_s}
         training.curve.append(point | {"scores": scores.to_dict()})
     return scores
 
@@ -134,6 +134,7 @@ def _write(
         metrics={
             "loss": progress.loss,
             "train_s": progress.train_s,
+            "cpu_s": training.cpu_s,  # of rank 0
             "refit_s": progress.refit_s,
             "factor_names": list(dataset.space.names) if dataset.space else [],
             "scores": scores.to_dict() if scores else None,

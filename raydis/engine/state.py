@@ -25,8 +25,9 @@ from raydis.config import RunConfig
 from raydis.data import FactorDataset, Loader
 from raydis.data.loader import images_at_once
 from raydis.engine.accelerate import resolve_mode
+from raydis.engine.borrow import fill_first_stage, fill_pretrained
 from raydis.engine.group import Workers
-from raydis.engine.latents import Latents, fill_first_stage, open_latents
+from raydis.engine.latents import Latents, open_latents
 from raydis.engine.plan import num_parts
 from raydis.engine.streams import Sample, Stream, sample_of, seed_of
 from raydis.errors import CheckpointError
@@ -104,6 +105,7 @@ class Training:
         )
         self.num_parts = num_parts(self.loader.local_batch_size, config.compute.max_batch_size)
         torch.manual_seed(seed_of(config.seed))
+        started, cpu_started = time.perf_counter(), time.process_time()
         self.method = build_method(config, dataset.image_shape[2]).to(device)
         wanted = self.method.start_images or START_PARTS * images_at_once(dataset.image_shape[0])
         num_started = min(wanted, len(dataset))
@@ -122,7 +124,8 @@ class Training:
         # A method with a closed form has seen its images after `start`, and no step follows.
         self.step = 0 if self.method.moves else math.ceil(num_started / config.train.batch_size)
         self.num_refits = 0
-        self.train_s = self.refit_s = 0.0
+        self.train_s, self.refit_s = time.perf_counter() - started, 0.0
+        self.cpu_s: float | None = time.process_time() - cpu_started  # CPU time of this process in `train_s`
         self.curve: list[dict[str, Any]] = []  # the scores at each rung, which a checkpoint keeps
         self.resumed = False
         self.unscored: Progress | None = None  # the last report, from the end of the budget until the model is scored
@@ -154,23 +157,28 @@ class Training:
             capturable=captures,
         )
 
-    def open_first_stage(self) -> None:
-        """Load the learned first stage, and open its latents of all images. Call it before the first step.
+    def open_borrowed(self) -> None:
+        """Load the learned first stage and the pre-trained model of the method, and open the latents of all images.
 
-        It does nothing without such a stage, or if the latents are open. The weights of the stage come from its own
-        checkpoint, unless this run was resumed from a checkpoint of its own, which contains them.
+        Call it before the first step. It does nothing for a method without such a stage or model, or if the latents are
+        open. The weights come from checkpoints of other runs, unless this run was resumed from a checkpoint of its own,
+        which contains them. The scale of the latents is that of the pre-trained model.
         """
         ours, theirs = self.method.autoencoder, self.average.autoencoder
-        if ours is None or theirs is None or self.latents is not None:
-            return
-        if not self.step:
-            fill_first_stage(ours, self.config)
-        self.latents = open_latents(ours, self.loader)
-        self.workers.wait()  # a node whose cache lacks the latents encodes all images, which takes time
-        if not self.step:
-            ours.fit_scale(self.latents.gather(self.sample(CALIBRATION_IMAGES, Sample.START)))
-            self.workers.broadcast([ours.scale])
-            theirs.load_state_dict(ours.state_dict())
+        pretrained, averaged = self.method.pretrained, self.average.pretrained
+        if ours is not None and self.latents is None:
+            if not self.step:
+                fill_first_stage(ours, self.config)
+            self.latents = open_latents(ours, self.loader)
+            self.workers.wait()  # a node whose cache lacks the latents encodes all images, which takes time
+            if not self.step and pretrained is None:
+                ours.fit_scale(self.latents.gather(self.sample(CALIBRATION_IMAGES, Sample.START)))
+                self.workers.broadcast([ours.scale])
+            if not self.step and theirs is not None:
+                theirs.load_state_dict(ours.state_dict())
+        if pretrained is not None and averaged is not None and not self.step:
+            fill_pretrained(pretrained, self.config)
+            averaged.load_state_dict(pretrained.state_dict())
 
     def refit(self) -> None:
         """Refit the method to a sample of the images on rank 0, and broadcast the result to all workers."""
@@ -219,6 +227,7 @@ class Training:
                 "curve": self.curve,
                 "unscored": asdict(self.unscored) if self.unscored else None,
                 "train_s": self.train_s,
+                "cpu_s": self.cpu_s,
                 "refit_s": self.refit_s,
             },
         )
@@ -252,6 +261,7 @@ class Training:
         self.curve = list(values["curve"])
         self.unscored = Progress(**values["unscored"]) if values["unscored"] else None
         self.train_s, self.refit_s = float(values["train_s"]), float(values["refit_s"])
+        self.cpu_s = values.get("cpu_s")  # None for a run that an older version has begun
 
 
 def synchronize(device: torch.device) -> None:

@@ -6,95 +6,29 @@ B batch, N units, D unit width, C H W image, L h w latent.
 weights that each loss trains, and hooks that run before, after and between steps. `UnitMethod` adds what scoring, the
 editor, the service and the report need: encoding to units, and drawing images from them. No code outside this folder,
 the configuration and `build.py` depends on more than these two classes and the types in their signatures. The types
-that belong to a diagnosis are defined in `diagnosis.py`, and other code imports them from here.
+of a step are defined in `batch.py` and those of a diagnosis in `diagnosis.py`; other code imports both from here. A
+method whose units are vectors inherits from `VectorUnitMethod` in `vector_units.py`.
 
 Some things have no place in the contract yet. All moves are made in every step, because a CUDA graph repeats the same
 work: a method switches a loss off by multiplying it by a buffer that `begin_step` writes, as the first stages do with
-the losses of their discriminator. A unit is a scalar, and the codes of all units have one width D; units of unequal
-widths will come with the first method that has them. A `Batch` does not contain the indices of its images, because no
-method may depend on which image it sees.
+the losses of their discriminator. A `Batch` does not contain the indices of its images, because no method may depend on
+which image it sees.
 """
 
 from __future__ import annotations
 
 import abc
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from raydis.diffusion.samplers import Sampler
+from raydis.methods.batch import Batch, Draws, Losses, Move
 from raydis.methods.diagnosis import Diagnosis, FactorTable, TokenCloud
 from raydis.metrics.telling import UnitLabel
 from raydis.models.autoencoders import Autoencoder
-
-Draws: TypeAlias = dict[str, Tensor]
-Losses: TypeAlias = dict[str, Tensor]
-
-
-class Batch(NamedTuple):
-    """The input of a training step on one worker. The first axis of every tensor is B.
-
-    Attributes:
-        images: (B, C, H, W) in [-1, 1].
-        draws: the random numbers of the method, by name; see `Method.draw`.
-        others: a second batch of images, independent of the first, if the method sets `second_batch`; else None.
-        latents: (B, L, h, w), latents of `images` without the scale, if `Method.autoencoder` is not None; else None.
-    """
-
-    images: Tensor
-    draws: Draws
-    others: Tensor | None = None
-    latents: Tensor | None = None
-
-    def tensors(self) -> dict[str, Tensor]:
-        """Return all tensors by name, in a fixed order. `Batch.of` restores the batch from them."""
-        optional = {"others": self.others, "latents": self.latents}
-        kept = {name: tensor for name, tensor in optional.items() if tensor is not None}
-        return {"images": self.images} | {f"draws.{name}": drawn for name, drawn in self.draws.items()} | kept
-
-    @classmethod
-    def of(cls, tensors: Mapping[str, Tensor]) -> Batch:
-        """Return the batch that these `tensors()` were taken from."""
-        draws = {name.removeprefix("draws."): drawn for name, drawn in tensors.items() if name.startswith("draws.")}
-        return cls(tensors["images"], draws, tensors.get("others"), tensors.get("latents"))
-
-    def split(self, num_parts: int) -> list[Batch]:
-        """Return equal parts along the first axis. B must be a multiple of `num_parts`."""
-        names, tensors = zip(*self.tensors().items(), strict=True)
-        rows = zip(*(tensor.chunk(num_parts) for tensor in tensors), strict=True)
-        return [Batch.of(dict(zip(names, row, strict=True))) for row in rows]
-
-
-@dataclass(frozen=True)
-class Move:
-    """One part of a training step: a loss, and the modules whose weights follow its gradient.
-
-    A step makes the moves of a method one after the other. Each move has an AdamW optimiser of its own.
-
-    Attributes:
-        name: the argument `move` of `Method.forward`, and the name under which the optimiser's state is stored.
-        modules: the modules whose weights this move changes. The move must not need gradients of other weights.
-        learning_rate_scale: factor by which `train.learning_rate` is multiplied.
-        betas: of AdamW.
-        weight_decay: of AdamW; None stands for `train.weight_decay`.
-        couples: whether the loss of an image depends on the other images of its batch, as a total correlation does.
-            The loss of a batch is then not a mean over its parts, and every worker computes it from the whole batch.
-    """
-
-    name: str
-    modules: Sequence[nn.Module]
-    learning_rate_scale: float = 1.0
-    betas: tuple[float, float] = (0.9, 0.999)
-    weight_decay: float | None = None
-    couples: bool = False
-
-    @property
-    def weights(self) -> list[nn.Parameter]:
-        """The parameters of all modules, in order."""
-        return [weight for module in self.modules for weight in module.parameters()]
 
 
 class Method(nn.Module, abc.ABC):
@@ -142,6 +76,15 @@ class Method(nn.Module, abc.ABC):
         """The first stage, if a separate run has trained it. The engine loads its weights before the first step."""
         return None
 
+    @property
+    def pretrained(self) -> Method | None:
+        """The frozen model that a separate run has trained, if the method is built on one.
+
+        The engine loads its state before the first step, from the checkpoint that the setting
+        `method.pretrained.checkpoint` names, and with it that of its first stage.
+        """
+        return None
+
     def start(self, parts: Iterable[Tensor], generator: torch.Generator) -> None:
         """Fit what has a closed form, before the first step. The arguments are those of `refit`."""
 
@@ -186,16 +129,23 @@ class UnitMethod(Method):
     Attributes:
         num_units: N.
         unit_dim: D, width of the vector that the scalar of a unit is mapped to.
+        units_are_vectors: whether a code holds more than the scalar of its unit; see `VectorUnitMethod`.
         couples_codes: whether the codes of an image depend on the other images of its batch. The service refuses this.
     """
 
     num_units: int
     unit_dim: int
+    units_are_vectors: bool = False
     couples_codes: bool = False
     unit_quantiles: Tensor  # buffer (N, Q): evenly spaced quantiles of each unit's scalar over the data
 
+    @property
+    def unit_widths(self) -> tuple[int, ...]:
+        """The width of each of the N units, at most D. The rest of a unit's code is zero."""
+        return (self.unit_dim,) * self.num_units
+
     def register_quantiles(self, num_units: int, count: int = 21) -> None:
-        """Register the buffer `unit_quantiles`, which `calibrate` fills."""
+        """Register the buffer `unit_quantiles`, which `calibrate` fills; `__init__` calls this."""
         self.register_buffer("unit_quantiles", torch.zeros(num_units, count))
 
     @abc.abstractmethod
@@ -212,7 +162,18 @@ class UnitMethod(Method):
     @torch.no_grad()
     def encode(self, images: Tensor) -> Tensor:
         """Return the codes (B, N, D) of images (B, C, H, W) in [-1, 1]."""
-        return self.lift(self.units(images))
+        return self.represent(images)[1]
+
+    @torch.no_grad()
+    def represent(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the `units` (B, N) and the codes (B, N, D) of images (B, C, H, W) in [-1, 1] in one pass."""
+        units = self.units(images)
+        return units, self.lift(units)
+
+    @torch.no_grad()
+    def write(self, codes: Tensor, units: Tensor) -> Tensor:
+        """Return codes (B, N, D) with other scalars, `units` (B, N). What a code holds beside its scalar stays."""
+        return self.lift(units)
 
     def not_ready(self) -> str | None:
         """Return why the units cannot be scored yet, or None. `units` must return finite numbers nevertheless."""
@@ -220,7 +181,11 @@ class UnitMethod(Method):
 
     @property
     def noise_shape(self) -> tuple[int, int, int] | None:
-        """Shape (L, h, w) of the noise that drawing starts from; None if drawing takes no noise."""
+        """Shape (L, h, w) of the noise that drawing starts from; None if drawing takes no noise.
+
+        The residual of a latent, which no unit describes, is such noise too: a standard normal draw for a seed, or what
+        `invert` finds in an image.
+        """
         return None
 
     @property
@@ -233,15 +198,15 @@ class UnitMethod(Method):
         """Draw images (B, C, H, W) in [-1, 1] from codes (B, N, D).
 
         Args:
-            codes: as `lift` returns them.
+            codes: as `encode` or `write` returns them.
             noise: (B, *noise_shape); None if `noise_shape` is None.
             steps, sampler: None if `max_steps` is None.
         """
 
-    def invert(self, codes: Tensor, images: Tensor, steps: int) -> Tensor | None:
+    def invert(self, codes: Tensor, images: Tensor, steps: int | None) -> Tensor | None:
         """Return the noise (B, *noise_shape) from which images are drawn, given their codes (B, N, D).
 
-        Return None if drawing takes no noise.
+        `steps` is None if `max_steps` is None. Return None if drawing takes no noise.
         """
         return None
 
@@ -284,6 +249,10 @@ class UnitMethod(Method):
     @torch.no_grad()
     def calibrate(self, parts: Iterable[Tensor]) -> None:
         """Measure the quantiles of each unit's scalar."""
-        units, quantiles = torch.cat([self.units(images) for images in parts]), self.unit_quantiles
+        self.measure_quantiles(torch.cat([self.units(images) for images in parts]))
+
+    def measure_quantiles(self, units: Tensor) -> None:
+        """Write the quantiles of scalars (M, N) into `unit_quantiles`."""
+        quantiles = self.unit_quantiles
         levels = torch.linspace(0.0, 1.0, quantiles.shape[1], dtype=quantiles.dtype, device=units.device)
         quantiles.copy_(torch.quantile(units.to(quantiles.dtype), levels, dim=0).t())

@@ -17,17 +17,17 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from raydis.methods.beta_vae import BetaVae, bernoulli_loss, gaussian_kl
 from raydis.methods.contract import Batch, Draws, Losses, Move
+from raydis.methods.vae import Posterior, Vae
 from raydis.models.conv_vae import ConvDecoder, ConvEncoder
 from raydis.models.precision import at_least_single
 
 
-class FactorVae(BetaVae):
+class FactorVae(Vae):
     """Minimise the loss of a VAE + gamma * TC, which a discriminator estimates.
 
     Args:
-        encoder, decoder, num_units: as in `BetaVae`.
+        encoder, decoder, num_units: as in `Vae`.
         discriminator: a network from N numbers to two logits: a sample of the posterior, and a shuffled one.
         gamma: weight of the total correlation.
         discriminator_rate_scale: learning rate of the discriminator, divided by that of the VAE.
@@ -81,23 +81,20 @@ class FactorVae(BetaVae):
 
     def forward(self, batch: Batch, move: str) -> Losses:
         """Return the losses of the VAE, or the cross-entropy of the discriminator."""
-        return self._vae_losses(batch) if move == "vae" else self._discriminator_losses(batch)
+        return super().forward(batch, move) if move == "vae" else self._discriminator_losses(batch)
 
-    def _vae_losses(self, batch: Batch) -> Losses:
-        mean, log_variance, sample = self.sample_posterior(batch.images, batch.draws["noise"])
-        reconstruction = bernoulli_loss(self.decoder(sample), batch.images)
-        kl = gaussian_kl(mean, log_variance)
+    def regularise(self, posterior: Posterior, kl: Tensor, draws: Draws) -> tuple[Tensor, Losses]:
+        """Return KL + gamma * TC, and TC. The weights of the discriminator are constants here."""
         constant = {name: weight.detach() for name, weight in self.discriminator.named_parameters()}
-        joint, shuffled = at_least_single(functional_call(self.discriminator, constant, (sample,))).unbind(1)
+        joint, shuffled = at_least_single(functional_call(self.discriminator, constant, (posterior.sample,))).unbind(1)
         total_correlation = (joint - shuffled).mean()
-        loss = reconstruction + kl + self.gamma * total_correlation
-        return {"loss": loss, "reconstruction": reconstruction, "kl": kl, "total_correlation": total_correlation}
+        return kl + self.gamma * total_correlation, {"total_correlation": total_correlation}
 
     def _discriminator_losses(self, batch: Batch) -> Losses:
         assert batch.others is not None
         with torch.no_grad():
-            _, _, joint = self.sample_posterior(batch.images, batch.draws["noise"])
-            _, _, others = self.sample_posterior(batch.others, batch.draws["others_noise"])
+            joint = self.sample_posterior(batch.images, batch.draws["noise"]).sample
+            others = self.sample_posterior(batch.others, batch.draws["others_noise"]).sample
             shuffled = shuffle_units(others, batch.draws["shuffle"])
         logits = at_least_single(self.discriminator(torch.cat([joint, shuffled])))
         labels = torch.arange(2, device=logits.device).repeat_interleave(len(joint))

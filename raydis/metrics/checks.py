@@ -6,7 +6,7 @@ metric returns `status="invalid"`, a reason, and None for each of its numbers.
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -30,21 +30,42 @@ def check_table(codes: ArrayLike, factors: ArrayLike) -> tuple[NDArray[np.float6
             numbers, factors that are not integers, fewer than two varying factors.
     """
     codes, factors = np.asarray(codes), np.asarray(factors)
-    for name, array in (("codes", codes), ("factors", factors)):
-        if array.ndim != 2 or 0 in array.shape:
-            hint = "; reduce units to scalars with per_unit_pca first" if name == "codes" and array.ndim == 3 else ""
-            raise MetricError(f"{name} of shape {array.shape} are not a table of samples by columns{hint}")
-    if len(codes) != len(factors):
-        raise MetricError(f"{len(codes)} rows of codes but {len(factors)} of factors: row i of both must be one sample")
-    if len(codes) < 2:
-        raise MetricError("one row of codes and factors cannot be scored: give the rows of at least two samples")
-    if codes.dtype.kind not in "fiub":
-        raise MetricError(f"codes of type {codes.dtype} are not real numbers: give an array of floats or integers")
+    _check_shape("codes", codes)
+    _check_shape("factors", factors)
+    check_lengths(codes, factors)
+    codes = check_codes(codes)
     if factors.dtype.kind not in "iub":
         raise MetricError(f"factors of type {factors.dtype} are not levels: give the integer index of each value")
     factors = factors.astype(np.int64, copy=False)
     check_varying(factors)
-    return codes.astype(np.float64, copy=False), factors
+    return codes, factors
+
+
+def check_lengths(codes: NDArray[Any], factors: NDArray[Any]) -> None:
+    """Raise MetricError if codes and factors have different numbers of rows."""
+    if len(codes) != len(factors):
+        raise MetricError(f"{len(codes)} rows of codes but {len(factors)} of factors: row i of both must be one sample")
+
+
+def check_codes(codes: ArrayLike) -> NDArray[np.float64]:
+    """Return codes as float64 (M, N), after checking them, for metrics that need no factors.
+
+    Raises:
+        MetricError: wrong number of axes, fewer than two rows, no columns, or codes that are not numbers.
+    """
+    codes = np.asarray(codes)
+    _check_shape("codes", codes)
+    if len(codes) < 2:
+        raise MetricError("one row of codes and factors cannot be scored: give the rows of at least two samples")
+    if codes.dtype.kind not in "fiub":
+        raise MetricError(f"codes of type {codes.dtype} are not real numbers: give an array of floats or integers")
+    return codes.astype(np.float64, copy=False)
+
+
+def _check_shape(name: str, array: NDArray[Any]) -> None:
+    if array.ndim != 2 or 0 in array.shape:
+        hint = "; reduce units to scalars with per_unit_pca first" if name == "codes" and array.ndim == 3 else ""
+        raise MetricError(f"{name} of shape {array.shape} are not a table of samples by columns{hint}")
 
 
 def check_varying(factors: NDArray[np.int64]) -> None:

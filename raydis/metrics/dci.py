@@ -19,16 +19,14 @@ Cost with 10 codes and 57 levels in total, in CPU-seconds: 130 or more (referenc
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from raydis.errors import MetricError
 from raydis.metrics.checks import Status, check_table, constant_factors, invalid_reason, varying_factors
-from raydis.metrics.importance import Estimator, FactorFit, fit_factor
+from raydis.metrics.importance import Estimator, KnownFits, fit_factors
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,6 +64,7 @@ def dci(
     num_train: int = 10_000,
     num_test: int = 5_000,
     num_jobs: int = 1,
+    known_fits: KnownFits | None = None,
 ) -> DciResult:
     """Compute DCI of a table of codes (M, N) and integer factors (M, F).
 
@@ -75,6 +74,8 @@ def dci(
         num_train: number of rows to which the classifiers are fitted.
         num_test: number of rows for `informativeness`. They may repeat training rows, as published.
         num_jobs: processes that fit factors in parallel. The result does not depend on it; 1 starts no process.
+        known_fits: fits that were made before for the same codes and factors, which are not repeated; those made now
+            join them. The result does not depend on it.
 
     Returns:
         The result, which is invalid and without numbers if codes are not finite or all are constant.
@@ -92,7 +93,9 @@ def dci(
 
     train, test = (rng.integers(len(codes), size=size) for size in (num_train, num_test))
     seeds = rng.integers(2**31, size=len(factors[0]))
-    fits = _fit_factors(estimator, codes, factors[:, varying], train, test, seeds[varying], num_jobs=num_jobs)
+    fits = fit_factors(
+        estimator, codes, factors[:, varying], train, test, seeds[varying], num_jobs=num_jobs, known=known_fits
+    )
     served = np.stack([fit.importance for fit in fits], axis=1)  # (N, varying factors)
     importance = np.zeros((codes.shape[1], factors.shape[1]))
     importance[:, varying] = served
@@ -112,35 +115,6 @@ def dci(
         per_unit_disentanglement=per_unit_disentanglement(served),
         per_factor_completeness=factor_completeness,
     )
-
-
-def _fit_factors(
-    estimator: Estimator,
-    codes: NDArray[np.float64],
-    factors: NDArray[np.int64],
-    train: NDArray[np.int64],
-    test: NDArray[np.int64],
-    seeds: NDArray[np.int64],
-    *,
-    num_jobs: int,
-) -> list[FactorFit]:
-    """Return one fit per factor, in order. The slowest (most levels) start first, so that no process ends alone."""
-    train_codes, test_codes = codes[train], codes[test]
-
-    def fit(j: int, run: Callable[..., Any]) -> Any:
-        return run(estimator, (train_codes, factors[train, j]), (test_codes, factors[test, j]), seed=int(seeds[j]))
-
-    if num_jobs == 1:
-        return [fit(j, fit_factor) for j in range(len(seeds))]
-    from sklearn.utils import parallel as stubless  # pyright: ignore[reportMissingTypeStubs]  (scikit-learn has no types)
-
-    library: Any = stubless
-
-    longest_first = np.argsort([-len(np.unique(column)) for column in factors.T], kind="stable")
-    # max_nbytes=None: pickle the few megabytes instead of sharing them in /dev/shm, which is small in containers.
-    parallel = library.Parallel(n_jobs=num_jobs, backend="loky", max_nbytes=None)
-    fits: list[FactorFit] = list(parallel(fit(j, library.delayed(fit_factor)) for j in longest_first))
-    return [fits[place] for place in np.argsort(longest_first)]
 
 
 def disentanglement(importance: ArrayLike) -> float:

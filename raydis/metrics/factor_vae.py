@@ -56,6 +56,7 @@ def factor_vae(
     num_train: int = 10_000,
     num_eval: int = 5_000,
     prune_threshold: float = 0.05,
+    index: LevelIndex | None = None,
 ) -> FactorVaeResult:
     """Compute the FactorVAE score of a table of codes (M, N) and integer factors (M, F), a full grid or a part of one.
 
@@ -66,6 +67,7 @@ def factor_vae(
         num_train: votes that determine the map from codes to factors.
         num_eval: votes that score the map.
         prune_threshold: codes with a smaller global standard deviation are left out. Constant codes always are.
+        index: `LevelIndex.of(factors)`, if it is known already.
 
     Returns:
         The result, which is invalid and without a score if codes are not finite or all are pruned.
@@ -91,7 +93,7 @@ def factor_vae(
         )
         return FactorVaeResult("invalid", reason, constant)
 
-    index = LevelIndex.of(factors)
+    index = LevelIndex.of(factors) if index is None else index
     votes: list[NDArray[np.int64]] = []
     for num_votes in (num_train, num_eval):
         fixed, rows = index.draw_fixed_factor(rng, num_batches=num_votes, batch_size=batch_size)

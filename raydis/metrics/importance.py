@@ -17,6 +17,7 @@ They give importance to pure noise, and a perfect representation scores 0.2 to 0
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -27,6 +28,10 @@ from threadpoolctl import threadpool_limits  # pyright: ignore[reportMissingType
 from raydis.errors import MetricError
 
 Estimator = Literal["reference", "hist", "tree"]
+
+
+# Fits of one table by estimator and by the bytes of the training rows, the test rows and the seeds.
+KnownFits = dict[tuple[str, bytes, bytes, bytes], "list[FactorFit]"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,6 +73,49 @@ def fit_factor(
         else:
             importance = np.asarray(model.feature_importances_)
         return FactorFit(importance, float(model.score(*test)))
+
+
+def fit_factors(
+    estimator: Estimator,
+    codes: NDArray[np.float64],
+    factors: NDArray[np.int64],
+    train: NDArray[np.int64],
+    test: NDArray[np.int64],
+    seeds: NDArray[np.int64],
+    *,
+    num_jobs: int,
+    known: KnownFits | None = None,
+) -> list[FactorFit]:
+    """Return one fit per factor, in order.
+
+    Args:
+        codes, factors: (M, N) and (M, F).
+        train, test: rows of both.
+        seeds: (F,), one for each factor.
+        num_jobs: processes. The slowest fits (most levels) start first, so that no process ends alone.
+        known: fits of the same codes and factors that were made before; those made now join them.
+    """
+    if known is not None:
+        key = (estimator, train.tobytes(), test.tobytes(), seeds.tobytes())
+        if key not in known:
+            known[key] = fit_factors(estimator, codes, factors, train, test, seeds, num_jobs=num_jobs)
+        return known[key]
+    train_codes, test_codes = codes[train], codes[test]
+
+    def fit(j: int, run: Callable[..., Any]) -> Any:
+        return run(estimator, (train_codes, factors[train, j]), (test_codes, factors[test, j]), seed=int(seeds[j]))
+
+    if num_jobs == 1:
+        return [fit(j, fit_factor) for j in range(len(seeds))]
+    from sklearn.utils import parallel as stubless  # pyright: ignore[reportMissingTypeStubs]  (scikit-learn has no types)
+
+    library: Any = stubless
+
+    longest_first = np.argsort([-len(np.unique(column)) for column in factors.T], kind="stable")
+    # max_nbytes=None: pickle the few megabytes instead of sharing them in /dev/shm, which is small in containers.
+    parallel = library.Parallel(n_jobs=num_jobs, backend="loky", max_nbytes=None)
+    fits: list[FactorFit] = list(parallel(fit(j, library.delayed(fit_factor)) for j in longest_first))
+    return [fits[place] for place in np.argsort(longest_first)]
 
 
 def _classifier(estimator: Estimator, seed: int) -> Any:

@@ -62,16 +62,30 @@ def mig(
     if reason is not None:
         return MigResult("invalid", reason, constant)
     rows = rng.integers(len(codes), size=num_samples)
-    levels = [discretise(column, num_bins) for column in codes[rows].T]
+    varying = varying_factors(factors)
     information = np.zeros((codes.shape[1], factors.shape[1]))
+    information[:, varying], entropies = information_matrix(codes[rows], factors[rows][:, varying], num_bins)
     gaps: list[float] = []
-    for factor in varying_factors(factors):
-        values, drawn = np.unique(factors[rows, factor], return_inverse=True)
-        entropy = mutual_information(drawn, drawn, len(values), len(values))
-        information[:, factor] = [mutual_information(level, drawn, num_bins, len(values)) for level in levels]
+    for factor, entropy in zip(varying, entropies, strict=True):
         second, best = np.sort(information[:, factor])[-2:]
         gaps.append((best - second) / entropy if entropy > 0 else 0.0)
     return MigResult("valid", None, constant, float(np.mean(gaps)), information)
+
+
+def information_matrix(
+    codes: NDArray[np.float64], factors: NDArray[np.int64], num_bins: int
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return the mutual information (N, F) of binned codes (M, N) with factors (M, F), and the factors' entropies (F,).
+
+    Both are in nats.
+    """
+    bins = [discretise(column, num_bins) for column in codes.T]
+    information, entropies = np.empty((codes.shape[1], factors.shape[1])), np.empty(factors.shape[1])
+    for j, column in enumerate(factors.T):
+        values, drawn = np.unique(column, return_inverse=True)
+        entropies[j] = mutual_information(drawn, drawn, len(values), len(values))
+        information[:, j] = [mutual_information(code, drawn, num_bins, len(values)) for code in bins]
+    return information, entropies
 
 
 def discretise(code: NDArray[np.float64], num_bins: int) -> NDArray[np.int64]:

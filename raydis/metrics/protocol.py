@@ -34,6 +34,8 @@ class Protocol:
     Attributes:
         name: the name of the protocol in results.
         estimator: the default classifier of DCI.
+        metrics: names of the metrics that are computed; "all" computes every metric that fits the table, and None those
+            that the table of metrics marks as default, on which the published comparisons rest.
         whole_data_set: whether all images are encoded and scored; otherwise those of a fixed `search_subgrid`.
         overrides: sizes that replace those of the table, by metric and argument, as in `{"dci": {"num_train": 500}}`.
     """
@@ -41,6 +43,7 @@ class Protocol:
     name: Literal["published", "search"]
     estimator: Estimator
     whole_data_set: bool
+    metrics: tuple[str, ...] | Literal["all"] | None = None
     overrides: Mapping[str, Mapping[str, float]] = field(default_factory=dict[str, Mapping[str, float]], hash=False)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -46,6 +46,39 @@ def per_unit_pca(codes: ArrayLike) -> NDArray[np.float64]:
         for rows, block in _blocks(codes, mean):
             projected[rows] = np.einsum("mnd,nd->mn", block, direction)
     return projected
+
+
+def all_scalars(codes: ArrayLike, widths: Sequence[int]) -> tuple[NDArray[np.float64], NDArray[np.intp]]:
+    """Return all entries of vectors as scalars, and the unit of each, for metrics of units that are vectors.
+
+    The scale of a unit's vectors is arbitrary, but FactorVAE leaves out scalars of small deviation. Each unit is
+    therefore centred and divided by one number that makes the mean variance of its entries 1; the entries of a unit
+    keep their relative scales.
+
+    Args:
+        codes: (M, N, D), with zeros beyond the width of a unit.
+        widths: N widths, at most D.
+
+    Returns:
+        (M, S) and (S,), with S the sum of the widths. A constant unit gives zeros, a unit with NaN or infinity NaN.
+
+    Raises:
+        MetricError: codes that are not real numbers (M, N, D), or widths that do not fit them.
+    """
+    codes, wide = np.asarray(codes), list(widths)
+    if codes.ndim != 3 or 0 in codes.shape or codes.dtype.kind not in "fiub":
+        raise MetricError(f"codes of vectors must be real numbers (M, N, D), found {codes.dtype} {codes.shape}")
+    if len(wide) != codes.shape[1] or not all(1 <= width <= codes.shape[2] for width in wide):
+        raise MetricError(f"widths {wide} do not fit {codes.shape}: give each unit one from 1 to {codes.shape[2]}")
+    found: list[NDArray[np.float64]] = []
+    with np.errstate(invalid="ignore", over="ignore"):  # non-finite units become NaN
+        for unit, width in enumerate(wide):
+            entries = codes[:, unit, :width].astype(np.float64)
+            entries -= entries[0]  # a constant unit gives exact zeros
+            entries -= entries.mean(axis=0)
+            scale = np.sqrt(entries.var(axis=0).mean())
+            found.append(entries / (scale if scale != 0 else 1.0))
+    return np.concatenate(found, axis=1), np.repeat(np.arange(len(wide)), wide)
 
 
 def _first_axes(codes: NDArray[np.number], mean: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -1,4 +1,4 @@
-"""Draw batches in which one factor is fixed, for the FactorVAE score. M samples, F factors."""
+"""Draw batches in which one factor is fixed, for the FactorVAE and the BetaVAE score. M samples, F factors."""
 
 from __future__ import annotations
 
@@ -61,3 +61,22 @@ class LevelIndex:
         level = self.level[fixed, rng.integers(self.level.shape[1], size=num_batches)]
         offset = rng.integers(self.count[fixed, level][:, None], size=(num_batches, batch_size))
         return fixed, self.order[fixed[:, None], self.start[fixed, level][:, None] + offset]
+
+    def draw_pairs(
+        self, rng: np.random.Generator, *, num_batches: int, batch_size: int
+    ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int32]]:
+        """Draw batches of pairs of rows that agree in one factor, the same for all pairs of a batch.
+
+        For each batch, this picks a varying factor uniformly; for each pair a row uniformly, and another uniformly
+        among those of its level. On a full grid of factors, this is equivalent to disentanglement_lib's method:
+        draw two tables of factor vectors, and copy one column of the first to the second.
+
+        Returns:
+            The fixed factor of each batch (num_batches,), and the rows of both sides, each (num_batches, batch_size).
+        """
+        varying = np.flatnonzero((self.count > 0).sum(axis=1) > 1)
+        fixed = varying[rng.integers(len(varying), size=num_batches)]
+        first = rng.integers(self.level.shape[1], size=(num_batches, batch_size))
+        level = self.level[fixed[:, None], first]
+        offset = rng.integers(self.count[fixed[:, None], level])
+        return fixed, first, self.order[fixed[:, None], self.start[fixed[:, None], level] + offset]

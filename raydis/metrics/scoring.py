@@ -14,8 +14,9 @@ chance.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -23,11 +24,13 @@ from numpy.typing import ArrayLike, NDArray
 
 from raydis.errors import MetricError
 from raydis.metrics.checks import Status, check_table
+from raydis.metrics.entry import Option
 from raydis.metrics.importance import Estimator
 from raydis.metrics.protocol import Protocol
-from raydis.metrics.representation import per_unit_pca
+from raydis.metrics.representation import all_scalars, per_unit_pca
+from raydis.metrics.sampling import LevelIndex
 from raydis.metrics.scores import Scores, unscored
-from raydis.metrics.table import METRICS, Need, Option, sizes_of
+from raydis.metrics.table import METRICS, check_needs, metrics_of, sizes_of
 
 NUM_DRAWS = 3
 
@@ -49,17 +52,27 @@ class Outcome:
 
 
 def measure(
-    name: str, codes: ArrayLike, factors: ArrayLike, *, protocol: Protocol, seed: int, num_jobs: int = 1
+    name: str,
+    codes: ArrayLike,
+    factors: ArrayLike,
+    *,
+    protocol: Protocol,
+    seed: int,
+    num_jobs: int = 1,
+    groups: ArrayLike | None = None,
+    shared: Mapping[Option, Any] | None = None,
 ) -> Outcome:
     """Compute one metric by a protocol.
 
     Args:
         name: key in METRICS.
-        codes: (M, N), one scalar per unit.
+        codes: (M, N), one scalar per unit; for a metric that needs vectors (M, S), all scalars of all units.
         factors: (M, F), integers.
-        protocol: sample sizes and estimator.
+        protocol: sample sizes and estimator. It need not compute the metric.
         seed: of the generator for this metric.
         num_jobs: processes for metrics that can use several. It does not change any number.
+        groups: (S,), the unit of each column of codes; None for one scalar per unit.
+        shared: options that metrics of the same codes and factors share. They do not change any number.
 
     Returns:
         The metric's numbers; an invalid outcome without numbers if the metric cannot score the codes, or if one of its
@@ -68,15 +81,20 @@ def measure(
     Raises:
         MetricError: a table that cannot be scored, such as one that lacks what the metric `needs`.
     """
-    metric, sizes = METRICS[name], sizes_of(protocol)[name]
-    _check_needs(name, metric.needs, codes, factors)
-    options: dict[Option, Any] = {"estimator": protocol.estimator, "num_jobs": num_jobs}
+    metric, sizes = METRICS[name], sizes_of(replace(protocol, metrics=(name,)))[name]
+    check_needs(name, codes, factors)
+    options: dict[Option, Any] = {
+        "estimator": protocol.estimator,
+        "num_jobs": num_jobs,
+        "groups": groups,
+        **(shared or {}),
+    }
     result = metric.function(
         codes,
         factors,
         rng=np.random.default_rng(seed),
         **sizes,
-        **{option: options[option] for option in metric.options},
+        **{option: options[option] for option in metric.options if option in options},
     )
     if result.status != "valid":
         return Outcome(result.status, result.reason)
@@ -94,20 +112,23 @@ def score(
     *,
     protocol: Protocol,
     data_fingerprint: str,
+    widths: Sequence[int] | None = None,
     estimator: Estimator | None = None,
     seed: int = 0,
     num_draws: int = NUM_DRAWS,
     num_jobs: int = 1,
 ) -> Scores:
-    """Compute all metrics of a representation, and the spread of each number over several draws.
+    """Compute the protocol's metrics of a representation, and the spread of each number over several draws.
 
     Each metric uses a new generator with the same seed, so that no number depends on the other metrics.
 
     Args:
         codes: (M, N), or (M, N, D), of which each unit is first reduced to its first principal component.
         factors: (M, F), integers.
-        protocol: sample sizes.
+        protocol: the metrics and their sample sizes. "all" leaves out those that the table lacks something for,
+            and for units that are scalars those of vectors.
         data_fingerprint: identifies the data set and the rows that are scored.
+        widths: N widths of units that are vectors, whose codes (M, N, D) are zero beyond them; None for scalars.
         estimator: DCI's classifier; None takes the protocol's. With another estimator than `reference`, the scores
             of the published protocol name it, and cannot be compared with those of `reference`.
         seed: of the draw that gives the numbers. Use the same for every model of a study.
@@ -123,10 +144,14 @@ def score(
     """
     if num_draws < 1:
         raise MetricError(f"{num_draws=} must be at least 1: the first draw gives the numbers")
-    scalars = per_unit_pca(codes)
-    if estimator is not None:
-        protocol = replace(protocol, estimator=estimator)
-    first = _draw(scalars, factors, protocol=protocol, seed=seed, num_jobs=num_jobs)
+    scalars, vectors = per_unit_pca(codes), None if widths is None else all_scalars(codes, widths)
+    fitting = protocol.metrics
+    if fitting == "all":
+        fitting = fitting_metrics(scalars, factors, vectors=vectors is not None)
+    protocol = replace(protocol, metrics=fitting, estimator=estimator or protocol.estimator)
+    index = _index(factors, protocol)
+    draw = partial(_draw, scalars, vectors, factors, protocol=protocol, num_jobs=num_jobs, index=index)
+    first = draw(seed=seed)
     blank = unscored(
         "invalid",
         first.reason,
@@ -138,15 +163,33 @@ def score(
     if first.status != "valid":
         return blank
     seeds = [derived_seed(seed, f"draw {number}") for number in range(2, num_draws + 1)]
-    others = [_draw(scalars, factors, protocol=protocol, seed=each, num_jobs=num_jobs) for each in seeds]
-    return replace(
-        blank,
-        status="valid",
-        values=first.values,
-        details=first.details,
-        num_draws=num_draws,
-        spread=_spread([first, *others]),
-    )
+    spread = _spread([first, *(draw(seed=each) for each in seeds)])
+    found = {"values": first.values, "details": first.details, "num_draws": num_draws, "spread": spread}
+    return replace(blank, status="valid", **found)
+
+
+def fitting_metrics(codes: ArrayLike, factors: ArrayLike, *, vectors: bool = False) -> tuple[str, ...]:
+    """Return the metrics whose needs codes (M, N) and factors (M, F) meet, in the order of the table.
+
+    Args:
+        codes: (M, N), one scalar per unit.
+        factors: (M, F).
+        vectors: whether the units are vectors. For scalars, the metrics of vectors repeat what others say.
+
+    Raises:
+        MetricError: the table cannot be scored by any metric of factors (see `check_table`).
+    """
+    check_table(codes, factors)
+    found: list[str] = []
+    for name, metric in METRICS.items():
+        if "vectors" in metric.needs and not vectors:
+            continue
+        try:
+            check_needs(name, codes, factors)
+        except MetricError:
+            continue
+        found.append(name)
+    return tuple(found)
 
 
 def derived_seed(seed: int, stream: str) -> int:
@@ -154,26 +197,46 @@ def derived_seed(seed: int, stream: str) -> int:
     return int(np.random.SeedSequence([seed, *stream.encode()]).generate_state(1)[0])
 
 
-def _draw(scalars: NDArray[np.float64], factors: ArrayLike, *, protocol: Protocol, seed: int, num_jobs: int) -> Outcome:
-    """Compute every metric once, from one scalar per unit (M, N). Return all numbers, or the first invalid outcome."""
+def _index(factors: ArrayLike, protocol: Protocol) -> LevelIndex | None:
+    """Return the index of levels that several metrics and all draws share; None if they need none, or cannot use it."""
+    levels = np.asarray(factors)
+    used = any("index" in METRICS[name].options for name in metrics_of(protocol))
+    if not used or levels.ndim != 2 or levels.dtype.kind not in "iub" or not levels.size:
+        return None  # the metrics say what is wrong
+    return LevelIndex.of(levels.astype(np.int64, copy=False))
+
+
+def _draw(
+    scalars: NDArray[np.float64],
+    vectors: tuple[NDArray[np.float64], NDArray[np.intp]] | None,
+    factors: ArrayLike,
+    *,
+    protocol: Protocol,
+    seed: int,
+    num_jobs: int,
+    index: LevelIndex | None,
+) -> Outcome:
+    """Compute the metrics once. Return all numbers, or the first invalid outcome.
+
+    Args:
+        scalars: (M, N), one scalar per unit.
+        vectors: (M, S) and (S,), all scalars of units that are vectors, and the unit of each; None for scalar units.
+        factors: (M, F).
+        protocol, seed, num_jobs, index: see `measure`.
+    """
+    shared: dict[Option, Any] = {"index": index, "known_fits": {}}
+    run = partial(measure, factors=factors, protocol=protocol, seed=seed, num_jobs=num_jobs, shared=shared)
     values: dict[str, float] = {}
     details: dict[str, Any] = {}
-    for name in METRICS:
-        outcome = measure(name, scalars, factors, protocol=protocol, seed=seed, num_jobs=num_jobs)
+    for name in metrics_of(protocol):
+        whole = vectors if "vectors" in METRICS[name].needs else None
+        outcome = run(name, scalars) if whole is None else run(name, whole[0], groups=whole[1])
         # If one metric cannot score a representation, it is invalid as a whole: scores have all numbers or none.
         if outcome.status != "valid":
             return outcome
         values |= outcome.values
         details |= outcome.details
     return Outcome("valid", None, values, details)
-
-
-def _check_needs(name: str, needs: Sequence[Need], codes: ArrayLike, factors: ArrayLike) -> None:
-    """Raise MetricError if the codes (M, N) or the factors (M, F) lack what a metric needs."""
-    if "discrete_factors" in needs:
-        check_table(codes, factors)
-    if "two_units" in needs and np.shape(codes)[1:] == (1,):
-        raise MetricError(f"{name} compares units, but there is only one: give the codes of at least two units")
 
 
 def _spread(draws: Sequence[Outcome]) -> dict[str, float] | None:

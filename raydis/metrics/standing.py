@@ -16,7 +16,8 @@ from pydantic import Field, ValidationInfo, field_validator
 
 from raydis.config.section import Model
 from raydis.errors import MetricError
-from raydis.metrics.table import Direction, number_named, numbers
+from raydis.metrics.entry import Direction
+from raydis.metrics.table import number_named, numbers
 
 K = TypeVar("K")
 

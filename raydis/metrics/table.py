@@ -11,88 +11,29 @@ codes, so cheap metrics come before expensive ones.
 from __future__ import annotations
 
 import difflib
-import typing
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
-from typing import Literal
+
+import numpy as np
+from numpy.typing import ArrayLike
 
 from raydis.errors import MetricError
-from raydis.metrics.checks import Status
+from raydis.metrics.beta_vae import beta_vae
+from raydis.metrics.checks import check_table
 from raydis.metrics.dci import dci
+from raydis.metrics.dci_es import dci_es
+from raydis.metrics.entry import Metric, Number
 from raydis.metrics.factor_vae import factor_vae
+from raydis.metrics.grouped import grouped_dci, leakage
+from raydis.metrics.infomec import infomec
+from raydis.metrics.irs import irs
 from raydis.metrics.mcc import mcc
+from raydis.metrics.med import med
 from raydis.metrics.mig import mig
+from raydis.metrics.modularity import modularity_explicitness
 from raydis.metrics.protocol import Protocol
-
-Direction = Literal["max", "min"]
-Need = Literal["discrete_factors", "two_units"]
-Option = Literal["estimator", "num_jobs"]
-
-
-class Result(typing.Protocol):
-    """The attributes that the results of all metrics share."""
-
-    @property
-    def status(self) -> Status:
-        """The status: "valid", or "invalid" if the codes cannot be scored."""
-        ...
-
-    @property
-    def reason(self) -> str | None:
-        """The reason why there are no numbers; None if there are."""
-        ...
-
-
-@dataclass(frozen=True)
-class Number:
-    """One of the numbers that a metric returns.
-
-    Attributes:
-        name: key in scores, objectives, tables and reports to Ray. Unique among all metrics.
-        field: attribute of the function's result that holds the number.
-        short: heading of a narrow column.
-        title: name in a report.
-        low, high: the smallest and the largest possible value, both finite.
-        direction: whether larger or smaller values are better.
-    """
-
-    name: str
-    field: str
-    short: str
-    title: str
-    low: float = 0.0
-    high: float = 1.0
-    direction: Direction = "max"
-
-
-@dataclass(frozen=True)
-class Metric:
-    """A metric, with everything that the rest of raydis needs to know about it.
-
-    Attributes:
-        function: called as `function(codes, factors, rng=..., **sizes, **options)` with codes (M, N), factors (M, F)
-            and a generator of its own. It raises MetricError for a table that can never be scored, and returns an
-            invalid result for codes of a failed model.
-        numbers: the numbers that it returns. Learning curves show the first one.
-        sizes: sample sizes by argument of the function. Scores can be compared only if they are equal.
-        options: further arguments that the function takes: the protocol's `estimator`, or `num_jobs` processes.
-        needs: requirements that `measure` checks: factors that are integer levels, of which two vary, and at least two
-            units.
-        details: additional results that scores store: name -> attribute of the result, a number or an array.
-    """
-
-    function: Callable[..., Result]
-    numbers: tuple[Number, ...]
-    sizes: Mapping[str, float] = field(default_factory=dict[str, float])
-    options: tuple[Option, ...] = ()
-    needs: tuple[Need, ...] = ("discrete_factors",)
-    details: Mapping[str, str] = field(default_factory=dict[str, str])
-
-    @property
-    def headline(self) -> Number:
-        """The number that represents the metric where only one is shown."""
-        return self.numbers[0]
-
+from raydis.metrics.sample_efficiency import sample_efficiency
+from raydis.metrics.sap import sap, sap_continuous
+from raydis.metrics.self_mig import self_mig
+from raydis.metrics.tad import check_binary, tad
 
 METRICS: dict[str, Metric] = {
     "factor_vae": Metric(
@@ -105,7 +46,9 @@ METRICS: dict[str, Metric] = {
             "batch_size": 64,
             "prune_threshold": 0.05,  # standard deviation, in raw code values, below which a unit is left out
         },
+        options=("index",),
         details={"num_active_units": "num_active"},
+        default=True,
     ),
     "dci": Metric(
         function=dci,
@@ -117,19 +60,148 @@ METRICS: dict[str, Metric] = {
             ),
         ),
         sizes={"num_train": 10_000, "num_test": 5_000},
-        options=("estimator", "num_jobs"),
+        options=("estimator", "num_jobs", "known_fits"),
         details={"importance": "importance"},
+        default=True,
     ),
     "mig": Metric(
         function=mig,
         numbers=(Number("mig", field="score", short="mig", title="MIG"),),
         sizes={"num_samples": 10_000, "num_bins": 20},
         needs=("discrete_factors", "two_units"),
+        default=True,
+    ),
+    "sap": Metric(
+        function=sap,
+        numbers=(Number("sap", field="score", short="sap", title="SAP"),),
+        sizes={"num_train": 10_000, "num_test": 5_000},
+        needs=("discrete_factors", "two_units"),
+    ),
+    "sap_continuous": Metric(
+        function=sap_continuous,
+        numbers=(Number("sap_continuous", field="score", short="sap cont", title="SAP, continuous"),),
+        sizes={"num_samples": 10_000},
+        needs=("discrete_factors", "two_units"),
+    ),
+    "modularity_explicitness": Metric(
+        function=modularity_explicitness,
+        numbers=(
+            Number("modularity", field="modularity", short="modularity", title="Modularity"),
+            Number("explicitness", field="explicitness", short="explicitness", title="Explicitness"),
+        ),
+        sizes={"num_train": 10_000, "num_test": 5_000, "num_bins": 20},
+    ),
+    "beta_vae": Metric(
+        function=beta_vae,
+        numbers=(Number("beta_vae", field="score", short="bvae", title="BetaVAE score"),),
+        sizes={"num_train": 10_000, "num_eval": 5_000, "batch_size": 64},
+        options=("index",),
+    ),
+    "irs": Metric(
+        function=irs,
+        numbers=(Number("irs", field="score", short="irs", title="IRS"),),
+        sizes={"num_samples": 10_000, "quantile": 0.99},
+    ),
+    "infomec": Metric(
+        function=infomec,
+        numbers=(
+            Number("info_modularity", field="modularity", short="infom", title="InfoM"),
+            Number("info_compactness", field="compactness", short="infoc", title="InfoC"),
+            Number("info_explicitness", field="explicitness", short="infoe", title="InfoE"),
+        ),
+        sizes={"num_samples": 10_000, "num_neighbors": 10},
+        needs=("discrete_factors", "two_units"),
+    ),
+    "med": Metric(
+        function=med,
+        numbers=(
+            Number("med_disentanglement", field="disentanglement", short="med", title="MED disentanglement"),
+            Number("med_completeness", field="completeness", short="med compl", title="MED completeness"),
+            Number("med_informativeness", field="informativeness", short="med inf", title="MED informativeness"),
+        ),
+        sizes={"num_train": 10_000, "num_test": 5_000, "num_bins": 20},
+    ),
+    "dci_es": Metric(
+        function=dci_es,
+        numbers=(
+            Number("dci_explicitness", field="explicitness", short="dci e", title="DCI-ES explicitness", low=-1.0),
+            Number("dci_size", field="size", short="dci s", title="DCI-ES size"),
+        ),
+        sizes={"num_train": 10_000, "num_test": 5_000},
+    ),
+    "tad": Metric(
+        function=tad,
+        numbers=(Number("tad", field="score", short="tad", title="TAD", high=20.0),),
+        sizes={"num_samples": 10_000},
+        needs=("discrete_factors", "binary_factors", "two_units"),
+        details={"num_captured_attributes": "num_captured"},
+    ),
+    "self_mig": Metric(
+        function=self_mig,
+        numbers=(Number("self_mig", field="score", short="self-mig", title="Self-MIG"),),
+        sizes={"num_samples": 10_000, "num_bins": 20},
+        needs=("two_units",),
+    ),
+    "sample_efficiency": Metric(
+        function=sample_efficiency,
+        numbers=(Number("sample_efficiency", field="score", short="efficiency", title="Sample efficiency"),),
+        sizes={"num_few": 100, "num_many": 10_000, "num_test": 5_000},
+        options=("estimator", "num_jobs", "known_fits"),
+        details={"few_labels_accuracy": "few_accuracy", "many_labels_accuracy": "many_accuracy"},
     ),
     "mcc": Metric(
         function=mcc,
         numbers=(Number("mcc", field="score", short="mcc", title="Mean correlation coefficient (MCC)"),),
         needs=(),
+    ),
+    "scalar_factor_vae": Metric(
+        function=factor_vae,
+        numbers=(Number("scalar_factor_vae", field="score", short="fvae*", title="FactorVAE score of all scalars"),),
+        sizes={
+            "num_variance": 10_000,
+            "num_train": 10_000,
+            "num_eval": 5_000,
+            "batch_size": 64,
+            "prune_threshold": 0.05,  # the scalars of a unit have a mean variance of 1, see `all_scalars`
+        },
+        options=("index",),
+        needs=("discrete_factors", "vectors"),
+        details={"num_active_scalars": "num_active"},
+    ),
+    "grouped_dci": Metric(
+        function=grouped_dci,
+        numbers=(
+            Number("grouped_disentanglement", field="disentanglement", short="gdci", title="Grouped disentanglement"),
+            Number("grouped_completeness", field="completeness", short="gcompl", title="Grouped completeness"),
+            Number("scalar_disentanglement", field="scalar_disentanglement", short="dci*", title="DCI of all scalars"),
+            Number(
+                "scalar_completeness",
+                field="scalar_completeness",
+                short="compl*",
+                title="DCI completeness of all scalars",
+            ),
+            Number(
+                "scalar_informativeness",
+                field="informativeness",
+                short="inf*",
+                title="DCI informativeness of all scalars",
+            ),
+        ),
+        sizes={"num_train": 10_000, "num_test": 5_000},
+        options=("estimator", "num_jobs", "groups"),
+        needs=("discrete_factors", "vectors"),
+        details={"grouped_importance": "importance"},
+    ),
+    "leakage": Metric(
+        function=leakage,
+        numbers=(
+            Number("unit_gap", field="gap", short="gap", title="Gap between units"),
+            Number("unit_leakage", field="leakage", short="leakage", title="Leakage between units", direction="min"),
+        ),
+        sizes={"num_train": 10_000, "num_test": 5_000},
+        options=("estimator", "groups"),
+        needs=("discrete_factors", "two_units", "vectors"),
+        details={"unit_accuracy": "accuracy"},
     ),
 }
 
@@ -157,11 +229,64 @@ def _nearest(name: str) -> str | None:
     return next(iter(difflib.get_close_matches(name, numbers(), n=1, cutoff=0.5)), None)
 
 
-def sizes_of(protocol: Protocol) -> dict[str, dict[str, float]]:
-    """Return the sample sizes of all metrics under a protocol, by metric and argument, as scores store them.
+def metrics_of(protocol: Protocol) -> tuple[str, ...]:
+    """Return the names of the metrics that a protocol computes, in the order of the table.
 
     Raises:
-        MetricError: the protocol overrides a size that no metric has.
+        MetricError: it names no metric, or one that is unknown. The message suggests the nearest name.
+    """
+    if protocol.metrics is None:
+        return tuple(name for name, metric in METRICS.items() if metric.default)
+    if protocol.metrics == "all":
+        return tuple(METRICS)
+    for name in protocol.metrics:
+        if name not in METRICS:
+            near = next(
+                (key for key, metric in METRICS.items() if name in {each.name for each in metric.numbers}), None
+            )
+            near = near or next(iter(difflib.get_close_matches(name, METRICS, n=1, cutoff=0.5)), None)
+            hint = f"; did you mean {near}?" if near else "."
+            raise MetricError(f"no metric is named {name}{hint} The known names are {', '.join(METRICS)}, or all")
+    if not protocol.metrics:
+        raise MetricError(f"no metric is chosen: name some of {', '.join(METRICS)}, or all")
+    return tuple(name for name in METRICS if name in protocol.metrics)
+
+
+def check_computed(number: str, protocol: Protocol) -> None:
+    """Check that a protocol computes the metric of a number.
+
+    Raises:
+        MetricError: it does not, or no metric has this number.
+    """
+    wanted = number_named(number)
+    owner = next(name for name, metric in METRICS.items() if wanted in metric.numbers)
+    chosen = metrics_of(protocol)
+    if owner not in chosen:
+        raise MetricError(
+            f"{number} is not computed: add its metric to evaluation.metrics, as in [{', '.join([*chosen, owner])}]"
+        )
+
+
+def check_needs(name: str, codes: ArrayLike, factors: ArrayLike) -> None:
+    """Check that codes (M, N) and factors (M, F) have what a metric needs.
+
+    Raises:
+        MetricError: they lack it.
+    """
+    needs = METRICS[name].needs
+    if "discrete_factors" in needs:
+        _, levels = check_table(codes, factors)
+        if "binary_factors" in needs:
+            check_binary(levels)
+    if "two_units" in needs and np.shape(codes)[1:] == (1,):
+        raise MetricError(f"{name} compares units, but there is only one: give the codes of at least two units")
+
+
+def sizes_of(protocol: Protocol) -> dict[str, dict[str, float]]:
+    """Return the sample sizes of the protocol's metrics, by metric and argument, as scores store them.
+
+    Raises:
+        MetricError: the protocol overrides a size that no metric has, or names an unknown metric.
     """
     sizes = {name: dict(metric.sizes) for name, metric in METRICS.items()}
     for name, changed in protocol.overrides.items():
@@ -172,4 +297,4 @@ def sizes_of(protocol: Protocol) -> dict[str, dict[str, float]]:
                 f"its sizes are {', '.join(known) or 'none'}"
             )
         known.update(changed)
-    return sizes
+    return {name: sizes[name] for name in metrics_of(protocol)}

@@ -19,9 +19,10 @@ from raydis.data import FactorDataset, Loader
 from raydis.editor.editor import Editor
 from raydis.engine.information import information_of
 from raydis.methods.contract import Diagnosis, TokenCloud
+from raydis.metrics.entry import Number
 from raydis.metrics.scores import Scores
 from raydis.metrics.standing import with_spread
-from raydis.metrics.table import METRICS, Number, numbers
+from raydis.metrics.table import METRICS
 from raydis.metrics.telling import Information, UnitLabel, reading_order
 from raydis.report.grids import as_picture, traverse_in_order
 from raydis.report.output import replace_file
@@ -162,7 +163,12 @@ def _scoring(stored: dict[str, Any] | None) -> Scoring | None:
         estimator=scores.estimator,
         num_images=scores.num_images,
         num_draws=scores.num_draws if spread else 0,
-        rows=tuple(_score(number, scores.values.get(name), spread.get(name)) for name, number in numbers().items()),
+        rows=tuple(
+            _score(number, scores.values.get(number.name), spread.get(number.name))
+            for name, metric in METRICS.items()
+            if name in scores.sizes
+            for number in metric.numbers
+        ),
     )
 
 
@@ -182,7 +188,8 @@ def _curve(metrics: dict[str, Any]) -> bytes | None:
     points = [(point, Scores.from_dict(point["scores"])) for point in metrics.get("curve") or []]
     # The final scores may be those of another protocol, which are not comparable with the scores at the rungs.
     curve = [point | {"scores": scores.values} for point, scores in points if scores.protocol == "search"]
-    headlines = [metric.headline for metric in METRICS.values()]
+    computed = Scores.from_dict(stored).sizes
+    headlines = [metric.headline for name, metric in METRICS.items() if name in computed]
     drawn = {number.name: number.title for number in headlines if _is_share(number)}  # the axis is [0, 1]
     return draw_curve(curve, drawn) if len(curve) > 1 else None
 

@@ -1,4 +1,4 @@
-"""Plot a checkpoint's tokens with their anchors, and its learning curve, as PNGs with a transparent background.
+"""Plot a checkpoint's tokens with their anchors, and learning curves, as PNGs with a transparent background.
 
 M images, N units, D unit width.
 """
@@ -6,7 +6,7 @@ M images, N units, D unit width.
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -79,6 +79,42 @@ def draw_curve(curve: Sequence[dict[str, Any]], labels: dict[str, str]) -> bytes
     panel.set_ylim(0, 1)
     panel.grid(alpha=0.3)
     panel.legend(frameon=False)
+    return _png(figure)
+
+
+def draw_curves(panels: Mapping[str, Mapping[str, np.ndarray]], *, score: str, log: Collection[str] = ()) -> bytes:
+    """Plot one score of several methods in panels beside each other, as a PNG.
+
+    The line of a method is the mean over its runs, and its band reaches from the worst to the best of them.
+
+    Args:
+        panels: name of the horizontal axis -> name of a method -> (R, P, 2), for R runs the P points of the curve, as
+            the position on the axis and the score. All panels have the same methods.
+        score: name of the score, which lies in [0, 1].
+        log: the panels whose horizontal axis is logarithmic.
+    """
+    figure = Figure(figsize=(5.2 * len(panels), 4.0), layout="constrained")
+    shared = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
+    for panel, (axis, methods) in zip(shared, panels.items(), strict=True):
+        for number, (method, runs) in enumerate(methods.items()):
+            colour, (where, mean) = f"C{number % 10}", runs.mean(axis=0).T
+            style = "-" if number < 10 else "--"
+            panel.plot(where, mean, style, color=colour, marker="o", markersize=4, linewidth=1.8, label=method)
+            panel.fill_between(where, runs[..., 1].min(0), runs[..., 1].max(0), color=colour, alpha=0.14, linewidth=0)
+            if runs.shape[1] == 1:  # a closed form has no curve, and its band no width
+                panel.vlines(where, runs[..., 1].min(0), runs[..., 1].max(0), color=colour, alpha=0.5, linewidth=1.8)
+        if axis in log:
+            panel.set_xscale("log")
+        else:
+            panel.set_xlim(left=0)
+        panel.xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}" if value >= 1 else f"{value:.3g}")
+        panel.set_xlabel(axis)
+        panel.set_ylim(0, 1)
+        panel.grid(alpha=0.3)
+        panel.spines[["top", "right"]].set_visible(False)
+    shared[0].set_ylabel(score)
+    handles, labels = shared[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside right upper", frameon=False)
     return _png(figure)
 
 

@@ -30,9 +30,10 @@ def words(name: object) -> str:
     return str(name).replace("_", " ")
 
 
-def data_uri(png: bytes) -> str:
-    """Return a PNG as a data URI, which a page can contain."""
-    return f"data:image/png;base64,{base64.b64encode(png).decode()}"
+def data_uri(picture: bytes) -> str:
+    """Return a PNG or WebP picture as a data URI, which a page can contain."""
+    kind = "webp" if picture[8:12] == b"WEBP" else "png"
+    return f"data:image/{kind};base64,{base64.b64encode(picture).decode()}"
 
 
 @functools.cache

@@ -56,10 +56,12 @@ class EncodedImage:
 
     Attributes:
         units: (N,) float32, one scalar for each unit.
+        codes: (N, D) float32, into which the scalars of an edit are written.
         facts: by name, (N,) each: what the method states about the units beside their scalars.
     """
 
     units: np.ndarray
+    codes: np.ndarray
     facts: dict[str, np.ndarray]
 
 
@@ -68,10 +70,12 @@ class Drawing(NamedTuple):
 
     Attributes:
         units: (N,), the scalars of its units.
+        codes: (N, D), the codes of the image that is edited, into which the scalars are written.
         source: (H, W, C) uint8, the image whose details are kept; None to start from the seed's noise.
     """
 
     units: np.ndarray
+    codes: np.ndarray
     seed: int
     sampling: Sampling
     source: np.ndarray | None = None
@@ -119,8 +123,9 @@ class ServedModel:
         rows: list[EncodedImage] = []
         for chunk, filled in _filled(images, self.batch_sizes.encode):
             encoded = self.editor.encode(np.stack(filled))
-            for row, units in enumerate(encoded.units[: len(chunk)]):
-                rows.append(EncodedImage(units, {name: values[row] for name, values in encoded.facts.items()}))
+            for row in range(len(chunk)):
+                facts = {name: values[row] for name, values in encoded.facts.items()}
+                rows.append(EncodedImage(encoded.units[row], encoded.codes[row], facts))
         return rows
 
     def edit_units(self, units: np.ndarray, set: Mapping[int, float], shift: Mapping[int, float]) -> np.ndarray:
@@ -129,18 +134,19 @@ class ServedModel:
 
     def sampling(self, steps: int | None, sampler: str | None, *, keep_details: bool) -> Sampling:
         """Return the steps and the sampler of an edit. Raises EditError if service or model do not allow them."""
-        return choose_sampling(self.max_steps, steps, sampler, keep_details=keep_details)
+        takes_noise = self.editor.method.noise_shape is not None
+        return choose_sampling(self.max_steps, steps, sampler, keep_details=keep_details, takes_noise=takes_noise)
 
     def draw(self, drawings: Sequence[Drawing]) -> list[np.ndarray]:
         """Draw images (H, W, C) uint8. The drawings must have equal batch keys."""
         pictures: list[np.ndarray] = []
         for chunk, filled in _filled(drawings, self.batch_sizes.edit):
-            units = np.stack([drawing.units for drawing in filled])
+            units, codes = (np.stack(each) for each in zip(*((it.units, it.codes) for it in filled), strict=True))
             seeds = [drawing.seed for drawing in filled]
             steps, sampler = filled[0].sampling
             sources = [drawing.source for drawing in filled if drawing.source is not None]
             details = self.editor.details(np.stack(sources), steps=steps) if sources else None
-            drawn = self.editor.decode(units, seed=seeds, steps=steps, sampler=sampler, details=details)
+            drawn = self.editor.decode(units, codes=codes, seed=seeds, steps=steps, sampler=sampler, details=details)
             pictures += list(drawn[: len(chunk)])
         return pictures
 
@@ -161,10 +167,12 @@ class ServedModel:
         height, width, channels = self.editor.image_shape
         ramp = np.linspace(0, 255, height * width * channels).astype(np.uint8).reshape(height, width, channels)
         encoded = self.encode([ramp])[0]
-        if not all(np.isfinite(values).all() for values in (encoded.units, *encoded.facts.values())):
+        if not all(np.isfinite(values).all() for values in (encoded.units, encoded.codes, *encoded.facts.values())):
             raise CheckpointError(f"{self.ref} cannot be served: its encoding of a test picture is not finite")
         steps = None if self.max_steps is None else 1
-        self.draw([Drawing(encoded.units, seed=0, sampling=self.sampling(steps, None, keep_details=False))])
+        self.draw(
+            [Drawing(encoded.units, encoded.codes, seed=0, sampling=self.sampling(steps, None, keep_details=False))]
+        )
 
 
 def open_model(

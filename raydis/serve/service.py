@@ -79,7 +79,7 @@ class Service:
         pixels = await self._pixels(data)
         encoded = await self._encoder.submit(pixels)
         units = self.model.edit_units(encoded.units, set, shift)
-        drawing = Drawing(units, seed, sampling, pixels if keep_details else None)
+        drawing = Drawing(units, encoded.codes, seed, sampling, pixels if keep_details else None)
         return Edited(await self._drawer.submit(drawing), units, sampling)
 
     def check_health(self) -> None:

@@ -6,11 +6,9 @@ from optuna.storages import BaseStorage
 
 from raydis.errors import ConfigError
 from raydis.store import Store, StoreConflict
+from raydis.sweep.files import SPEC_FILE, STUDY_FILE
 from raydis.sweep.searcher import journal
 from raydis.sweep.spec import SweepSpec
-
-SPEC_FILE = "spec.json"
-STUDY_FILE = "optuna.journal"
 
 
 def claim(store: Store, key: str, spec: SweepSpec) -> None:

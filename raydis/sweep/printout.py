@@ -12,7 +12,7 @@ from rich.table import Table
 from raydis.metrics.scores import Scores
 from raydis.metrics.standing import Objective, with_spread
 from raydis.store import Location
-from raydis.sweep.folder import STUDY_FILE
+from raydis.sweep.files import STUDY_FILE
 from raydis.sweep.result import SweepResult
 from raydis.sweep.spec import SweepSpec
 from raydis.sweep.summary import Replicates

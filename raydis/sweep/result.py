@@ -9,6 +9,7 @@ from typing import Any
 
 from raydis.errors import SweepError
 from raydis.store import Store
+from raydis.sweep.files import SUMMARY_FILE
 from raydis.sweep.publish import Published
 from raydis.sweep.spec import SweepSpec
 from raydis.sweep.summary import Replicates, TrialRecord, choose_best, pareto_front, replicates, to_json
@@ -69,7 +70,7 @@ def check_result(result: SweepResult) -> SweepResult:
 
 def write_summary(store: Store, key: str, result: SweepResult) -> None:
     """Write summary.json: the records of all trials with their scores, and the promotion."""
-    store.write(f"{key}/summary.json", json.dumps(_summary(result), indent=2).encode())
+    store.write(f"{key}/{SUMMARY_FILE}", json.dumps(_summary(result), indent=2).encode())
 
 
 def _summary(result: SweepResult) -> dict[str, Any]:

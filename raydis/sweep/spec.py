@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -17,8 +18,10 @@ from raydis.config import RunConfig
 from raydis.config.files import Tree, apply_overrides, field_paths, parse, read_yaml
 from raydis.config.presets import expand
 from raydis.config.section import Model
-from raydis.errors import ConfigError
+from raydis.errors import ConfigError, MetricError
+from raydis.metrics.protocol import SEARCH
 from raydis.metrics.standing import DEFAULT_OBJECTIVES, Objective
+from raydis.metrics.table import check_computed
 from raydis.sweep.domains import Domain, corners
 from raydis.sweep.settings import check_key, configure
 
@@ -116,7 +119,7 @@ class SweepSpec(Model):
             )
         if not self.run.method.scored:
             raise ValueError(
-                f"run.method.kind={self.run.method.kind} is a first stage without scores to rank trials by: "
+                f"run.method.kind={self.run.method.kind} has no units, and so no scores to rank trials by: "
                 "train one run with `python -m raydis train`"
             )
         if self.run.evaluation.protocol == "none":
@@ -125,6 +128,12 @@ class SweepSpec(Model):
             raise ValueError("num_trials=0 and no controls: there is nothing to run")
         if self.num_trials and not self.search:
             raise ValueError(f"num_trials={self.num_trials}, but search is empty: name keys to search, or set 0")
+        computed = replace(SEARCH, metrics=self.run.evaluation.metrics)
+        for objective in self.objectives:
+            try:
+                check_computed(objective.metric, computed)
+            except MetricError as error:
+                raise ValueError(f"objectives: {str(error).replace(' evaluation.', ' run.evaluation.')}") from error
         for what, names in (
             ("objectives", [objective.metric for objective in self.objectives]),
             ("controls", [control.name for control in self.controls]),

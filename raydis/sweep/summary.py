@@ -19,11 +19,11 @@ from ray.tune import Result, ResultGrid
 from raydis.engine.record import RunRecord
 from raydis.errors import explain
 from raydis.metrics.standing import Objective, best_of, missing
-from raydis.metrics.table import numbers
+from raydis.metrics.table import METRICS
 from raydis.store import Location, Store
 from raydis.sweep.searcher import trial_state
 from raydis.sweep.spec import SweepSpec
-from raydis.sweep.trial import CHECKPOINT_URI
+from raydis.sweep.trial import CHECKPOINT_URI, trial_number
 
 State = Literal["complete", "stopped", "failed"]
 STATES: dict[TrialState, State] = {
@@ -66,8 +66,13 @@ class TrialRecord:
 
 
 def read_records(grid: ResultGrid, spec: SweepSpec, storage: Location) -> list[TrialRecord]:
-    """Return the records of a finished Tune run's trials, sorted by number; `storage` is that of the sweep."""
-    return sorted((_record(result, spec, storage) for result in grid), key=lambda record: record.number)
+    """Return the records of a finished Tune run's trials, sorted by number; `storage` is that of the sweep.
+
+    A trial whose process had not started when the sweep was interrupted has neither settings nor an error. It has no
+    record, as if it had never been suggested.
+    """
+    begun = [result for result in grid if result.config or result.error is not None]
+    return sorted((_record(result, spec, storage) for result in begun), key=lambda record: record.number)
 
 
 def _record(result: Result, spec: SweepSpec, storage: Location) -> TrialRecord:
@@ -78,9 +83,9 @@ def _record(result: Result, spec: SweepSpec, storage: Location) -> TrialRecord:
         reason = explain(result.error).line
     checkpoint = row.get(CHECKPOINT_URI) or (result.checkpoint and str(storage.at_pyarrow_path(result.checkpoint.path)))
     return TrialRecord(
-        number=config["number"],
-        control=config["control"],
-        settings=config["settings"],
+        number=config["number"] if config else trial_number(result.path),  # no process of it has started
+        control=config.get("control"),
+        settings=config.get("settings", {}),
         state=STATES[state],
         reason=reason,
         run=run,
@@ -163,16 +168,22 @@ def write_tables(store: Store, folder: str, records: Sequence[TrialRecord], fron
 
 
 def trials_table(records: Sequence[TrialRecord], front: set[int]) -> pa.Table:
-    """Return the records as a table. Settings of mixed types, or other than numbers, texts and booleans, are JSON."""
+    """Return the records as a table, with the numbers of the default metrics and of all others that were computed.
+
+    Settings of mixed types, or other than numbers, texts and booleans, are JSON.
+    """
     scores = [record.run.scores for record in records]
+    computed = {name for found in scores if found for name in found.sizes}
+    shown = [metric for name, metric in METRICS.items() if metric.default or name in computed]
+    names = [number.name for metric in shown for number in metric.numbers]
     columns: dict[str, list[Any]] = {
         "number": [record.number for record in records],
         "control": [record.control for record in records],
         "state": [record.state for record in records],
         "on_front": [record.number in front for record in records],
-        **{name: [record.value(name) for record in records] for name in numbers()},
+        **{name: [record.value(name) for record in records] for name in names},
         "num_active_units": [found.details.get("num_active_units") if found else None for found in scores],
-        **{f"{name}_spread": [record.spread(name) for record in records] for name in numbers()},
+        **{f"{name}_spread": [record.spread(name) for record in records] for name in names},
         "images_seen": [record.run.images_seen or 0 for record in records],
         "loss": [record.run.loss for record in records],
         "time_s": [_rounded(record.time_s) for record in records],

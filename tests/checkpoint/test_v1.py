@@ -98,7 +98,7 @@ def test_it_is_registered_and_served(old: Checkpoint, tmp_path: Path, monkeypatc
     assert editor.edit(images, set={1: 0.5}, steps=2).shape == images.shape
     codes = served.encode(list(images))
     np.testing.assert_allclose(np.stack([row.units for row in codes]), units, atol=1e-5)
-    (picture,) = served.draw([Drawing(codes[0].units, 0, served.sampling(2, None, keep_details=False))])
+    (picture,) = served.draw([Drawing(codes[0].units, codes[0].codes, 0, served.sampling(2, None, keep_details=False))])
     assert picture.shape == images.shape[1:]
 
 

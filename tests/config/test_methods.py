@@ -15,12 +15,22 @@ from raydis.sweep.domains import Domain, corners
 from raydis.sweep.settings import configure, value_at
 from raydis.sweep.spec import SweepSpec
 
-SCORED = ["dyga_sd", "beta_vae", "factor_vae", "pca_ica", "ae_ica", "iso_ae_ica", "hlle_ica"]
-STAGES = ["vq", "kl"]
+VAES = ["beta_vae", "annealed_vae", "factor_vae", "dip_vae_i", "dip_vae_ii", "beta_tcvae", "proto_vae", "dot_vae"]
+SCORED = [
+    "dyga_sd",
+    *VAES,
+    "pca_ica",
+    "ae_ica",
+    "iso_ae_ica",
+    "hlle_ica",
+    "disdiff",
+]
+STAGES = ["vq", "kl", "unconditional_diffusion"]
 
 
 def run_of(kind: str, **options: Any) -> RunConfig:
-    stage = {"first_stage": {"kind": "pixel"}, "evaluation": {"protocol": "none"}} if kind in STAGES else {}
+    stage = {"first_stage": {"kind": "pixel"}} if kind in ("vq", "kl") else {}
+    stage |= {"evaluation": {"protocol": "none"}} if kind in STAGES else {}
     return RunConfig.model_validate({"method": {"kind": kind, **options}, **stage})
 
 
@@ -39,7 +49,7 @@ def test_a_method_without_a_kind_is_dyga_sd() -> None:
 
 
 def test_an_unknown_kind_is_refused_with_those_that_exist() -> None:
-    with pytest.raises(ConfigError, match="'kind' is 'beta', expected one of 'dyga_sd', 'beta_vae', 'factor_vae'"):
+    with pytest.raises(ConfigError, match="'kind' is 'beta', expected one of 'dyga_sd', 'beta_vae', 'annealed_vae'"):
         parse(RunConfig, {"method": {"kind": "beta"}}, source="file")
 
 
@@ -57,10 +67,23 @@ def test_an_unknown_kind_is_refused_with_those_that_exist() -> None:
         ("factor_vae", "discriminator_dims", [0]),
         ("factor_vae", "discriminator_rate_scale", 0.0),
         ("factor_vae", "beta", 1.0),
+        ("annealed_vae", "max_capacity", -1.0),
+        ("annealed_vae", "capacity_share", 0.0),
+        ("annealed_vae", "capacity_share", 1.1),
+        ("dip_vae_i", "off_diagonal_weight", -1.0),
+        ("dip_vae_ii", "covariance_of", "mean"),
+        ("beta_tcvae", "beta", -1.0),
+        ("proto_vae", "intervention", "other"),
+        ("proto_vae", "warmup_share", 1.0),
+        ("dot_vae", "unlock_share", 0.0),
+        ("dot_vae", "pretraining_share", 1.0),
+        ("dot_vae", "max_refusals", 0),
         ("pca_ica", "num_units", 1),
         ("pca_ica", "fit_images", 15),
         ("pca_ica", "max_iterations", 0),
         ("pca_ica", "tolerance", 0.0),
+        ("disdiff", "disentanglement_weight", -0.1),
+        ("disdiff", "weighting", "pixel"),
     ],
 )
 def test_values_out_of_bounds_are_refused_by_name(kind: str, key: str, value: Any) -> None:
@@ -75,6 +98,9 @@ def test_values_out_of_bounds_are_refused_by_name(kind: str, key: str, value: An
         ("beta_vae", "num_units", 2),
         ("factor_vae", "gamma", 0.0),
         ("factor_vae", "discriminator_dims", [1]),
+        ("annealed_vae", "capacity_share", 1.0),
+        ("proto_vae", "warmup_share", 0.0),
+        ("dot_vae", "pretraining_share", 0.0),
         ("pca_ica", "fit_images", 16),
         ("pca_ica", "max_iterations", 1),
     ],
@@ -92,7 +118,36 @@ def test_the_defaults_are_the_published_ones() -> None:
     assert getattr(factor_vae, "discriminator_rate_scale", None) == 1.0
 
 
-@pytest.mark.parametrize("kind", ["beta_vae", "factor_vae"])
+@pytest.mark.parametrize(
+    ("kind", "settings"),
+    [
+        ("annealed_vae", {"gamma": 1000.0, "capacity_share": 100_000 / 300_000}),
+        ("dip_vae_i", {"diagonal_factor": 10.0}),
+        ("dip_vae_ii", {"diagonal_factor": 1.0}),
+    ],
+)
+def test_what_the_published_study_does_not_vary_has_its_value(kind: str, settings: dict[str, float]) -> None:
+    method = run_of(kind).method
+    assert {name: getattr(method, name) for name in settings} == settings
+
+
+@pytest.mark.parametrize(
+    ("kind", "key", "values"),
+    [
+        ("beta_vae", "beta", {1, 2, 4, 6, 8, 16}),
+        ("annealed_vae", "max_capacity", {5, 10, 25, 50, 75, 100}),
+        ("dip_vae_i", "off_diagonal_weight", {1, 2, 5, 10, 20, 50}),
+        ("dip_vae_ii", "off_diagonal_weight", {1, 2, 5, 10, 20, 50}),
+        ("beta_tcvae", "beta", {1, 2, 4, 6, 8, 10}),
+    ],
+)
+def test_a_default_is_one_of_the_values_that_the_published_study_tries(kind: str, key: str, values: set[int]) -> None:
+    assert getattr(run_of(kind).method, key) in values
+    domain = TypeAdapter(Domain).validate_python(run_of(kind).method.default_search_space()[f"method.{key}"])
+    assert all(domain.holds(float(value)) for value in values)
+
+
+@pytest.mark.parametrize("kind", VAES)
 @pytest.mark.parametrize("size", [16, 64, 72])
 def test_images_must_halve_four_times_for_the_convolutions(kind: str, size: int) -> None:
     tree = {"method": {"kind": kind}, "data": {"image_size": size}}
@@ -103,7 +158,7 @@ def test_images_must_halve_four_times_for_the_convolutions(kind: str, size: int)
         RunConfig.model_validate(tree)
 
 
-@pytest.mark.parametrize("kind", ["beta_vae", "factor_vae", "pca_ica"])
+@pytest.mark.parametrize("kind", [*VAES, "pca_ica"])
 def test_methods_of_pixels_refuse_a_learned_first_stage_and_compiled_blocks(kind: str) -> None:
     with pytest.raises(
         ValidationError, match=rf"kind={kind} works on the pixels themselves: remove first_stage\.kind=vq"
@@ -113,10 +168,28 @@ def test_methods_of_pixels_refuse_a_learned_first_stage_and_compiled_blocks(kind
         RunConfig.model_validate({"method": {"kind": kind}, "compute": {"compile": "blocks"}})
 
 
-@pytest.mark.parametrize("kind", ["beta_vae", "factor_vae", "pca_ica"])
+@pytest.mark.parametrize("kind", [kind for kind in [*VAES, "pca_ica"] if kind != "dot_vae"])
 def test_nothing_is_too_short_for_a_method_without_refits(kind: str) -> None:
     run = RunConfig.model_validate({"method": {"kind": kind}, "train": {"num_images": 1, "batch_size": 1}})
     assert run.method.warnings(run) == []
+
+
+@pytest.mark.parametrize(
+    ("num_images", "options", "most"),
+    [
+        (6_400, {}, None),  # a unit each 320 images from image 640 on
+        (6_400, {"unlock_share": 0.2}, 5),  # the first after 640 images, then after 1280, 2560, 3840 and 5120
+        (6_400, {"pretraining_share": 0.9}, 2),  # after 5760 and 6080
+        (64, {}, 0),  # a single step, which belongs to the pre-training
+        (1_280, {}, None),  # a unit in each step
+    ],
+)
+def test_a_run_that_is_too_short_for_all_units_to_open_says_so(num_images: int, options: Any, most: int | None) -> None:
+    train = {"num_images": num_images, "batch_size": 64}
+    run = RunConfig.model_validate({"method": {"kind": "dot_vae", **options}, "train": train})
+    found = run.method.warnings(run)
+    assert (most is None) == (found == [])
+    assert most is None or found[0].startswith(f"at most {most} of method.num_units=10 units can open: lower ")
 
 
 # ---- default search spaces
@@ -154,6 +227,45 @@ def test_a_sweep_of_a_preset_needs_no_search_of_its_own(preset: str) -> None:
 @pytest.mark.parametrize("kind", STAGES)
 def test_a_first_stage_has_nothing_to_search(kind: str) -> None:
     assert run_of(kind).method.default_search_space() == {}
+
+
+# ---- DisDiff
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (
+            {"concept_dim": 4},
+            r"method\.concept_dim=4 gives no 6 orthogonal embeddings: use at least method\.num_units=6",
+        ),
+        (
+            {"pretrained": {"diffusion": {"prediction": "sample"}}},
+            r"diffusion\.prediction=sample: the fields are defined",
+        ),
+        ({"pretrained": {"unet": {"attention_sizes": [5]}}}, r"method\.pretrained\.unet\.attention_sizes has \[5\]"),
+        ({"pretrained": {"unet": {"num_heads": 7}}}, r"num_heads=7 must divide"),
+        (
+            {"pretrained": {"unet": {"multipliers": [1] * 9, "attention_sizes": []}}},
+            r"give method\.pretrained\.unet\.multipliers fewer levels",
+        ),
+    ],
+)
+def test_settings_of_disdiff_that_do_not_fit_are_refused(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValidationError, match=message):
+        run_of("disdiff", **options)
+
+
+def test_a_run_names_the_checkpoints_that_it_takes_weights_from_and_takes_others_in_their_place() -> None:
+    stage = {"kind": "vq", "checkpoint": "a"}
+    run = RunConfig.model_validate(
+        {"first_stage": stage, "method": {"kind": "disdiff", "pretrained": {"checkpoint": "b"}}}
+    )
+    assert run.checkpoints() == {"first_stage.checkpoint": "a", "method.pretrained.checkpoint": "b"}
+    moved = {"first_stage.checkpoint": "c", "method.pretrained.checkpoint": "d"}
+    assert run.with_checkpoints(moved).checkpoints() == moved
+    assert run.with_checkpoints(moved).with_checkpoints(run.checkpoints()) == run
+    assert run_of("disdiff").checkpoints() == run_of("beta_vae").checkpoints() == {}
 
 
 # ---- Hessian eigenmaps

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import atexit
 import functools
 import json
 import shutil
+import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,8 +19,10 @@ from torch import Tensor, nn
 
 from raydis.build import build_method
 from raydis.checkpoint.open import open_checkpoint
+from raydis.checkpoint.write import write_checkpoint
 from raydis.config import RunConfig
 from raydis.config.presets import expand
+from raydis.config.run import PRETRAINED
 from raydis.data import open_dataset
 from raydis.data.dataset import ArrayDataset
 from raydis.data.pixels import normalise
@@ -40,13 +44,37 @@ Tensors = dict[str, Tensor]
 # No dropped channels, which are each worker's own, and no mixture for which of several optima EM finds can hang on
 # rounding.
 UNET = {"dropout_rate": 0.0, "skip_dropout_rate": 0.0}
+PLAIN_UNET = {"model_dim": 8, "multipliers": [1, 2], "num_blocks": 1, "attention_sizes": [4], "num_heads": 2}
 ANCHORS = {"mode": "constant", "refit_images": 64, "num_gaussians": 1, "num_splits": 0}
 NETWORK = {"stem_stride": 2, "model_dim": 8, "multipliers": [1, 2], "num_blocks": 1, "latent_dim": 3}
+SMALL_LATENTS = ("dyga_sd", "encdiff", "disdiff", "unconditional_diffusion")  # to be quick
+# By kind, or by any name if the settings contain a kind.
 METHODS: dict[str, dict[str, Any]] = {
     "dyga_sd": {"unet": UNET, "anchors": ANCHORS},
+    "encdiff": {
+        "kind": "dyga_sd",
+        "encoder": {"kind": "residual", "model_dim": 8, "norm": "group", "token_hidden_dims": [8]},
+        "unet": UNET,
+        "anchors": {"mode": "off"},
+    },
     "beta_vae": {"num_units": 4, "hidden_dim": 16},
+    "annealed_vae": {"num_units": 4, "hidden_dim": 16},
+    "dip_vae_i": {"num_units": 4, "hidden_dim": 16},
+    "dip_vae_ii": {"num_units": 4, "hidden_dim": 16},
+    "beta_tcvae": {"num_units": 4, "hidden_dim": 16},
     "factor_vae": {"num_units": 4, "hidden_dim": 16, "discriminator_dims": [8, 8]},
+    "proto_vae": {"num_units": 4, "hidden_dim": 16, "embedding_dim": 8, "min_kl": 0.0},
+    # A unit opens in each step.
+    "dot_vae": {"num_units": 4, "hidden_dim": 16, "pretraining_share": 0.0, "unlock_share": 0.2, "min_kl": 0.0},
     "pca_ica": {"num_units": 4},
+    "disdiff": {
+        "num_units": 4,
+        "unit_dim": 3,
+        "encoder": {"model_dim": 8, "norm": "group"},
+        "concept_dim": 8,
+        "pretrained": {"unet": PLAIN_UNET},
+    },
+    "unconditional_diffusion": {"unet": PLAIN_UNET},
     "ae_ica": {"num_units": 4, "hidden_dim": 16},
     "iso_ae_ica": {"num_units": 4, "hidden_dim": 16},
     "hlle_ica": {"num_units": 4, "hidden_dim": 16, "num_neighbors": 40},
@@ -68,7 +96,7 @@ def config_of(kind: str, **sections: Any) -> RunConfig:
         expand(
             {
                 "preset": "tiny",
-                "first_stage": {"kind": "patch_pca" if kind == "dyga_sd" else "pixel"},
+                "first_stage": {"kind": "patch_pca" if kind in SMALL_LATENTS else "pixel"},
                 "method": {"kind": kind, **METHODS[kind]},
                 "train": {**train, "checkpoint_images": FIRST_REPORT, "max_grad_norm": 1.0},
                 "evaluation": {"protocol": "none"},
@@ -138,7 +166,31 @@ def batch_of(method: Method, count: int = 8) -> Batch:
     return Batch(images[:count], method.draw(count, torch.Generator().manual_seed(0)), others)
 
 
+@functools.cache
+def lent(kind: str) -> Path:
+    """A checkpoint of a method that other methods borrow, which holds the same weights in every process."""
+    dtype = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float32)
+    weights = make(kind).state_dict()
+    torch.set_default_dtype(dtype)
+    folder = Path(tempfile.mkdtemp())
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    write_checkpoint(
+        folder / kind,
+        config=config_of(kind),
+        weights=weights,
+        metrics={},
+        training=None,
+        data_name=dataset().name,
+        data_fingerprint=dataset().fingerprint,
+        images_seen=0,
+    )
+    return folder / kind
+
+
 def start(config: RunConfig, **place: int) -> Training:
+    if config.method.borrowed is not None:
+        config = config.with_checkpoints({PRETRAINED: str(lent(config.method.borrowed.kind))})
     training = Training(config, dataset(), device=CPU, workers=Workers(**place))
     wake(training.method)
     return training
@@ -237,12 +289,14 @@ def test_a_loss_is_the_mean_of_its_parts_unless_the_move_couples_images(kind: st
         method = make(kind)
         batch = batch_of(method)
         for move in method.moves:
+            if move.couples:  # the method's own tests show how its images are coupled
+                continue
             whole, parts = method(batch, move.name), [method(part, move.name) for part in batch.split(2)]
             for name, loss in whole.items():
                 if move.couples and name != "loss":  # one of its terms may be a mean
                     continue
                 mean = sum(float(part[name]) for part in parts) / 2
-                assert (float(loss) == pytest.approx(mean, rel=1e-10, abs=1e-10)) is not move.couples, name
+                assert float(loss) == pytest.approx(mean, rel=1e-10, abs=1e-10), name
 
 
 @KINDS
@@ -253,9 +307,9 @@ def test_a_state_dict_holds_all_that_changes_the_results(kind: str) -> None:
     def results(method: Method) -> Tensor:
         if isinstance(method, UnitMethod):
             return method.encode(images)
-        reconstructed = method.reconstruct(images)
-        assert reconstructed is not None
-        return reconstructed
+        if (reconstructed := method.reconstruct(images)) is not None:
+            return reconstructed
+        return method(batch_of(method), method.moves[0].name)["loss"]
 
     assert not torch.equal(results(ours), results(theirs))
     theirs.load_state_dict({name: tensor.clone() for name, tensor in ours.state_dict().items()})
@@ -271,8 +325,13 @@ def test_units_codes_and_images_have_the_promised_shapes(kind: str) -> None:
     codes = method.encode(images)
     assert units.shape == (6, method.num_units)
     assert codes.shape == (6, method.num_units, method.unit_dim)
-    assert torch.equal(codes, method.lift(units))
+    assert max(method.unit_widths) == method.unit_dim
+    assert len(method.unit_widths) == method.num_units
+    assert not any(bool(codes[:, unit, width:].any()) for unit, width in enumerate(method.unit_widths))
+    assert method.units_are_vectors or torch.equal(codes, method.lift(units))
+    assert torch.equal(codes, method.write(codes, units))
     assert torch.equal(codes, method.encode(images))
+    assert all(torch.equal(*pair) for pair in zip(method.represent(images), (units, codes), strict=True))
     noise = None if method.noise_shape is None else torch.randn(6, *method.noise_shape)
     sampling = (None, None) if method.max_steps is None else (2, "ddim")
     drawn = method.decode(codes, noise, *sampling)
@@ -438,13 +497,14 @@ def sampling_of(editor: Editor) -> dict[str, Any]:
 def test_editing_nothing_reconstructs(kind: str, open_editor: Callable[[str], Editor]) -> None:
     editor, images = open_editor(kind), pictures()
     sampling = sampling_of(editor)
-    units = editor.encode(images).units
+    encoded, last = editor.encode(images), editor.num_units - 1
+    units, codes = encoded.units, encoded.codes
     reconstructed = editor.edit(images, **sampling)
     assert reconstructed.dtype == np.uint8
     assert reconstructed.shape == images.shape
-    assert np.array_equal(reconstructed, editor.decode(units, **sampling))
-    assert np.array_equal(reconstructed[:1], editor.edit(images[:1], set={2: float(units[0, 2])}, **sampling))
-    assert np.array_equal(reconstructed, editor.edit(images, shift={0: 0.0, 3: 0.0}, **sampling))
+    assert np.array_equal(reconstructed, editor.decode(units, codes=codes, **sampling))
+    assert np.array_equal(reconstructed[:1], editor.edit(images[:1], set={last: float(units[0, last])}, **sampling))
+    assert np.array_equal(reconstructed, editor.edit(images, shift={0: 0.0, last: 0.0}, **sampling))
     assert not np.array_equal(reconstructed, editor.edit(images, shift={0: 50.0, 1: 50.0}, **sampling))
 
 
@@ -457,17 +517,26 @@ def test_swapping_no_unit_keeps_the_source_and_swapping_all_takes_the_target(
     assert not np.array_equal(editor.edit(source, **sampling), editor.edit(target, **sampling))
     assert np.array_equal(editor.swap(source, target, [], **sampling), editor.edit(source, **sampling))
     assert np.array_equal(editor.swap(source, target, every, **sampling), editor.edit(target, **sampling))
-    assert np.array_equal(editor.swap(source, source, [0, 2], **sampling), editor.edit(source, **sampling))
-    there = editor.swap(source, target, [0, 1], **sampling)
-    assert np.array_equal(there, editor.swap(target, source, every[2:], **sampling))  # the other way round
+    assert np.array_equal(editor.swap(source, source, every[::2], **sampling), editor.edit(source, **sampling))
+    half = len(every) // 2
+    there = editor.swap(source, target, every[:half], **sampling)
+    assert np.array_equal(there, editor.swap(target, source, every[half:], **sampling))  # the other way round
+    encoded = editor.encode(np.stack([source[0], source[0]]))  # two images, as `swap_each` encodes
+    units, codes = (np.repeat(each[:1], len(every), axis=0) for each in (encoded.units, encoded.codes))
     assert np.array_equal(
-        editor.swap_each(source[0], source[0], **sampling), editor.decode(_repeated(editor, source[:1]), **sampling)
+        editor.swap_each(source[0], source[0], **sampling), editor.decode(units, codes=codes, **sampling)
     )
 
 
-def _repeated(editor: Editor, image: np.ndarray) -> np.ndarray:
-    """The units of one image, a row a unit."""
-    return np.repeat(editor.encode(image).units, editor.num_units, axis=0)
+@UNIT_KINDS
+def test_scalars_alone_are_drawn_unless_units_are_vectors(kind: str, open_editor: Callable[[str], Editor]) -> None:
+    editor = open_editor(kind)
+    units, sampling = editor.encode(pictures()).units, sampling_of(editor)
+    if editor.method.units_are_vectors:
+        with pytest.raises(EditError, match=r"the units of this model are vectors, .* give the codes of `encode` too"):
+            editor.decode(units, **sampling)
+    else:
+        assert np.array_equal(editor.decode(units, **sampling), editor.edit(pictures(), **sampling))
 
 
 @UNIT_KINDS
@@ -487,20 +556,25 @@ def test_what_a_method_cannot_do_is_refused_in_plain_words(kind: str, open_edito
         with pytest.raises(EditError, match=rf"steps={editor.max_steps + 1} is out of range: this model draws in 1 to"):
             editor.edit(images, steps=editor.max_steps + 1)
         return
-    units = editor.encode(images).units
+    encoded = editor.encode(images)
+    units, codes = encoded.units, encoded.codes
+    takes_noise = editor.method.noise_shape is not None
     options: dict[str, dict[str, Any]] = {"steps": {"steps": 5}, "sampler": {"sampler": "ddim"}}
     for name, option in options.items():
-        with pytest.raises(EditError, match=f"draws in a single pass, without noise: leave {name} out"):
+        words = "a single pass" if takes_noise else "a single pass, without noise"
+        with pytest.raises(EditError, match=f"draws in {words}: leave {name} out"):
             editor.edit(images, **option)
         with pytest.raises(EditError, match=f"leave {name} out"):
-            editor.decode(units, **option)
+            editor.decode(units, codes=codes, **option)
+    if takes_noise:
+        return
     calls = (
         lambda: editor.edit(images, keep_details=True),
         lambda: editor.swap(images, images, [0], keep_details=True),
         lambda: editor.swap_each(images[0], images[0], keep_details=True),
         lambda: editor.traverse(images[0], keep_details=True),
         lambda: editor.details(images),
-        lambda: editor.decode(units, details=np.zeros((1, 3, 16, 16), np.float32)),
+        lambda: editor.decode(units, codes=codes, details=np.zeros((1, 3, 16, 16), np.float32)),
     )
     for call in calls:
         with pytest.raises(EditError, match="without noise: leave keep_details out"):
@@ -510,14 +584,33 @@ def test_what_a_method_cannot_do_is_refused_in_plain_words(kind: str, open_edito
     assert np.array_equal(editor.edit(images, seed=1), editor.edit(images, seed=2))
 
 
+@UNIT_KINDS
+def test_a_residual_is_that_of_a_seed_or_of_the_image(kind: str, open_editor: Callable[[str], Editor]) -> None:
+    editor, source, target = open_editor(kind), pictures(), pictures(first=9)
+    if editor.max_steps is not None or editor.method.noise_shape is None:
+        return
+    units, details = editor.encode(source).units, editor.details(source)
+    assert details.shape == (len(source), *editor.method.noise_shape)
+    kept = editor.edit(source, keep_details=True)
+    assert np.array_equal(kept, editor.decode(units, details=details))
+    assert np.array_equal(kept, editor.edit(source, keep_details=True, seed=1))
+    assert not np.array_equal(editor.edit(source, seed=1), editor.edit(source, seed=2))
+    every = list(range(editor.num_units))
+    swapped = editor.swap(source, target, every, keep_details=True)
+    assert np.array_equal(swapped, editor.decode(editor.encode(target).units, details=details))
+    assert not np.array_equal(swapped, editor.edit(target, keep_details=True))
+
+
 @STAGE_KINDS
-def test_a_method_without_units_says_so_and_reconstructs(kind: str, run_whole: Callable[[str], Whole]) -> None:
-    with pytest.raises(CheckpointError, match="is a first stage, which has no units"):
+def test_a_method_without_units_says_so_and_a_first_stage_reconstructs(
+    kind: str, run_whole: Callable[[str], Whole]
+) -> None:
+    with pytest.raises(CheckpointError, match="holds a model without units, for other runs"):
         Editor.open(run_whole(kind).last)
     method = make(kind).eval()
     with pytest.raises(MetricError, match=r"has no units to score: set evaluation\.protocol=none"):
         encode_images(method, start(config_of(kind)).loader, np.arange(4))
     images = normalise(torch.from_numpy(pictures()))
     reconstructed = method.reconstruct(images)
-    assert reconstructed is not None
-    assert reconstructed.shape == images.shape
+    assert (reconstructed is None) is config_of(kind).method.uses_first_stage
+    assert reconstructed is None or reconstructed.shape == images.shape

@@ -77,7 +77,7 @@ def test_an_unknown_loss_is_refused() -> None:
         make("huber")
 
 
-@pytest.mark.parametrize("prediction", ["noise", "velocity", "sample"])
+@pytest.mark.parametrize("prediction", ["noise", "velocity", "sample", "flow"])
 def test_a_true_prediction_gives_the_true_latents_back_at_every_time(prediction: str) -> None:
     denoising = Denoising(schedule="ldm_linear", num_timesteps=1000, loss="l1", prediction=prediction)
     generator = torch.Generator().manual_seed(0)
@@ -100,6 +100,27 @@ def test_velocity_is_noise_where_there_is_no_noise_and_the_negated_latent_where_
     assert velocity.flatten().tolist() == [5.0, -3.0]
 
 
+def test_the_flow_is_the_difference_of_noise_and_latents_at_every_time_and_exact_even_where_all_is_noise() -> None:
+    denoising = Denoising(schedule="straight", num_timesteps=10, loss="l2", prediction="flow")
+    latents, noise = torch.full((3, 1, 1, 1), 3.0), torch.full((3, 1, 1, 1), 5.0)
+    alpha_bar = torch.tensor([1.0, 0.5, 0.0])
+
+    flow = denoising.target(latents, noise, alpha_bar)
+
+    assert flow.flatten().tolist() == [2.0, 2.0, 2.0]
+    # a noise prediction would be divided by zero at the last time
+    assert denoising.sample(flow, add_noise(latents, noise, alpha_bar), alpha_bar).flatten().tolist() == [3.0, 3.0, 3.0]
+
+
+def test_an_error_in_the_sample_weighs_one_plus_the_ratio_of_signal_and_noise_with_flow() -> None:
+    denoising = Denoising(schedule="straight", num_timesteps=4, loss="l1", prediction="flow")
+    noisy, alpha_bar = torch.zeros(4, 1, 1, 1), denoising.alpha_bars
+    off_by_one = denoising.sample(torch.ones(4, 1, 1, 1), noisy, alpha_bar).abs().flatten()
+    expected = 1.0 + (alpha_bar / (1.0 - alpha_bar)).sqrt()  # = 1 / tau = 8, 8/3, 8/5, 8/7
+    torch.testing.assert_close(1.0 / off_by_one, expected)
+    torch.testing.assert_close(expected, 8.0 / torch.tensor([1.0, 3.0, 5.0, 7.0]))
+
+
 def test_a_true_sample_is_the_latent() -> None:
     denoising = Denoising(schedule="ldm_linear", num_timesteps=1000, loss="l2", prediction="sample")
     latents, noise = torch.randn(2, 4, 3, 2, 2, generator=torch.Generator().manual_seed(0))
@@ -107,5 +128,5 @@ def test_a_true_sample_is_the_latent() -> None:
 
 
 def test_an_unknown_prediction_is_refused() -> None:
-    with pytest.raises(ValueError, match="unknown prediction 'x0': use noise, velocity or sample"):
+    with pytest.raises(ValueError, match="unknown prediction 'x0': use noise, velocity, sample or flow"):
         Denoising(schedule="cosine", num_timesteps=10, loss="l1", prediction="x0")

@@ -4,7 +4,6 @@ import json
 import re
 from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -33,7 +32,9 @@ def images(dataset: FactorDataset) -> np.ndarray:
 def algebra(checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> Editor:
     """An editor whose pictures are their scalars, so that what an edit does to units is seen exactly."""
     editor = Editor.open(checkpoint)
-    monkeypatch.setattr(editor, "encode", lambda pictures: SimpleNamespace(units=np.array(pictures, np.float32)))
+    monkeypatch.setattr(
+        editor, "encode", lambda pictures: Encoded(np.array(pictures, np.float32), np.array(pictures)[..., None], {})
+    )
     monkeypatch.setattr(editor, "decode", lambda units, **options: np.array(units))
     return editor
 

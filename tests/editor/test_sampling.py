@@ -47,3 +47,9 @@ def test_a_model_that_draws_in_a_single_pass_is_asked_for_nothing() -> None:
     ):
         with pytest.raises(EditError, match=f"draws in a single pass, without noise: leave {named} out"):
             choose_sampling(None, **({"steps": None, "sampler": None} | asked))
+
+
+def test_a_model_that_draws_a_residual_in_a_single_pass_can_keep_that_of_an_image() -> None:
+    assert choose_sampling(None, None, None, keep_details=True, takes_noise=True) == Sampling(None, None)
+    with pytest.raises(EditError, match="this model draws in a single pass: leave steps out"):
+        choose_sampling(None, 1, None, keep_details=True, takes_noise=True)

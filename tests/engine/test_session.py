@@ -23,7 +23,7 @@ from raydis.engine.session import run_session
 from raydis.engine.state import Progress, Training
 from raydis.engine.step import Step
 from raydis.errors import MetricError
-from raydis.methods.beta_vae import BetaVae
+from raydis.methods.vae import BetaVae
 from raydis.metrics.telling import label_units
 
 CPU = torch.device("cpu")

@@ -12,9 +12,9 @@ from raydis.config import RunConfig
 from raydis.data.dataset import ArrayDataset
 from raydis.engine.state import Training
 from raydis.engine.step import backward, next_batch, optimizer_step
-from raydis.methods.beta_vae import BetaVae
 from raydis.methods.contract import Batch
 from raydis.methods.factor_vae import FactorVae, shuffle_units
+from raydis.methods.vae import BetaVae
 
 VAE = {"num_units": 3, "hidden_dim": 16}
 

@@ -16,12 +16,16 @@ from raydis.data import open_dataset
 from raydis.editor.editor import Editor
 from raydis.engine.session import run_session
 from raydis.engine.state import Training
+from raydis.errors import ConfigError
 from raydis.methods.contract import Method, UnitMethod
 from raydis.methods.ica_units import IcaUnits
 from tests.double import double_precision
 
 LEFT_OUT = {"facts", "unit_counts", "token_cloud"}  # they describe the units before the rotation
-GENERIC = {"lift", "encode", "register_quantiles", "read_diagnosis"}
+GENERIC = {
+    *("lift", "encode", "represent", "write", "unit_widths"),  # a unit is a number, and so is its code
+    *("register_quantiles", "measure_quantiles", "read_diagnosis"),
+}
 
 
 def config_of(kind: str, rotation: str = "ica", **method: Any) -> RunConfig:
@@ -117,3 +121,8 @@ def test_methods_without_units_or_with_independent_ones_are_refused(kind: str, m
     tree = {"method": {"kind": kind}, "first_stage": {"kind": "pixel"}, "units": {"rotation": "ica"}}
     with pytest.raises(ValidationError, match=message):
         RunConfig.model_validate(tree | {"evaluation": {"protocol": "none"}})
+
+
+def test_units_that_are_vectors_are_refused() -> None:
+    with pytest.raises(ConfigError, match=r"rotates numbers, and the units of method\.kind=disdiff are vectors: set"):
+        build_method(RunConfig.model_validate({"method": {"kind": "disdiff"}, "units": {"rotation": "ica"}}), 3)

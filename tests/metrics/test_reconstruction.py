@@ -3,7 +3,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from raydis.metrics.reconstruction import psnr
+from raydis.errors import MetricError
+from raydis.metrics.reconstruction import psnr, ssim
 
 
 def test_known_values() -> None:
@@ -28,3 +29,28 @@ def test_the_error_of_one_pixel_is_spread_over_the_image() -> None:
     other = images.copy()
     other[0, 0, 3, 3] = 1.0
     assert psnr(images, other, peak=1.0).item() == pytest.approx(20.0)
+
+
+def test_ssim_is_that_of_its_windows() -> None:
+    rng = np.random.default_rng(0)
+    images = rng.random((2, 3, 13, 12))
+    others = np.clip(images + 0.2 * rng.normal(size=images.shape), 0, 1)
+    place = np.arange(11) - 5
+    weights = np.exp(-(place[:, None] ** 2 + place**2) / 4.5)
+    weights /= weights.sum()
+    found = np.zeros((2, 3, 3, 2))
+    for m, c, y, x in np.ndindex(found.shape):
+        a, b = (each[m, c, y : y + 11, x : x + 11] for each in (images, others))
+        mean_a, mean_b = (weights * a).sum(), (weights * b).sum()
+        var_a, var_b = (weights * (a - mean_a) ** 2).sum(), (weights * (b - mean_b) ** 2).sum()
+        covariance = (weights * (a - mean_a) * (b - mean_b)).sum()
+        found[m, c, y, x] = (2 * mean_a * mean_b + 1e-4) * (2 * covariance + 9e-4)
+        found[m, c, y, x] /= (mean_a**2 + mean_b**2 + 1e-4) * (var_a + var_b + 9e-4)
+    assert ssim(images, others, peak=1.0) == pytest.approx(found.mean(axis=(1, 2, 3)), abs=1e-10)
+    assert ssim(images, images, peak=1.0) == pytest.approx(1.0)
+    assert ssim(images * 255, others * 255, peak=255) == pytest.approx(ssim(images, others, peak=1.0))
+
+
+def test_ssim_of_images_smaller_than_a_window_is_refused() -> None:
+    with pytest.raises(MetricError, match="at least 11 pixels high and wide"):
+        ssim(np.zeros((1, 3, 8, 8)), np.zeros((1, 3, 8, 8)), peak=1.0)

@@ -9,16 +9,18 @@ import numpy as np
 import pytest
 
 from raydis.errors import MetricError
+from raydis.metrics import importance
 from raydis.metrics.dci import dci
+from raydis.metrics.entry import Metric, Number
 from raydis.metrics.factor_vae import factor_vae
 from raydis.metrics.importance import Estimator
-from raydis.metrics.mcc import mcc
 from raydis.metrics.mig import mig
 from raydis.metrics.protocol import SEARCH
 from raydis.metrics.representation import per_unit_pca
+from raydis.metrics.sampling import LevelIndex
 from raydis.metrics.scores import Scores, differences
-from raydis.metrics.scoring import derived_seed, measure, score
-from raydis.metrics.table import METRICS, Metric, Number, numbers
+from raydis.metrics.scoring import derived_seed, fitting_metrics, measure, score
+from raydis.metrics.table import METRICS, metrics_of
 
 SIZES = (4, 3, 2)
 QUICK = replace(
@@ -26,6 +28,7 @@ QUICK = replace(
     overrides={
         "factor_vae": {"num_variance": 500, "num_train": 400, "num_eval": 300},
         "dci": {"num_train": 300, "num_test": 200},
+        "sample_efficiency": {"num_many": 300, "num_test": 200},
     },
 )
 
@@ -64,7 +67,6 @@ def test_scores_are_to_the_bit_what_each_metric_gives_from_its_own_fresh_generat
         "dci_completeness": fits.completeness,
         "dci_informativeness": fits.informativeness,
         "mig": mig(scalars, factors, rng=fresh()).score,
-        "mcc": mcc(scalars, factors).score,
     }
     assert fits.importance is not None
     assert scores.details == {"num_active_units": votes.num_active, "importance": fits.importance.tolist()}
@@ -85,7 +87,7 @@ def test_the_spread_is_the_standard_deviation_over_the_seeds_of_the_draws(synthe
     table = synthetic("rotated", SIZES)
     seeds = [5, derived_seed(5, "draw 2"), derived_seed(5, "draw 3")]
     draws = [run(*table, seed=seed, num_draws=1).values for seed in seeds]
-    expected = {name: np.std([values[name] for values in draws], ddof=1) for name in numbers()}
+    expected = {name: np.std([values[name] for values in draws], ddof=1) for name in draws[0]}
     assert run(*table, seed=5).spread == pytest.approx(expected)
     assert min(expected[name] for name in ("factor_vae", "dci_disentanglement", "mig")) > 0
 
@@ -177,7 +179,8 @@ def test_a_metric_without_a_finite_value_makes_the_scores_invalid_and_is_named(
     synthetic: Callable, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     number = Number("broken", field="score", short="broken", title="Broken")
-    monkeypatch.setitem(METRICS, "broken", Metric(function=lambda codes, factors, rng: Broken(), numbers=(number,)))
+    broken = Metric(function=lambda codes, factors, rng: Broken(), numbers=(number,), default=True)
+    monkeypatch.setitem(METRICS, "broken", broken)
     scores = run(*synthetic("noisy", SIZES))
     assert (scores.status, scores.values) == ("invalid", {})
     assert scores.reason == "broken is nan: the metric broken has no finite value for these codes"
@@ -203,7 +206,66 @@ def test_a_table_that_lacks_what_a_metric_needs_is_refused_before_the_metric_see
 
 def test_one_metric_alone_gives_the_numbers_that_scores_hold(synthetic: Callable) -> None:
     table = synthetic("noisy", SIZES)
-    whole, scalars = run(*table, estimator="hist", seed=4), per_unit_pca(table[0])
-    for name, metric in METRICS.items():
+    protocol, scalars = replace(QUICK, metrics="all"), per_unit_pca(table[0])
+    whole = score(*table, protocol=protocol, seed=4, num_draws=1, data_fingerprint="grid-a")
+    of_vectors = {name for name, metric in METRICS.items() if "vectors" in metric.needs}
+    assert set(METRICS) - set(whole.sizes) == {"tad"} | of_vectors  # tad needs binary factors
+    for name in whole.sizes:
         alone = measure(name, scalars, table[1], protocol=QUICK, seed=4).values
-        assert alone == {number.name: whole.values[number.name] for number in metric.numbers}
+        assert alone == {number.name: whole.values[number.name] for number in METRICS[name].numbers}
+
+
+def test_a_choice_of_metrics_gives_their_numbers_in_the_order_of_the_table(synthetic: Callable) -> None:
+    table = synthetic("noisy", SIZES)
+    chosen = score(*table, protocol=replace(QUICK, metrics=("irs", "mig")), data_fingerprint="grid-a")
+    assert list(chosen.values) == ["mig", "irs"]
+    assert set(chosen.sizes) == {"mig", "irs"}
+    assert chosen.values["mig"] == run(*table).values["mig"]
+    assert not differences(chosen, run(*table, estimator="hist"))
+
+
+def test_a_metric_that_the_factors_do_not_fit_is_refused_by_name_and_left_out_of_all(synthetic: Callable) -> None:
+    codes, factors = synthetic("noisy", SIZES)
+    binary = (factors > 0).astype(int)
+    every = replace(QUICK, metrics="all")
+    assert set(fitting_metrics(codes, binary, vectors=True)) == set(METRICS)
+    assert set(METRICS) - set(fitting_metrics(codes[:, :1], factors, vectors=True)) == {
+        name for name, metric in METRICS.items() if {"two_units", "binary_factors"} & set(metric.needs)
+    }
+    with pytest.raises(
+        MetricError, match=r"tad is of binary attributes, but factors \[0, 1\] have more than two values"
+    ):
+        score(codes, factors, protocol=replace(every, metrics=("tad",)), data_fingerprint="grid-a")
+
+
+def test_all_draws_share_one_index_of_the_levels(synthetic: Callable, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[int] = []
+    build = LevelIndex.of.__func__  # type: ignore[attr-defined]
+    monkeypatch.setattr(LevelIndex, "of", classmethod(lambda cls, factors: calls.append(1) or build(cls, factors)))
+    protocol = replace(QUICK, metrics=("factor_vae", "beta_vae"))
+    score(*synthetic("noisy", SIZES), protocol=protocol, data_fingerprint="grid-a")
+    assert len(calls) == 1
+
+
+def test_metrics_of_one_draw_share_their_fits_and_give_the_same_numbers(
+    synthetic: Callable, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    table = synthetic("noisy", SIZES)
+    sizes = {"num_test": 200}
+    overrides = {"dci": sizes | {"num_train": 300}, "sample_efficiency": sizes | {"num_many": 300}}
+    protocol = replace(SEARCH, estimator="tree", metrics=("dci", "sample_efficiency"), overrides=overrides)
+    alone = [measure(name, per_unit_pca(table[0]), table[1], protocol=protocol, seed=4) for name in protocol.metrics]
+    calls: list[int] = []
+    fit = importance.fit_factor
+    monkeypatch.setattr(importance, "fit_factor", lambda *args, **kwargs: calls.append(1) or fit(*args, **kwargs))
+    together = score(*table, protocol=protocol, seed=4, num_draws=1, data_fingerprint="grid-a")
+    assert together.values == {**alone[0].values, **alone[1].values}
+    assert len(calls) == 2 * len(SIZES)  # to many labels once, and to few
+
+
+def test_an_unknown_metric_is_refused_with_the_nearest_name() -> None:
+    for name, near in (("mgi", "mig"), ("dci_disentanglement", "dci"), ("modularity", "modularity_explicitness")):
+        with pytest.raises(MetricError, match=f"no metric is named {name}; did you mean {near}\\?"):
+            metrics_of(replace(SEARCH, metrics=(name,)))
+    with pytest.raises(MetricError, match="no metric is chosen: name some of factor_vae"):
+        metrics_of(replace(SEARCH, metrics=()))

@@ -13,6 +13,7 @@ from raydis.models.blocks import (
     TokenTransformer,
     drop_skip_channels,
     group_norm,
+    overlap,
     split_heads,
     timestep_embedding,
     zero_init,
@@ -195,3 +196,56 @@ def test_transformers_equal_those_of_diffusers(num_heads: int) -> None:
     x, tokens = 0.01 * normal(2, 64, 4, 4), normal(2, 5, 12, seed=1)  # faint, so that a norm's epsilon counts
     (expected,) = theirs(x, encoder_hidden_states=tokens, return_dict=False)
     torch.testing.assert_close(ours(x, tokens @ key_value.t()), expected, rtol=1e-4, atol=1e-4)
+
+
+def attention(*rows: list[float]) -> Tensor:
+    """Attention weights (1, 1, L, N) from one row of N weights for each position."""
+    return torch.tensor(rows, dtype=torch.float64)[None, None]
+
+
+def test_tokens_that_write_to_disjoint_positions_do_not_overlap() -> None:
+    weights = attention([1.0, 0.0, 0.0], [0.0, 1.0, 0.0], [0.0, 0.0, 1.0], [1.0, 0.0, 0.0])
+    assert overlap(weights, normal(1, 1, 3, 5).double()).item() == pytest.approx(0.0, abs=1e-15)
+
+
+def test_tokens_that_write_everywhere_alike_overlap_fully_however_much_they_write() -> None:
+    weights = attention([0.2, 0.3, 0.5], [0.2, 0.3, 0.5])
+    assert overlap(weights, normal(1, 1, 3, 5).double()).item() == pytest.approx(1.0, abs=1e-12)
+
+
+def test_the_overlap_is_the_mean_cosine_of_what_pairs_of_tokens_write() -> None:
+    torch.manual_seed(0)
+    weights, values = torch.rand(2, 3, 6, 4, dtype=torch.float64).softmax(-1), normal(2, 3, 4, 5).double()
+    written = torch.einsum("bhln,bhnc->bnlhc", weights, values) * 0  # laid out as (B, N, L, heads, C)
+    for token in range(4):
+        written[:, token] = (weights[..., token, None] * values[:, :, None, token]).transpose(1, 2)
+    maps = written.flatten(3).norm(dim=-1)  # (B, N, L)
+    cosines = [
+        F.cosine_similarity(maps[image, a], maps[image, b], dim=0)
+        for image in range(2)
+        for a in range(4)
+        for b in range(4)
+        if a != b
+    ]
+    torch.testing.assert_close(overlap(weights, values), torch.stack(cosines).mean())
+    order = [2, 0, 3, 1]
+    torch.testing.assert_close(overlap(weights[..., order], values[:, :, order]), overlap(weights, values))
+
+
+def test_a_token_that_writes_nothing_overlaps_with_none() -> None:
+    weights, values = attention([0.5, 0.25, 0.25], [0.5, 0.25, 0.25]), normal(1, 1, 3, 5).double()
+    values[:, :, 2] = 0.0
+    # of six ordered pairs, two are of the tokens that write, and they write alike
+    assert overlap(weights, values).item() == pytest.approx(2 / 6, abs=1e-12)
+
+
+def test_a_transformer_that_measures_its_overlap_computes_the_same() -> None:
+    block = randomised(TokenTransformer(16, 4)).double()
+    x, keys_values = normal(2, 16, 3, 3).double(), normal(2, 5, 32, seed=1).double().requires_grad_()
+    overlaps: list[Tensor] = []
+    torch.testing.assert_close(block(x, keys_values, overlaps), block(x, keys_values))
+    assert len(overlaps) == 1
+    assert 0.0 < overlaps[0].item() < 1.0
+    overlaps[0].backward()
+    assert torch.isfinite(keys_values.grad).all()
+    assert keys_values.grad.abs().sum() > 0

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from raydis.models.conv_vae import ConvDecoder, ConvEncoder, dense_network
+from raydis.models.conv_vae import ConvDecoder, ConvEncoder, PairEncoder, SplitEncoder, dense_network
 
 
 def num_parameters(module: nn.Module) -> int:
@@ -20,6 +20,31 @@ def test_the_networks_have_the_published_numbers_of_parameters() -> None:
 def test_the_discriminator_has_the_published_number_of_parameters() -> None:
     """Six hidden layers of 1000: 10 * 1000 + 1000, five times 1000 * 1000 + 1000, and 1000 * 2 + 2."""
     assert num_parameters(dense_network(10, (1000,) * 6, 2)) == 11_000 + 5 * 1_001_000 + 2_002 == 5_018_002
+
+
+def test_a_split_encoder_has_four_kernels_of_4_px_and_a_network_for_each_part() -> None:
+    """InfoGAN-CR's FactorVAE: a dense layer of 128 without activation. Its trunk has 247,616 parameters."""
+    encoder = SplitEncoder(64, 3, (10, 5))
+    kernels = [layer.kernel_size[0] for layer in encoder.modules() if isinstance(layer, nn.Conv2d)]
+    assert kernels == [4, 4, 4, 4]
+    assert isinstance(encoder.trunk[-1], nn.Linear)
+    convolutions = (48 * 32 + 32) + (512 * 32 + 32) + (512 * 64 + 64) + (1024 * 64 + 64)
+    assert num_parameters(encoder.trunk) == convolutions + 1024 * 128 + 128 == 247_616
+    assert num_parameters(encoder.heads) == 2 * (128 * 128 + 128) + 129 * 20 + 129 * 10
+    shown = torch.randn(2, 3, 64, 64)
+    (mean, log_variance), (rest, _) = encoder(shown)
+    assert (mean.shape, log_variance.shape, rest.shape) == ((2, 10), (2, 10), (2, 5))
+    hidden = encoder.heads[0](encoder.trunk(shown))
+    assert torch.equal(torch.cat([mean, log_variance], dim=1), hidden)
+
+
+def test_a_pair_encoder_sees_both_images_in_their_order() -> None:
+    torch.manual_seed(0)
+    encoder, (first, second) = PairEncoder(16, 3, 8, hidden_dim=16), torch.randn(2, 4, 3, 16, 16)
+    assert encoder(first, second).shape == (4, 8)
+    assert not torch.equal(encoder(first, second), encoder(second, first))
+    assert not torch.equal(encoder(first, second), encoder(first, first))
+    assert encoder.scale.item() == 1.0
 
 
 def test_the_kernels_are_the_published_ones() -> None:

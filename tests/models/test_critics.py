@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from raydis.models.critics import PatchDiscriminator, PerceptualDistance
+from raydis.models.critics import ImageDiscriminator, PatchDiscriminator, PerceptualDistance, SpectralNorm
 
 CHANNELS = {
     0: 64,
@@ -41,6 +41,49 @@ def test_a_discriminator_judges_patches() -> None:
     verdicts = discriminator(images)
     assert verdicts.shape == (2, 1, 4, 4)
     torch.testing.assert_close(discriminator(images[:1]), verdicts[:1])  # whatever else is in the batch
+
+
+def test_the_image_discriminator_has_the_published_number_of_parameters() -> None:
+    """InfoGAN-CR's at 64 px with three channels."""
+    discriminator = ImageDiscriminator(64, 3)
+    assert sum(weight.numel() for weight in discriminator.parameters()) == 247_745
+    assert discriminator(torch.randn(2, 3, 64, 64)).shape == (2, 1)
+
+
+def test_a_spectral_norm_is_the_largest_singular_value_and_follows_the_weight() -> None:
+    torch.manual_seed(0)
+    weight, other = torch.randn(2, 8, 3, 4, 4, dtype=torch.float64)
+    norm = SpectralNorm(weight)
+    for matrix in (weight, other):
+        norm.iterate(matrix, 2000)
+        largest = torch.linalg.matrix_norm(matrix.flatten(1), ord=2)
+        torch.testing.assert_close(norm(matrix), matrix / largest, rtol=0, atol=1e-12)
+    kept = norm(weight)
+    assert torch.equal(norm(weight), kept)  # a forward pass does not iterate
+
+
+def test_the_gradient_through_a_spectral_norm_is_that_of_pytorch() -> None:
+    torch.manual_seed(0)
+    theirs = nn.utils.parametrizations.spectral_norm(nn.Linear(5, 4, bias=False).double()).eval()
+    weight = theirs.parametrizations["weight"].original  # pyright: ignore
+    norm = SpectralNorm(weight)
+    norm.left.copy_(theirs.parametrizations["weight"][0]._u)  # pyright: ignore
+    norm.right.copy_(theirs.parametrizations["weight"][0]._v)  # pyright: ignore
+    inputs = torch.randn(3, 5, dtype=torch.float64)
+    (expected,) = torch.autograd.grad(theirs(inputs).square().sum(), weight)
+    (found,) = torch.autograd.grad((inputs @ norm(weight).T).square().sum(), weight)
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-12)
+
+
+def test_iterating_a_discriminator_improves_the_norms_of_all_its_layers() -> None:
+    torch.manual_seed(0)
+    discriminator = ImageDiscriminator(16, 1)
+    layers = [layer for layer in discriminator if isinstance(layer, nn.Conv2d | nn.Linear)]
+    assert len(layers) == 6
+    for _ in range(300):
+        discriminator.iterate()
+    for layer in layers:
+        assert torch.linalg.matrix_norm(layer.weight.flatten(1), ord=2).item() == pytest.approx(1.0, abs=1e-2)
 
 
 def test_features_are_those_of_the_network_written_as_torchvision_does(vgg: dict[str, Tensor]) -> None:

@@ -12,6 +12,7 @@ from raydis.models.blocks import drop_skip_channels
 from raydis.models.encoder import Encoder
 from raydis.models.unet import UNet
 from tests.benchmarks.plain import PlainUNet, copy_unet, plain_encoder
+from tests.double import double_precision
 
 REFERENCE = {"latent_dim": 3, "latent_size": 16, "unit_dim": 32, **UNetConfig().model_dump()}
 SMALL = {
@@ -178,7 +179,9 @@ def test_predictions_equal_those_of_a_plainly_written_unet(settings: dict) -> No
 def test_gradients_equal_those_of_a_plainly_written_unet_and_encoder() -> None:
     torch.manual_seed(0)
     config = EncoderConfig(channels=(8, 16), stem_stride=4, hidden_dims=(12,), token_hidden_dims=(10, 9))
-    encoder = Encoder(image_size=16, image_channels=3, num_units=5, unit_dim=6, **config.model_dump()).eval()
+    encoder = Encoder(
+        image_size=16, image_channels=3, num_units=5, unit_dim=6, **config.model_dump(exclude={"kind"})
+    ).eval()
     ours = awake(untrained()).eval()
     plain, plain_tokens = PlainUNet(**SMALL).eval(), plain_encoder(encoder)
     copy_unet(plain, ours)
@@ -194,3 +197,18 @@ def test_gradients_equal_those_of_a_plainly_written_unet_and_encoder() -> None:
         torch.testing.assert_close(mine.grad, theirs.grad, rtol=1e-3, atol=1e-7)
     for unit, mlp in enumerate(plain_tokens.mlps):
         torch.testing.assert_close(encoder.tokens.weights[0].grad[unit].t(), mlp[0].weight.grad, rtol=1e-3, atol=1e-7)
+
+
+def test_every_transformer_measures_its_overlap_which_the_order_of_the_tokens_does_not_change() -> None:
+    overlaps: list[Tensor] = []
+    shuffled: list[Tensor] = []
+    with double_precision():
+        unet = awake(untrained()).eval()
+        latents, times, tokens = normal(2, 4, 8, 8).double(), torch.tensor([3, 700]), normal(2, 5, 6, seed=9).double()
+
+        predicted = unet(latents, times, unet.condition(tokens), overlaps)
+        unet(latents, times, unet.condition(tokens[:, [3, 0, 4, 1, 2]]), shuffled)
+
+        torch.testing.assert_close(predicted, unet(latents, times, unet.condition(tokens)))
+    assert len(overlaps) == len(unet.token_dims)
+    torch.testing.assert_close(torch.stack(overlaps), torch.stack(shuffled))

@@ -25,8 +25,8 @@ from raydis.data.dataset import ArrayDataset
 from raydis.editor.editor import Editor
 from raydis.engine.session import run_session
 from raydis.engine.state import Training
-from raydis.methods.beta_vae import BetaVae
 from raydis.methods.contract import Diagnosis
+from raydis.methods.vae import BetaVae
 from raydis.report.page import render_report, write_report
 from raydis.report.plots import draw_anchors, draw_curve
 from raydis.report.template import render

@@ -116,13 +116,13 @@ def test_raw_bodies_of_each_format_and_a_form_give_the_same_units(
 
 def test_each_unit_has_the_facts_that_the_method_states_of_it(served: ServedModel) -> None:
     facts = {"component": np.int64([3, -1]), "responsibility": np.float32([0.75, 0.0])}
-    encoded = EncodedImage(np.float32([0.5, 1.5]), facts)
+    encoded = EncodedImage(np.float32([0.5, 1.5]), np.zeros((2, 3), np.float32), facts)
     assert Encoding.of(served, encoded).model_dump()["units"] == [
         {"index": 0, "value": 0.5, "facts": {"component": 3, "responsibility": 0.75}},
         {"index": 1, "value": 1.5, "facts": {"component": -1, "responsibility": 0.0}},
     ]
     assert '"component":3,' in Encoding.of(served, encoded).model_dump_json()  # an index stays an integer
-    bare = Encoding.of(served, EncodedImage(encoded.units, {}))
+    bare = Encoding.of(served, EncodedImage(encoded.units, encoded.codes, {}))
     assert [unit.facts for unit in bare.units] == [{}, {}]
 
 

@@ -15,6 +15,8 @@ from raydis.registry import ModelRef, Registry
 from raydis.serve.model import Drawing, ServedModel, default_batch_sizes, open_model
 from raydis.store import open_store
 
+CODES = np.zeros((4, 8), np.float32)  # of units that are scalars, whose codes have no influence
+
 
 def test_an_encoding_has_the_same_bytes_alone_and_among_any_others(served: ServedModel, pictures: np.ndarray) -> None:
     alone = [served.encode([picture])[0] for picture in pictures]
@@ -29,7 +31,7 @@ def test_an_encoding_has_the_same_bytes_alone_and_among_any_others(served: Serve
 def test_a_drawing_has_the_same_bytes_alone_and_among_any_others(served: ServedModel) -> None:
     rng = np.random.default_rng(0)
     rows = rng.normal(size=(9, 4)).astype(np.float32)
-    drawings = [Drawing(units, seed, Sampling(5, "unipc")) for seed, units in enumerate(rows)]
+    drawings = [Drawing(units, CODES, seed, Sampling(5, "unipc")) for seed, units in enumerate(rows)]
     alone = [served.draw([drawing])[0] for drawing in drawings]
     assert len({picture.tobytes() for picture in alone}) == 9
     for mates in (served.draw(drawings), served.draw(drawings[::-1])[::-1]):
@@ -41,7 +43,7 @@ def test_a_drawing_that_keeps_details_has_the_same_bytes_alone_and_among_any_oth
 ) -> None:
     codes = served.encode(list(pictures))
     how = Sampling(5, "ddim")
-    drawings = [Drawing(code.units, 0, how, picture) for code, picture in zip(codes, pictures, strict=True)]
+    drawings = [Drawing(code.units, code.codes, 0, how, picture) for code, picture in zip(codes, pictures, strict=True)]
     alone = [served.draw([drawing])[0] for drawing in drawings]
     assert len({picture.tobytes() for picture in alone}) == 9
     mates = served.draw(drawings)
@@ -53,14 +55,14 @@ def test_a_drawing_that_keeps_details_has_the_same_bytes_alone_and_among_any_oth
 def test_only_drawings_of_equal_steps_samplers_and_starts_share_a_batch() -> None:
     units, picture = np.zeros(4, np.float32), np.zeros((16, 16, 3), np.uint8)
     drawings = [
-        Drawing(units, 0, Sampling(5, "ddim")),
-        Drawing(units, 0, Sampling(6, "ddim")),
-        Drawing(units, 0, Sampling(5, "unipc")),
-        Drawing(units, 0, Sampling(5, "ddim"), picture),
+        Drawing(units, CODES, 0, Sampling(5, "ddim")),
+        Drawing(units, CODES, 0, Sampling(6, "ddim")),
+        Drawing(units, CODES, 0, Sampling(5, "unipc")),
+        Drawing(units, CODES, 0, Sampling(5, "ddim"), picture),
     ]
     assert len({drawing.batch_key for drawing in drawings}) == 4
-    assert drawings[0].batch_key == Drawing(units + 1, 3, Sampling(5, "ddim")).batch_key
-    assert drawings[3].batch_key == Drawing(units + 1, 3, Sampling(5, "ddim"), picture + 1).batch_key
+    assert drawings[0].batch_key == Drawing(units + 1, CODES, 3, Sampling(5, "ddim")).batch_key
+    assert drawings[3].batch_key == Drawing(units + 1, CODES, 3, Sampling(5, "ddim"), picture + 1).batch_key
 
 
 def test_a_served_encoding_agrees_with_the_editors(served: ServedModel, pictures: np.ndarray) -> None:

@@ -96,7 +96,8 @@ def test_a_method_is_trained_searched_scored_promoted_traversed_and_served(
     (codes,) = served.encode([picture])
     assert codes.facts == {}
     moved = served.edit_units(codes.units, {0: 2.0}, {1: -1.0})
-    drawn = served.draw([Drawing(units, seed, sampling) for seed, units in enumerate((codes.units, moved, moved))])
+    rows = (codes.units, moved, moved)
+    drawn = served.draw([Drawing(units, codes.codes, seed, sampling) for seed, units in enumerate(rows)])
     assert [image.shape for image in drawn] == [(16, 16, 3)] * 3
     assert not np.array_equal(drawn[0], drawn[1])
     assert np.array_equal(drawn[1], drawn[2])  # no seed has a part in it

@@ -6,6 +6,13 @@ The encoder maps an image to N units and each unit to a vector, its token. Dynam
 token towards an anchor. A U-Net, trained with Skip Dropout (SD), denoises the image and reads the tokens by
 cross-attention. With anchors off and a skip_dropout_rate of 0, the method is EncDiff (arXiv 2402.09712) with this
 encoder, so the controls of the paper are settings of this class.
+
+So is a reconstruction of the method of arXiv 2602.05214, of which we could read neither code nor formulas, only a
+summary: flow matching on the straight path, conditioned on the tokens by cross-attention, and a penalty on what the
+contributions of two factors have in common. We chose: the schedule `straight` with the prediction `flow` and loss `l2`;
+and as penalty the cosine of where two units' tokens write, averaged over pairs, transformers and images
+(`raydis.models.blocks.overlap`), times `overlap_weight`. According to summaries, the authors divide the velocity among
+the factors by an attention at the output of their network, and penalise there. We keep the U-Net as it is.
 """
 
 from __future__ import annotations
@@ -34,7 +41,7 @@ from raydis.methods.dyga_sd.diagnosis import lay_out, read_version_1
 from raydis.metrics.telling import UnitLabel
 from raydis.models.anchors import Anchors
 from raydis.models.autoencoders import Autoencoder, FirstStage
-from raydis.models.encoder import Encoder
+from raydis.models.encoder import UnitEncoder
 from raydis.models.unet import UNet
 
 
@@ -46,19 +53,21 @@ class DygaSd(UnitMethod):
         denoising: noise schedule, training times and loss.
         latent_size: h = w, px.
         refit: when and how the anchors are fitted; None if they never are.
+        overlap_weight: weight of the overlap of the units' tokens in the loss; 0 omits it.
         num_quantiles: Q of `unit_quantiles`.
     """
 
     def __init__(
         self,
         *,
-        encoder: Encoder,
+        encoder: UnitEncoder,
         unet: UNet,
         anchors: Anchors,
         first_stage: FirstStage,
         denoising: Denoising,
         latent_size: int,
         refit: AnchorConfig | None = None,
+        overlap_weight: float = 0.0,
         num_quantiles: int = 21,
     ) -> None:
         super().__init__()
@@ -68,6 +77,7 @@ class DygaSd(UnitMethod):
         self.first_stage = first_stage.requires_grad_(False)
         self.denoising = denoising
         self.latent_shape = (first_stage.latent_dim, latent_size, latent_size)
+        self.overlap_weight = overlap_weight
         self._refit = refit
         if refit is not None and refit.mode != "off":
             self.refit_images, self.refit_samples = refit.refit_images, refit.fit_samples
@@ -129,7 +139,7 @@ class DygaSd(UnitMethod):
         return {"num_unanchored_units": int((self.anchors.fitted & ~self.anchors.active).sum())}
 
     def forward(self, batch: Batch, move: str) -> Losses:
-        """Return the denoising loss of a batch."""
+        """Return the denoising loss of a batch; with a penalty, their weighted sum and both parts."""
         images, latents = batch.images, batch.latents
         timesteps, noise = batch.draws["timesteps"], batch.draws["noise"]
         with torch.autocast(images.device.type, enabled=False):  # bfloat16 would add more noise than the earliest times
@@ -137,8 +147,13 @@ class DygaSd(UnitMethod):
         alpha_bar = self.denoising.alpha_bars[timesteps]
         noisy = add_noise(scaled, noise, alpha_bar)
         codes = self.anchors(self.encoder(images))
-        predicted = self.unet(noisy, timesteps, self.unet.condition(codes))
-        return {"loss": self.denoising.loss(predicted, self.denoising.target(scaled, noise, alpha_bar))}
+        overlaps: list[Tensor] | None = [] if self.overlap_weight else None
+        predicted = self.unet(noisy, timesteps, self.unet.condition(codes), overlaps)
+        denoising = self.denoising.loss(predicted, self.denoising.target(scaled, noise, alpha_bar))
+        if overlaps is None:
+            return {"loss": denoising}
+        overlap = torch.stack(overlaps).mean()
+        return {"loss": denoising + self.overlap_weight * overlap, "denoising": denoising, "overlap": overlap}
 
     @torch.no_grad()
     def units(self, images: Tensor) -> Tensor:

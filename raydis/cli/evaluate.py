@@ -1,0 +1,267 @@
+"""The command `evaluate`: score codes from files or checkpoints, and write tables and a picture."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
+
+import typer
+
+from raydis.cli.options import Storage
+from raydis.errors import ConfigError, MetricError
+
+if TYPE_CHECKING:
+    from raydis.evaluation.draws import Progress
+    from raydis.evaluation.result import Evaluation
+    from raydis.metrics.protocol import Protocol
+
+
+Sources = Annotated[
+    list[str],
+    typer.Argument(
+        help="Codes of each run: .npy, .npz, .npz:KEY, .csv or .parquet; or checkpoint folders, or name@alias. Several "
+        "are runs with different training seeds."
+    ),
+]
+FactorFile = Annotated[
+    str | None, typer.Option(help="File with the factors of the same rows. A checkpoint brings its own.")
+]
+FactorNames = Annotated[
+    str | None,
+    typer.Option(metavar="NAME,...", help="Names of the factors, or the columns of a table that are factors."),
+]
+Metrics = Annotated[
+    str | None,
+    typer.Option(metavar="NAME,...", help="Metrics to compute, or all that fit; default: those that papers report."),
+]
+ProtocolName = Annotated[
+    str, typer.Option(help="search: DCI fitted by hist; published: by reference, as in papers, in ten times the time.")
+]
+EstimatorName = Annotated[
+    str | None, typer.Option(help="Classifier of DCI, reference, hist or tree; default: the protocol's.")
+]
+NumDraws = Annotated[
+    int | None,
+    typer.Option(min=1, help="Computations of each metric; 1: no intervals. Default: 10, or 1 for several runs."),
+]
+Intervals = Annotated[
+    str | None,
+    typer.Option(help="Intervals over rows (bootstrap) or draws; default: rows, or draws for a complete grid."),
+]
+Confidence = Annotated[float, typer.Option(help="Confidence of the intervals, between 0 and 1.")]
+Seed = Annotated[int, typer.Option(min=0, help="Seed of the draw that gives the numbers.")]
+NumJobs = Annotated[
+    int | None, typer.Option(min=1, help="Processes, which change no number; default: one for each CPU.")
+]
+Outputs = Annotated[
+    list[Path] | None, typer.Option("--output", "-o", help="File to write, .json, .csv, .md, .tex or .txt. Repeatable.")
+]
+Picture = Annotated[
+    Path | None, typer.Option(help="Picture to write, .png, .pdf or .svg: scores, and importance of each unit.")
+]
+Format = Annotated[str, typer.Option(help="What to print: text, json, csv, markdown or latex.")]
+
+
+class _Inputs(NamedTuple):
+    """The codes of each run by name, the factors and their names, and notes about what was left out."""
+
+    codes: dict[str, Any]
+    factors: Any
+    factor_names: tuple[str, ...] | None
+    notes: tuple[str, ...]
+
+
+def evaluate(
+    codes: Sources,
+    factors: FactorFile = None,
+    factor_names: FactorNames = None,
+    metrics: Metrics = None,
+    protocol: ProtocolName = "search",
+    estimator: EstimatorName = None,
+    num_draws: NumDraws = None,
+    intervals: Intervals = None,
+    confidence: Confidence = 0.95,
+    seed: Seed = 0,
+    num_jobs: NumJobs = None,
+    output: Outputs = None,
+    picture: Picture = None,
+    format: Format = "text",
+    storage: Storage = "runs",
+) -> None:
+    """Score any representation: how well do its units separate the factors of its data?"""
+    from raydis.evaluation.evaluate import PROTOCOLS
+    from raydis.evaluation.evaluate import evaluate as score
+    from raydis.evaluation.formats import FORMATS
+
+    for option, value, known in (("--format", format, FORMATS), ("--protocol", protocol, PROTOCOLS)):
+        if value not in known:
+            raise ConfigError(f"{option} {value} is unknown: use one of {', '.join(known)}")
+    _check_outputs(output or [], picture)
+    found = _read(codes, factors, _names(factor_names), PROTOCOLS[protocol], storage)
+    with _progress() as tell:
+        result = score(
+            found.codes,
+            found.factors,
+            factor_names=found.factor_names,
+            metrics="all" if metrics == "all" else _names(metrics),
+            protocol=protocol,  # pyright: ignore[reportArgumentType]  (checked above)
+            estimator=estimator,  # pyright: ignore[reportArgumentType]  (the metric checks it)
+            num_draws=num_draws,
+            intervals=intervals,  # pyright: ignore[reportArgumentType]  (evaluate checks it)
+            confidence=confidence,
+            seed=seed,
+            num_jobs=num_jobs or len(os.sched_getaffinity(0)),
+            on_progress=tell,
+        )
+    result = replace(result, notes=(*found.notes, *result.notes))
+    _show(result) if format == "text" else typer.echo(FORMATS[format](result), nl=False)
+    _write(result, output or [], picture)
+
+
+def _names(listed: str | None) -> tuple[str, ...] | None:
+    """Return the names of an option `NAME,NAME`."""
+    return tuple(name.strip() for name in listed.split(",")) if listed else None
+
+
+def _check_outputs(output: list[Path], picture: Path | None) -> None:
+    """Check that the files can be written, before minutes of work."""
+    from raydis.evaluation.formats import SUFFIXES
+    from raydis.report.output import check_output
+
+    for path in output:
+        check_output(path, suffixes=SUFFIXES)
+    if picture:
+        from raydis.report.importance import FIGURE_FORMATS
+
+        check_output(picture, suffixes=FIGURE_FORMATS)
+
+
+def _read(
+    sources: list[str], factors: str | None, factor_names: tuple[str, ...] | None, protocol: Protocol, storage: str
+) -> _Inputs:
+    """Read codes and factors from files, or encode the images of checkpoints."""
+    from raydis.evaluation.files import is_table
+
+    kinds = {is_table(source) for source in sources}
+    if len(kinds) > 1:
+        raise ConfigError("files of codes and checkpoints cannot be scored together: run the command once for each")
+    if len(set(sources)) < len(sources):
+        raise ConfigError("the same codes are given twice: runs must be different trainings")
+    if kinds == {True}:
+        return _read_files(sources, factors, factor_names)
+    if factors or factor_names:
+        raise ConfigError("a checkpoint brings the factors of its own data set: leave out --factors and --factor-names")
+    return _encode(sources, protocol, storage)
+
+
+def _read_files(sources: list[str], factors: str | None, factor_names: tuple[str, ...] | None) -> _Inputs:
+    import numpy as np
+
+    from raydis.evaluation.files import read_codes, read_factors
+
+    found = [read_codes(source, factor_names=None if factors else factor_names) for source in sources]
+    labels = sources if len(sources) > 1 else ["codes"]
+    codes = {label: each.codes for label, each in zip(labels, found, strict=True)}
+    notes = tuple(dict.fromkeys(note for each in found for note in each.notes))
+    if factors:
+        return _Inputs(codes, *read_factors(factors, factor_names=factor_names), notes)
+    first = found[0].factors
+    if first is None:
+        raise ConfigError(
+            f"{sources[0]} holds codes alone: give the factors of the same rows with --factors FILE, or name the "
+            "columns that are factors with --factor-names NAME,NAME (of a CSV or Parquet file)"
+        )
+    for source, each in zip(sources, found, strict=True):
+        if each.factors is None or not np.array_equal(np.asarray(each.factors), np.asarray(first)):
+            raise ConfigError(f"{source} and {sources[0]} have different factors: runs must encode the same samples")
+    return _Inputs(codes, first, found[0].factor_names or (None if hasattr(first, "columns") else factor_names), notes)
+
+
+def _encode(sources: list[str], protocol: Protocol, storage: str) -> _Inputs:
+    """Encode the images of each checkpoint's data set that the protocol scores."""
+    from raydis.data import Loader
+    from raydis.data.open import open_dataset
+    from raydis.editor.editor import Editor
+    from raydis.engine.evaluate import encode_images, scored_indices
+
+    codes: dict[str, Any] = {}
+    data: dict[str, Any] = {}
+    for source in sources:
+        editor = Editor.open(source, storage=storage)
+        dataset, evaluation = open_dataset(editor.config.data), editor.config.evaluation
+        if dataset.space is None:
+            raise MetricError(f"{source}: data set {dataset.name} has no factors, so nothing can be scored")
+        if reason := editor.method.not_ready():
+            raise MetricError(f"{source} cannot be scored yet: {reason}")
+        indices = scored_indices(dataset, protocol=protocol, max_images=evaluation.max_images)
+        data[source] = (dataset.fingerprint, len(indices))
+        if data[source] != data[sources[0]]:
+            raise ConfigError(
+                f"{source} and {sources[0]} were trained on different data or evaluation.max_images: runs must encode "
+                "the same images"
+            )
+        typer.echo(f"encoding {len(indices):,} images with {source}", err=True)
+        loader = Loader(dataset, batch_size=editor.config.train.batch_size, seed=0, device=editor.device)
+        codes[source] = encode_images(editor.method, loader, indices)
+        factors, names = dataset.factors(indices), tuple(dataset.space.names)
+    return _Inputs(codes, factors, names, ())
+
+
+@contextmanager
+def _progress() -> Iterator[Callable[[Progress], None]]:
+    """Show on standard error how far the work has come: as a bar on a terminal, else as one line."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
+    from rich.progress import Progress as Bar
+
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        yield lambda step: typer.echo(f"computing {step.doing}", err=True) if step.done == 0 else None
+        return
+    columns = (TextColumn("{task.description}"), BarColumn(20), MofNCompleteColumn(), TimeElapsedColumn())
+    with Bar(*columns, console=console, transient=True) as bar:
+        task = bar.add_task("", total=None)
+        yield lambda step: bar.update(task, completed=step.done, total=step.total, description=step.doing)
+
+
+def _show(result: Evaluation) -> None:
+    """Print an evaluation in colour, where standard output has colours."""
+    from rich.console import Console
+    from rich.text import Text
+
+    from raydis.evaluation.text import as_lines
+
+    styles = {
+        "plain": "",
+        "title": "bold",
+        "dim": "dim",
+        "score": "bold",
+        "bar": "blue",
+        "chance": "cyan",
+        "heat": "blue",
+    }
+    console = Console(highlight=False)
+    for line in as_lines(result):
+        text = Text.assemble(*((span, styles[style]) for span, style in line))
+        text.rstrip()
+        console.print(text, soft_wrap=True)
+
+
+def _write(result: Evaluation, output: list[Path], picture: Path | None) -> None:
+    """Write the files that were asked for."""
+    from raydis.evaluation.formats import FORMATS, SUFFIXES
+    from raydis.report.output import replace_file
+
+    written = {path: FORMATS[SUFFIXES[path.suffix.lower()]](result).encode() for path in output}
+    if picture:
+        from raydis.report.importance import draw_evaluation
+
+        written[picture] = draw_evaluation(result, suffix=picture.suffix.lower())
+    for path, content in written.items():
+        with replace_file(path) as file:
+            file.write(content)
+        typer.echo(f"wrote {path}", err=True)
