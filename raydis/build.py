@@ -101,12 +101,17 @@ def build_method(config: RunConfig, image_channels: int) -> Method:
     """Return the untrained method. Its weights come from torch's global generator, which the caller seeds.
 
     Raises:
-        ConfigError: images with that many channels cannot have the first stage, or the file of perceptual weights does
-            not hold them.
+        ConfigError: images with that many channels cannot have the first stage, the file of perceptual weights does not
+            hold them, or `units.rotation` does not go with the method's units.
     """
     method = _build_method(config, image_channels)
     if config.units.rotation == "ica":
         assert isinstance(method, UnitMethod)  # the configuration refuses other methods
+        if method.units_are_vectors:
+            raise ConfigError(
+                f"units.rotation=ica rotates numbers, and the units of method.kind={config.method.kind} are vectors: "
+                "set units.rotation=none"
+            )
         return IcaUnits(method)
     return method
 

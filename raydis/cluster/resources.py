@@ -84,6 +84,11 @@ def max_parallel_runs(compute: ComputeConfig, nodes: Sequence[Node]) -> int:
     raise ResourceError(
         f"a run needs {describe_workers(compute, fewest)}, but the cluster has {describe_nodes(nodes)}: lower "
         "compute.num_workers, compute.min_workers, compute.num_cpus or compute.num_gpus (compute.device=cpu for none)"
+        + (
+            ", or compute.memory_bytes, or what makes the method ask for that much memory"
+            if compute.memory_bytes
+            else ""
+        )
     )
 
 

@@ -76,8 +76,9 @@ class AeIca(UnitMethod):
     @torch.no_grad()
     def calibrate(self, parts: Iterable[Tensor]) -> None:
         """Fit the rotation to the codes, and measure the ranges of the units."""
-        self.ica.fit(torch.cat([at_least_single(self.encoder(images)[0]) for images in parts]))
-        super().calibrate(parts)
+        codes = torch.cat([at_least_single(self.encoder(images)[0]) for images in parts])
+        self.ica.fit(codes)
+        self.measure_quantiles(self.ica(codes))
 
     def not_ready(self) -> str | None:
         """Return why the rotation could not be fitted, or None."""

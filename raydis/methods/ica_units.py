@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from raydis.diffusion.samplers import Sampler
-from raydis.methods.contract import Batch, Diagnosis, Draws, FactorTable, Losses, Move, UnitLabel, UnitMethod
+from raydis.methods.contract import Batch, Diagnosis, Draws, FactorTable, Losses, Method, Move, UnitLabel, UnitMethod
 from raydis.methods.independence import describe_independence
 from raydis.models.autoencoders import Autoencoder
 from raydis.models.ica import IcaHead
@@ -66,6 +66,10 @@ class IcaUnits(UnitMethod):
     def autoencoder(self) -> Autoencoder | None:
         return self.inner.autoencoder
 
+    @property
+    def pretrained(self) -> Method | None:
+        return self.inner.pretrained
+
     def start(self, parts: Iterable[Tensor], generator: torch.Generator) -> None:
         self.inner.start(parts, generator)
 
@@ -92,8 +96,9 @@ class IcaUnits(UnitMethod):
     def calibrate(self, parts: Iterable[Tensor]) -> None:
         """Calibrate the inner method, fit the rotation to its units, and measure the ranges of the new units."""
         self.inner.calibrate(parts)
-        self.ica.fit(torch.cat([self.inner.units(images) for images in parts]))
-        super().calibrate(parts)
+        units = torch.cat([self.inner.units(images) for images in parts])
+        self.ica.fit(units)
+        self.measure_quantiles(self.ica(units))
 
     # ---- units, and what is drawn from them
 
@@ -120,7 +125,7 @@ class IcaUnits(UnitMethod):
         """Draw images from codes (B, N, 1) by the inner method, after undoing the rotation."""
         return self.inner.decode(self.inner_codes(codes), noise, steps, sampler)
 
-    def invert(self, codes: Tensor, images: Tensor, steps: int) -> Tensor | None:
+    def invert(self, codes: Tensor, images: Tensor, steps: int | None) -> Tensor | None:
         return self.inner.invert(self.inner_codes(codes), images, steps)
 
     def inner_codes(self, codes: Tensor) -> Tensor:

@@ -226,6 +226,7 @@ def _draw(
         index: see `_index`.
     """
     run = partial(measure, factors=factors, protocol=protocol, seed=seed, num_jobs=num_jobs)
+    shared: dict[Option, Any] = {"index": index, "known_fits": {}}
     values: dict[str, float] = {}
     details: dict[str, Any] = {}
     for name in metrics_of(protocol):

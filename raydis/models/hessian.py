@@ -7,9 +7,11 @@ of R^d, up to an invertible linear map. Only functions that are linear in them h
 quadratic form measures the mean squared Hessian of a function that is given by its values at the points. Its null space
 consists of the linear functions: the constants, and d more.
 
-The steps are those of scikit-learn's `LocallyLinearEmbedding(method="hessian")`, with two differences. The work for all
-points is done at once, in chunks that bound the memory. Points whose values the quadratic form does not restrict are
-left out, because the indicator of such a point is a further null vector, which ruins the coordinates of all points.
+The steps are those of scikit-learn's `LocallyLinearEmbedding(method="hessian")`, with three differences. The work for
+all points is done at once, in chunks that bound the memory. Points whose values the quadratic form does not restrict
+are left out, because the indicator of such a point is a further null vector, which ruins the coordinates of all points.
+And only second derivatives are penalised, as published: scikit-learn's QR decomposition is complete, so that it
+penalises all functions on a patch that are not linear, as local tangent space alignment does.
 """
 
 from __future__ import annotations

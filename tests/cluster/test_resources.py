@@ -36,6 +36,7 @@ from raydis.errors import ResourceError
         ({"num_gpus": 0.4}, [{"CPU": 16, "GPU": 2}], 4),  # a fraction never spans two GPUs
         ({"device": "cuda"}, [{"CPU": 16, "GPU": 3}], 3),
         ({"num_workers": 4, "min_workers": 2}, [{"CPU": 3}], 1),  # not a whole one, but one with fewer workers
+        ({"memory_bytes": 2**30}, [{"CPU": 8, "memory": 3.5 * 2**30}], 3),
     ],
 )
 def test_a_cluster_holds_as_many_runs_as_its_nodes_fit(compute: Any, nodes: Any, runs: int) -> None:
@@ -51,6 +52,7 @@ def test_a_cluster_holds_as_many_runs_as_its_nodes_fit(compute: Any, nodes: Any,
         ),
         ({"device": "cuda"}, r"1 CPUs and 1 GPUs, but .*\(compute\.device=cpu for none\)"),
         ({"num_gpus": 2}, r"1 CPUs and 2 GPUs"),
+        ({"memory_bytes": 2**30}, r"0 GPUs and 1 GiB of memory, but the cluster .* or compute\.memory_bytes"),
         ({"num_workers": 3}, r"needs 3 worker\(s\) of 1 CPUs"),
         ({"num_workers": 4, "min_workers": 3}, r"needs 3 worker\(s\) of 1 CPUs"),
     ],

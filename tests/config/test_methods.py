@@ -16,7 +16,15 @@ from raydis.sweep.settings import configure, value_at
 from raydis.sweep.spec import SweepSpec
 
 VAES = ["beta_vae", "annealed_vae", "factor_vae", "dip_vae_i", "dip_vae_ii", "beta_tcvae", "proto_vae", "dot_vae"]
-SCORED = ["dyga_sd", *VAES, "pca_ica", "ae_ica", "iso_ae_ica", "hlle_ica", "disdiff"]
+SCORED = [
+    "dyga_sd",
+    *VAES,
+    "pca_ica",
+    "ae_ica",
+    "iso_ae_ica",
+    "hlle_ica",
+    "disdiff",
+]
 STAGES = ["vq", "kl", "unconditional_diffusion"]
 
 
@@ -258,3 +266,37 @@ def test_a_run_names_the_checkpoints_that_it_takes_weights_from_and_takes_others
     assert run.with_checkpoints(moved).checkpoints() == moved
     assert run.with_checkpoints(moved).with_checkpoints(run.checkpoints()) == run
     assert run_of("disdiff").checkpoints() == run_of("beta_vae").checkpoints() == {}
+
+
+# ---- Hessian eigenmaps
+
+
+@pytest.mark.parametrize(("num_units", "neighbors"), [(2, 18), (3, 26), (6, 62)])
+def test_the_number_of_neighbors_follows_from_the_number_of_units(num_units: int, neighbors: int) -> None:
+    assert getattr(run_of("hlle_ica", num_units=num_units).method, "neighbors", None) == neighbors
+    assert getattr(run_of("hlle_ica", num_units=2, num_neighbors=20).method, "neighbors", None) == 20
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (
+            {"num_units": 3, "num_neighbors": 9},
+            r"num_neighbors=9 must exceed N \(N \+ 3\) / 2 = 9 for num_units=3: raise",
+        ),
+        ({"num_units": 6, "pca_dims": 5}, "pca_dims=5 must be at least num_units=6"),
+        ({"num_units": 3, "fit_images": 26}, "fit_images=26 must exceed the number of neighbours, 26"),
+    ],
+)
+def test_eigenmaps_that_are_not_determined_are_refused(options: dict[str, int], message: str) -> None:
+    with pytest.raises(ValidationError, match=message):
+        run_of("hlle_ica", **options)
+
+
+def test_eigenmaps_reserve_memory_and_no_gpu() -> None:
+    compute = {"device": "cuda", "num_gpus": 1, "num_cpus": 2}
+    method = {"kind": "hlle_ica", "num_units": 3, "fit_images": 4000}
+    run = RunConfig.model_validate({"method": method, "compute": compute, "data": {"image_size": 32}})
+    assert (run.hardware.device, run.hardware.num_gpus, run.hardware.num_cpus) == ("cpu", 0.0, 2)
+    assert run.hardware.memory_bytes == 4000 * (48 * 26**2 + 2 * 4 * 3 * 32**2)
+    assert run_of("beta_vae").hardware == run_of("beta_vae").compute

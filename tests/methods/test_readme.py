@@ -34,7 +34,7 @@ def test_the_example_of_a_method_passes_the_contract_suite(tmp_path: Path) -> No
     (package / "config" / f"{NAME}.py").write_text(config)
     imported = f"from raydis.config.{NAME} import LinearAutoencoderConfig\n"
     insert(package / "config" / "run.py", "from raydis.config.dyga_sd import", imported)
-    insert(package / "config" / "run.py", "DygaSdConfig | ", "LinearAutoencoderConfig | ")
+    insert(package / "config" / "run.py", "DygaSdConfig\n        | ", "LinearAutoencoderConfig\n        | ")
     insert(package / "build.py", "from raydis.config.dyga_sd import", imported)
     insert(
         package / "build.py",

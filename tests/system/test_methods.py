@@ -26,8 +26,7 @@ CHECKOUT = Path(__file__).resolve().parents[2]
 TIMEOUT_S = 900  # for a machine that is busy with other things; a quiet one takes a minute
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(TIMEOUT_S)]
 
-# Of each preset: what suits 324 images of 16 px. A VAE needs some 200 steps to use its units. FastICA converges within
-# ten iterations with 6 units, and now and then never with more.
+# Of each preset: what suits 324 images of 16 px. A VAE needs some 200 steps to use its units.
 SHORTER = {
     "beta_vae_small": {"hidden_dim": 64},
     "factor_vae_small": {"hidden_dim": 64, "discriminator_dims": [32, 32]},
