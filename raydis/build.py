@@ -13,6 +13,7 @@ from safetensors.torch import load_file
 
 from raydis.config import RunConfig
 from raydis.config.autoencoder import KlConfig, VqConfig
+from raydis.config.cs_dismo import CsDismoConfig
 from raydis.config.dyga_sd import DygaSdConfig
 from raydis.config.first_stage import (
     FirstStageConfig,
@@ -40,6 +41,7 @@ from raydis.diffusion.denoising import Denoising
 from raydis.errors import ConfigError
 from raydis.methods.autoencoder import AutoencoderMethod
 from raydis.methods.contract import Method
+from raydis.methods.cs_dismo import CsDismo
 from raydis.methods.dot_vae import DotVae
 from raydis.methods.dyga_sd import DygaSd
 from raydis.methods.factor_vae import FactorVae
@@ -50,6 +52,7 @@ from raydis.models.anchors import Anchors
 from raydis.models.autoencoders import Autoencoder, FirstStage, KlAutoencoder, PatchPCA, Pixel, VqAutoencoder
 from raydis.models.conv_vae import ConvDecoder, ConvEncoder, PairEncoder, SplitEncoder, dense_network
 from raydis.models.critics import ImageDiscriminator, PatchDiscriminator, PerceptualDistance
+from raydis.models.customised import CustomisedGenerator
 from raydis.models.encoder import Encoder
 from raydis.models.unet import UNet
 
@@ -100,6 +103,8 @@ def build_method(config: RunConfig, image_channels: int) -> Method:
             return _build_dyga_sd(config, method, image_channels)
         case VaeSection() as method:
             return _build_vae(config, method, image_channels)
+        case CsDismoConfig() as method:
+            return _build_cs_dismo(config, method, image_channels)
         case PcaIcaConfig() as method:
             return PcaIca(
                 image_shape=(image_channels, config.data.image_size, config.data.image_size),
@@ -143,6 +148,22 @@ def _build_dyga_sd(config: RunConfig, method: DygaSdConfig, image_channels: int)
         latent_size=config.latent_size,
         refit=method.anchors,
         overlap_weight=method.overlap_weight,
+    )
+
+
+def _build_cs_dismo(config: RunConfig, method: CsDismoConfig, image_channels: int) -> CsDismo:
+    size, widths = config.data.image_size, (method.content_dim, method.style_dim)
+    content_encoder, style_encoder = (
+        ConvEncoder(size, image_channels, (width,), method.hidden_dim) for width in widths
+    )
+    return CsDismo(
+        content_encoder=content_encoder,
+        style_encoder=style_encoder,
+        generator=CustomisedGenerator(
+            image_size=size, image_channels=image_channels, **method.model_dump(exclude={"kind", "content_noise"})
+        ),
+        widths=widths,
+        content_noise=method.content_noise,
     )
 
 

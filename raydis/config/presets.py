@@ -14,6 +14,7 @@ import copy
 from typing import TypedDict
 
 from raydis.config.autoencoder import KlConfig, VqConfig
+from raydis.config.cs_dismo import CsDismoConfig
 from raydis.config.data import DataConfig
 from raydis.config.dyga_sd import AnchorConfig, DiffusionConfig, DygaSdConfig, EncoderConfig, UNetConfig
 from raydis.config.files import merge
@@ -190,7 +191,7 @@ def _small_first_stage(method: VqConfig | KlConfig) -> RunConfig:
     )
 
 
-def _small_rival(method: VaeConfig | PcaIcaConfig) -> RunConfig:
+def _small_rival(method: VaeConfig | CsDismoConfig | PcaIcaConfig) -> RunConfig:
     """Return the configuration that trains a method without a first stage on the images of `small`.
 
     disentanglement_lib takes 300,000 steps at a learning rate of 1e-4. At this rate, a thousand steps learn hardly more
@@ -241,6 +242,14 @@ PRESETS: dict[str, RunConfig] = {
     "proto_vae_small": _small_rival(ProtoVaeConfig()),
     "dot_vae_small": _small_rival(DotVaeConfig()),
     "factor_vae_small": _small_rival(FactorVaeConfig(gamma=10.0, discriminator_dims=(256, 256, 256))),
+    "cs_dismo_small": _small_rival(CsDismoConfig()).model_copy(
+        update={
+            "evaluation": EvaluationConfig(
+                protocol="search",
+                metrics=("factor_vae", "dci", "mig", "scalar_factor_vae", "grouped_dci", "leakage"),
+            )
+        }
+    ),
     "beta_vae_published": _published_vae(BetaVaeConfig()),
     "annealed_vae_published": _published_vae(AnnealedVaeConfig()),
     "dip_vae_i_published": _published_vae(DipVaeIConfig()),

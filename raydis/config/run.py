@@ -8,6 +8,7 @@ from pydantic import BeforeValidator, Field, model_validator
 
 from raydis.config.autoencoder import KlConfig, VqConfig
 from raydis.config.compute import ComputeConfig
+from raydis.config.cs_dismo import CsDismoConfig
 from raydis.config.data import DataConfig
 from raydis.config.dyga_sd import DygaSdConfig
 from raydis.config.first_stage import FirstStageConfig, KlStage, PatchPcaStage, PixelStage, VqStage
@@ -25,7 +26,7 @@ def _with_kind(tree: Any) -> Any:
 
 MethodConfig = Annotated[
     Annotated[
-        DygaSdConfig | VaeConfig | PcaIcaConfig | VqConfig | KlConfig,
+        DygaSdConfig | VaeConfig | CsDismoConfig | PcaIcaConfig | VqConfig | KlConfig,
         Field(discriminator="kind"),
     ],
     BeforeValidator(_with_kind),
