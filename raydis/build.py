@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TypedDict
+from typing import Any, TypedDict
 
 from safetensors import SafetensorError
 from safetensors.torch import load_file
@@ -14,7 +14,8 @@ from safetensors.torch import load_file
 from raydis.config import RunConfig
 from raydis.config.autoencoder import KlConfig, VqConfig
 from raydis.config.cs_dismo import CsDismoConfig
-from raydis.config.dyga_sd import DygaSdConfig
+from raydis.config.disdiff import DisDiffConfig, UnconditionalDiffusionConfig, UnconditionalNetwork
+from raydis.config.dyga_sd import DygaSdConfig, ResidualEncoderConfig
 from raydis.config.first_stage import (
     FirstStageConfig,
     KlNetwork,
@@ -24,6 +25,7 @@ from raydis.config.first_stage import (
     VqNetwork,
     VqStage,
 )
+from raydis.config.ica import AeIcaConfig, HlleIcaConfig, IcaSection, IsoAeIcaConfig
 from raydis.config.pca_ica import PcaIcaConfig
 from raydis.config.vae import (
     AnnealedVaeConfig,
@@ -39,21 +41,27 @@ from raydis.config.vae import (
 )
 from raydis.diffusion.denoising import Denoising
 from raydis.errors import ConfigError
+from raydis.methods.ae_ica import AeIca, IsoAeIca
 from raydis.methods.autoencoder import AutoencoderMethod
-from raydis.methods.contract import Method
+from raydis.methods.contract import Method, UnitMethod
 from raydis.methods.cs_dismo import CsDismo
+from raydis.methods.disdiff import Disdiff
 from raydis.methods.dot_vae import DotVae
 from raydis.methods.dyga_sd import DygaSd
 from raydis.methods.factor_vae import FactorVae
+from raydis.methods.hlle_ica import HlleIca
+from raydis.methods.ica_units import IcaUnits
 from raydis.methods.pca_ica import PcaIca
 from raydis.methods.proto_vae import ProtoVae
+from raydis.methods.unconditional_diffusion import UnconditionalDiffusion
 from raydis.methods.vae import AnnealedVae, BetaTcVae, BetaVae, DipVae, Vae
 from raydis.models.anchors import Anchors
 from raydis.models.autoencoders import Autoencoder, FirstStage, KlAutoencoder, PatchPCA, Pixel, VqAutoencoder
 from raydis.models.conv_vae import ConvDecoder, ConvEncoder, PairEncoder, SplitEncoder, dense_network
 from raydis.models.critics import ImageDiscriminator, PatchDiscriminator, PerceptualDistance
-from raydis.models.customised import CustomisedGenerator
 from raydis.models.encoder import Encoder
+from raydis.models.residual_encoder import ResidualEncoder, VectorEncoder
+from raydis.models.shift_unet import ShiftDecoder, UnconditionalUNet
 from raydis.models.unet import UNet
 
 
@@ -98,13 +106,20 @@ def build_method(config: RunConfig, image_channels: int) -> Method:
         ConfigError: images with that many channels cannot have the first stage, or the file of perceptual weights does
             not hold them.
     """
+    method = _build_method(config, image_channels)
+    if config.units.rotation == "ica":
+        assert isinstance(method, UnitMethod)  # the configuration refuses other methods
+        return IcaUnits(method)
+    return method
+
+
+def _build_method(config: RunConfig, image_channels: int) -> Method:
     match config.method:
         case DygaSdConfig() as method:
             return _build_dyga_sd(config, method, image_channels)
-        case VaeSection() as method:
-            return _build_vae(config, method, image_channels)
         case CsDismoConfig() as method:
-            return _build_cs_dismo(config, method, image_channels)
+            sizes = {"image_size": config.data.image_size, "image_channels": image_channels}
+            return CsDismo(**sizes, **method.model_dump(exclude={"kind"}))
         case PcaIcaConfig() as method:
             return PcaIca(
                 image_shape=(image_channels, config.data.image_size, config.data.image_size),
@@ -113,6 +128,28 @@ def build_method(config: RunConfig, image_channels: int) -> Method:
                 max_iterations=method.max_iterations,
                 tolerance=method.tolerance,
             )
+        case DisDiffConfig() as method:
+            return _build_disdiff(config, method, image_channels)
+        case UnconditionalDiffusionConfig() as method:
+            return _build_diffusion(config, method, image_channels)
+        case AeIcaConfig() as method:
+            return AeIca(**_ica_arguments(config, method, image_channels))
+        case IsoAeIcaConfig() as method:
+            return IsoAeIca(
+                **_ica_arguments(config, method, image_channels),
+                isometry=method.isometry,
+                isometry_weight=method.isometry_weight,
+            )
+        case HlleIcaConfig() as method:
+            return HlleIca(
+                **_ica_arguments(config, method, image_channels),
+                image_shape=(image_channels, config.data.image_size, config.data.image_size),
+                num_neighbors=method.neighbors,
+                fit_images=min(method.fit_images, config.train.num_images),
+                pca_dims=method.pca_dims,
+            )
+        case VaeSection() as method:
+            return _build_vae(config, method, image_channels)
         case VqConfig() as method:
             return _build_autoencoder_method(config, method, method.codebook_weight, image_channels)
         case KlConfig() as method:
@@ -121,13 +158,14 @@ def build_method(config: RunConfig, image_channels: int) -> Method:
 
 def _build_dyga_sd(config: RunConfig, method: DygaSdConfig, image_channels: int) -> DygaSd:
     stage = build_first_stage(config.first_stage, image_channels)
+    encoder = ResidualEncoder if isinstance(method.encoder, ResidualEncoderConfig) else Encoder
     return DygaSd(
-        encoder=Encoder(
+        encoder=encoder(
             image_size=config.data.image_size,
             image_channels=image_channels,
             num_units=method.num_units,
             unit_dim=method.unit_dim,
-            **method.encoder.model_dump(),
+            **method.encoder.model_dump(exclude={"kind"}),
         ),
         unet=UNet(
             latent_dim=stage.latent_dim,
@@ -151,19 +189,29 @@ def _build_dyga_sd(config: RunConfig, method: DygaSdConfig, image_channels: int)
     )
 
 
-def _build_cs_dismo(config: RunConfig, method: CsDismoConfig, image_channels: int) -> CsDismo:
-    size, widths = config.data.image_size, (method.content_dim, method.style_dim)
-    content_encoder, style_encoder = (
-        ConvEncoder(size, image_channels, (width,), method.hidden_dim) for width in widths
+def _build_diffusion(config: RunConfig, method: UnconditionalNetwork, image_channels: int) -> UnconditionalDiffusion:
+    """Return a diffusion model without a condition, to be trained, or to load the weights of a checkpoint."""
+    stage = build_first_stage(config.first_stage, image_channels)
+    return UnconditionalDiffusion(
+        unet=UnconditionalUNet(latent_dim=stage.latent_dim, latent_size=config.latent_size, **method.unet.model_dump()),
+        first_stage=stage,
+        denoising=Denoising(**method.diffusion.model_dump()),
+        latent_size=config.latent_size,
     )
-    return CsDismo(
-        content_encoder=content_encoder,
-        style_encoder=style_encoder,
-        generator=CustomisedGenerator(
-            image_size=size, image_channels=image_channels, **method.model_dump(exclude={"kind", "content_noise"})
+
+
+def _build_disdiff(config: RunConfig, method: DisDiffConfig, image_channels: int) -> Disdiff:
+    diffusion = _build_diffusion(config, method.pretrained, image_channels)
+    sizes = {"num_units": method.num_units, "unit_dim": method.unit_dim}
+    return Disdiff(
+        encoder=VectorEncoder(
+            image_size=config.data.image_size, image_channels=image_channels, **sizes, **method.encoder.model_dump()
         ),
-        widths=widths,
-        content_noise=method.content_noise,
+        decoder=ShiftDecoder(diffusion.unet, concept_dim=method.concept_dim, **sizes),
+        diffusion=diffusion,
+        unit_dim=method.unit_dim,
+        weight=method.disentanglement_weight,
+        weighting=method.weighting,
     )
 
 
@@ -205,6 +253,18 @@ def _build_dot_vae(config: RunConfig, method: DotVaeConfig, image_channels: int)
         unlock_images=method.unlock_images(config.train.num_images),
         **method.model_dump(exclude={"kind", "hidden_dim", "unlock_share"}),
     )
+
+
+def _ica_arguments(config: RunConfig, method: IcaSection, image_channels: int) -> dict[str, Any]:
+    """Return what the methods have in common that rotate learned codes: networks with N numbers between them."""
+    size, num_units = config.data.image_size, method.num_units
+    return {
+        "encoder": ConvEncoder(size, image_channels, (num_units,), method.hidden_dim),
+        "decoder": ConvDecoder(size, image_channels, num_units, method.hidden_dim),
+        "num_units": num_units,
+        "max_iterations": method.max_iterations,
+        "tolerance": method.tolerance,
+    }
 
 
 def _build_autoencoder_method(

@@ -59,8 +59,8 @@ def arena(
     if not re.fullmatch(NAME, name):
         raise ConfigError(f"arena name {name[:80]!r} is not allowed: up to 64 letters, digits, '.', '_' and '-'")
     console = Console() if sys.stdout.isatty() else Console(width=WIDTH)
-    for entrant, each in plan.entrants.items():
-        for warning in budget_warnings(each.run):
+    for entrant in plan.entrants:
+        for warning in budget_warnings(plan.study(entrant).run):
             console.print(f"warning: {entrant}: {warning}", highlight=False, soft_wrap=True)
     if dry_run:
         _print_plan(plan, spec, name, storage, console)

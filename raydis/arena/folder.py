@@ -9,9 +9,10 @@ from __future__ import annotations
 import contextlib
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
+from raydis.arena.recover import ended_trials
 from raydis.arena.spec import ArenaSpec
 from raydis.config.tree import is_tree
 from raydis.errors import ConfigError
@@ -43,6 +44,22 @@ class Sweeps:
     summary: dict[str, Any] | None
 
 
+@dataclass(frozen=True)
+class Pretrained:
+    """The finished training of a model that all runs of an entrant borrow.
+
+    Attributes:
+        checkpoint: folder or s3:// URI.
+        images_seen: training images.
+        train_s, cpu_s: wall-clock and CPU time of the training; None if it is not recorded.
+    """
+
+    checkpoint: str
+    images_seen: int
+    train_s: float | None
+    cpu_s: float | None
+
+
 def arena_key(name: str) -> str:
     """Return the key of an arena's folder below the storage."""
     return f"arenas/{name}"
@@ -61,10 +78,24 @@ def read_sweeps(store: Store, key: str, entrant: str, part: Part) -> Sweeps:
         try:
             summary = json.loads(store.read(f"{folder}/{SUMMARY_FILE}"))
         except StoreMissing:  # its driver was killed
+            rows += ended_trials(store, folder)
             continue
         rows += [row for row in summary["trials"] if row["state"] != "stopped"]
         last = last if summary["interrupted"] else summary
     return Sweeps(number - 1, tuple(rows), last)
+
+
+def read_pretrained(store: Store, key: str, entrant: str) -> Pretrained | None:
+    """Return the finished pre-training of an entrant; None if there is none."""
+    try:
+        return Pretrained(**json.loads(store.read(f"{key}/pretraining/{entrant}.json")))
+    except StoreMissing:
+        return None
+
+
+def write_pretrained(store: Store, key: str, entrant: str, done: Pretrained) -> None:
+    """Record that the pre-training of an entrant is finished."""
+    store.write(f"{key}/pretraining/{entrant}.json", json.dumps(asdict(done), indent=2).encode())
 
 
 def check_spec(store: Store, key: str, spec: ArenaSpec) -> None:
@@ -107,9 +138,16 @@ def _terms(tree: dict[str, Any]) -> dict[str, Any]:
     """Return what must stay equal: the spec without what may change, and without the machines of its runs."""
     entrants = {}
     for name, entrant in tree["entrants"].items():
-        run = {key: value for key, value in entrant["run"].items() if key != "compute"}
-        entrants[name] = {key: value for key, value in entrant.items() if key not in FREE_OF_ENTRANT} | {"run": run}
+        terms = {key: value for key, value in entrant.items() if key not in FREE_OF_ENTRANT}
+        terms["run"] = _without_compute(entrant["run"])
+        if entrant["pretraining"] is not None:
+            terms["pretraining"] = entrant["pretraining"] | {"run": _without_compute(entrant["pretraining"]["run"])}
+        entrants[name] = terms
     return {key: value for key, value in tree.items() if key not in FREE} | {"entrants": entrants}
+
+
+def _without_compute(run: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in run.items() if key != "compute"}
 
 
 def _flat(tree: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:

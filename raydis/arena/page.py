@@ -11,11 +11,12 @@ from typing import Any
 
 import numpy as np
 
+from raydis.arena.folder import Pretrained
 from raydis.arena.look import Look, Strip
 from raydis.arena.quoted import CAVEATS, GENERAL, QUOTED, Quoted
 from raydis.arena.result import ArenaResult, Entry
 from raydis.arena.spec import ArenaSpec
-from raydis.arena.tables import Table, cost_table, scores_table, settings_table, tests_table
+from raydis.arena.tables import Table, cost_table, scores_table, settings_table, tests_tables
 from raydis.arena.words import what_is_not_shown, what_is_shown
 from raydis.metrics.scores import Scores
 from raydis.metrics.standing import describe, with_spread
@@ -66,7 +67,7 @@ class ArenaPage:
     not_shown: str
     objectives: Sequence[str]
     rows: Sequence[Row]
-    tests: Table
+    tests: Sequence[tuple[str, Table]]
     all_scores: Table
     cost: Table
     curves: Sequence[tuple[str, bytes]]
@@ -96,7 +97,7 @@ def render_page(result: ArenaResult, spec: ArenaSpec, looks: Mapping[str, Look],
         not_shown=what_is_not_shown(result, spec),
         objectives=[number_named(goal.metric).title for goal in spec.objectives],
         rows=[_row(entry, spec) for entry in result.entries],
-        tests=tests_table(result, spec),
+        tests=tests_tables(result, spec),
         all_scores=scores_table(result, spec),
         cost=cost_table(result, spec, looks),
         curves=_curves(result, spec, looks),
@@ -148,7 +149,7 @@ def _curves(result: ArenaResult, spec: ArenaSpec, looks: Mapping[str, Look]) -> 
             continue
         panels: dict[str, dict[str, np.ndarray]] = {"images seen": {}, "CPU-seconds of training": {}}
         for entry in result.entries:
-            runs = [_points(looks[str(run.checkpoint)].curve, goal.metric) for run in entry.runs
+            runs = [_points(looks[str(run.checkpoint)].curve, goal.metric, entry.pretrained) for run in entry.runs
                     if str(run.checkpoint) in looks]  # fmt: skip
             length = min((len(run) for run in runs), default=0)
             if not length:
@@ -162,15 +163,19 @@ def _curves(result: ArenaResult, spec: ArenaSpec, looks: Mapping[str, Look]) -> 
     return pictures
 
 
-def _points(curve: Sequence[Mapping[str, Any]], metric: str) -> list[tuple[float, float, float]]:
+def _points(
+    curve: Sequence[Mapping[str, Any]], metric: str, before: Pretrained | None
+) -> list[tuple[float, float, float]]:
     """Return the points of a learning curve that can be compared: images seen, CPU-seconds and the score.
 
-    The last point has the scores of the final, which may be those of another protocol or classifier than the others.
+    A pre-training comes before the first point. The last point has the scores of the final, which may be those of
+    another protocol or classifier than the others.
     """
     scored = [(point, Scores.from_dict(point["scores"])) for point in curve]
+    images, cpu_s = (before.images_seen, before.cpu_s or 0.0) if before else (0, 0.0)
     terms = [(scores.estimator, scores.num_images) for _, scores in scored]
     return [
-        (float(point["images_seen"]), float(point["cpu_s"]), scores.values[metric])
+        (point["images_seen"] + images, point["cpu_s"] + cpu_s, scores.values[metric])
         for (point, scores), own in zip(scored, terms, strict=True)
         if metric in scores.values and own == terms[0] and point.get("cpu_s") is not None
     ]
@@ -198,6 +203,12 @@ def _gallery(entry: Entry, spec: ArenaSpec, looks: Mapping[str, Look]) -> Galler
 
 def _terms(spec: ArenaSpec, estimator: str) -> list[str]:
     first = next(iter(spec.entrants.values())).run
+    borrowers = [spec.title(name) for name, entrant in spec.entrants.items() if entrant.pretraining is not None]
+    shared = [
+        f"All runs of {', '.join(borrowers)} borrow a model that was trained once. Its images and times come first in "
+        "the costs and curves, and count in the budget. Its seed is the same in all runs, so the deviation over the "
+        "final seeds does not contain what another pre-training would change."
+    ]
     return [
         f"Every run sees {spec.num_images:,} images, unless its method has a closed form or is fitted in one pass. "
         f"Every study has {spec.num_trials} trials, of which the first is the method's own setting; a method with "
@@ -207,6 +218,7 @@ def _terms(spec: ArenaSpec, estimator: str) -> list[str]:
         f"Finals train with the seeds {', '.join(map(str, spec.seeds))}, which no study has used, and are scored by "
         f"the published protocol (estimator {estimator}) on draws of the metrics that no study has used. Nothing was "
         "chosen by these scores. The images are those of the training, as in the published evaluations.",
+        *(shared if borrowers else []),
         f"A score varies with the processor as with the seed. This report: Python {platform.python_version()}, "
         f"{platform.machine()}, {platform.system()}.",
     ]

@@ -64,7 +64,7 @@ def print_plan(spec: ArenaSpec, path: Path, console: Console, done: Mapping[str,
 def run_s(spec: ArenaSpec, name: str) -> float | None:
     """Return how long one run of an entrant takes by the speed in the file, in seconds; None if it has none."""
     speed = spec.entrants[name].speed
-    return None if speed is None else spec.num_images / speed.images_per_s + speed.fixed_s
+    return None if speed is None else spec.entrants[name].run.train.num_images / speed.images_per_s + speed.fixed_s
 
 
 def estimate(spec: ArenaSpec, num_cpus: int | None = None) -> str:
@@ -84,6 +84,8 @@ def estimate(spec: ArenaSpec, num_cpus: int | None = None) -> str:
         at_once = 1 if on_gpu else min(at_once, spec.max_concurrent or at_once)
         rounds = sum(-(-count // at_once) for count in (spec.study(name).total_trials, len(spec.seeds)))
         total_s += rounds * each_s
+        if entrant.pretraining is not None and entrant.speed is not None:
+            total_s += entrant.pretraining.run.train.num_images / entrant.speed.images_per_s
         if on_gpu:
             num_runs = spec.study(name).total_trials + len(spec.seeds)
             gpu_s += num_runs * each_s * max(compute.num_gpus, 1.0) * compute.num_workers

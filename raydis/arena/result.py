@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from raydis.arena.folder import Sweeps
+from raydis.arena.folder import Pretrained, Sweeps
 from raydis.arena.spec import ArenaSpec
 from raydis.metrics.comparison import PairedTest, holm, paired_test
 from raydis.metrics.scores import Scores
@@ -77,12 +77,14 @@ class Entry:
             the study found no setting, `pending` if the arena has not got to its end.
         study: None if it has not ended.
         runs: final runs that have ended, in the order of the seeds.
+        pretrained: the training of the model that all of its runs borrow; None if they borrow none.
     """
 
     name: str
     state: State
     study: Study | None
     runs: tuple[FinalRun, ...]
+    pretrained: Pretrained | None = None
 
     @property
     def reasons(self) -> list[str]:
@@ -166,7 +168,7 @@ class ArenaResult:
         return sum(each.corrected_p_value is not None for each in self.comparisons)
 
 
-def entry_of(spec: ArenaSpec, name: str, study: Sweeps, final: Sweeps) -> Entry:
+def entry_of(spec: ArenaSpec, name: str, study: Sweeps, final: Sweeps, pretrained: Pretrained | None = None) -> Entry:
     """Return what became of an entrant, from what its sweeps have done."""
     found = None if study.summary is None else _study(study.summary)
     runs = sorted((_run(row, spec.objectives) for row in final.rows), key=lambda run: spec.seeds.index(run.seed))
@@ -176,7 +178,7 @@ def entry_of(spec: ArenaSpec, name: str, study: Sweeps, final: Sweeps) -> Entry:
         state = "failed"
     elif len(runs) == len(spec.seeds):
         state = "complete" if num_scored == len(runs) else "incomplete" if num_scored else "failed"
-    return Entry(name, state, found, tuple(runs))
+    return Entry(name, state, found, tuple(runs), pretrained)
 
 
 def result_of(spec: ArenaSpec, entries: Sequence[Entry], *, name: str, folder: str) -> ArenaResult:

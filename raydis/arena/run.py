@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from rich.console import Console
 
@@ -18,17 +19,19 @@ from raydis.arena.folder import (
     Sweeps,
     arena_key,
     check_spec,
+    read_pretrained,
     read_sweeps,
     sweep_name,
     write_spec,
 )
 from raydis.arena.look import Look, look_at
 from raydis.arena.output import write_results
+from raydis.arena.pretrain import pretrain
 from raydis.arena.result import ArenaResult, Entry, entry_of, result_of
-from raydis.arena.spec import ArenaSpec
+from raydis.arena.spec import ArenaSpec, Entrant
 from raydis.cluster.connect import ray_cluster
 from raydis.errors import SweepError
-from raydis.registry import locate_first_stage
+from raydis.registry import locate_checkpoints
 from raydis.store import Store, open_store
 from raydis.store.lease import Lease
 from raydis.sweep.run import run_sweep
@@ -48,7 +51,8 @@ class _Arena:
         return read_sweeps(self.store, self.key, entrant, part)
 
     def entry(self, entrant: str) -> Entry:
-        return entry_of(self.spec, entrant, self.sweeps(entrant, "study"), self.sweeps(entrant, "final"))
+        pretrained = read_pretrained(self.store, self.key, entrant)
+        return entry_of(self.spec, entrant, self.sweeps(entrant, "study"), self.sweeps(entrant, "final"), pretrained)
 
     def run(self, sweep: SweepSpec, entrant: str, part: Part) -> bool:
         """Run the next sweep of an entrant. Return whether all of its trials have ended."""
@@ -95,15 +99,29 @@ def run_arena(
 
 
 def _finish(arena: _Arena, entrant: str) -> bool:
-    """Run what is left of an entrant's study and final. Return False if it was interrupted."""
-    spec = arena.spec
+    """Run what is left of an entrant's pre-training, study and final. Return False if it was interrupted."""
+    if arena.entry(entrant).state != "pending":
+        return True
+    spec = _pretrained(arena, entrant)
     if arena.sweeps(entrant, "study").summary is None and not arena.run(spec.study(entrant), entrant, "study"):
         return False
     entry = arena.entry(entrant)
-    if entry.state != "pending" or entry.study is None or entry.study.best is None:
+    if entry.study is None or entry.study.best is None:
         return True
     left = tuple(seed for seed in spec.seeds if seed not in {run.seed for run in entry.runs})
     return arena.run(spec.final(entrant, entry.study.best, left), entrant, "final")
+
+
+def _pretrained(arena: _Arena, entrant: str) -> ArenaSpec:
+    """Return the spec in which an entrant borrows the model of its pre-training, which is trained now if it is not."""
+    each = arena.spec.entrants[entrant]
+    if each.pretraining is None:
+        return arena.spec
+    done = read_pretrained(arena.store, arena.key, entrant)
+    if done is None:
+        arena.console.print(f"{arena.spec.title(entrant)}: pre-training", highlight=False, soft_wrap=True)
+        done = pretrain(arena.store, arena.key, entrant, each, arena.console)
+    return arena.spec.model_copy(update={"entrants": arena.spec.entrants | {entrant: each.borrowing(done.checkpoint)}})
 
 
 def _looks(spec: ArenaSpec, entries: list[Entry]) -> dict[str, Look]:
@@ -118,9 +136,12 @@ def _looks(spec: ArenaSpec, entries: list[Entry]) -> dict[str, Look]:
 
 
 def _located(spec: ArenaSpec, storage: str) -> ArenaSpec:
-    """Return the spec with the locations of first stages that it names by version or alias, from the registry."""
-    entrants = {
-        name: entrant.model_copy(update={"run": locate_first_stage(entrant.run, storage)})
-        for name, entrant in spec.entrants.items()
-    }
+    """Return the spec with the locations of checkpoints that it names by version or alias, from the registry."""
+    entrants: dict[str, Entrant] = {}
+    for name, entrant in spec.entrants.items():
+        update: dict[str, Any] = {"run": locate_checkpoints(entrant.run, storage)}
+        if entrant.pretraining is not None:
+            run = locate_checkpoints(entrant.pretraining.run, storage)
+            update["pretraining"] = entrant.pretraining.model_copy(update={"run": run})
+        entrants[name] = entrant.model_copy(update=update)
     return spec.model_copy(update={"entrants": entrants})

@@ -16,6 +16,7 @@ from raydis.config import RunConfig
 from raydis.config.files import Tree, apply_overrides, merge, parse, read_yaml
 from raydis.config.presets import expand
 from raydis.config.section import Model
+from raydis.config.train import MetricChoice
 from raydis.config.tree import is_tree
 from raydis.errors import ConfigError
 from raydis.metrics.comparison import MAX_PAIRS
@@ -23,9 +24,11 @@ from raydis.metrics.protocol import PUBLISHED
 from raydis.metrics.scoring import derived_seed
 from raydis.metrics.standing import DEFAULT_OBJECTIVES, Objective
 from raydis.sweep.domains import Domain
+from raydis.sweep.settings import check_key, configure
 from raydis.sweep.spec import NAME, Control, SweepSpec
 
 EntrantName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,39}$")]
+DEFAULT_SHARE = 0.5  # of the budget, for a pre-training
 DEFAULT = "default"  # the control of a study that is the entrant's own setting
 COMMON = ("data", "evaluation")  # sections that are equal in the runs of all entrants
 SHARED = (*COMMON, "train", "compute")  # sections that the arena's `run` may set
@@ -38,6 +41,18 @@ class Speed(Model):
     fixed_s: float = Field(default=0.0, ge=0.0, description="Further seconds of one run: its start and its scoring.")
 
 
+class Pretraining(Model):
+    """A model that all runs of an entrant borrow. It is trained once, and its images count in the budget."""
+
+    run: RunConfig = Field(description="The run that trains the model. It may start from a preset.")
+    share: float = Field(
+        default=DEFAULT_SHARE, gt=0.0, lt=1.0, description="Share of the budget of images that this run gets."
+    )
+    key: str = Field(
+        default="method.pretrained.checkpoint", description="Dotted key of the entrant's run that takes the checkpoint."
+    )
+
+
 class Entrant(Model):
     """A method that takes part: the run that it starts from, and what its study searches over."""
 
@@ -48,6 +63,29 @@ class Entrant(Model):
         default=None, description="Dotted key of the run -> the values it may take; null: the default of run.method."
     )
     speed: Speed | None = None
+    pretraining: Pretraining | None = Field(
+        default=None, description="The run whose checkpoint the entrant's runs borrow; null: they borrow none."
+    )
+
+    @property
+    def num_images(self) -> int:
+        """The budget of a run: its own images, and those of the pre-training."""
+        return self.run.train.num_images + (self.pretraining.run.train.num_images if self.pretraining else 0)
+
+    def borrowing(self, checkpoint: str) -> Self:
+        """Return the entrant with the checkpoint of its pre-training."""
+        assert self.pretraining is not None
+        return self.model_copy(update={"run": configure(self.run, {self.pretraining.key: checkpoint})})
+
+    @model_validator(mode="after")
+    def _borrows(self) -> Self:
+        if self.pretraining is not None:
+            check_key(self.pretraining.key, "pretraining.key")
+            try:
+                self.borrowing("checkpoint")
+            except ConfigError as error:
+                raise ValueError(f"pretraining.key: {error}") from error
+        return self
 
 
 class ArenaSpec(Model):
@@ -71,6 +109,9 @@ class ArenaSpec(Model):
     estimator: Literal["reference", "hist", "tree"] | None = Field(
         default=None, description="Classifier of DCI in the final; null: that of the `published` protocol."
     )
+    metrics: MetricChoice | None = Field(
+        default=None, description="Metrics in the final, as in evaluation.metrics; null: those of run.evaluation."
+    )
     objectives: tuple[Objective, ...] = Field(
         default=DEFAULT_OBJECTIVES, min_length=1, description="Scores that decide the best trial, and that are tested."
     )
@@ -84,7 +125,7 @@ class ArenaSpec(Model):
     @property
     def num_images(self) -> int:
         """The training budget of every run."""
-        return next(iter(self.entrants.values())).run.train.num_images
+        return next(iter(self.entrants.values())).num_images
 
     def title(self, name: str) -> str:
         """Return the name of an entrant in the report."""
@@ -94,7 +135,7 @@ class ArenaSpec(Model):
     def _equal_terms(self) -> Self:
         first, *others = self.entrants
         for name in others:
-            for what, ours, theirs in _terms(self.entrants[first].run, self.entrants[name].run):
+            for what, ours, theirs in _terms(self.entrants[first], self.entrants[name]):
                 if ours != theirs:
                     raise ValueError(
                         f"{what} is {ours} for {first} and {theirs} for {name}: set run.{what}, for all entrants"
@@ -150,6 +191,7 @@ class ArenaSpec(Model):
             update={
                 "protocol": PUBLISHED.name,
                 "estimator": self.estimator,
+                "metrics": run.evaluation.metrics if self.metrics is None else self.metrics,
                 "seed": derived_seed(run.evaluation.seed, "arena"),
             }
         )
@@ -161,6 +203,10 @@ class ArenaSpec(Model):
         return _sweep_spec(tree, name)
 
     def _sweep(self, name: str, run: RunConfig) -> dict[str, Any]:
+        if pretraining := self.entrants[name].pretraining:  # whose images come first
+            first = pretraining.run.train.num_images
+            rungs = tuple(rung - first for rung in run.evaluation.rungs if rung > first)
+            run = run.model_copy(update={"evaluation": run.evaluation.model_copy(update={"rungs": rungs})})
         kept = ("objectives", "seed", "sampler", "max_concurrent", "max_failures")
         return {each: getattr(self, each) for each in kept} | {"name": name, "run": run, "promotion": None}
 
@@ -173,11 +219,11 @@ def _sweep_spec(tree: dict[str, Any], name: str) -> SweepSpec:
         raise ValueError(str(error)) from error
 
 
-def _terms(ours: RunConfig, theirs: RunConfig) -> list[tuple[str, Any, Any]]:
+def _terms(ours: Entrant, theirs: Entrant) -> list[tuple[str, Any, Any]]:
     """Return what must be equal in the runs of two entrants: name and both values."""
-    found = [("train.num_images", ours.train.num_images, theirs.train.num_images)]
+    found = [("train.num_images", ours.num_images, theirs.num_images)]
     for section in COMMON:
-        one, other = getattr(ours, section).model_dump(), getattr(theirs, section).model_dump()
+        one, other = getattr(ours.run, section).model_dump(), getattr(theirs.run, section).model_dump()
         found += [(f"{section}.{key}", one[key], other[key]) for key in one]
     return found
 
@@ -204,7 +250,20 @@ def load_arena(path: Path, overrides: list[str]) -> ArenaSpec:
 
 
 def _complete(entrant: Any, common: Tree) -> Any:
-    """Return an entrant whose run is its preset, its own settings, and those that are common to all."""
+    """Return an entrant whose run is its preset, its own settings, and those that are common to all.
+
+    The budget of images is divided between the run and its pre-training, if there is one.
+    """
     if not is_tree(entrant) or not is_tree(entrant.get("run")):
         return entrant
-    return {**entrant, "run": expand(merge(entrant["run"], common))}
+    run, pretraining = expand(merge(entrant["run"], common)), entrant.get("pretraining")
+    if not is_tree(pretraining) or not is_tree(pretraining.get("run")):
+        return {**entrant, "run": run}
+    shared = {section: tree for section, tree in common.items() if section in ("data", "compute")}
+    first = merge(expand(merge(pretraining["run"], shared)), {"evaluation": {"protocol": "none", "rungs": []}})
+    budget, share = parse(RunConfig, run, source="run").train.num_images, pretraining.get("share", DEFAULT_SHARE)
+    if isinstance(share, int | float) and 0.0 < share < 1.0 and budget > 1:
+        num_first = min(max(round(share * budget), 1), budget - 1)
+        first = merge(first, {"train": {"num_images": num_first}})
+        run = merge(run, {"train": {"num_images": budget - num_first}})
+    return {**entrant, "run": run, "pretraining": {**pretraining, "run": first}}

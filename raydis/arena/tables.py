@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from raydis.arena.look import Look
-from raydis.arena.result import ArenaResult, Comparison, Entry
+from raydis.arena.result import ArenaResult, Comparison, Entry, FinalRun
 from raydis.arena.spec import ArenaSpec
 from raydis.arena.words import verdict
 from raydis.metrics.standing import with_spread
@@ -18,28 +18,24 @@ from raydis.sweep.words import brief, duration
 Table = tuple[list[str], list[list[str]]]
 
 
-def tests_table(result: ArenaResult, spec: ArenaSpec) -> Table:
-    """Return a row for each paired test."""
-    head = ["compared", "score", "mean difference", "95 % interval", "p (t, Holm)", "p (exact)", "result"]
-    return head, [_test_row(each, spec) for each in result.comparisons]
+def tests_tables(result: ArenaResult, spec: ArenaSpec) -> list[tuple[str, Table]]:
+    """Return a table of paired tests for each objective, with its title; each row ends with the verdict."""
+    head = ["compared", "mean difference", "95 % interval", "p (t, Holm)", "p (exact)", ""]
+    found = []
+    for goal in spec.objectives:
+        rows = [_test_row(each, spec) for each in result.comparisons if each.metric == goal.metric]
+        if rows:
+            found.append((number_named(goal.metric).title, (head, rows)))
+    return found
 
 
 def _test_row(comparison: Comparison, spec: ArenaSpec) -> list[str]:
-    names = f"{spec.title(comparison.first)} – {spec.title(comparison.second)}"
-    score, test = number_named(comparison.metric).title, comparison.test
+    names, test = f"{spec.title(comparison.first)} – {spec.title(comparison.second)}", comparison.test
     if test is None:
-        return [names, score, "–", "–", "–", "–", "not tested: fewer than two common seeds"]
+        return [names, "–", "–", "–", "–", "not tested: fewer than two common seeds"]
     corrected = "undefined" if comparison.corrected_p_value is None else _p_value(comparison.corrected_p_value)
-    interval = f"{test.low:+.3f} to {test.high:+.3f}"
-    return [
-        names,
-        score,
-        f"{test.difference:+.3f}",
-        interval,
-        corrected,
-        _p_value(test.exact_p_value),
-        verdict(comparison),
-    ]
+    interval, exact = f"{test.low:+.3f} to {test.high:+.3f}", _p_value(test.exact_p_value)
+    return [names, f"{test.difference:+.3f}", interval, corrected, exact, verdict(comparison)]
 
 
 def _p_value(value: float) -> str:
@@ -64,32 +60,34 @@ def _mean_text(entry: Entry, metric: str) -> str:
 
 def cost_table(result: ArenaResult, spec: ArenaSpec, looks: Mapping[str, Look]) -> Table:
     """Return what the final runs and the study of each entrant cost."""
-    head = [
-        "method",
-        "parameters",
-        "images a run",
-        "training, wall-clock",
-        "training, CPU",
-        "whole run",
-        "study, images",
-    ]
+    head = ["method", "parameters", "images a run", "training, wall-clock", "training, CPU", "whole run"]
+    head.append("study: images, time of its runs")
     rows: list[list[str]] = []
     for entry in result.entries:
         seen = [looks[str(run.checkpoint)] for run in entry.runs if str(run.checkpoint) in looks]
         runs = [run for run in entry.runs if str(run.checkpoint) in looks]
-        study = entry.study
+        study, before = entry.study, entry.pretrained
         rows.append(
             [
                 spec.title(entry.name),
                 f"{seen[0].num_parameters:,}" if seen else "–",
-                f"{round(np.mean([run.images_seen for run in runs])):,}" if runs else "–",
-                _mean_time([look.train_s for look in seen]),
-                _mean_time([look.cpu_s for look in seen]),
+                _before(before and f"{before.images_seen:,}") + _mean_images(runs),
+                _before(before and _mean_time([before.train_s])) + _mean_time([look.train_s for look in seen]),
+                _before(before and _mean_time([before.cpu_s])) + _mean_time([look.cpu_s for look in seen]),
                 _mean_time([run.time_s for run in runs]),
                 f"{study.images_seen:,} in {duration(study.time_s)}" if study else "–",
             ]
         )
-    return [*head[:-1], "study: images, run time"], rows
+    return head, rows
+
+
+def _before(text: str | None) -> str:
+    """Return what a pre-training cost, in front of what a run cost."""
+    return f"{text} + " if text else ""
+
+
+def _mean_images(runs: Sequence[FinalRun]) -> str:
+    return f"{round(np.mean([run.images_seen for run in runs])):,}" if runs else "–"
 
 
 def _mean_time(values: Sequence[float | None]) -> str:

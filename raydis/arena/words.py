@@ -40,7 +40,7 @@ def what_is_shown(result: ArenaResult, spec: ArenaSpec) -> list[str]:
             text += (
                 f" Between {focus} and {_listed(names)}, no difference is shown." if (names := by["undecided"]) else ""
             )
-        else:
+        elif tests:
             shown = sum(verdict(each) in ("better", "worse") for each in tests)
             text += f" {shown} of {len(tests)} pairs differ."
         sentences.append(text)

@@ -34,7 +34,10 @@ FactorNames = Annotated[
     str | None,
     typer.Option(metavar="NAME,...", help="Names of the factors, or the columns of a table that are factors."),
 ]
-Metrics = Annotated[str | None, typer.Option(metavar="NAME,...", help="Metrics to compute; default: all.")]
+Metrics = Annotated[
+    str | None,
+    typer.Option(metavar="NAME,...", help="Metrics to compute, or all that fit; default: those that papers report."),
+]
 ProtocolName = Annotated[
     str, typer.Option(help="search: DCI fitted by hist; published: by reference, as in papers, in ten times the time.")
 ]
@@ -43,7 +46,7 @@ EstimatorName = Annotated[
 ]
 NumDraws = Annotated[
     int | None,
-    typer.Option(min=1, help="Computations of each metric, for the intervals; default: 10, or 1 for several runs."),
+    typer.Option(min=1, help="Computations of each metric; 1: no intervals. Default: 10, or 1 for several runs."),
 ]
 Intervals = Annotated[
     str | None,
@@ -104,7 +107,7 @@ def evaluate(
             found.codes,
             found.factors,
             factor_names=found.factor_names,
-            metrics=_names(metrics),
+            metrics="all" if metrics == "all" else _names(metrics),
             protocol=protocol,  # pyright: ignore[reportArgumentType]  (checked above)
             estimator=estimator,  # pyright: ignore[reportArgumentType]  (the metric checks it)
             num_draws=num_draws,
@@ -221,7 +224,7 @@ def _progress() -> Iterator[Callable[[Progress], None]]:
         return
     columns = (TextColumn("{task.description}"), BarColumn(20), MofNCompleteColumn(), TimeElapsedColumn())
     with Bar(*columns, console=console, transient=True) as bar:
-        task = bar.add_task("reading")
+        task = bar.add_task("", total=None)
         yield lambda step: bar.update(task, completed=step.done, total=step.total, description=step.doing)
 
 

@@ -42,9 +42,9 @@ def train(
     source = str(config) if config else f"preset {preset}"
     resolved = parse(RunConfig, expand(apply_overrides(tree, overrides or [])), source=source)
     if profile:
-        from raydis.registry import locate_first_stage
+        from raydis.registry import locate_checkpoints
 
-        typer.echo(_profile(locate_first_stage(resolved, storage)))
+        typer.echo(_profile(locate_checkpoints(resolved, storage)))
         return
     from raydis.cluster.storage import lasting_storage
     from raydis.train.trainer import run

@@ -63,7 +63,8 @@ def gpus_per_worker(compute: ComputeConfig) -> float:
 def worker_resources(compute: ComputeConfig) -> dict[str, float]:
     """Return the resources that Ray reserves for one worker."""
     gpus = gpus_per_worker(compute)
-    return {"CPU": compute.num_cpus} | ({"GPU": gpus} if gpus else {})
+    memory = {"memory": float(compute.memory_bytes)} if compute.memory_bytes else {}
+    return {"CPU": compute.num_cpus} | ({"GPU": gpus} if gpus else {}) | memory
 
 
 def max_parallel_runs(compute: ComputeConfig, nodes: Sequence[Node]) -> int:
@@ -109,7 +110,8 @@ def holds(compute: ComputeConfig, number: int, nodes: Sequence[Node]) -> bool:
 
 def describe_workers(compute: ComputeConfig, number: int) -> str:
     """Return in words what resources that number of workers needs."""
-    return f"{number} worker(s) of {compute.num_cpus:g} CPUs and {gpus_per_worker(compute):g} GPUs"
+    memory = f" and {compute.memory_bytes / 2**30:.2g} GiB of memory" if compute.memory_bytes else ""
+    return f"{number} worker(s) of {compute.num_cpus:g} CPUs and {gpus_per_worker(compute):g} GPUs{memory}"
 
 
 def describe_nodes(nodes: Sequence[Node]) -> str:
@@ -158,6 +160,8 @@ def has_autoscaler(node_types: Iterable[str]) -> bool:
 def _workers_on(compute: ComputeConfig, node: Node) -> int:
     """Return how many workers fit on a node. A worker's fraction of a GPU cannot be split over two GPUs."""
     by_cpu = math.floor(node.get("CPU", 0.0) / compute.num_cpus)
+    if compute.memory_bytes:
+        by_cpu = min(by_cpu, math.floor(node.get("memory", 0.0) / compute.memory_bytes))
     gpus, have = gpus_per_worker(compute), node.get("GPU", 0.0)
     if not gpus:
         return by_cpu

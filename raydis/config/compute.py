@@ -39,6 +39,12 @@ class ComputeConfig(Model):
     num_gpus: float = Field(
         default=0, ge=0, description="GPUs per worker. With a fraction, several workers share a GPU."
     )
+    memory_bytes: int = Field(
+        default=0,
+        ge=0,
+        description="Memory that Ray reserves for a worker, in bytes; 0: none, but for methods that ask for it. Ray "
+        "only counts what is reserved and does not enforce it.",
+    )
     compile: Literal["off", "blocks", "graph", "full"] = Field(
         default="off",
         description="How a training step is accelerated. `graph`: it is captured once as a CUDA graph and replayed; "

@@ -8,7 +8,7 @@ from pydantic import Field, model_validator
 
 from raydis.config.section import Model
 
-PROCEDURAL_SETS = ("shapes3d_procedural", "dsprites_procedural")
+RENDERED_SETS = ("shapes3d_procedural", "dsprites_procedural", "arcs", "blobs")
 
 
 class DataConfig(Model):
@@ -17,6 +17,8 @@ class DataConfig(Model):
     name: Literal[
         "shapes3d_procedural",
         "dsprites_procedural",
+        "arcs",
+        "blobs",
         "shapes3d",
         "dsprites",
         "mpi3d",
@@ -25,7 +27,7 @@ class DataConfig(Model):
         "image_folder",
     ] = Field(
         default="shapes3d_procedural",
-        description="Data set. `*_procedural` sets are rendered, the others are read from files.",
+        description="Data set. `*_procedural`, `arcs` and `blobs` are rendered, the others are read from files.",
     )
     path: str | None = Field(
         default=None,
@@ -42,9 +44,9 @@ class DataConfig(Model):
 
     @model_validator(mode="after")
     def _path(self) -> Self:
-        if self.name in PROCEDURAL_SETS and self.path is not None:
+        if self.name in RENDERED_SETS and self.path is not None:
             raise ValueError(f"data.name={self.name} is rendered, not read: remove data.path={self.path}")
-        if self.name not in PROCEDURAL_SETS and self.path is None:
+        if self.name not in RENDERED_SETS and self.path is None:
             raise ValueError(f"data.name={self.name} is read from files: set data.path to a local path or s3:// URI")
         if self.name == "image_folder" and self.levels:
             raise ValueError("data.levels needs factors, but an image_folder has none: remove data.levels")

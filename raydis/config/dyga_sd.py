@@ -5,12 +5,13 @@ The defaults are the sizes of the paper and of the authors' released code.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
 from raydis.config.method import MethodSection
 from raydis.config.section import Model, Rate, Size
+from raydis.config.tree import is_tree
 
 if TYPE_CHECKING:
     from raydis.config.run import RunConfig
@@ -19,8 +20,9 @@ MAX_COVARIANCE_NUMBERS = 2**28  # in the covariances of all units' mixtures: 1 G
 
 
 class EncoderConfig(Model):
-    """Image encoder: it maps an image to one scalar per unit, and an MLP per unit maps the scalar to a token."""
+    """DyGA+SD's encoder: it maps an image to one scalar per unit, and an MLP per unit maps the scalar to a token."""
 
+    kind: Literal["conv"] = "conv"
     channels: tuple[Size, ...] = Field(
         default=(64, 128, 256, 256, 256),
         min_length=2,
@@ -47,8 +49,43 @@ class EncoderConfig(Model):
     token_activation: Literal["relu", "none"] = Field(default="relu", description="Last activation of each unit's MLP.")
 
 
-class UNetConfig(Model):
-    """Denoising U-Net with cross-attention to the tokens, and Skip Dropout (SD) on its skip connections."""
+class ResidualConvolutionsConfig(Model):
+    """Strided convolutions and residual blocks, as in the released code of EncDiff and DisDiff."""
+
+    model_dim: int = Field(default=128, ge=2, description="Channels of all convolutions.")
+    norm: Literal["batch", "group"] = Field(
+        default="batch",
+        description="Norm of the convolutions. `batch`, as published: in training over the images that all workers "
+        "compute at once, later by running statistics. With `group`, an image never depends on its batch.",
+    )
+
+    def check_image_size(self, image_size: int) -> None:
+        """Raise ValueError if the convolutions cannot halve the image four times."""
+        if image_size % 16:
+            raise ValueError(f"data.image_size={image_size} cannot be divided by 16 in the encoder")
+
+
+class ResidualEncoderConfig(ResidualConvolutionsConfig):
+    """EncDiff's encoder: it maps an image to one scalar per unit, and an MLP per unit maps the scalar to a token."""
+
+    kind: Literal["residual"] = "residual"
+    token_hidden_dims: tuple[Size, ...] = Field(
+        default=(64, 128), min_length=1, description="Widths of the hidden layers of each unit's MLP."
+    )
+
+
+def _with_kind(tree: Any) -> Any:
+    """Add the kind of DyGA+SD's encoder to a section that has none."""
+    return {"kind": "conv", **tree} if is_tree(tree) else tree
+
+
+AnyEncoderConfig = Annotated[
+    Annotated[EncoderConfig | ResidualEncoderConfig, Field(discriminator="kind")], BeforeValidator(_with_kind)
+]
+
+
+class UNetSizes(Model):
+    """Sizes of a denoising U-Net."""
 
     model_dim: int = Field(default=64, ge=8, description="Channels at the finest level.")
     multipliers: tuple[Size, ...] = Field(
@@ -57,16 +94,10 @@ class UNetConfig(Model):
     num_blocks: int = Field(default=2, ge=1, description="Residual blocks per level.")
     attention_sizes: tuple[Size, ...] = Field(
         default=(16, 8, 4),
-        description="Sizes (px of the latent) of the levels whose blocks attend to the tokens. The middle always does.",
+        description="Sizes (px of the latent) of the levels whose blocks attend to the tokens, or to the pixels in a "
+        "U-Net without tokens. The middle always does.",
     )
     num_heads: int = Field(default=8, ge=1, description="Attention heads.")
-    dropout_rate: Rate = Field(default=0.1, description="Dropout inside residual blocks.")
-    skip_dropout_rate: Rate = Field(
-        default=0.2, description="Probability that a channel of a skip connection is dropped."
-    )
-    skip_dropout_sizes: tuple[Size, ...] = Field(
-        default=(16, 8), description="Sizes (px of the latent) of the levels with Skip Dropout."
-    )
 
     @model_validator(mode="after")
     def _heads(self) -> Self:
@@ -76,6 +107,30 @@ class UNetConfig(Model):
                     f"num_heads={self.num_heads} must divide model_dim*multiplier={self.model_dim * multiplier}"
                 )
         return self
+
+    def check_latent_size(self, latent_size: int, section: str) -> None:
+        """Raise ValueError if the U-Net does not fit latents of this size, px. `section` is its dotted key."""
+        sizes = [latent_size >> level for level in range(len(self.multipliers))]
+        if latent_size % (1 << (len(self.multipliers) - 1)):
+            raise ValueError(
+                f"a latent of {latent_size} px cannot be halved {len(self.multipliers) - 1} times: "
+                f"give {section}.multipliers fewer levels"
+            )
+        for field in (name for name in type(self).model_fields if name.endswith("_sizes")):
+            if unknown := sorted(set(getattr(self, field)) - set(sizes)):
+                raise ValueError(f"{section}.{field} has {unknown}, but the U-Net's levels have sizes {sizes} px")
+
+
+class UNetConfig(UNetSizes):
+    """Denoising U-Net with cross-attention to the tokens, and Skip Dropout (SD) on its skip connections."""
+
+    dropout_rate: Rate = Field(default=0.1, description="Dropout inside residual blocks.")
+    skip_dropout_rate: Rate = Field(
+        default=0.2, description="Probability that a channel of a skip connection is dropped."
+    )
+    skip_dropout_sizes: tuple[Size, ...] = Field(
+        default=(16, 8), description="Sizes (px of the latent) of the levels with Skip Dropout."
+    )
 
 
 class AnchorConfig(Model):
@@ -140,7 +195,10 @@ class DiffusionConfig(Model):
 
 
 class DygaSdConfig(MethodSection):
-    """DyGA+SD. With `anchors.mode: off` and `unet.skip_dropout_rate: 0` it is EncDiff (arXiv 2402.09712)."""
+    """DyGA+SD. With `anchors.mode: off` and `unet.skip_dropout_rate: 0` it is EncDiff (arXiv 2402.09712).
+
+    EncDiff's own encoder is `encoder.kind: residual`.
+    """
 
     has_blocks: ClassVar[bool] = True
     uses_first_stage: ClassVar[bool] = True
@@ -148,7 +206,7 @@ class DygaSdConfig(MethodSection):
     kind: Literal["dyga_sd"] = "dyga_sd"
     num_units: int = Field(default=20, ge=2, le=256, description="Latent units N.")
     unit_dim: int = Field(default=32, ge=1, le=1024, description="Width D of a unit's token.")
-    encoder: EncoderConfig = EncoderConfig()
+    encoder: AnyEncoderConfig = EncoderConfig()
     unet: UNetConfig = UNetConfig()
     anchors: AnchorConfig = AnchorConfig()
     diffusion: DiffusionConfig = DiffusionConfig()
@@ -172,17 +230,10 @@ class DygaSdConfig(MethodSection):
         return self
 
     def check(self, run: RunConfig) -> None:
-        unet = self.unet
-        sizes = [run.latent_size >> level for level in range(len(unet.multipliers))]
-        if run.latent_size % (1 << (len(unet.multipliers) - 1)):
-            raise ValueError(
-                f"a latent of {run.latent_size} px cannot be halved {len(unet.multipliers) - 1} times: "
-                "give method.unet.multipliers fewer levels"
-            )
-        for field in ("attention_sizes", "skip_dropout_sizes"):
-            unknown = sorted(set(getattr(unet, field)) - set(sizes))
-            if unknown:
-                raise ValueError(f"method.unet.{field} has {unknown}, but the U-Net's levels have sizes {sizes} px")
+        self.unet.check_latent_size(run.latent_size, "method.unet")
+        if isinstance(self.encoder, ResidualEncoderConfig):
+            self.encoder.check_image_size(run.data.image_size)
+            return
         shrink = self.encoder.stem_stride << (len(self.encoder.channels) - 1)
         if run.data.image_size % shrink:
             raise ValueError(f"data.image_size={run.data.image_size} cannot be divided by {shrink} in the encoder")

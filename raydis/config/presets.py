@@ -5,21 +5,25 @@ tenth of the published training budget, and with bf16 instead of the release's f
 laptop CPU; `flow_small` is its variant with flow matching. `tiny` is for tests and learns nothing. `vq` and `kl` train
 the learned first stages at the published size; `vq_small` and `kl_small` train them for the images of `small`, in
 minutes on a laptop CPU. The other presets in `_small` train the other methods on the same images, in minutes on one
-core. Those in `_published` train a variational autoencoder (VAE) as disentanglement_lib does.
+core. Those in `_published` train a variational autoencoder (VAE) as disentanglement_lib does. `diffusion_presets.py`
+holds the presets of EncDiff and DisDiff.
 """
 
 from __future__ import annotations
 
 import copy
-from typing import TypedDict
+import functools
 
 from raydis.config.autoencoder import KlConfig, VqConfig
 from raydis.config.cs_dismo import CsDismoConfig
 from raydis.config.data import DataConfig
+from raydis.config.diffusion_presets import DIFFUSION_PRESETS
 from raydis.config.dyga_sd import AnchorConfig, DiffusionConfig, DygaSdConfig, EncoderConfig, UNetConfig
 from raydis.config.files import merge
 from raydis.config.first_stage import PatchPcaStage, PixelStage
+from raydis.config.ica import AeIcaConfig, HlleIcaConfig, IsoAeIcaConfig
 from raydis.config.pca_ica import PcaIcaConfig
+from raydis.config.preset_parts import FULL_DATA, SMALL_COURSE, SMALL_DATA
 from raydis.config.run import RunConfig
 from raydis.config.train import EvaluationConfig, TrainConfig
 from raydis.config.tree import Tree, is_tree
@@ -36,28 +40,8 @@ from raydis.config.vae import (
 )
 from raydis.errors import ConfigError
 
-TAGS = {"data": "name", "first_stage": "kind", "method": "kind"}  # section -> the key that names its variant
-
-
-class _Course(TypedDict):
-    num_images: int
-    ema_decay: float
-    report_images: int
-    checkpoint_images: int
-
-
-FULL_DATA = DataConfig(name="shapes3d_procedural", image_size=64)
-SMALL_DATA = DataConfig(
-    name="shapes3d_procedural",
-    image_size=64,
-    levels={"floor_hue": 4, "wall_hue": 4, "object_hue": 4, "scale": (0, 7), "orientation": (0, 7, 14)},
-)
-SMALL_COURSE: _Course = {
-    "num_images": 30_000,
-    "ema_decay": 0.995,
-    "report_images": 3_000,
-    "checkpoint_images": 15_000,
-}
+# section -> the key that names its variant; a section stands after the one that contains it
+TAGS = {"data": "name", "first_stage": "kind", "method": "kind", "method.encoder": "kind"}
 
 REFERENCE = RunConfig(
     data=FULL_DATA,
@@ -191,7 +175,7 @@ def _small_first_stage(method: VqConfig | KlConfig) -> RunConfig:
     )
 
 
-def _small_rival(method: VaeConfig | CsDismoConfig | PcaIcaConfig) -> RunConfig:
+def _small_rival(method: VaeConfig | CsDismoConfig | PcaIcaConfig | AeIcaConfig | IsoAeIcaConfig) -> RunConfig:
     """Return the configuration that trains a method without a first stage on the images of `small`.
 
     disentanglement_lib takes 300,000 steps at a learning rate of 1e-4. At this rate, a thousand steps learn hardly more
@@ -221,6 +205,10 @@ def _published_vae(method: VaeConfig) -> RunConfig:
     )
 
 
+VECTOR_EVALUATION = EvaluationConfig(
+    protocol="search", metrics=("factor_vae", "dci", "mig", "scalar_factor_vae", "grouped_dci", "leakage")
+)
+
 PRESETS: dict[str, RunConfig] = {
     "reference": REFERENCE,
     "small": SMALL,
@@ -242,14 +230,7 @@ PRESETS: dict[str, RunConfig] = {
     "proto_vae_small": _small_rival(ProtoVaeConfig()),
     "dot_vae_small": _small_rival(DotVaeConfig()),
     "factor_vae_small": _small_rival(FactorVaeConfig(gamma=10.0, discriminator_dims=(256, 256, 256))),
-    "cs_dismo_small": _small_rival(CsDismoConfig()).model_copy(
-        update={
-            "evaluation": EvaluationConfig(
-                protocol="search",
-                metrics=("factor_vae", "dci", "mig", "scalar_factor_vae", "grouped_dci", "leakage"),
-            )
-        }
-    ),
+    "cs_dismo_small": _small_rival(CsDismoConfig()).model_copy(update={"evaluation": VECTOR_EVALUATION}),
     "beta_vae_published": _published_vae(BetaVaeConfig()),
     "annealed_vae_published": _published_vae(AnnealedVaeConfig()),
     "dip_vae_i_published": _published_vae(DipVaeIConfig()),
@@ -259,6 +240,16 @@ PRESETS: dict[str, RunConfig] = {
     # FastICA may never converge. With scikit-learn's tolerance of 1e-4 that happens in 5 of 48 fits (6 to 20 units,
     # three seeds, images of `tiny` and `small`); with 5e-3 in 1 of 144 (6 to 20 units, twelve seeds).
     "pca_ica_small": _small_rival(PcaIcaConfig(tolerance=5e-3)),
+    "ae_ica_small": _small_rival(AeIcaConfig()),
+    "iso_ae_ica_small": _small_rival(IsoAeIcaConfig()),
+    "hlle_ica_small": RunConfig(  # of other images, because Hessian eigenmaps need continuous factors
+        data=DataConfig(name="blobs", image_size=32),
+        first_stage=PixelStage(),
+        method=HlleIcaConfig(num_units=3),
+        train=TrainConfig(**SMALL_COURSE, batch_size=32, learning_rate=1e-3),
+        evaluation=EvaluationConfig(protocol="search"),
+    ),
+    **DIFFUSION_PRESETS,
 }
 
 
@@ -278,17 +269,30 @@ def expand(tree: Tree) -> Tree:
         raise ConfigError(f"unknown preset {name!r}: use one of {', '.join(PRESETS)}")
     base = as_tree(PRESETS[name])
     over = {key: value for key, value in tree.items() if key != "preset"}
-    for section, tag in TAGS.items():
-        wanted = over.get(section)
-        chosen = wanted.get(tag) if is_tree(wanted) else None
-        if chosen is not None and chosen != base[section][tag]:
-            base[section] = {"image_size": base["data"]["image_size"]} if section == "data" else {}
+    for key, tag in TAGS.items():
+        wanted, found = _section(over, key), _section(base, key)
+        chosen = None if wanted is None else wanted.get(tag)
+        if chosen is not None and found is not None and chosen != found.get(tag):
+            kept = {"image_size": found["image_size"]} if key == "data" else {}
+            found.clear()
+            found.update(kept)
     return merge(base, over)
 
 
 def as_tree(preset: RunConfig) -> Tree:
     """Return the values that a preset sets, and the variant of each section even if it is the default."""
     tree = preset.model_dump(mode="json", exclude_unset=True)
-    for section, tag in TAGS.items():
-        tree[section][tag] = getattr(getattr(preset, section), tag)
+    for key, tag in TAGS.items():
+        section = _section(tree, key)
+        variant = None if section is None else getattr(functools.reduce(getattr, key.split("."), preset), tag, None)
+        if section is not None and variant is not None:  # the encoder of some methods has no variants
+            section[tag] = variant
     return tree
+
+
+def _section(tree: Tree, key: str) -> Tree | None:
+    """Return the section at a dotted key; None if the tree has none there."""
+    node: object = tree
+    for name in key.split("."):
+        node = node.get(name) if is_tree(node) else None
+    return node if is_tree(node) else None

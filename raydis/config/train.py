@@ -24,6 +24,7 @@ MetricName = Literal[
     "tad",
     "self_mig",
     "sample_efficiency",
+    "mcc",
     "scalar_factor_vae",
     "grouped_dci",
     "leakage",

@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -142,11 +143,13 @@ class Loader:
             return normalise(self._resident.index_select(0, to_device(torch.from_numpy(indices), self.device)))
         return normalise(to_device(self._from_host(indices), self.device))
 
-    def gather_in_parts(self, indices: np.ndarray) -> Iterator[Tensor]:
-        """Yield the result of `gather` in as few equal parts as `images_at_once` allows, at least one."""
+    def gather_in_parts(self, indices: np.ndarray) -> Iterable[Tensor]:
+        """Return the result of `gather` in as few equal parts as `images_at_once` allows, at least one.
+
+        The parts are gathered when they are iterated over, which can be done repeatedly.
+        """
         size = images_at_once(self.dataset.image_shape[0])
-        for part in np.array_split(indices, max(math.ceil(len(indices) / size), 1)):
-            yield self.gather(part)
+        return Parts(self, np.array_split(indices, max(math.ceil(len(indices) / size), 1)))
 
     def _from_host(self, indices: np.ndarray) -> Tensor:
         if not isinstance(self.dataset, ArrayDataset) or not self.dataset.array.flags.writeable:
@@ -186,3 +189,14 @@ class Loader:
             part = np.arange(start, min(start + size, len(self.dataset)))
             resident[start : start + len(part)] = torch.from_numpy(self.dataset.images(part))
         return resident
+
+
+@dataclass(frozen=True)
+class Parts:
+    """The images of a loader at given indices, in parts, which are gathered anew for each iteration."""
+
+    loader: Loader
+    indices: Sequence[np.ndarray]
+
+    def __iter__(self) -> Iterator[Tensor]:
+        return map(self.loader.gather, self.indices)

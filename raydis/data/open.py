@@ -10,6 +10,7 @@ from raydis.data.dataset import FactorDataset
 from raydis.data.dsprites import render_dsprites
 from raydis.data.folder import FileKind
 from raydis.data.shapes3d import render_shapes3d
+from raydis.data.smooth import render_arcs, render_blobs
 from raydis.data.source import Source, load
 from raydis.errors import DataError
 from raydis.store import Location
@@ -33,6 +34,10 @@ def open_dataset(config: DataConfig, *, cache_dir: Path | None = None) -> Factor
             return render_shapes3d(config.levels, config.image_size, cache_dir=cache)
         case "dsprites_procedural":
             return render_dsprites(config.levels, config.image_size, cache_dir=cache)
+        case "arcs":
+            return render_arcs(config.levels, config.image_size, cache_dir=cache)
+        case "blobs":
+            return render_blobs(config.levels, config.image_size, cache_dir=cache)
         case _:
             source = _source(config, cache)
             return load(source, image_size=config.image_size, levels=config.levels, cache_dir=cache)

@@ -41,6 +41,7 @@ class Denoising(nn.Module):
             raise ValueError(f"unknown prediction {prediction!r}: use noise, velocity, sample or flow")
         if loss not in ("l1", "l2"):
             raise ValueError(f"unknown loss {loss!r}: use l1 or l2")
+        self.schedule = schedule
         self.num_timesteps = num_timesteps
         self.distance = loss
         self.prediction = prediction

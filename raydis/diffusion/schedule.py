@@ -39,3 +39,14 @@ def alpha_bars(name: str, num_timesteps: int = 1000) -> np.ndarray:
     else:
         raise ValueError(f"unknown schedule {name!r}: use ldm_linear, cosine or straight")
     return np.cumprod(1.0 - betas)
+
+
+def shift_coefficients(alpha_bars: np.ndarray) -> np.ndarray:
+    """Return the factors (T,) by which the fields of DisDiff shift the predicted noise in training.
+
+    With a_t = ab_t / ab_(t-1) and ab_(-1) = 1 they are -sqrt(a_t) (1 - ab_(t-1)) / sqrt(1 - ab_t), as in the released
+    code of arXiv 2301.13721. They equal -sqrt(a_t (1 - ab_t)) / beta_t times the variance of the posterior q(z_(t-1) |
+    z_t, z_0), which is how PDAE (arXiv 2212.12990) weights the gradient that its decoder predicts. The first is 0.
+    """
+    before = np.concatenate([[1.0], alpha_bars[:-1]])
+    return -np.sqrt(alpha_bars / before) * (1.0 - before) / np.sqrt(1.0 - alpha_bars)

@@ -13,13 +13,13 @@ def open_method(checkpoint: Checkpoint) -> tuple[UnitMethod, int]:
 
     Raises:
         CheckpointError: the weights fit the configuration neither with colour nor with grey images, their file changed
-            after it was verified, or the method is a first stage, which has no units.
+            after it was verified, or the method has no units.
     """
     method, channels = _trained(checkpoint)
     if not isinstance(method, UnitMethod):
         raise CheckpointError(
-            f"checkpoint {checkpoint.folder} is a first stage, which has no units: open that of a run that names it as "
-            "its first_stage.checkpoint"
+            f"checkpoint {checkpoint.folder} holds a model without units, for other runs to build on: open that of "
+            "a run that names it as its first_stage.checkpoint or method.pretrained.checkpoint"
         )
     return method, channels
 

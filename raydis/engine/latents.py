@@ -1,4 +1,4 @@
-"""Load the learned first stage of a run from its own checkpoint, and encode all images with it once.
+"""The latents of all images behind a learned first stage, which are computed once.
 
 B batch, L h w latent.
 """
@@ -7,21 +7,15 @@ from __future__ import annotations
 
 import hashlib
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from raydis.checkpoint.fetch import default_cache, fetch_checkpoint
-from raydis.config import RunConfig
-from raydis.config.first_stage import LearnedStage
-from raydis.config.section import Model
 from raydis.data import Loader
 from raydis.data.cache import cache_folder, cached_array
 from raydis.data.dataset import digest
 from raydis.data.loader import images_at_once, to_device
-from raydis.errors import CheckpointError, ConfigError
 from raydis.models.autoencoders import Autoencoder
 
 ENCODER = 1  # part of the cache's file name; increase it if equal weights and images would give other latents
@@ -75,7 +69,7 @@ def open_latents(autoencoder: Autoencoder, loader: Loader, *, cache_dir: Path | 
                 part = np.arange(start, min(start + images_at_once(size), len(dataset)))
                 out[part] = autoencoder.raw(loader.gather(part)).half().cpu().numpy()
 
-    name = digest(images=dataset.fingerprint, encoder=_weights_digest(autoencoder), version=ENCODER)
+    name = digest(images=dataset.fingerprint, encoder=weights_digest(autoencoder), version=ENCODER)
     path = cache_folder(cache_dir) / f"{dataset.name}-{dataset.fingerprint[:16]}-latents-{name[:16]}.npy"
     return Latents(
         cached_array(path, (len(dataset), autoencoder.latent_dim, side, side), fill, dtype=np.float16),
@@ -84,61 +78,7 @@ def open_latents(autoencoder: Autoencoder, loader: Loader, *, cache_dir: Path | 
     )
 
 
-def fill_first_stage(autoencoder: Autoencoder, config: RunConfig) -> None:
-    """Load the weights of a diffusion run's first stage from the checkpoint of the run that trained the stage.
-
-    Raises:
-        CheckpointError: there is no checkpoint, or it is damaged.
-        ConfigError: it does not match `config.first_stage`, or was trained on images of another shape.
-    """
-    stage = config.first_stage
-    assert isinstance(stage, LearnedStage)
-    try:
-        checkpoint = fetch_checkpoint(stage.checkpoint, default_cache())
-    except CheckpointError as error:
-        raise CheckpointError(
-            f"first_stage.checkpoint={stage.checkpoint}: {error}. Train one with "
-            f"`python -m raydis train --preset {stage.kind}` and name its folder"
-        ) from error
-    name, found = f"first_stage.checkpoint={stage.checkpoint}", checkpoint.config
-    if found.method.kind != stage.kind:
-        raise ConfigError(
-            f"{name} was trained as method.kind={found.method.kind}, but first_stage.kind={stage.kind}: "
-            + (f"set first_stage.kind={found.method.kind}" if not found.method.scored else "name another")
-        )
-    if differing := _differing_settings(stage, found.method):
-        has = ", ".join(f"{field}={theirs}" for field, (theirs, _) in differing.items())
-        advice = ", ".join(
-            f"first_stage.{field}={theirs} instead of {ours}" for field, (theirs, ours) in differing.items()
-        )
-        raise ConfigError(f"{name} has {has}: set {advice}")
-    if found.data.image_size != config.data.image_size:
-        raise ConfigError(
-            f"{name} was trained on images of {found.data.image_size} px, but data.image_size is "
-            f"{config.data.image_size}: train a first stage on images of this size, or set the other one"
-        )
-    weights = {
-        key.removeprefix("network."): tensor
-        for key, tensor in checkpoint.weights().items()
-        if key.startswith("network.")
-    }
-    try:
-        autoencoder.load_state_dict(weights)
-    except RuntimeError as error:  # the number of channels is not part of the configuration
-        what = " ".join(str(error).split())[:300]
-        raise ConfigError(f"{name} does not fit the images of data.name={config.data.name} ({what})") from error
-
-
-def _differing_settings(stage: Model, method: Model) -> dict[str, tuple[Any, Any]]:
-    """Return the value of the method and that of the stage for each setting that both have and that differs.
-
-    The settings that both have are those of the network. The others concern its training or its use.
-    """
-    theirs, ours = method.model_dump(mode="json"), stage.model_dump(mode="json")
-    return {field: (theirs[field], ours[field]) for field in ours if field in theirs and theirs[field] != ours[field]}
-
-
-def _weights_digest(autoencoder: Autoencoder) -> str:
+def weights_digest(autoencoder: Autoencoder) -> str:
     """Return the sha256 of the names, shapes and bytes of the encoder's weights, which determine the latents."""
     state = hashlib.sha256()
     for part in ("encoder", "to_latent"):

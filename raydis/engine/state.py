@@ -25,8 +25,9 @@ from raydis.config import RunConfig
 from raydis.data import FactorDataset, Loader
 from raydis.data.loader import images_at_once
 from raydis.engine.accelerate import resolve_mode
+from raydis.engine.borrow import fill_first_stage, fill_pretrained
 from raydis.engine.group import Workers
-from raydis.engine.latents import Latents, fill_first_stage, open_latents
+from raydis.engine.latents import Latents, open_latents
 from raydis.engine.plan import num_parts
 from raydis.engine.streams import Sample, Stream, sample_of, seed_of
 from raydis.errors import CheckpointError
@@ -156,23 +157,28 @@ class Training:
             capturable=captures,
         )
 
-    def open_first_stage(self) -> None:
-        """Load the learned first stage, and open its latents of all images. Call it before the first step.
+    def open_borrowed(self) -> None:
+        """Load the learned first stage and the pre-trained model of the method, and open the latents of all images.
 
-        It does nothing without such a stage, or if the latents are open. The weights of the stage come from its own
-        checkpoint, unless this run was resumed from a checkpoint of its own, which contains them.
+        Call it before the first step. It does nothing for a method without such a stage or model, or if the latents are
+        open. The weights come from checkpoints of other runs, unless this run was resumed from a checkpoint of its own,
+        which contains them. The scale of the latents is that of the pre-trained model.
         """
         ours, theirs = self.method.autoencoder, self.average.autoencoder
-        if ours is None or theirs is None or self.latents is not None:
-            return
-        if not self.step:
-            fill_first_stage(ours, self.config)
-        self.latents = open_latents(ours, self.loader)
-        self.workers.wait()  # a node whose cache lacks the latents encodes all images, which takes time
-        if not self.step:
-            ours.fit_scale(self.latents.gather(self.sample(CALIBRATION_IMAGES, Sample.START)))
-            self.workers.broadcast([ours.scale])
-            theirs.load_state_dict(ours.state_dict())
+        pretrained, averaged = self.method.pretrained, self.average.pretrained
+        if ours is not None and self.latents is None:
+            if not self.step:
+                fill_first_stage(ours, self.config)
+            self.latents = open_latents(ours, self.loader)
+            self.workers.wait()  # a node whose cache lacks the latents encodes all images, which takes time
+            if not self.step and pretrained is None:
+                ours.fit_scale(self.latents.gather(self.sample(CALIBRATION_IMAGES, Sample.START)))
+                self.workers.broadcast([ours.scale])
+            if not self.step and theirs is not None:
+                theirs.load_state_dict(ours.state_dict())
+        if pretrained is not None and averaged is not None and not self.step:
+            fill_pretrained(pretrained, self.config)
+            averaged.load_state_dict(pretrained.state_dict())
 
     def refit(self) -> None:
         """Refit the method to a sample of the images on rank 0, and broadcast the result to all workers."""

@@ -38,7 +38,7 @@ class Step:
     def __init__(self, training: Training, *, graph: Callable[[], Graph] | None = None) -> None:
         self.training = training
         if not training.spent:
-            training.open_first_stage()
+            training.open_borrowed()
         if training.mode in ("blocks", "full"):
             compile_blocks(training.method)
         launch = naming_compiler_errors(self._moves) if training.mode in ("blocks", "full") else self._moves

@@ -12,7 +12,9 @@ from numpy.typing import NDArray
 from raydis.errors import MetricError
 from raydis.evaluation.inputs import Codes
 from raydis.metrics.protocol import Protocol
+from raydis.metrics.sampling import LevelIndex
 from raydis.metrics.scoring import Outcome, derived_seed, measure
+from raydis.metrics.table import METRICS, metrics_of
 
 Draw = dict[str, Outcome]  # the outcome of each metric
 
@@ -35,12 +37,16 @@ class Progress:
 class Plan:
     """The settings that all draws of an evaluation share; see `raydis.evaluate`."""
 
-    metrics: tuple[str, ...]
     protocol: Protocol
     seed: int
     num_draws: int
     intervals: Literal["rows", "draws"]
     num_jobs: int
+
+    @property
+    def metrics(self) -> tuple[str, ...]:
+        """The metrics to compute, in the order of the table."""
+        return metrics_of(self.protocol)
 
 
 def draw_all(
@@ -117,10 +123,13 @@ def _draw(
         rows = rng.integers(len(scalars), size=len(scalars))
         scalars, levels = scalars[rows], levels[rows]
     outcomes: Draw = {}
+    index = LevelIndex.of(levels) if any("index" in METRICS[name].options for name in plan.metrics) else None
     for place, name in enumerate(plan.metrics):
         start(place)
         try:
-            outcomes[name] = measure(name, scalars, levels, protocol=plan.protocol, seed=seed, num_jobs=num_jobs)
+            outcomes[name] = measure(
+                name, scalars, levels, protocol=plan.protocol, seed=seed, num_jobs=num_jobs, index=index
+            )
         except MetricError as error:  # it needs what these tables lack; the others may still score them
             outcomes[name] = Outcome("invalid", str(error))
     return outcomes

@@ -13,11 +13,13 @@ from raydis.evaluation.draws import Draw, Plan, Progress, draw_all
 from raydis.evaluation.inputs import Codes, Factors, check_codes, check_factors
 from raydis.evaluation.intervals import LEAST_DRAWS, around_first, around_mean, is_complete_grid
 from raydis.evaluation.result import Estimate, Evaluation, Run
+from raydis.metrics.entry import Number
 from raydis.metrics.importance import Estimator
-from raydis.metrics.protocol import PUBLISHED, SEARCH
-from raydis.metrics.table import METRICS, Number, number_named, sizes_of
+from raydis.metrics.protocol import PUBLISHED, SEARCH, Protocol
+from raydis.metrics.scoring import fitting_metrics
+from raydis.metrics.table import METRICS, metrics_of, number_named, sizes_of
 
-NUM_DRAWS = 10  # the 95 % interval then reaches 2.3 standard deviations to each side; with 3 draws, it would be 4.3
+NUM_DRAWS = 10  # the 95 % interval then reaches 2.3 standard deviations to each side; with 3 draws, it would be 12.7
 PROTOCOLS = {protocol.name: protocol for protocol in (SEARCH, PUBLISHED)}
 
 
@@ -26,7 +28,7 @@ def evaluate(
     factors: Any,
     *,
     factor_names: Sequence[str] | None = None,
-    metrics: Sequence[str] | None = None,
+    metrics: Sequence[str] | Literal["all"] | None = None,
     protocol: Literal["search", "published"] = "search",
     estimator: Estimator | None = None,
     seed: int = 0,
@@ -43,7 +45,7 @@ def evaluate(
             a data frame. For several training runs, a list or a dictionary (name -> codes) of them.
         factors: (M, F), the levels of the factors: integers, whole floats or text. Any combinations may occur.
         factor_names: F names.
-        metrics: names in `raydis.metrics.table.METRICS`; default: all.
+        metrics: names in `raydis.metrics.table.METRICS`; or "all" that fit the tables. Default: those of the protocol.
         protocol: "search" fits DCI by `hist`; "published" by `reference`, as in papers, which takes ten times as long.
         estimator: another classifier for DCI.
         seed: of the draw that gives the numbers.
@@ -65,8 +67,10 @@ def evaluate(
     runs = check_codes(codes, num_rows=len(table.levels))
     kind = intervals or ("draws" if is_complete_grid(table.levels) else "rows")
     num_draws = num_draws if num_draws is not None else NUM_DRAWS if len(runs) == 1 else 1
-    settings = replace(_named(protocol, PROTOCOLS, "protocol"), **({"estimator": estimator} if estimator else {}))
-    plan = _checked(Plan(_chosen(metrics), settings, seed, num_draws, kind, num_jobs), confidence)
+    settings: Protocol = _named(protocol, PROTOCOLS, "protocol")
+    settings = replace(settings, estimator=estimator or settings.estimator)
+    settings = replace(settings, metrics=_chosen(metrics, settings, runs, table))
+    plan = _checked(Plan(settings, seed, num_draws, kind, num_jobs), confidence)
     draws = draw_all(runs, table.levels, plan, on_progress or (lambda _: None))
     scored = tuple(_run_of(run, own, plan, confidence) for run, own in zip(runs, draws, strict=True))
     return _gathered(scored, table, plan, confidence)
@@ -74,7 +78,7 @@ def evaluate(
 
 def _gathered(runs: tuple[Run, ...], table: Factors, plan: Plan, confidence: float) -> Evaluation:
     """Return the result: the scores of all runs, and the settings that led to them."""
-    sizes = {name: size for name, size in sizes_of(plan.protocol).items() if name in plan.metrics}
+    sizes = sizes_of(plan.protocol)
     first, several = runs[0], len(runs) > 1
     return Evaluation(
         estimates=_over_runs(runs, confidence) if several else first.estimates,
@@ -93,13 +97,15 @@ def _gathered(runs: tuple[Run, ...], table: Factors, plan: Plan, confidence: flo
     )
 
 
-def _chosen(metrics: Sequence[str] | None) -> tuple[str, ...]:
+def _chosen(
+    metrics: Sequence[str] | None, protocol: Protocol, runs: Sequence[Codes], table: Factors
+) -> tuple[str, ...]:
     """Return the metrics to compute, in the order of the table."""
-    if metrics is not None and not metrics:
-        raise MetricError(f"no metric was chosen: choose from {', '.join(METRICS)}")
-    for name in metrics or ():
-        _named(name, METRICS, "metric")
-    return tuple(name for name in METRICS if metrics is None or name in metrics)
+    if metrics != "all":
+        listed = (metrics,) if isinstance(metrics, str) else metrics
+        return metrics_of(replace(protocol, metrics=None if listed is None else tuple(listed)))
+    fitting = [set(fitting_metrics(run.scalars, table.levels)) for run in runs]
+    return tuple(name for name in METRICS if all(name in names for names in fitting))
 
 
 def _named(name: str, known: Mapping[str, Any], what: str) -> Any:
@@ -110,7 +116,7 @@ def _named(name: str, known: Mapping[str, Any], what: str) -> Any:
 
 def _checked(plan: Plan, confidence: float) -> Plan:
     """Return the plan, or raise MetricError for an argument out of range."""
-    _named(plan.intervals, LEAST_DRAWS, "kind of intervals")
+    _named(plan.intervals, dict.fromkeys(("rows", "draws")), "kind of intervals")
     _named(plan.protocol.estimator, dict.fromkeys(get_args(Estimator)), "estimator")
     if not 0.0 < confidence < 1.0:
         raise MetricError(f"{confidence=} must lie between 0 and 1, such as 0.95")
@@ -118,11 +124,9 @@ def _checked(plan: Plan, confidence: float) -> Plan:
         raise MetricError(
             f"num_draws={plan.num_draws} and num_jobs={plan.num_jobs} must be at least 1, seed={plan.seed} at least 0"
         )
-    least = LEAST_DRAWS[plan.intervals]
-    if 1 < plan.num_draws < least:
+    if 1 < plan.num_draws < LEAST_DRAWS:
         raise MetricError(
-            f"num_draws={plan.num_draws} is too few for intervals over {plan.intervals}: give at least {least}, or 1 "
-            "for none"
+            f"num_draws={plan.num_draws} is too few for intervals: give at least {LEAST_DRAWS}, or 1 for none"
         )
     return plan
 
@@ -162,7 +166,7 @@ def _run_of(run: Codes, draws: Sequence[Draw], plan: Plan, confidence: float) ->
                 estimates.append(Estimate(number.name, value))
                 continue
             values = [each.values[number.name] for each in same]
-            estimates.append(_estimate(number, value, *around_first(values, plan.intervals, confidence=confidence)))
+            estimates.append(_estimate(number, value, *around_first(values, confidence=confidence)))
     return Run(run.name, run.unit_names, tuple(estimates), details)
 
 

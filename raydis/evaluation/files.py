@@ -43,7 +43,8 @@ class Columns:
 
     def __array__(self, dtype: DTypeLike | None = None, copy: bool | None = None) -> NDArray[Any]:
         """Return the columns as one array (M, N)."""
-        return np.column_stack(list(self.values.values())).astype(dtype)
+        table = np.column_stack(list(self.values.values()))
+        return table if dtype is None else table.astype(dtype)
 
     def only(self, names: Iterable[str]) -> Columns:
         """Return some of the columns, in the given order."""
@@ -136,12 +137,13 @@ def _read(path: Path) -> Columns | dict[str, NDArray[Any]]:
             return Columns(_parse(path.read_text(encoding="utf-8-sig")))
         if suffix not in NUMPY:
             raise DataError(f"{path} has the suffix {suffix or 'none'}: use one of {', '.join(SUFFIXES)}")
-        loaded = np.load(path, allow_pickle=False)
-        return {"": loaded} if isinstance(loaded, np.ndarray) else {name: loaded[name] for name in loaded.files}
+        with path.open("rb") as file:  # np.load leaves a damaged .npz open
+            loaded = np.load(file, allow_pickle=False)
+            return {"": loaded} if isinstance(loaded, np.ndarray) else {name: loaded[name] for name in loaded.files}
     except UNREADABLE as error:
-        if "allow_pickle" in str(error):
+        if "allow_pickle" in str(error):  # of an array of objects, or of a file that does not begin as numpy.save's
             raise DataError(
-                f"{path} holds Python objects, which are not unpickled: save an array of numbers"
+                f"{path} holds no array of numbers: save one with numpy.save or numpy.savez (nothing is unpickled)"
             ) from error
         raise DataError(f"{path} cannot be read ({' '.join(str(error).split())}): save it again") from error
 

@@ -48,7 +48,7 @@ def to_markdown(found: Evaluation) -> str:
     head = ("metric", "mean" if len(found.runs) > 1 else "score", *((share,) if found.intervals else ()))
     rows = [_row(each, found, dash="–") for each in found.estimates]
     parts = [_pipes(head, rows), f"{_capital(settings(found))}. {interval_note(found)}"]
-    parts += [f"{_capital(_bar_free(heading(each.number)))}: {each.reason}." for each in found.estimates if each.reason]
+    parts += [f"{reason}." for reason in _reasons(found)]
     if found.importance is not None:
         parts.append("Importance of each unit for each factor:")
         parts.append(_pipes(("unit", *found.factor_names), _importance_rows(found)))
@@ -64,7 +64,7 @@ def to_latex(found: Evaluation) -> str:
         r"% Needs \usepackage{booktabs}.",
         f"% {settings(found)}",
         f"% {interval_note(found)}",
-        *(f"% {heading(each.number)}: {each.reason}" for each in found.estimates if each.reason),
+        *(f"% {reason}" for reason in _reasons(found)),
         _tabular("lr" + "r" * bool(found.intervals), head, rows),
     ]
     if found.importance is not None:
@@ -92,6 +92,11 @@ SUFFIXES = {".txt": "text", ".json": "json", ".csv": "csv", ".md": "markdown", "
 def _row(estimate: Estimate, found: Evaluation, *, dash: str) -> tuple[str, ...]:
     value = dash if estimate.value is None else f"{estimate.value:.3f}"
     return (heading(estimate.number), value, *((interval(estimate),) if found.intervals else ()))
+
+
+def _reasons(found: Evaluation) -> list[str]:
+    """Return `NUMBER: REASON`, in one line, for each number that has no value."""
+    return [f"{heading(each.number)}: {' '.join(each.reason.split())}" for each in found.estimates if each.reason]
 
 
 def _importance_rows(found: Evaluation) -> list[tuple[str, ...]]:

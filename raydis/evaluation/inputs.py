@@ -73,17 +73,17 @@ def check_factors(factors: Any, names: Sequence[str] | None = None) -> Factors:
     levels: list[NDArray[np.int64]] = []
     notes: list[str] = []
     for name, column in zip(labels, columns, strict=True):
-        found, note = _levels(name, column)
+        found, note = _levels(_called("factor", name), column)
         levels.append(found)
         notes += [note] if note else []
     table = np.stack(levels, axis=1)
     check_varying(table)
-    for j, name in enumerate(labels):
-        num_levels = len(np.unique(table[:, j]))
+    for name, column in zip(labels, table.T, strict=True):
+        num_levels = len(np.unique(column))
         if num_levels > len(table) // 2:
             raise MetricError(
-                f"factor {name} has {num_levels} levels in {len(table)} rows, so most levels have a single row: leave "
-                "it out if it numbers the rows, or merge its values into fewer levels (numpy.digitize)"
+                f"{_called('factor', name)} has {num_levels} levels in {len(table)} rows, so most have a single row: "
+                "leave it out if it numbers the rows, or merge its values into fewer levels (numpy.digitize)"
             )
     left_out = [labels[j] for j in constant_factors(table)]
     if left_out:
@@ -168,7 +168,7 @@ def _columns(table: Any, what: str) -> tuple[list[NDArray[Any]], tuple[str, ...]
 
 
 def _levels(name: str, column: NDArray[Any]) -> tuple[NDArray[np.int64], str | None]:
-    """Return the levels (M,) of one factor, and a note if they were translated.
+    """Return the levels (M,) of a factor, which messages call by `name`, and a note if they were translated.
 
     Raises:
         MetricError: values that are no levels.
@@ -180,35 +180,39 @@ def _levels(name: str, column: NDArray[Any]) -> tuple[NDArray[np.int64], str | N
         return _whole(name, column), None
     if kind == "O":
         if missing := sum(value is None or value != value for value in column):
-            raise MetricError(f"factor {name} misses {missing} of {len(column)} values: remove these rows")
+            raise MetricError(f"{name} misses {missing} of {len(column)} values: remove these rows")
         if not all(isinstance(value, str) for value in column):
-            raise MetricError(f"factor {name} mixes types: give integers, or text alone")
+            raise MetricError(f"{name} mixes types: give integers, or text alone")
         column, kind = column.astype(np.str_), "U"
     if kind not in "UT":
-        raise MetricError(f"factor {name} of type {column.dtype} has no levels: give the integer index of each value")
+        raise MetricError(f"{name} of type {column.dtype} has no levels: give the integer index of each value")
     if missing := int((column == "").sum()):
-        raise MetricError(f"factor {name} misses {missing} of {len(column)} values: remove these rows")
+        raise MetricError(f"{name} misses {missing} of {len(column)} values: remove these rows")
     values, levels = np.unique(column, return_inverse=True)
     shown = ", ".join(map(str, values[:MAX_NAMED])) + (", ..." if len(values) > MAX_NAMED else "")
-    return levels.astype(np.int64), f"factor {name} is text: its {len(values)} values in sorted order ({shown})"
+    return levels.astype(np.int64), f"{name} is text: its {len(values)} values in sorted order ({shown})"
 
 
 def _whole(name: str, column: NDArray[np.floating]) -> NDArray[np.int64]:
     """Return floats (M,) as integers if they are exactly that."""
+    column = column.astype(np.float64)
     if missing := int((~np.isfinite(column)).sum()):
-        raise MetricError(
-            f"factor {name} misses {missing} of {len(column)} values (NaN or infinity): remove these rows"
-        )
+        raise MetricError(f"{name} misses {missing} of {len(column)} values (NaN or infinity): remove these rows")
     odd = (column != np.round(column)) | (np.abs(column) > LARGEST_WHOLE)
     if odd.any():
         raise MetricError(
-            f"factor {name} holds {float(column[odd][0]):g}, but levels are integers: divide a continuous factor into "
+            f"{name} holds {float(column[odd][0]):g}, but levels are integers: divide a continuous factor into "
             "levels first (numpy.digitize), or give the index of each value (numpy.unique, return_inverse)"
         )
     return column.astype(np.int64)
 
 
+def _called(what: str, name: str) -> str:
+    """Return `unit z0`, or the name alone if it says already what it names, as `unit 0` does."""
+    return name if name.startswith(f"{what} ") else f"{what} {name}"
+
+
 def _listed(what: str, names: Sequence[str]) -> str:
     """Return `unit a` or, of several, the first and how many others."""
-    first = names[0] if names[0].startswith(f"{what} ") else f"{what} {names[0]}"
+    first = _called(what, names[0])
     return first if len(names) == 1 else f"{first} (and {len(names) - 1} other{'s' * (len(names) > 2)})"

@@ -27,23 +27,22 @@ import numpy as np
 from numpy.typing import NDArray
 
 Kind = Literal["rows", "draws", "runs"]
-LEAST_DRAWS = {"draws": 2, "rows": 3}  # the first draw of "rows" is no bootstrap
+LEAST_DRAWS = 3  # two after the first
 
 
-def around_first(draws: Sequence[float], kind: Literal["rows", "draws"], *, confidence: float) -> tuple[float, float]:
+def around_first(draws: Sequence[float], *, confidence: float) -> tuple[float, float]:
     """Return the standard deviation over the draws of one run, and the half width of the interval around the first.
 
-    The first draw is the score, as published, and not the mean of the draws: the interval does not shrink with K.
+    The first draw is the score, as published, and not the mean of the draws: the interval does not shrink with K. The
+    other draws alone give the standard deviation. It is therefore independent of the score, and that of the bootstrap
+    does not contain the distance between the bootstrap's draws and the table.
 
     Args:
-        draws: K values, at least `LEAST_DRAWS[kind]`.
-        kind: "draws" if all are equally distributed; "rows" if all after the first are the bootstrap's, which alone
-            give the standard deviation then.
+        draws: K values, at least LEAST_DRAWS.
         confidence: between 0 and 1.
     """
-    alike = draws[1:] if kind == "rows" else draws
-    deviation = float(np.std(alike, ddof=1))
-    return deviation, _quantile(confidence, len(alike) - 1) * deviation
+    deviation = float(np.std(draws[1:], ddof=1))
+    return deviation, _quantile(confidence, len(draws) - 2) * deviation
 
 
 def around_mean(values: Sequence[float], *, confidence: float) -> tuple[float, float]:

@@ -11,10 +11,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from raydis.evaluation.intervals import Kind
+from raydis.metrics.entry import Number
 from raydis.metrics.importance import Estimator
-from raydis.metrics.table import Number, number_named
+from raydis.metrics.table import number_named
 
 IMPORTANCE = "importance"  # the detail of a metric that is a matrix of units by factors (see `Scores.details`)
+
+MINOR = 0.1  # share of the best unit's importance
 
 
 @dataclass(frozen=True)
@@ -24,7 +27,7 @@ class Estimate:
     Attributes:
         name: of the number, as in `raydis.metrics.table`.
         value: the number; None if the metric cannot score the codes.
-        spread: standard deviation over the draws of a run, or over several runs; None if it is unknown.
+        spread: standard deviation over the draws of a run after the first, or over several runs; None if it is unknown.
         low, high: bounds of the confidence interval, within the number's range; None without a spread.
         reason: why there is no value; None if there is one.
     """
@@ -138,8 +141,9 @@ class Evaluation:
 def by_importance(importance: NDArray[np.float64], *, num_most: int | None = None) -> list[int]:
     """Return the units of a matrix (N, F) in the order in which it is shown.
 
-    A unit stands with the factor for which it is most important, the more important unit first, and units without
-    importance come last. A representation that keeps each factor in one unit thus shows as a diagonal.
+    A unit stands with the factor for which it is most important, the more important unit first. Units that matter
+    little beside the best one for their factor (MINOR) come last. A representation that keeps each factor in one unit
+    thus shows as a diagonal.
 
     Args:
         importance: (N, F).
@@ -147,4 +151,5 @@ def by_importance(importance: NDArray[np.float64], *, num_most: int | None = Non
     """
     strongest, weight = importance.argmax(axis=1), importance.max(axis=1)
     kept = sorted(range(len(importance)), key=lambda unit: -weight[unit])[:num_most]
-    return sorted(kept, key=lambda unit: (weight[unit] == 0, strongest[unit], -weight[unit]))
+    is_minor = weight <= MINOR * importance.max(axis=0)[strongest]
+    return sorted(kept, key=lambda unit: (is_minor[unit], is_minor[unit] or strongest[unit], -weight[unit]))

@@ -12,7 +12,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 
 from raydis.evaluation.result import Estimate, Evaluation, Run, by_importance
-from raydis.metrics.table import Number
+from raydis.metrics.entry import Number
 
 WIDTH = 100
 BAR = 28

@@ -76,6 +76,15 @@ class Method(nn.Module, abc.ABC):
         """The first stage, if a separate run has trained it. The engine loads its weights before the first step."""
         return None
 
+    @property
+    def pretrained(self) -> Method | None:
+        """The frozen model that a separate run has trained, if the method is built on one.
+
+        The engine loads its state before the first step, from the checkpoint that the setting
+        `method.pretrained.checkpoint` names, and with it that of its first stage.
+        """
+        return None
+
     def start(self, parts: Iterable[Tensor], generator: torch.Generator) -> None:
         """Fit what has a closed form, before the first step. The arguments are those of `refit`."""
 
@@ -89,7 +98,7 @@ class Method(nn.Module, abc.ABC):
         """Fit again, between two steps, what gradients do not train.
 
         Args:
-            parts: a sample of the images, in parts (b, C, H, W) in [-1, 1].
+            parts: a sample of the images, in parts (b, C, H, W) in [-1, 1], which may be iterated over repeatedly.
             generator: for the random numbers of the fit.
 
         Returns:
@@ -103,7 +112,7 @@ class Method(nn.Module, abc.ABC):
         return None
 
     def calibrate(self, parts: Iterable[Tensor]) -> None:
-        """Measure on a sample of the images what the checkpoint of a finished run records about the method."""
+        """Measure on a sample of the images what a checkpoint records about the method. `parts` as in `refit`."""
 
     def health(self) -> dict[str, int]:
         """Return counts of what has gone wrong in the method so far, by name; zero means that nothing has."""

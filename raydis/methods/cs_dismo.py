@@ -36,7 +36,7 @@ from raydis.diffusion.samplers import Sampler
 from raydis.methods.contract import Batch, Draws, Losses, Move
 from raydis.methods.vector_units import VectorUnitMethod
 from raydis.models.conv_vae import ConvEncoder
-from raydis.models.customised import CustomisedGenerator, standardise
+from raydis.models.customised import CustomisedGenerator, Variant, standardise
 from raydis.models.precision import at_least_single
 
 
@@ -46,9 +46,11 @@ class CsDismo(VectorUnitMethod):
     Unit 0 is the standardised content, unit 1 the style.
 
     Args:
-        content_encoder, style_encoder: networks with one head, of d_c and of d_s numbers.
-        generator: draws images from both.
-        widths: d_c and d_s.
+        image_size: H = W, px, a multiple of 16.
+        image_channels: C.
+        content_dim, style_dim: d_c and d_s.
+        variant, channels: see `CustomisedGenerator`.
+        hidden_dim: width of the dense layers of all networks.
         content_noise: standard deviation of the noise on the content in training.
         num_levels: levels of the Laplacian pyramid.
     """
@@ -58,20 +60,31 @@ class CsDismo(VectorUnitMethod):
     def __init__(
         self,
         *,
-        content_encoder: ConvEncoder,
-        style_encoder: ConvEncoder,
-        generator: CustomisedGenerator,
-        widths: tuple[int, int],
+        image_size: int,
+        image_channels: int,
+        content_dim: int,
+        style_dim: int,
+        variant: Variant,
+        hidden_dim: int,
+        channels: Sequence[int],
         content_noise: float,
         num_levels: int = 3,
     ) -> None:
         super().__init__()
-        self.content_encoder = content_encoder
-        self.style_encoder = style_encoder
-        self.generator = generator
+        self.content_encoder = ConvEncoder(image_size, image_channels, (content_dim,), hidden_dim)
+        self.style_encoder = ConvEncoder(image_size, image_channels, (style_dim,), hidden_dim)
+        self.generator = CustomisedGenerator(
+            image_size=image_size,
+            image_channels=image_channels,
+            content_dim=content_dim,
+            style_dim=style_dim,
+            variant=variant,
+            hidden_dim=hidden_dim,
+            channels=channels,
+        )
         self.content_noise = content_noise
         self.num_levels = num_levels
-        self.register_units(widths)
+        self.register_units((content_dim, style_dim))
 
     @property
     def moves(self) -> Sequence[Move]:

@@ -2,24 +2,23 @@
 
 M images, B batch, N units, P = C H W values of an image.
 
-The images are projected on their first N principal components (PCA). FastICA then rotates the whitened projections so
+The images are projected on their first N principal components (PCA). ICA then rotates the whitened projections so
 that they are as far from Gaussian as possible. The fit needs no gradients. Over its images, the value of a unit has
 mean 0 and variance 1.
 """
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterable, Sequence
 
 import torch
-from sklearn.decomposition import PCA, FastICA
-from sklearn.exceptions import ConvergenceWarning
+from sklearn.decomposition import PCA
 from torch import Tensor
 
 from raydis.diffusion.samplers import Sampler
 from raydis.errors import FitError
 from raydis.methods.contract import Move, UnitMethod
+from raydis.models.ica import find_rotation
 
 
 class PcaIca(UnitMethod):
@@ -29,8 +28,8 @@ class PcaIca(UnitMethod):
         image_shape: (C, H, W).
         num_units: N.
         fit_images: M, the number of images for the fit.
-        max_iterations: most iterations of FastICA.
-        tolerance: change of FastICA's components below which it has converged.
+        max_iterations: most iterations of ICA.
+        tolerance: change of ICA's components below which it has converged.
     """
 
     unit_dim = 1
@@ -68,7 +67,7 @@ class PcaIca(UnitMethod):
         """Fit the map and its pseudo-inverse to images in [-1, 1].
 
         Raises:
-            FitError: there are fewer images or pixels than units, the images vary in fewer directions, or FastICA does
+            FitError: there are fewer images or pixels than units, the images vary in fewer directions, or ICA does
                 not converge.
         """
         pixels = torch.cat([images.flatten(1).cpu() for images in parts]).numpy()  # (M, P)
@@ -79,12 +78,6 @@ class PcaIca(UnitMethod):
             )
         seed = int(torch.randint(2**31, (), generator=generator, device=generator.device))
         pca = PCA(self.num_units, whiten=True, svd_solver="randomized", random_state=seed)
-        ica = FastICA(
-            whiten=False,  # pyright: ignore[reportArgumentType]  (the stub lacks False)
-            max_iter=self.max_iterations,
-            tol=self.tolerance,
-            random_state=seed,
-        )
         whitened = pca.fit_transform(pixels)
         deviations = torch.from_numpy(pca.explained_variance_).sqrt()  # (N,), falling
         # Rounding errors give the others a deviation as well, which whitening would scale up to that of the first.
@@ -94,17 +87,9 @@ class PcaIca(UnitMethod):
                 f"{len(pixels)} images vary in {varying} directions, fewer than num_units={self.num_units}: lower "
                 "method.num_units, or take more or other images"
             )
-        with warnings.catch_warnings():
-            warnings.simplefilter("error", ConvergenceWarning)
-            try:
-                ica.fit(whitened)
-            except ConvergenceWarning as error:
-                raise FitError(
-                    f"FastICA did not converge within {self.max_iterations} iterations: raise method.max_iterations or "
-                    "method.tolerance, or lower method.num_units"
-                ) from error
+        found = find_rotation(whitened, seed=seed, max_iterations=self.max_iterations, tolerance=self.tolerance)
         axes = torch.from_numpy(pca.components_)  # (N, P), orthonormal
-        rotation = torch.from_numpy(ica.components_)  # (N, N), orthogonal
+        rotation = torch.from_numpy(found)  # (N, N), orthogonal
         self.mean.copy_(torch.from_numpy(pca.mean_))
         self.unmixing.copy_(rotation @ (axes / deviations[:, None]))
         self.mixing.copy_((axes.T * deviations) @ torch.linalg.inv(rotation))

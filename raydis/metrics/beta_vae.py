@@ -20,7 +20,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from raydis.errors import MetricError
 from raydis.metrics.checks import Status, check_table, constant_factors, invalid_reason
-from raydis.metrics.probes import fit_logistic
+from raydis.metrics.probes import fit_logistic, one_thread
 from raydis.metrics.sampling import LevelIndex
 
 _CHUNK_ELEMENTS = 1 << 17  # 1 MiB of float64, which stays in the cache
@@ -83,10 +83,10 @@ def beta_vae(
     if (labels == labels[0]).all():
         reason = f"all of the {num_train} points that were drawn fix one factor: raise num_train"
         return BetaVaeResult("invalid", reason, constant)
-    model = fit_logistic(features, labels)
-    return BetaVaeResult(
-        "valid", None, constant, float(model.score(new, expected)), float(model.score(features, labels))
-    )
+    with one_thread():
+        model = fit_logistic(features, labels)
+        accuracies = [float(model.score(*each)) for each in ((new, expected), (features, labels))]
+    return BetaVaeResult("valid", None, constant, *accuracies)
 
 
 def mean_differences(

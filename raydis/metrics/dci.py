@@ -26,7 +26,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from raydis.errors import MetricError
 from raydis.metrics.checks import Status, check_table, constant_factors, invalid_reason, varying_factors
-from raydis.metrics.importance import Estimator, fit_factors
+from raydis.metrics.importance import Estimator, KnownFits, fit_factors
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,6 +64,7 @@ def dci(
     num_train: int = 10_000,
     num_test: int = 5_000,
     num_jobs: int = 1,
+    known_fits: KnownFits | None = None,
 ) -> DciResult:
     """Compute DCI of a table of codes (M, N) and integer factors (M, F).
 
@@ -73,6 +74,8 @@ def dci(
         num_train: number of rows to which the classifiers are fitted.
         num_test: number of rows for `informativeness`. They may repeat training rows, as published.
         num_jobs: processes that fit factors in parallel. The result does not depend on it; 1 starts no process.
+        known_fits: fits that were made before for the same codes and factors, which are not repeated; those made now
+            join them. The result does not depend on it.
 
     Returns:
         The result, which is invalid and without numbers if codes are not finite or all are constant.
@@ -90,7 +93,9 @@ def dci(
 
     train, test = (rng.integers(len(codes), size=size) for size in (num_train, num_test))
     seeds = rng.integers(2**31, size=len(factors[0]))
-    fits = fit_factors(estimator, codes, factors[:, varying], train, test, seeds[varying], num_jobs=num_jobs)
+    fits = fit_factors(
+        estimator, codes, factors[:, varying], train, test, seeds[varying], num_jobs=num_jobs, known=known_fits
+    )
     served = np.stack([fit.importance for fit in fits], axis=1)  # (N, varying factors)
     importance = np.zeros((codes.shape[1], factors.shape[1]))
     importance[:, varying] = served

@@ -24,7 +24,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from threadpoolctl import threadpool_limits  # pyright: ignore[reportMissingTypeStubs]  (it has no types)
 
 from raydis.errors import MetricError
 from raydis.metrics.checks import Status, check_table, constant_factors, invalid_reason, varying_factors
@@ -76,9 +75,10 @@ def dci_es(
     train, test = (rng.integers(len(codes), size=size) for size in (num_train, num_test))
     seeds: NDArray[np.int64] = rng.integers(2**31, size=len(factors[0]))
     losses, found = np.zeros((factors.shape[1], len(DEPTHS))), list[float]()
+    train_codes, test_codes = codes[train], codes[test]
     for j in varying:
-        losses[j] = loss_curve((codes[train], factors[train, j]), (codes[test], factors[test, j]), seed=int(seeds[j]))
-        num_levels = len(np.unique(factors[:, j]))
+        losses[j] = loss_curve((train_codes, factors[train, j]), (test_codes, factors[test, j]), seed=int(seeds[j]))
+        num_levels = int(np.count_nonzero(np.bincount(factors[:, j] - factors[:, j].min())))
         found.append(explicitness(losses[j], baseline=1 - 1 / num_levels))
     size = min(len(varying) / codes.shape[1], 1.0)
     return DciEsResult("valid", None, constant, float(np.mean(found)), size, losses)
@@ -99,9 +99,8 @@ def loss_curve(
     from sklearn.tree import DecisionTreeClassifier  # pyright: ignore[reportMissingTypeStubs]  (scikit-learn has no types)
 
     (codes, levels), (test_codes, expected) = train, test
-    with threadpool_limits(limits=1):
-        model: Any = DecisionTreeClassifier(max_depth=DEPTHS[-1], random_state=seed)
-        model.fit(codes, levels)
+    model: Any = DecisionTreeClassifier(max_depth=DEPTHS[-1], random_state=seed)
+    model.fit(codes, levels)  # on one thread always
     tree = model.tree_
     left, right, feature, threshold = (
         np.asarray(each) for each in (tree.children_left, tree.children_right, tree.feature, tree.threshold)

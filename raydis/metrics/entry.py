@@ -11,7 +11,7 @@ from raydis.metrics.checks import Status
 
 Direction = Literal["max", "min"]
 Need = Literal["discrete_factors", "binary_factors", "two_units", "vectors"]
-Option = Literal["estimator", "num_jobs", "index", "groups"]
+Option = Literal["estimator", "num_jobs", "index", "known_fits", "groups"]
 
 
 class Result(typing.Protocol):
@@ -60,8 +60,9 @@ class Metric:
             invalid result for codes of a failed model.
         numbers: the numbers that it returns. Learning curves show the first one.
         sizes: sample sizes by argument of the function. Scores can be compared only if they are equal.
-        options: further arguments that the function takes: the protocol's `estimator`, `num_jobs` processes, the
-            `index` of the factors' levels, which several metrics share, or `groups`, the unit of each column of codes.
+        options: further arguments that the function takes: the protocol's `estimator`, `num_jobs` processes, `groups`,
+            the unit of each column of codes, or what several metrics share: the `index` of the factors' levels, and the
+            `known_fits` of classifiers.
         needs: requirements that `measure` checks: factors that are integer levels, of which two vary; factors with two
             levels each; at least two units. A metric that needs `vectors` gets all scalars of units that are vectors
             as columns; units that are scalars count as vectors of one.

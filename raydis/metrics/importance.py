@@ -30,6 +30,10 @@ from raydis.errors import MetricError
 Estimator = Literal["reference", "hist", "tree"]
 
 
+# Fits of one table by estimator and by the bytes of the training rows, the test rows and the seeds.
+KnownFits = dict[tuple[str, bytes, bytes, bytes], "list[FactorFit]"]
+
+
 @dataclass(frozen=True, eq=False)
 class FactorFit:
     """The importance of each code (N,), non-negative with sum 1 (or all 0), and the accuracy on the test set."""
@@ -80,6 +84,7 @@ def fit_factors(
     seeds: NDArray[np.int64],
     *,
     num_jobs: int,
+    known: KnownFits | None = None,
 ) -> list[FactorFit]:
     """Return one fit per factor, in order.
 
@@ -88,7 +93,13 @@ def fit_factors(
         train, test: rows of both.
         seeds: (F,), one for each factor.
         num_jobs: processes. The slowest fits (most levels) start first, so that no process ends alone.
+        known: fits of the same codes and factors that were made before; those made now join them.
     """
+    if known is not None:
+        key = (estimator, train.tobytes(), test.tobytes(), seeds.tobytes())
+        if key not in known:
+            known[key] = fit_factors(estimator, codes, factors, train, test, seeds, num_jobs=num_jobs)
+        return known[key]
     train_codes, test_codes = codes[train], codes[test]
 
     def fit(j: int, run: Callable[..., Any]) -> Any:

@@ -30,7 +30,7 @@ from numpy.typing import ArrayLike, NDArray
 from raydis.errors import MetricError
 from raydis.metrics.checks import Status, check_table, constant_factors, invalid_reason, varying_factors
 from raydis.metrics.nearest_information import nearest_information
-from raydis.metrics.probes import fit_logistic, standardise
+from raydis.metrics.probes import fit_logistic, one_thread, standardise
 
 ACTIVE_RANGE = 1 / 20  # of the largest range
 
@@ -100,6 +100,8 @@ def infomec(
     shares /= np.maximum(_entropies(levels), np.finfo(np.float64).tiny)
     information = np.zeros((codes.shape[1], factors.shape[1]))
     information[np.ix_(active, varying)] = shares
+    with one_thread():
+        explicit = explicitness(drawn[:, active], levels)
     return InfoMecResult(
         "valid",
         None,
@@ -107,7 +109,7 @@ def infomec(
         len(active),
         modularity=dominance(shares),
         compactness=dominance(shares.T),
-        explicitness=explicitness(drawn[:, active], levels),
+        explicitness=explicit,
         information=information,
     )
 

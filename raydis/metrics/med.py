@@ -22,7 +22,7 @@ from raydis.errors import MetricError
 from raydis.metrics.checks import Status, check_table, constant_factors, invalid_reason, varying_factors
 from raydis.metrics.dci import completeness, disentanglement
 from raydis.metrics.mig import information_matrix
-from raydis.metrics.probes import fit_logistic, standardise
+from raydis.metrics.probes import fit_logistic, one_thread, standardise
 
 
 @dataclass(frozen=True, eq=False)
@@ -80,12 +80,13 @@ def med(
     importance[:, varying] = shares
     scaled = [standardise(codes[rows], codes[train]) for rows in (train, test)]
     accuracies: list[float] = []
-    for j in varying:
-        levels, expected = factors[train, j], factors[test, j]
-        if (levels == levels[0]).all():
-            accuracies.append(float((expected == levels[0]).mean()))
-        else:
-            accuracies.append(float(fit_logistic(scaled[0], levels).score(scaled[1], expected)))
+    with one_thread():
+        for j in varying:
+            levels, expected = factors[train, j], factors[test, j]
+            if (levels == levels[0]).all():
+                accuracies.append(float((expected == levels[0]).mean()))
+            else:
+                accuracies.append(float(fit_logistic(scaled[0], levels).score(scaled[1], expected)))
     return MedResult(
         "valid",
         None,

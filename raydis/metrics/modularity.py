@@ -26,7 +26,7 @@ from numpy.typing import ArrayLike, NDArray
 from raydis.errors import MetricError
 from raydis.metrics.checks import Status, check_table, constant_factors, invalid_reason, varying_factors
 from raydis.metrics.mig import information_matrix
-from raydis.metrics.probes import area_under_roc, fit_logistic, standardise
+from raydis.metrics.probes import area_under_roc, fit_logistic, one_thread, standardise
 
 
 @dataclass(frozen=True, eq=False)
@@ -82,7 +82,8 @@ def modularity_explicitness(
     train, test = (rng.integers(len(codes), size=size) for size in (num_train, num_test))
     drawn = [(codes[rows], factors[rows][:, varying]) for rows in (train, test)]
     per_unit = per_unit_modularity(information_matrix(*drawn[0], num_bins)[0])
-    on_train, on_test = explicitness(*drawn)
+    with one_thread():
+        on_train, on_test = explicitness(*drawn)
     return ModularityResult("valid", None, constant, float(per_unit.mean()), on_test, on_train, per_unit)
 
 

@@ -1,18 +1,24 @@
 """Linear classifiers that several metrics fit to codes. M samples, N codes, K levels.
 
-Each fit runs on one thread, because the order in which a library sums depends on the number of threads. Fits stop at
-the number of iterations that the published evaluations allow, converged or not, without a warning: a separable factor
-has no finite optimum without regularisation.
+Metrics fit within `one_thread`, because the order in which a library sums depends on the number of threads. Fits stop
+at the number of iterations that the published evaluations allow, converged or not, without a warning: a separable
+factor has no finite optimum without regularisation.
 """
 
 from __future__ import annotations
 
 import warnings
+from contextlib import AbstractContextManager
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits  # pyright: ignore[reportMissingTypeStubs]  (it has no types)
+
+
+def one_thread() -> AbstractContextManager[Any]:
+    """Return a context in which the numerical libraries use one thread. Entering it takes a few milliseconds."""
+    return threadpool_limits(limits=1)
 
 
 def fit_logistic(
@@ -45,7 +51,7 @@ def fit_linear_svc(codes: NDArray[np.float64], levels: NDArray[np.int64]) -> Any
 def _fit(model: Any, codes: NDArray[np.float64], levels: NDArray[np.int64]) -> Any:
     from sklearn.exceptions import ConvergenceWarning  # pyright: ignore[reportMissingTypeStubs]  (no types)
 
-    with threadpool_limits(limits=1), warnings.catch_warnings():
+    with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)
         return model.fit(codes, levels)
 

@@ -23,7 +23,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from raydis.errors import MetricError
 from raydis.metrics.checks import Status, check_table, constant_factors, invalid_reason, varying_factors
-from raydis.metrics.probes import fit_linear_svc
+from raydis.metrics.probes import fit_linear_svc, one_thread
 
 _LEAST_VARIANCE = 1e-12  # as in disentanglement_lib
 
@@ -66,7 +66,8 @@ def sap(
     if (reason := invalid_reason(codes)) is not None:
         return SapResult("invalid", reason, constant)
     train, test = (rng.integers(len(codes), size=size) for size in (num_train, num_test))
-    found = svc_accuracies((codes[train], factors[train][:, varying]), (codes[test], factors[test][:, varying]))
+    with one_thread():
+        found = svc_accuracies((codes[train], factors[train][:, varying]), (codes[test], factors[test][:, varying]))
     return _result(found, factors.shape[1], constant, varying)
 
 

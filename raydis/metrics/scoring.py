@@ -14,7 +14,7 @@ chance.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
@@ -59,8 +59,8 @@ def measure(
     protocol: Protocol,
     seed: int,
     num_jobs: int = 1,
-    index: LevelIndex | None = None,
     groups: ArrayLike | None = None,
+    shared: Mapping[Option, Any] | None = None,
 ) -> Outcome:
     """Compute one metric by a protocol.
 
@@ -71,8 +71,8 @@ def measure(
         protocol: sample sizes and estimator. It need not compute the metric.
         seed: of the generator for this metric.
         num_jobs: processes for metrics that can use several. It does not change any number.
-        index: `LevelIndex.of(factors)`, if it is known already. It does not change any number.
         groups: (S,), the unit of each column of codes; None for one scalar per unit.
+        shared: options that metrics of the same codes and factors share. They do not change any number.
 
     Returns:
         The metric's numbers; an invalid outcome without numbers if the metric cannot score the codes, or if one of its
@@ -86,15 +86,15 @@ def measure(
     options: dict[Option, Any] = {
         "estimator": protocol.estimator,
         "num_jobs": num_jobs,
-        "index": index,
         "groups": groups,
+        **(shared or {}),
     }
     result = metric.function(
         codes,
         factors,
         rng=np.random.default_rng(seed),
         **sizes,
-        **{option: options[option] for option in metric.options},
+        **{option: options[option] for option in metric.options if option in options},
     )
     if result.status != "valid":
         return Outcome(result.status, result.reason)
@@ -224,7 +224,8 @@ def _draw(
         factors: (M, F).
         protocol, seed, num_jobs, index: see `measure`.
     """
-    run = partial(measure, factors=factors, protocol=protocol, seed=seed, num_jobs=num_jobs, index=index)
+    shared: dict[Option, Any] = {"index": index, "known_fits": {}}
+    run = partial(measure, factors=factors, protocol=protocol, seed=seed, num_jobs=num_jobs, shared=shared)
     values: dict[str, float] = {}
     details: dict[str, Any] = {}
     for name in metrics_of(protocol):

@@ -25,6 +25,7 @@ from raydis.metrics.factor_vae import factor_vae
 from raydis.metrics.grouped import grouped_dci, leakage
 from raydis.metrics.infomec import infomec
 from raydis.metrics.irs import irs
+from raydis.metrics.mcc import mcc
 from raydis.metrics.med import med
 from raydis.metrics.mig import mig
 from raydis.metrics.modularity import modularity_explicitness
@@ -59,7 +60,7 @@ METRICS: dict[str, Metric] = {
             ),
         ),
         sizes={"num_train": 10_000, "num_test": 5_000},
-        options=("estimator", "num_jobs"),
+        options=("estimator", "num_jobs", "known_fits"),
         details={"importance": "importance"},
         default=True,
     ),
@@ -145,8 +146,13 @@ METRICS: dict[str, Metric] = {
         function=sample_efficiency,
         numbers=(Number("sample_efficiency", field="score", short="efficiency", title="Sample efficiency"),),
         sizes={"num_few": 100, "num_many": 10_000, "num_test": 5_000},
-        options=("estimator", "num_jobs"),
+        options=("estimator", "num_jobs", "known_fits"),
         details={"few_labels_accuracy": "few_accuracy", "many_labels_accuracy": "many_accuracy"},
+    ),
+    "mcc": Metric(
+        function=mcc,
+        numbers=(Number("mcc", field="score", short="mcc", title="Mean correlation coefficient (MCC)"),),
+        needs=(),
     ),
     "scalar_factor_vae": Metric(
         function=factor_vae,

@@ -181,6 +181,10 @@ class Autoencoder(nn.Module, abc.ABC):
         """Map latents (B, L, h, w) that are not scaled to images (B, C, H, W)."""
         return self.decoder(self.from_latent(latents))
 
+    def decode_unrounded(self, latents: Tensor) -> Tensor:
+        """Map latents (B, L, h, w) to images (B, C, H, W) as `decode` does, but without rounding to a codebook."""
+        return self.decoder(self.from_latent(latents / self.scale))
+
 
 class VqAutoencoder(Autoencoder):
     """An autoencoder with a codebook. As in latent-diffusion, `decode` rounds to embeddings, and `encode` does not."""

@@ -9,10 +9,13 @@ projects the time and the tokens once for all blocks, and passes the projections
 from __future__ import annotations
 
 import math
+from typing import TypeVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+L = TypeVar("L", nn.Conv2d, nn.Linear)
 
 
 def group_norm(channels: int, eps: float = 1e-5) -> nn.GroupNorm:
@@ -20,7 +23,7 @@ def group_norm(channels: int, eps: float = 1e-5) -> nn.GroupNorm:
     return nn.GroupNorm(math.gcd(32, channels, max(channels // 2, 1)), channels, eps=eps)
 
 
-def zero_init(layer: nn.Conv2d) -> nn.Conv2d:
+def zero_init(layer: L) -> L:
     """Set a layer that ends a residual branch to zero, so that the untrained block is the identity."""
     nn.init.zeros_(layer.weight)
     if layer.bias is not None:
@@ -54,7 +57,7 @@ def timestep_embedding(timesteps: Tensor, dim: int) -> Tensor:
 
 
 class ResBlock(nn.Module):
-    """A residual block whose second norm is scaled and shifted depending on time.
+    """A residual block whose second norm is scaled and shifted depending on time, and perhaps on a code as well.
 
     `resample` is `none`, `down` or `up`: whether the block halves or doubles H and W.
     """
@@ -69,8 +72,11 @@ class ResBlock(nn.Module):
         self.conv_out = zero_init(nn.Conv2d(out_dim, out_dim, 3, padding=1))
         self.shortcut = nn.Identity() if in_dim == out_dim else nn.Conv2d(in_dim, out_dim, 1)
 
-    def forward(self, x: Tensor, time_scale_shift: Tensor) -> Tensor:
-        """Map features (B, C_in, H, W), with scale and shift (B, 2 * C_out), to (B, C_out, H', W')."""
+    def forward(self, x: Tensor, time_scale_shift: Tensor, unit_scale_shift: Tensor | None = None) -> Tensor:
+        """Map features (B, C_in, H, W), with scales and shifts (B, 2 * C_out), to (B, C_out, H', W').
+
+        Those of the code apply after those of the time.
+        """
         h = F.silu(self.norm_in(x))
         if self.resample == "down":
             h, x = F.avg_pool2d(h, 2), F.avg_pool2d(x, 2)
@@ -78,13 +84,35 @@ class ResBlock(nn.Module):
             h, x = F.interpolate(h, scale_factor=2.0), F.interpolate(x, scale_factor=2.0)
         h = self.conv_in(h)
         scale, shift = time_scale_shift[:, :, None, None].chunk(2, dim=1)
-        h = F.silu(torch.addcmul(shift, self.norm_out(h), 1.0 + scale))
+        h = torch.addcmul(shift, self.norm_out(h), 1.0 + scale)
+        if unit_scale_shift is not None:
+            scale, shift = unit_scale_shift[:, :, None, None].chunk(2, dim=1)
+            h = torch.addcmul(shift, h, 1.0 + scale)
+        h = F.silu(h)
         return self.shortcut(x) + self.conv_out(self.dropout(h))
 
 
 def split_heads(x: Tensor, num_heads: int) -> Tensor:
     """Reshape (B, L, C) to (B, heads, L, C / heads)."""
     return x.unflatten(-1, (num_heads, -1)).transpose(1, 2)
+
+
+class SelfAttention(nn.Module):
+    """Residual self-attention over pixels, in the layout of guided-diffusion (MIT, arXiv 2105.05233)."""
+
+    def __init__(self, dim: int, num_heads: int) -> None:
+        super().__init__()
+        self.num_heads = num_heads
+        self.norm = group_norm(dim)
+        self.qkv = nn.Linear(dim, 3 * dim)
+        self.out = zero_init(nn.Linear(dim, dim))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map features (B, C, H, W) to (B, C, H, W)."""
+        parts = self.qkv(self.norm(x).flatten(2).transpose(1, 2)).chunk(3, dim=-1)  # (B, H*W, C) each
+        query, key, value = (split_heads(part, self.num_heads) for part in parts)
+        attended = F.scaled_dot_product_attention(query, key, value).transpose(1, 2).flatten(2)
+        return x + self.out(attended).transpose(1, 2).unflatten(2, x.shape[2:])
 
 
 def overlap(weights: Tensor, values: Tensor) -> Tensor:

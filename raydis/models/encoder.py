@@ -10,7 +10,7 @@ its unit, so the tokens of a unit lie on a curve in R^D.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 
 import torch
@@ -25,11 +25,23 @@ class UnitMLP(nn.Module):
     """N separate multi-layer perceptrons (MLPs) from one scalar to D numbers, computed as batched matrix products.
 
     Row i of each weight tensor belongs to unit i.
+
+    Args:
+        activation: of the output: `relu` or `none`.
+        hidden_activation: of the hidden layers.
     """
 
-    def __init__(self, num_units: int, unit_dim: int, hidden_dims: Sequence[int], activation: str) -> None:
+    def __init__(
+        self,
+        num_units: int,
+        unit_dim: int,
+        hidden_dims: Sequence[int],
+        activation: str,
+        hidden_activation: Callable[[Tensor], Tensor] = F.relu,
+    ) -> None:
         super().__init__()
         self.activation = activation
+        self.hidden_activation = hidden_activation
         dims = [1, *hidden_dims, unit_dim]
         self.weights = nn.ParameterList(nn.Parameter(torch.empty(num_units, a, b)) for a, b in pairwise(dims))
         self.biases = nn.ParameterList(nn.Parameter(torch.empty(num_units, 1, b)) for b in dims[1:])
@@ -44,12 +56,38 @@ class UnitMLP(nn.Module):
         last = len(self.weights) - 1
         for layer, (weight, bias) in enumerate(zip(self.weights, self.biases, strict=True)):
             h = torch.baddbmm(bias, h, weight)
-            if layer < last or self.activation == "relu":
+            if layer < last:
+                h = self.hidden_activation(h)
+            elif self.activation == "relu":
                 h = F.relu(h)
         return h.transpose(0, 1)
 
 
-class Encoder(nn.Module):
+class UnitEncoder(nn.Module):
+    """An encoder of images to N scalars, and of each scalar to a token.
+
+    Args:
+        convolutions: a network from images to feature maps.
+        head: a network from flattened feature maps to N scalars.
+        tokens: the MLPs from scalars to tokens.
+    """
+
+    def __init__(self, convolutions: nn.Module, head: nn.Module, tokens: UnitMLP) -> None:
+        super().__init__()
+        self.convolutions = convolutions
+        self.head = head
+        self.tokens = tokens
+
+    def units(self, images: Tensor) -> Tensor:
+        """Map images (B, C, H, W) in [-1, 1] to unbounded scalars (B, N)."""
+        return self.head(self.convolutions(images).flatten(1))
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Map images (B, C, H, W) in [-1, 1] to tokens (B, N, D)."""
+        return self.tokens(self.units(images))
+
+
+class Encoder(UnitEncoder):
     """Convolutions that halve the image, dense layers to N scalars, and an MLP for each scalar.
 
     Args:
@@ -77,26 +115,19 @@ class Encoder(nn.Module):
         token_hidden_dims: Sequence[int],
         token_activation: str,
     ) -> None:
-        super().__init__()
         stem = (7, 1, 3) if stem_stride == 1 else (stem_stride, stem_stride, 0)  # kernel, stride, padding
         layers: list[nn.Module] = []
         for i, (a, b) in enumerate(pairwise([image_channels, *channels])):
             kernel, stride, padding = stem if i == 0 else (4, 2, 1)
             layers.append(nn.Conv2d(a, b, kernel, stride, padding))
             layers += [GlobalBatchNorm2d(b) if norm == "batch" else group_norm(b), nn.ReLU(inplace=True)]
-        self.convolutions = nn.Sequential(*layers)
         size = image_size // stem_stride >> (len(channels) - 1)
         head: list[nn.Module] = []
         dims = [channels[-1] * size * size, *hidden_dims]
         for a, b in pairwise(dims):
             head += [nn.Linear(a, b), nn.ReLU(inplace=True)]
-        self.head = nn.Sequential(*head, nn.Linear(dims[-1], num_units))
-        self.tokens = UnitMLP(num_units, unit_dim, token_hidden_dims, token_activation)
-
-    def units(self, images: Tensor) -> Tensor:
-        """Map images (B, C, H, W) in [-1, 1] to unbounded scalars (B, N)."""
-        return self.head(self.convolutions(images).flatten(1))
-
-    def forward(self, images: Tensor) -> Tensor:
-        """Map images (B, C, H, W) in [-1, 1] to tokens (B, N, D)."""
-        return self.tokens(self.units(images))
+        super().__init__(
+            nn.Sequential(*layers),
+            nn.Sequential(*head, nn.Linear(dims[-1], num_units)),
+            UnitMLP(num_units, unit_dim, token_hidden_dims, token_activation),
+        )

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import NamedTuple, cast
+from typing import NamedTuple, TypeVar, cast
 
 import torch
 import torch.nn.functional as F
@@ -27,6 +27,8 @@ from raydis.models.blocks import (
     timestep_embedding,
     zero_init,
 )
+
+S = TypeVar("S")  # a stage
 
 
 class Stage(nn.Module):
@@ -42,7 +44,7 @@ class Level(NamedTuple):
     """One spatial size of the U-Net."""
 
     dim: int  # channels
-    attends: bool  # whether its stages attend to the tokens
+    attends: bool  # whether its stages attend: to the tokens, or without tokens to the pixels
 
 
 def stages_of(modules: nn.ModuleList) -> list[Stage]:
@@ -64,18 +66,16 @@ def make_stage(
     return Stage(ResBlock(in_dim, out_dim, dropout_rate, resample), transformer)
 
 
-def make_down(
-    make: Callable[..., Stage], levels: Sequence[Level], num_blocks: int, dim: int
-) -> tuple[list[Stage], list[int]]:
+def make_down(make: Callable[..., S], levels: Sequence[Level], num_blocks: int, dim: int) -> tuple[list[S], list[int]]:
     """Return the stages of the contracting half, and the channels of every skip connection that it starts.
 
     Args:
-        make: `make_stage`, given the settings that all stages share.
+        make: makes a stage, as `make_stage` does, given the settings that all stages share.
         levels: from the finest to the coarsest.
         num_blocks: stages for each level.
         dim: channels of the input, which is a skip connection as well.
     """
-    stages: list[Stage] = []
+    stages: list[S] = []
     skip_dims = [dim]
     for index, level in enumerate(levels):
         if index:
@@ -88,14 +88,12 @@ def make_down(
     return stages, skip_dims
 
 
-def make_up(
-    make: Callable[..., Stage], levels: Sequence[Level], num_blocks: int, skip_dims: Sequence[int]
-) -> list[Stage]:
+def make_up(make: Callable[..., S], levels: Sequence[Level], num_blocks: int, skip_dims: Sequence[int]) -> list[S]:
     """Return the stages of the expanding half, each of which takes the latest skip connection that is left.
 
     The arguments are those of `make_down`, and the channels that it returned.
     """
-    stages: list[Stage] = []
+    stages: list[S] = []
     left = list(skip_dims)
     dim = levels[-1].dim
     for index, level in reversed(list(enumerate(levels))):

@@ -5,8 +5,8 @@ This package does not import torch: a registry copies and verifies files, and ne
 
 from __future__ import annotations
 
-from raydis.registry.locate import locate, locate_first_stage, names_version
+from raydis.registry.locate import locate, locate_checkpoints, names_version
 from raydis.registry.names import ModelRef
 from raydis.registry.registry import AliasState, Registry
 
-__all__ = ["AliasState", "ModelRef", "Registry", "locate", "locate_first_stage", "names_version"]
+__all__ = ["AliasState", "ModelRef", "Registry", "locate", "locate_checkpoints", "names_version"]

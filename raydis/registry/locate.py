@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 
 from raydis.config import RunConfig
-from raydis.config.first_stage import LearnedStage
 from raydis.registry.registry import Registry
 from raydis.store import open_store
 
@@ -30,14 +29,10 @@ def locate(checkpoint: str, storage: str) -> str:
     return str(registry.store.location / registry.resolve(checkpoint).prefix)
 
 
-def locate_first_stage(config: RunConfig, storage: str) -> RunConfig:
-    """Replace a `name@version` or `name@alias` of the run's learned first stage by the folder or URI of the checkpoint.
+def locate_checkpoints(config: RunConfig, storage: str) -> RunConfig:
+    """Replace each `name@version` or `name@alias` that the run takes weights from by the checkpoint's folder or URI.
 
     Raises:
         RegistryError: see `locate`.
     """
-    stage = config.first_stage
-    if not isinstance(stage, LearnedStage):
-        return config
-    stage = stage.model_copy(update={"checkpoint": locate(stage.checkpoint, storage)})
-    return config.model_copy(update={"first_stage": stage})
+    return config.with_checkpoints({key: locate(found, storage) for key, found in config.checkpoints().items()})

@@ -107,7 +107,7 @@ def draw_curves(panels: Mapping[str, Mapping[str, np.ndarray]], *, score: str, l
             panel.set_xscale("log")
         else:
             panel.set_xlim(left=0)
-        panel.xaxis.set_major_formatter(lambda value, _: f"{value:,.4g}")
+        panel.xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}" if value >= 1 else f"{value:.3g}")
         panel.set_xlabel(axis)
         panel.set_ylim(0, 1)
         panel.grid(alpha=0.3)

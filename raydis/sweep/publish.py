@@ -61,7 +61,7 @@ def publish(best: TrialRecord, spec: SweepSpec, config: PromotionConfig, *, stor
         RaydisError: scoring, drawing, registering or promoting failed.
     """
     assert best.checkpoint is not None  # a complete trial has one
-    num_cpus, num_gpus = scoring_resources(worker_resources(spec.run.compute), free_nodes())
+    num_cpus, num_gpus = scoring_resources(worker_resources(spec.run.hardware), free_nodes())
     task = ray.remote(_publish).options(num_cpus=num_cpus, num_gpus=num_gpus, max_retries=1)
     return fetch_result(task.remote(best.checkpoint, spec, config, storage, folder, num_cpus))
 
@@ -95,7 +95,7 @@ def _publish(
     use_threads(num_jobs)
     with tempfile.TemporaryDirectory(prefix="raydis-") as work:
         source = fetch_checkpoint(checkpoint, Path(work, "fetched"))
-        editor, dataset = Editor.open(source, device=resolve_device(run.compute)), open_dataset(run.data)
+        editor, dataset = Editor.open(source, device=resolve_device(run.hardware)), open_dataset(run.data)
         scores = _score(editor.method, dataset, editor.device, run, config, num_jobs)
         final = with_scores(source, scores)
         picture = Path(work, "traversal.png")

@@ -14,11 +14,11 @@ from raydis.cluster.connect import ray_cluster
 from raydis.cluster.resources import choose_device, cluster_grows, cluster_nodes
 from raydis.cluster.storage import check_storage
 from raydis.errors import ConfigError, RaydisError, StoreError, explain
-from raydis.registry import locate_first_stage
+from raydis.registry import locate_checkpoints
 from raydis.store import open_store
 from raydis.sweep.files import SPEC_FILE
 from raydis.sweep.folder import claim, study_storage, taken
-from raydis.sweep.preflight import check_data, check_first_stages, parallel_trials
+from raydis.sweep.preflight import check_checkpoints, check_data, parallel_trials
 from raydis.sweep.publish import publish
 from raydis.sweep.result import SweepResult, check_result, result_of, write_summary
 from raydis.sweep.search import search
@@ -85,8 +85,8 @@ def _fit_to_cluster(spec: SweepSpec, storage: str) -> tuple[SweepSpec, int]:
     """Return the spec with its device and the location of its first stage, and how many trials may run at once."""
     nodes, grows = cluster_nodes(), cluster_grows()
     compute = choose_device(spec.run.compute, nodes, grows=grows)
-    check_first_stages(spec)
-    run = locate_first_stage(spec.run, storage).model_copy(update={"compute": compute})
+    check_checkpoints(spec)
+    run = locate_checkpoints(spec.run, storage).model_copy(update={"compute": compute})
     spec = spec.model_copy(update={"run": run})
     parallel = parallel_trials(spec, nodes, grows=grows)
     check_data(spec)

@@ -119,7 +119,7 @@ class SweepSpec(Model):
             )
         if not self.run.method.scored:
             raise ValueError(
-                f"run.method.kind={self.run.method.kind} is a first stage without scores to rank trials by: "
+                f"run.method.kind={self.run.method.kind} has no units, and so no scores to rank trials by: "
                 "train one run with `python -m raydis train`"
             )
         if self.run.evaluation.protocol == "none":

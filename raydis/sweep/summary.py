@@ -23,7 +23,7 @@ from raydis.metrics.table import METRICS
 from raydis.store import Location, Store
 from raydis.sweep.searcher import trial_state
 from raydis.sweep.spec import SweepSpec
-from raydis.sweep.trial import CHECKPOINT_URI
+from raydis.sweep.trial import CHECKPOINT_URI, trial_number
 
 State = Literal["complete", "stopped", "failed"]
 STATES: dict[TrialState, State] = {
@@ -66,8 +66,13 @@ class TrialRecord:
 
 
 def read_records(grid: ResultGrid, spec: SweepSpec, storage: Location) -> list[TrialRecord]:
-    """Return the records of a finished Tune run's trials, sorted by number; `storage` is that of the sweep."""
-    return sorted((_record(result, spec, storage) for result in grid), key=lambda record: record.number)
+    """Return the records of a finished Tune run's trials, sorted by number; `storage` is that of the sweep.
+
+    A trial whose process had not started when the sweep was interrupted has neither settings nor an error. It has no
+    record, as if it had never been suggested.
+    """
+    begun = [result for result in grid if result.config or result.error is not None]
+    return sorted((_record(result, spec, storage) for result in begun), key=lambda record: record.number)
 
 
 def _record(result: Result, spec: SweepSpec, storage: Location) -> TrialRecord:
@@ -78,9 +83,9 @@ def _record(result: Result, spec: SweepSpec, storage: Location) -> TrialRecord:
         reason = explain(result.error).line
     checkpoint = row.get(CHECKPOINT_URI) or (result.checkpoint and str(storage.at_pyarrow_path(result.checkpoint.path)))
     return TrialRecord(
-        number=config["number"],
-        control=config["control"],
-        settings=config["settings"],
+        number=config["number"] if config else trial_number(result.path),  # no process of it has started
+        control=config.get("control"),
+        settings=config.get("settings", {}),
         state=STATES[state],
         reason=reason,
         run=run,

@@ -56,6 +56,11 @@ def trial_name(number: int) -> str:
     return f"trial-{number:04d}"
 
 
+def trial_number(path: str) -> int:
+    """Return the number of the trial with this folder; see `trial_name`."""
+    return int(path.rpartition("-")[2])
+
+
 def trial_resources(run: RunConfig) -> tune.PlacementGroupFactory:
     """Return the resources that Tune reserves for a trial.
 
@@ -65,7 +70,7 @@ def trial_resources(run: RunConfig) -> tune.PlacementGroupFactory:
     from raydis.cluster.resources import worker_resources
 
     if run.compute.num_workers == 1:
-        return tune.PlacementGroupFactory([worker_resources(run.compute)])
+        return tune.PlacementGroupFactory([worker_resources(run.hardware)])
     return tune.PlacementGroupFactory([{"node:__internal_head__": LAUNCHER_SHARE}])
 
 
@@ -74,7 +79,7 @@ def _train_here(run: RunConfig, parent: dict[str, str]) -> None:
     from raydis.engine.state import Training
     from raydis.train.report import report_session
 
-    device = resolve_device(run.compute)
+    device = resolve_device(run.hardware)
     use_threads(num_threads(run.compute.num_cpus))
     training = Training(run, _dataset(run.data.model_dump_json()), device=device)
     report_session(tune, training, parent=parent)
@@ -94,6 +99,7 @@ def _train_with_workers(run: RunConfig, parent: dict[str, str], folder: str) -> 
 
     from raydis.train.trainer import fit_with_ray
 
+    run = run.model_copy(update={"compute": run.hardware})
     result = fit_with_ray(run, name=parent["trial"], storage=folder, parent=parent, callbacks=[TuneReportCallback()])
     tune.report(result.record.to_ray() | {CHECKPOINT_URI: result.checkpoint})
 

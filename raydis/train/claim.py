@@ -7,6 +7,7 @@ started with, so that a later command with the same name cannot continue it with
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
 import json
 import logging
@@ -16,16 +17,14 @@ from typing import Any
 
 from raydis.checkpoint.migrate import migrate_config
 from raydis.config import RunConfig
-from raydis.config.first_stage import LearnedStage
 from raydis.config.identity import differences, listed, settings
 from raydis.errors import ConfigError, RegistryError
-from raydis.registry import locate_first_stage
+from raydis.registry import locate_checkpoints
 from raydis.store import Store, StoreConflict
 
 log = logging.getLogger(__name__)
 
 RUN_FILE = "run.json"
-STAGE = "first_stage.checkpoint"
 
 
 def default_name(config: RunConfig) -> str:
@@ -59,16 +58,16 @@ def claim(store: Store, name: str, config: RunConfig) -> RunConfig:
     """Record a run's configuration in its folder, or compare it with the recorded one.
 
     Returns:
-        the configuration to train. A `name@alias` of a first stage is replaced by the checkpoint that it referred to
-            when the run was first started.
+        the configuration to train. A `name@alias` of a first stage or of a pre-trained model is replaced by the
+            checkpoint that it referred to when the run was first started.
 
     Raises:
         ConfigError: the run was started with other values, which the message names.
-        RegistryError: a first stage's `name@alias` does not exist.
+        RegistryError: such a `name@alias` does not exist.
     """
     key = _key(name)
     if not store.exists(key):
-        located = locate_first_stage(config, store.uri)
+        located = locate_checkpoints(config, store.uri)
         resolved = located.model_dump(mode="json", exclude={"compute"})
         record = json.dumps({"set": settings(config), "resolved": resolved}, indent=2).encode()
         with contextlib.suppress(StoreConflict):
@@ -82,9 +81,13 @@ def claim(store: Store, name: str, config: RunConfig) -> RunConfig:
             f"{listed(found)}. Use the recorded values to continue it, or choose another name"
         )
     with contextlib.suppress(RegistryError):  # the alias may have been deleted
-        if locate_first_stage(config, store.uri) != located:
-            source, asked = settings(located)[STAGE], settings(config)[STAGE]
-            log.warning("run %s continues with %s=%s, to which %s pointed at its start", name, STAGE, source, asked)
+        moved = locate_checkpoints(config, store.uri).checkpoints()
+        for checkpoint, source in located.checkpoints().items():
+            if moved[checkpoint] != source:
+                asked = config.checkpoints()[checkpoint]
+                log.warning(
+                    "run %s continues with %s=%s, to which %s pointed at its start", name, checkpoint, source, asked
+                )
     return located
 
 
@@ -94,12 +97,14 @@ def _resolved(recorded: dict[str, Any]) -> dict[str, Any]:
 
 
 def _as_recorded(config: RunConfig, recorded: Mapping[str, Any], storage: str) -> RunConfig:
-    """Replace a `name@alias` of the first stage by the recorded checkpoint, if the command names the same alias."""
-    stage, asked = config.first_stage, settings(config).get(STAGE)
-    if not isinstance(stage, LearnedStage) or asked != recorded.get("set", {}).get(STAGE):
-        return locate_first_stage(config, storage)
-    source = recorded["resolved"]["first_stage"]["checkpoint"]
-    return config.model_copy(update={"first_stage": stage.model_copy(update={"checkpoint": source})})
+    """Replace each `name@alias` by the recorded checkpoint, if the command names the same alias."""
+    asked, resolved = recorded.get("set", {}), _resolved(dict(recorded))
+    kept = {
+        key: str(functools.reduce(lambda section, name: section[name], key.split("."), resolved))
+        for key, checkpoint in config.checkpoints().items()
+        if checkpoint == asked.get(key)
+    }
+    return locate_checkpoints(config.with_checkpoints(kept), storage)
 
 
 def _key(name: str) -> str:

@@ -103,7 +103,7 @@ def run(
         log.warning(warning)
     with ray_cluster():
         nodes, grows = cluster_nodes(), cluster_grows()
-        config = config.model_copy(update={"compute": choose_device(config.compute, nodes, grows=grows)})
+        config = config.model_copy(update={"compute": choose_device(config.hardware, nodes, grows=grows)})
         if not grows:
             max_parallel_runs(config.compute, nodes)
         with _forward_reports(on_report) as callbacks:

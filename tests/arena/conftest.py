@@ -33,6 +33,16 @@ entrants:
   closed: {run: {preset: pca_ica_small}, search: {}, speed: {images_per_s: 640, fixed_s: 4}}
 """
 
+# An entrant whose runs borrow a model, which wants larger images.
+BORROWER = (
+    "entrants.ours={run: {preset: disdiff_small, data: {image_size: 64}}, "
+    "pretraining: {run: {preset: diffusion_small}}}"
+)
+LARGE = (
+    "run.data={name: shapes3d_procedural, image_size: 64}",
+    "run.evaluation={estimator: tree, rungs: [160, 480]}",
+)
+
 
 @pytest.fixture
 def path(tmp_path: Path) -> Path:

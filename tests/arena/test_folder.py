@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from raydis.arena.folder import check_spec, read_sweeps, write_spec
 from raydis.arena.spec import ArenaSpec, load_arena
-from raydis.errors import ConfigError
+from raydis.engine.record import RunRecord
+from raydis.errors import ConfigError, FitError
 from raydis.store import LocalStore
 from tests.arena.conftest import final_rows, row, summary, write_sweep
+from tests.records import finished, running, scores_of
 
 KEY = "arenas/duel"
 
@@ -39,6 +42,43 @@ def test_sweeps_that_were_interrupted_or_killed_count_and_their_ended_runs_stay(
     assert found.summary == last
     assert read_sweeps(store, KEY, "ours", "study").num_begun == 0
     assert read_sweeps(store, KEY, "our", "final").num_begun == 0
+
+
+def test_the_runs_that_had_ended_in_a_killed_sweep_are_read_from_their_logs(store: LocalStore) -> None:
+    write_sweep(store, "ours", "final", 1, None)
+    folder = f"{KEY}/sweeps/ours.final.1"
+
+    def log(number: int, *records: RunRecord, rest: bytes = b"", **more: Any) -> None:
+        config = {"number": number, "control": f"ours/{11 + number}", "settings": {"seed": 11 + number}}
+        rows = [json.dumps(each.to_ray() | {"config": config, "time_total_s": 2.5} | more) for each in records]
+        store.write(f"{folder}/trial-{number:04d}/result.json", "\n".join(rows).encode() + rest)
+
+    log(
+        0,
+        running(320),
+        finished(640, dci_disentanglement=0.5, factor_vae=0.25),
+        checkpoint_dir_name="checkpoint_000001",
+    )
+    log(1, running(320))
+    log(2, RunRecord.of_failure(FitError("the loss became nan")))
+    log(3, finished(640, dci_disentanglement=0.5), rest=b'\n{"step": 3')
+    log(4, finished(640, factor_vae=0.5), checkpoint_uri="s3://lab/train/b")
+    store.write(f"{folder}/trial-0005/result.json", b"")
+    first, failed, last = read_sweeps(store, KEY, "ours", "final").rows
+    assert first == {
+        "number": 0,
+        "control": "ours/11",
+        "settings": {"seed": 11},
+        "state": "complete",
+        "reason": None,
+        "scores": scores_of(dci_disentanglement=0.5, factor_vae=0.25).to_dict(),
+        "images_seen": 640,
+        "time_s": 2.5,
+        "checkpoint": str(store.location / folder / "trial-0000/checkpoint_000001"),
+    }
+    assert (failed["state"], failed["reason"], failed["scores"]) == ("failed", "FitError: the loss became nan", None)
+    assert (last["control"], last["checkpoint"]) == ("ours/15", "s3://lab/train/b")
+    assert set(first) == set(row(0, 0.5))
 
 
 def test_a_study_without_any_scored_trial_has_ended(store: LocalStore) -> None:

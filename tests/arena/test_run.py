@@ -13,16 +13,17 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from raydis.arena import run
+from raydis.arena import pretrain, run
+from raydis.arena.folder import Pretrained
 from raydis.arena.look import Look
 from raydis.arena.result import ArenaResult
 from raydis.arena.run import run_arena
-from raydis.arena.spec import ArenaSpec
+from raydis.arena.spec import ArenaSpec, load_arena
 from raydis.errors import ConfigError, LeaseTaken, ResourceError, SweepError
 from raydis.store import LocalStore
 from raydis.store.lease import Lease
 from raydis.sweep.spec import SweepSpec
-from tests.arena.conftest import final_rows, row, summary, write_sweep
+from tests.arena.conftest import BORROWER, LARGE, final_rows, row, summary, write_sweep
 
 DCI = {"ours": 0.8, "rival": 0.5, "closed": 0.3}
 
@@ -190,6 +191,35 @@ def test_no_final_shares_seed_or_draws_with_a_study(arena: Callable[[], ArenaRes
     }
     assert not {spec.run.evaluation.seed for spec in studies} & {spec.run.evaluation.seed for spec in finals}
     assert {spec.run.evaluation.protocol for spec in finals} == {"published"}
+
+
+def test_a_model_that_an_entrant_borrows_is_trained_once_and_before_its_study(
+    sweeps: Sweeps, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spec = load_arena(path, [*LARGE, BORROWER])
+    trained: list[str] = []
+
+    def train(config: Any, *, storage: str, name: str, on_report: Any) -> Any:
+        assert config == spec.entrants["ours"].pretraining.run  # type: ignore[union-attr]
+        assert storage == str(sweeps.store.location / "arenas/duel")
+        trained.append(name)
+        return SimpleNamespace(checkpoint="/runs/first")
+
+    monkeypatch.setattr(pretrain, "run", train)
+    metrics = {"train_s": 3.0, "cpu_s": 2.5}
+    monkeypatch.setattr(pretrain, "fetch_checkpoint", lambda uri, cache: SimpleNamespace(metrics=metrics))
+    sweeps.interrupt = "ours.study.1"
+    console = Console(file=io.StringIO())
+    assert run_arena(spec, name="duel", storage=str(sweeps.store.location), console=console).interrupted
+    result = run_arena(spec, name="duel", storage=str(sweeps.store.location), console=console)
+    assert trained == ["ours.pretraining"]
+    for name in ("ours.study.1", "ours.study.2", "ours.final.1"):
+        assert sweeps.specs[name].run.checkpoints() == {"method.pretrained.checkpoint": "/runs/first"}
+    assert result.entries[0].pretrained == Pretrained("/runs/first", 320, 3.0, 2.5)
+    page = (Path(result.folder) / "report.html").read_text()
+    assert "320 + 640" in page  # what the stub says of a run
+    assert "2.5 s + 1.5 s" in page
+    assert "All runs of ours borrow a model that was trained once." in page
 
 
 def test_another_arena_under_the_same_name_is_refused_before_anything_runs(

@@ -9,6 +9,7 @@ import pytest
 from raydis.arena.spec import ArenaSpec, load_arena
 from raydis.errors import ConfigError
 from raydis.metrics.scoring import NUM_DRAWS, derived_seed
+from tests.arena.conftest import BORROWER, LARGE
 
 
 def test_what_is_common_holds_for_every_entrant(spec: ArenaSpec) -> None:
@@ -100,6 +101,40 @@ def test_what_would_not_be_fair_or_is_misspelt_is_refused(path: Path, override: 
     with pytest.raises(ConfigError, match=words) as refused:
         load_arena(path, [override])
     assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize(("share", "first"), [(None, 320), (0.25, 160), (0.9, 576)])
+def test_a_pre_training_takes_its_share_of_the_common_budget(path: Path, share: float | None, first: int) -> None:
+    more = [] if share is None else [f"entrants.ours.pretraining.share={share}"]
+    spec = load_arena(path, [*LARGE, BORROWER, *more])
+    entrant = spec.entrants["ours"]
+    assert entrant.pretraining is not None
+    assert entrant.pretraining.run.train.num_images == first
+    assert entrant.run.train.num_images == 640 - first
+    assert entrant.num_images == spec.num_images == 640
+    assert entrant.pretraining.run.evaluation.protocol == "none"
+    assert entrant.pretraining.run.data == entrant.run.data
+    # Rungs are counted from the beginning of the pre-training, and those within it are never scored.
+    assert spec.study("ours").run.evaluation.rungs == tuple(rung - first for rung in (160, 480) if rung > first)
+    assert spec.study("rival").run.evaluation.rungs == (160, 480)
+    borrowing = spec.model_copy(update={"entrants": spec.entrants | {"ours": entrant.borrowing("/runs/checkpoint")}})
+    assert borrowing.final("ours", {}, (11,)).run.checkpoints() == {"method.pretrained.checkpoint": "/runs/checkpoint"}
+
+
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [
+        ("entrants.ours.pretraining.key=method.pretrained", "pretraining.key"),
+        ("entrants.ours.pretraining.key=method.pretraned.checkpoint", "did you mean method.pretrained.checkpoint?"),
+        ("entrants.ours.pretraining.share=1", "share: found 1, must be below 1"),
+        ("entrants.ours.pretraining.share=half", "share: found 'half', expected a number"),
+        ("entrants.ours.pretraining.run.train.num_image=3", "num_image: unknown key"),
+        ("entrants.rival.pretraining={run: {preset: diffusion_small}}", "pretraining.key"),
+    ],
+)
+def test_a_pre_training_that_nothing_borrows_is_refused(path: Path, override: str, words: str) -> None:
+    with pytest.raises(ConfigError, match=words):
+        load_arena(path, [*LARGE, BORROWER, override])
 
 
 @pytest.mark.parametrize(

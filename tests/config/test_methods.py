@@ -16,12 +16,13 @@ from raydis.sweep.settings import configure, value_at
 from raydis.sweep.spec import SweepSpec
 
 VAES = ["beta_vae", "annealed_vae", "factor_vae", "dip_vae_i", "dip_vae_ii", "beta_tcvae", "proto_vae", "dot_vae"]
-SCORED = ["dyga_sd", *VAES, "cs_dismo", "pca_ica"]
-STAGES = ["vq", "kl"]
+SCORED = ["dyga_sd", *VAES, "cs_dismo", "pca_ica", "ae_ica", "iso_ae_ica", "hlle_ica", "disdiff"]
+STAGES = ["vq", "kl", "unconditional_diffusion"]
 
 
 def run_of(kind: str, **options: Any) -> RunConfig:
-    stage = {"first_stage": {"kind": "pixel"}, "evaluation": {"protocol": "none"}} if kind in STAGES else {}
+    stage = {"first_stage": {"kind": "pixel"}} if kind in ("vq", "kl") else {}
+    stage |= {"evaluation": {"protocol": "none"}} if kind in STAGES else {}
     return RunConfig.model_validate({"method": {"kind": kind, **options}, **stage})
 
 
@@ -73,6 +74,8 @@ def test_an_unknown_kind_is_refused_with_those_that_exist() -> None:
         ("pca_ica", "fit_images", 15),
         ("pca_ica", "max_iterations", 0),
         ("pca_ica", "tolerance", 0.0),
+        ("disdiff", "disentanglement_weight", -0.1),
+        ("disdiff", "weighting", "pixel"),
     ],
 )
 def test_values_out_of_bounds_are_refused_by_name(kind: str, key: str, value: Any) -> None:
@@ -216,3 +219,42 @@ def test_a_sweep_of_a_preset_needs_no_search_of_its_own(preset: str) -> None:
 @pytest.mark.parametrize("kind", STAGES)
 def test_a_first_stage_has_nothing_to_search(kind: str) -> None:
     assert run_of(kind).method.default_search_space() == {}
+
+
+# ---- DisDiff
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (
+            {"concept_dim": 4},
+            r"method\.concept_dim=4 gives no 6 orthogonal embeddings: use at least method\.num_units=6",
+        ),
+        (
+            {"pretrained": {"diffusion": {"prediction": "sample"}}},
+            r"diffusion\.prediction=sample: the fields are defined",
+        ),
+        ({"pretrained": {"unet": {"attention_sizes": [5]}}}, r"method\.pretrained\.unet\.attention_sizes has \[5\]"),
+        ({"pretrained": {"unet": {"num_heads": 7}}}, r"num_heads=7 must divide"),
+        (
+            {"pretrained": {"unet": {"multipliers": [1] * 9, "attention_sizes": []}}},
+            r"give method\.pretrained\.unet\.multipliers fewer levels",
+        ),
+    ],
+)
+def test_settings_of_disdiff_that_do_not_fit_are_refused(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValidationError, match=message):
+        run_of("disdiff", **options)
+
+
+def test_a_run_names_the_checkpoints_that_it_takes_weights_from_and_takes_others_in_their_place() -> None:
+    stage = {"kind": "vq", "checkpoint": "a"}
+    run = RunConfig.model_validate(
+        {"first_stage": stage, "method": {"kind": "disdiff", "pretrained": {"checkpoint": "b"}}}
+    )
+    assert run.checkpoints() == {"first_stage.checkpoint": "a", "method.pretrained.checkpoint": "b"}
+    moved = {"first_stage.checkpoint": "c", "method.pretrained.checkpoint": "d"}
+    assert run.with_checkpoints(moved).checkpoints() == moved
+    assert run.with_checkpoints(moved).with_checkpoints(run.checkpoints()) == run
+    assert run_of("disdiff").checkpoints() == run_of("beta_vae").checkpoints() == {}

@@ -5,12 +5,18 @@ import json
 from typing import Any
 
 import pytest
+import torch
+from torch import nn
 
+from raydis.build import build_method
 from raydis.config import PixelStage, RunConfig
 from raydis.config.files import parse
 from raydis.config.identity import settings
 from raydis.config.presets import PRESETS, expand
 from raydis.errors import ConfigError
+from raydis.methods.disdiff import Disdiff
+from raydis.methods.dyga_sd import DygaSd
+from raydis.models.autoencoders import VqAutoencoder
 
 
 @pytest.mark.parametrize("name", PRESETS)
@@ -30,6 +36,12 @@ NAMES = {  # the ends of the names of runs that were trained before presets were
     "beta_vae_small": "81cbb3055817",
     "factor_vae_small": "d5687c51b1d1",
     "pca_ica_small": "e3b311d7ff8f",
+    "encdiff": "54be84007e31",
+    "encdiff_small": "84a78377696f",
+    "diffusion": "c368ff020975",
+    "diffusion_small": "2c3ff22c8471",
+    "disdiff": "2dff8656fc7d",
+    "disdiff_small": "8bbe7196eec3",
     "annealed_vae_small": "786a541c8f56",
     "dip_vae_i_small": "9b7a1c180896",
     "dip_vae_ii_small": "58019898084d",
@@ -43,6 +55,9 @@ NAMES = {  # the ends of the names of runs that were trained before presets were
     "dip_vae_ii_published": "5da461e5c92a",
     "beta_tcvae_published": "b277857a9b40",
     "factor_vae_published": "0296dd420ece",
+    "ae_ica_small": "94ebb68786a2",
+    "iso_ae_ica_small": "da65f5a4f7ac",
+    "hlle_ica_small": "b071296bf065",
 }
 
 
@@ -84,6 +99,57 @@ def test_reference_has_the_published_sizes() -> None:
     assert (run.method.anchors.mode, run.method.unet.model_dim) == ("constant", 64)
     assert (run.latent_size, run.train.batch_size, run.train.learning_rate) == (16, 512, 1e-4)
     assert run.train.precision == "bf16"
+
+
+def num_weights(module: nn.Module) -> int:
+    return sum(weight.numel() for weight in module.parameters())
+
+
+def test_encdiff_has_the_published_sizes() -> None:
+    stage = {"first_stage": {"kind": "vq", "checkpoint": "x"}}
+    with torch.device("meta"):
+        method = build_method(RunConfig.model_validate(expand({"preset": "encdiff", **stage})), 3)
+    assert isinstance(method, DygaSd)
+    assert (num_weights(method.unet), num_weights(method.encoder)) == (37_469_635, 1_374_292)
+    assert isinstance(method.first_stage, VqAutoencoder)
+    stage = method.first_stage
+    assert (num_weights(stage.encoder), num_weights(stage.decoder)) == (1_403_363, 2_068_547)
+    assert method.refit_images is None
+    assert method.unet.skip_dropout_rate == 0.0
+
+
+def test_disdiff_has_the_published_sizes() -> None:
+    run = expand({"preset": "disdiff", "first_stage": {"kind": "vq", "checkpoint": "x"}})
+    assert run["method"]["kind"] == "disdiff"
+    with torch.device("meta"):
+        method = build_method(RunConfig.model_validate(run), 3)
+    assert isinstance(method, Disdiff)
+    unet, decoder = method.diffusion.unet, method.decoder
+    assert (num_weights(unet), num_weights(unet) + num_weights(decoder)) == (29_422_467, 52_161_158)
+    assert num_weights(decoder.code_in) == 8_448
+    assert num_weights(decoder.concept_in) == 33_024
+    assert decoder.concept_matrix.numel() == 16_384
+    time_dim, split = unet.time_dim, sum(decoder.widths[:2])  # two stages in the middle
+    middle = num_weights(decoder.middle) + 2 * (time_dim + 1) * split
+    up = num_weights(decoder.up) + 2 * (time_dim + 1) * (sum(decoder.widths) - split)
+    assert (middle, up) == (3_152_384, 19_526_592)
+    assert num_weights(method.encoder) == 1_516_480
+
+
+@pytest.mark.parametrize("suffix", ["", "_small"])
+def test_disdiff_borrows_what_the_preset_beside_it_trains(suffix: str) -> None:
+    ours, theirs = PRESETS[f"disdiff{suffix}"], PRESETS[f"diffusion{suffix}"]
+    assert ours.method.borrowed is not None
+    assert ours.method.borrowed.model_dump(exclude={"checkpoint"}) == theirs.method.model_dump()
+    assert (ours.first_stage, ours.data) == (theirs.first_stage, theirs.data)
+
+
+def test_another_encoder_starts_from_its_own_defaults() -> None:
+    small = expand({"preset": "small", "method": {"encoder": {"kind": "residual"}}})
+    assert small["method"]["encoder"] == {"kind": "residual"}
+    assert RunConfig.model_validate(small).method.num_units == 12
+    narrower = expand({"preset": "small", "method": {"encoder": {"hidden_dims": [64]}}})
+    assert narrower["method"]["encoder"]["stem_stride"] == 8
 
 
 @pytest.mark.parametrize("name", [name for name in PRESETS if name.endswith("_published")])

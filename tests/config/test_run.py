@@ -6,14 +6,14 @@ import pytest
 from pydantic import ValidationError
 
 from raydis.config import RunConfig
-from raydis.config.data import PROCEDURAL_SETS
+from raydis.config.data import RENDERED_SETS
 from raydis.config.dyga_sd import DygaSdConfig
 
 
 def test_the_defaults_are_a_valid_run() -> None:
     config = RunConfig()
     assert config.latent_size == 16
-    assert config.data.name in PROCEDURAL_SETS
+    assert config.data.name in RENDERED_SETS
 
 
 def test_a_config_survives_json() -> None:

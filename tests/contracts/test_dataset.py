@@ -18,6 +18,7 @@ from raydis.data.dsprites import render_dsprites
 from raydis.data.files import read_cars3d, read_dsprites, read_mpi3d, read_shapes3d, read_sprites
 from raydis.data.pictures import read_image_folder
 from raydis.data.shapes3d import render_shapes3d
+from raydis.data.smooth import render_arcs, render_blobs
 from raydis.data.source import Source, load
 from raydis.errors import DataError
 from tests.data.official import (
@@ -85,6 +86,8 @@ SETS: dict[str, Read | Rendered] = {
         lambda *grid, **place: render_shapes3d(*grid, **place, ram_bytes=0), SMALL, {"floor_hue": (9,), "shape": (0, 3)}
     ),
     "dsprites_procedural": Rendered(render_dsprites, FEW, {"shape": (1,), "scale": (2, 5)}),
+    "arcs": Rendered(render_arcs, {"first_arc": 4, "second_arc": 3, "third_arc": 2}, {"first_arc": (1, 5)}),
+    "blobs": Rendered(render_blobs, {"left_x": 4, "left_y": 3, "right_y": 2}, {"left_x": (1, 5)}),
     "shapes3d": Read(
         lambda path, seed: write_shapes3d(path, size=16, seed=seed),
         lambda path, size: read_shapes3d(path, SMALL_SHAPES3D),

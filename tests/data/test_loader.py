@@ -33,8 +33,10 @@ def test_as_many_images_are_taken_at_once_as_512_of_64_px_have_pixels(size: int,
 def test_images_gathered_in_parts_are_those_gathered_at_once(length: int, parts: list[int]) -> None:
     loader = Loader(numbered(1100), batch_size=4, seed=0)
     indices = np.random.default_rng(0).permutation(1100)[:length]
-    found = list(loader.gather_in_parts(indices))
+    gathered = loader.gather_in_parts(indices)
+    found = list(gathered)
     assert [len(part) for part in found] == parts
+    assert all(map(torch.equal, gathered, found))  # a second time
     assert torch.equal(torch.cat(found), loader.gather(indices))
 
 

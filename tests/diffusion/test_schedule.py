@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from diffusers.schedulers.scheduling_ddpm import DDPMScheduler
 
-from raydis.diffusion.schedule import alpha_bars
+from raydis.diffusion.schedule import alpha_bars, shift_coefficients
 
 
 @pytest.mark.parametrize(
@@ -59,6 +59,23 @@ def test_the_last_latents_are_next_to_noise_whatever_their_number(name: str, num
 def test_an_unknown_schedule_is_refused() -> None:
     with pytest.raises(ValueError, match="unknown schedule 'sqrt': use ldm_linear, cosine or straight"):
         alpha_bars("sqrt")
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("ldm_linear", [0.0, -0.0273455, -0.9172048, -0.9918775]),
+        ("cosine", [0.0, -0.00441528, -0.7081396, -0.0316227]),
+    ],
+)
+def test_the_factors_of_disdiffs_fields_are_the_published_ones(name: str, expected: list[float]) -> None:
+    values = alpha_bars(name)
+    found = shift_coefficients(values)
+    np.testing.assert_allclose(found[[0, 1, 499, 999]], expected, rtol=2e-6)  # as many digits as were published
+    # PDAE's form: the variance of the posterior over beta_t, for all times but the first
+    ratios = values[1:] / values[:-1]
+    betas, variances = 1.0 - ratios, (1.0 - ratios) * (1.0 - values[:-1]) / (1.0 - values[1:])
+    np.testing.assert_allclose(found[1:], -np.sqrt(ratios * (1.0 - values[1:])) / betas * variances, rtol=1e-9)
 
 
 @pytest.mark.parametrize("num_timesteps", [2, 1000])

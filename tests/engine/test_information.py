@@ -31,6 +31,7 @@ class Reading:
     """Units: the scale, nothing, the hue on a folded curve, and the scale again where the decoder does not look."""
 
     noise_shape = (1, 2, 2)
+    max_steps: int | None = 1000
 
     def __init__(self) -> None:
         self.seen = self.drawn = 0
@@ -48,7 +49,8 @@ class Reading:
     def lift(self, units: Tensor) -> Tensor:
         return torch.stack([units, (units + 0.2).abs()], dim=-1)  # (B, N, 2)
 
-    def decode(self, codes: Tensor, noise: Tensor, steps: int, sampler: str) -> Tensor:
+    def decode(self, codes: Tensor, noise: Tensor, steps: int | None, sampler: str | None) -> Tensor:
+        assert (steps is None) == (sampler is None) == (self.max_steps is None)
         assert len(codes) == len(noise)
         self.drawn += len(codes)
         pixels = (codes[:, :3].sum((1, 2)) + noise.sum((1, 2, 3))) / 10  # the noise is the same on both sides of a pair
@@ -86,3 +88,14 @@ def test_an_effect_is_the_change_of_pixels_when_one_unit_is_exchanged(at_once: i
     # A unit that goes from 0 to x >= 0 moves its two numbers by x each, and pixels by 127.5 * 2 x / 10.
     np.testing.assert_allclose(found, [25.5 / np.sqrt(2), 0.0, 12.75, 0.0], atol=1e-4)
     assert method.drawn == 2 * (4 + 1)
+
+
+def test_a_method_that_draws_from_noise_in_a_single_pass_is_given_no_steps() -> None:
+    """Its noise is the residual of a latent."""
+    method, images = Reading(), torch.rand(6, 3, 8, 8)
+    method.max_steps = None
+    units, codes = method.represent(images)
+    effects = effects_of(method, (units, codes), (units.flip(0), codes.flip(0)), seed=0, at_once=8)  # pyright: ignore
+    assert effects.shape == (4,)
+    assert effects[0] > 0
+    assert effects[3] == 0

@@ -124,7 +124,7 @@ def test_an_interrupted_first_stage_goes_on_as_if_nothing_had_happened(
 
 def test_an_editor_refuses_a_first_stage(trained: dict[str, Report]) -> None:
     assert trained["vq"].checkpoint is not None
-    with pytest.raises(CheckpointError, match=r"is a first stage, which has no units: open that of"):
+    with pytest.raises(CheckpointError, match=r"holds a model without units, for other runs to build on: open"):
         Editor.open(trained["vq"].checkpoint)
 
 
@@ -207,7 +207,7 @@ def test_a_step_uses_the_latents_that_are_kept_and_encodes_nothing(
     assert losses[0] == losses[1]
 
     training = Training(config, dataset, device=CPU)
-    training.open_first_stage()
+    training.open_borrowed()
     batch = next_batch(training)
     assert batch.latents is not None
     torch.manual_seed(0)

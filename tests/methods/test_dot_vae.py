@@ -273,3 +273,14 @@ def test_the_diagnosis_tells_open_units_from_locked_ones() -> None:
     assert found is not None
     assert [row[0] for row in found.rows] == ["yes", "no", "no"]
     assert method.unit_counts() == {"open": [1, 0, 0]}
+
+
+def test_half_precision_changes_the_losses_by_their_rounding_alone() -> None:
+    method = make(num_open=2)
+    batch = batch_of(method)
+    for move in ["vae", "discriminator"]:
+        exact = method(batch, move)
+        with torch.autocast("cpu", torch.bfloat16):
+            rounded = method(batch, move)
+        assert {loss.dtype for loss in rounded.values()} == {torch.float32}
+        assert rounded["loss"].item() == pytest.approx(exact["loss"].item(), rel=1e-2)

@@ -103,7 +103,7 @@ def test_it_has_no_moves_and_no_loss() -> None:
 
 
 def test_no_convergence_is_an_error_that_says_what_to_raise() -> None:
-    with pytest.raises(FitError, match=r"FastICA did not converge within 1 iterations: raise method\.max_iterations"):
+    with pytest.raises(FitError, match=r"ICA did not converge within 1 iterations: raise method\.max_iterations"):
         fitted(mixed(sources(1000, "uniform")), max_iterations=1, tolerance=1e-9)
 
 

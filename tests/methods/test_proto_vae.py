@@ -188,3 +188,14 @@ def test_the_pair_encoder_is_not_averaged() -> None:
     assert {id(module) for module in method.moves[0].modules} == {
         id(module) for module in (method.encoder, method.decoder, method.pair_encoder)
     }
+
+
+def test_half_precision_changes_the_losses_by_their_rounding_alone() -> None:
+    method = proto()
+    batch = Batch(images(), draws_of(method))
+    for move in ["vae"]:
+        exact = method(batch, move)
+        with torch.autocast("cpu", torch.bfloat16):
+            rounded = method(batch, move)
+        assert {loss.dtype for loss in rounded.values()} == {torch.float32}
+        assert rounded["loss"].item() == pytest.approx(exact["loss"].item(), rel=1e-2)

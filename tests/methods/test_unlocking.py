@@ -86,3 +86,18 @@ def test_a_diagnosis_says_what_the_residual_carries() -> None:
     unknown = describe_residual([True], [1.0], 3.21, np.zeros((40, 1)), None)
     assert "classifier" not in unknown.note
     assert describe_residual([True], [1.0], 3.21, np.zeros((3, 1)), FactorTable(("shape",), levels[:3])).rows
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_no_unit_ever_closes_and_units_open_in_order(seed: int) -> None:
+    unlocking, generator = Unlocking(6, min_kl=0.5, max_refusals=2), torch.Generator().manual_seed(seed)
+    before = opened(unlocking)
+    for _ in range(20):
+        if torch.rand((), generator=generator) < 0.5:
+            unlocking.record(torch.rand(6, generator=generator))
+        unlocking.advance()
+        after = opened(unlocking)
+        assert all(now or not then for then, now in zip(before, after, strict=True))
+        assert sum(after) - sum(before) in (0, 1)
+        assert after == sorted(after, reverse=True)
+        before = after

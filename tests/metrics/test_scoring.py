@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from raydis.errors import MetricError
+from raydis.metrics import importance
 from raydis.metrics.dci import dci
 from raydis.metrics.entry import Metric, Number
 from raydis.metrics.factor_vae import factor_vae
@@ -244,6 +245,22 @@ def test_all_draws_share_one_index_of_the_levels(synthetic: Callable, monkeypatc
     protocol = replace(QUICK, metrics=("factor_vae", "beta_vae"))
     score(*synthetic("noisy", SIZES), protocol=protocol, data_fingerprint="grid-a")
     assert len(calls) == 1
+
+
+def test_metrics_of_one_draw_share_their_fits_and_give_the_same_numbers(
+    synthetic: Callable, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    table = synthetic("noisy", SIZES)
+    sizes = {"num_test": 200}
+    overrides = {"dci": sizes | {"num_train": 300}, "sample_efficiency": sizes | {"num_many": 300}}
+    protocol = replace(SEARCH, estimator="tree", metrics=("dci", "sample_efficiency"), overrides=overrides)
+    alone = [measure(name, per_unit_pca(table[0]), table[1], protocol=protocol, seed=4) for name in protocol.metrics]
+    calls: list[int] = []
+    fit = importance.fit_factor
+    monkeypatch.setattr(importance, "fit_factor", lambda *args, **kwargs: calls.append(1) or fit(*args, **kwargs))
+    together = score(*table, protocol=protocol, seed=4, num_draws=1, data_fingerprint="grid-a")
+    assert together.values == {**alone[0].values, **alone[1].values}
+    assert len(calls) == 2 * len(SIZES)  # to many labels once, and to few
 
 
 def test_an_unknown_metric_is_refused_with_the_nearest_name() -> None:

@@ -11,7 +11,7 @@ from raydis.checkpoint.open import open_checkpoint
 from raydis.config import RunConfig
 from raydis.config.first_stage import KlStage
 from raydis.errors import CheckpointError, RegistryError, StoreError
-from raydis.registry import AliasState, ModelRef, Registry, locate, locate_first_stage
+from raydis.registry import AliasState, ModelRef, Registry, locate, locate_checkpoints
 from raydis.store import LocalStore, StoreConflict
 
 Make = Callable[..., Path]
@@ -286,8 +286,10 @@ def test_a_name_leads_to_its_versions_folder_and_a_place_to_itself(filled: Regis
 def test_a_run_names_the_version_of_its_first_stage_and_nothing_else_changes(filled: Registry, tmp_path: Path) -> None:
     storage = str(tmp_path / "store")
     plain = RunConfig()
-    assert locate_first_stage(plain, storage) == plain
+    assert locate_checkpoints(plain, storage) == plain
     run = RunConfig(first_stage=KlStage(checkpoint="quickstart@1", num_blocks=1))
-    located = locate_first_stage(run, storage)
+    located = locate_checkpoints(run, storage)
     place = str(tmp_path / "store/registry/quickstart/versions/1")
     assert located == RunConfig(first_stage=KlStage(checkpoint=place, num_blocks=1))
+    built = RunConfig.model_validate({"method": {"kind": "disdiff", "pretrained": {"checkpoint": "quickstart@1"}}})
+    assert locate_checkpoints(built, storage).checkpoints() == {"method.pretrained.checkpoint": place}

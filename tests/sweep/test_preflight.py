@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from raydis.errors import ConfigError, ResourceError
-from raydis.sweep.preflight import check_first_stages, parallel_trials
+from raydis.sweep.preflight import check_checkpoints, parallel_trials
 from raydis.sweep.spec import SweepSpec
 
 
@@ -48,6 +48,7 @@ def test_a_trial_that_a_cluster_of_fixed_size_cannot_hold_is_refused() -> None:
             "num_trials": 1,
             "search": {"first_stage": {"kind": "choice", "values": [{"kind": "vq", "checkpoint": "vq@best"}]}},
         },
+        {"controls": [{"name": "x", "set": {"method": {"kind": "disdiff", "pretrained": {"checkpoint": "vq@1"}}}}]},
     ],
 )
 def test_a_name_of_the_registry_is_looked_up_for_the_base_run_alone(part: dict) -> None:
@@ -57,6 +58,6 @@ def test_a_name_of_the_registry_is_looked_up_for_the_base_run_alone(part: dict) 
         "controls": [{"name": "base"}],
         "num_trials": 0,
     }
-    check_first_stages(SweepSpec.model_validate(tree))
+    check_checkpoints(SweepSpec.model_validate(tree))
     with pytest.raises(ConfigError, match=r"names vq@\w+: give the checkpoint's folder or URI"):
-        check_first_stages(SweepSpec.model_validate(tree | part))
+        check_checkpoints(SweepSpec.model_validate(tree | part))

@@ -114,7 +114,7 @@ def test_an_override_reaches_into_a_domain_of_the_space(tmp_path: Path) -> None:
         ),
         (
             {"run": expand({"preset": "vq_small"})},
-            r"kind=vq is a first stage without scores .*`python -m raydis train`",
+            r"kind=vq has no units, and so no scores .*`python -m raydis train`",
         ),
         ({"num_trials": 0}, r"there is nothing to run"),
         ({"search": {}}, r"num_trials=\d+, but search is empty"),

@@ -168,6 +168,20 @@ def test_records_are_read_from_what_trials_reported_last() -> None:
     assert [row.time_s for row in records] == [9.0, 9.0, None, 9.0, None, None]
 
 
+def test_a_trial_without_a_process_has_a_record_only_if_it_failed() -> None:
+    """Ray gives its settings only once a process of it has started, which Ctrl-C or a full machine may prevent."""
+    spec = parse(SweepSpec, {"name": "t", "run": expand({"preset": "tiny"}), "controls": [{"name": "c"}],
+                             "num_trials": 0}, source="t")  # fmt: skip
+    none: dict[str, Any] = {"config": None, "metrics": {"trial_id": "a"}, "checkpoint": None}
+    results = [
+        SimpleNamespace(**none, error=None, path="lab/sweeps/my-sweep/trial-0001"),
+        SimpleNamespace(**none, error=RuntimeError("the process died"), path="lab/sweeps/my-sweep/trial-0003"),
+    ]
+    (found,) = read_records(results, spec, Location.parse("s3://lab"))
+    assert (found.number, found.state, found.settings) == (3, "failed", {})
+    assert "the process died" in (found.reason or "")
+
+
 def test_tables_hold_a_row_a_trial_and_a_column_a_setting(tmp_path: Path) -> None:
     records = [
         record(0, 0.5, 0.5),

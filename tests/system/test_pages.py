@@ -37,7 +37,23 @@ LEARNED_STAGE = (
 )
 STAGES = "python -m tests.benchmarks.first_stages --images 9000 --stage-images 60000 --seeds 1 2 3"
 
-ARENA = "--set run.train.num_images=640 --set num_trials=1 --set seeds=[101,102] --set run.evaluation.rungs=[]"
+LEFT_OUT = (
+    "encdiff",
+    "disdiff",
+    "flow",
+    "annealed_vae",
+    "dip_vae_i",
+    "dip_vae_ii",
+    "beta_tcvae",
+    "proto_vae",
+    "dot_vae",
+)
+ARENA = " ".join(
+    [
+        "--set run.train.num_images=640 --set num_trials=1 --set seeds=[101,102] --set run.evaluation.rungs=[]",
+        *(f"--set entrants.{name}=null" for name in LEFT_OUT),
+    ]
+)
 
 # Appended to a command so that it takes minutes, and needs no GPU.
 SHORTER = {
@@ -58,8 +74,17 @@ SHORTER = {
     "python -m raydis.arena sweeps/arena_quick.yaml": ARENA,
     "python -m raydis.arena sweeps/arena_quick.yaml --name arena_sprites --set run.data.name=sprites --set "
     "run.data.path=Sprites": ARENA,
+    "python -m raydis.arena sweeps/arena_continuous.yaml": (
+        "--set run.train.num_images=640 --set num_trials=1 --set seeds=[101,102] --set run.evaluation.rungs=[] "
+        "--set entrants.iso_ae_ica=null --set entrants.ae_ica=null --set entrants.factor_vae=null "
+        "--set entrants.beta_tcvae=null --set entrants.dyga_sd=null"
+    ),
     "python -m raydis train --preset vq_small --name first": "--set train.num_images=640",
     f"python -m raydis train --preset small --set '{LEARNED_STAGE}'": "--set train.num_images=640",
+    "python -m raydis train --preset diffusion_small --name diffusion": "--set train.num_images=640",
+    "python -m raydis train --preset disdiff_small --set method.pretrained.checkpoint=CHECKPOINT": (
+        "--set train.num_images=640"
+    ),
     STAGES: "--images 640 --stage-images 640 --pixel-images 64 --seeds 0",
     "python -m tests.benchmarks.gpu --output gpu.json": "--smoke",
     "python -m tests.benchmarks.samplers CHECKPOINT": "--quick",

@@ -11,8 +11,8 @@ So is a reconstruction of the method of arXiv 2602.05214, of which we could read
 summary: flow matching on the straight path, conditioned on the tokens by cross-attention, and a penalty on what the
 contributions of two factors have in common. We chose: the schedule `straight` with the prediction `flow` and loss `l2`;
 and as penalty the cosine of where two units' tokens write, averaged over pairs, transformers and images
-(`raydis.models.blocks.overlap`), times `overlap_weight`. The authors may decompose the velocity itself, and may weight
-their penalty by time.
+(`raydis.models.blocks.overlap`), times `overlap_weight`. According to summaries, the authors divide the velocity among
+the factors by an attention at the output of their network, and penalise there. We keep the U-Net as it is.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ from raydis.methods.dyga_sd.diagnosis import lay_out, read_version_1
 from raydis.metrics.telling import UnitLabel
 from raydis.models.anchors import Anchors
 from raydis.models.autoencoders import Autoencoder, FirstStage
-from raydis.models.encoder import Encoder
+from raydis.models.encoder import UnitEncoder
 from raydis.models.unet import UNet
 
 
@@ -60,7 +60,7 @@ class DygaSd(UnitMethod):
     def __init__(
         self,
         *,
-        encoder: Encoder,
+        encoder: UnitEncoder,
         unet: UNet,
         anchors: Anchors,
         first_stage: FirstStage,

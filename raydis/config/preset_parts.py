@@ -1,0 +1,28 @@
+"""What several presets share: the data, and the course of a short training."""
+
+from __future__ import annotations
+
+from typing import TypedDict
+
+from raydis.config.data import DataConfig
+
+
+class _Course(TypedDict):
+    num_images: int
+    ema_decay: float
+    report_images: int
+    checkpoint_images: int
+
+
+FULL_DATA = DataConfig(name="shapes3d_procedural", image_size=64)
+SMALL_DATA = DataConfig(
+    name="shapes3d_procedural",
+    image_size=64,
+    levels={"floor_hue": 4, "wall_hue": 4, "object_hue": 4, "scale": (0, 7), "orientation": (0, 7, 14)},
+)
+SMALL_COURSE: _Course = {
+    "num_images": 30_000,
+    "ema_decay": 0.995,
+    "report_images": 3_000,
+    "checkpoint_images": 15_000,
+}
