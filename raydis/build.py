@@ -13,6 +13,7 @@ from safetensors.torch import load_file
 
 from raydis.config import RunConfig
 from raydis.config.autoencoder import KlConfig, VqConfig
+from raydis.config.cs_dismo import CsDismoConfig
 from raydis.config.disdiff import DisDiffConfig, UnconditionalDiffusionConfig, UnconditionalNetwork
 from raydis.config.dyga_sd import DygaSdConfig, ResidualEncoderConfig
 from raydis.config.first_stage import (
@@ -43,6 +44,7 @@ from raydis.errors import ConfigError
 from raydis.methods.ae_ica import AeIca, IsoAeIca
 from raydis.methods.autoencoder import AutoencoderMethod
 from raydis.methods.contract import Method, UnitMethod
+from raydis.methods.cs_dismo import CsDismo
 from raydis.methods.disdiff import Disdiff
 from raydis.methods.dot_vae import DotVae
 from raydis.methods.dyga_sd import DygaSd
@@ -120,6 +122,9 @@ def _build_method(config: RunConfig, image_channels: int) -> Method:
     match config.method:
         case DygaSdConfig() as method:
             return _build_dyga_sd(config, method, image_channels)
+        case CsDismoConfig() as method:
+            sizes = {"image_size": config.data.image_size, "image_channels": image_channels}
+            return CsDismo(**sizes, **method.model_dump(exclude={"kind"}))
         case PcaIcaConfig() as method:
             return PcaIca(
                 image_shape=(image_channels, config.data.image_size, config.data.image_size),

@@ -15,6 +15,7 @@ import copy
 import functools
 
 from raydis.config.autoencoder import KlConfig, VqConfig
+from raydis.config.cs_dismo import CsDismoConfig
 from raydis.config.data import DataConfig
 from raydis.config.diffusion_presets import DIFFUSION_PRESETS
 from raydis.config.dyga_sd import AnchorConfig, DiffusionConfig, DygaSdConfig, EncoderConfig, UNetConfig
@@ -174,7 +175,7 @@ def _small_first_stage(method: VqConfig | KlConfig) -> RunConfig:
     )
 
 
-def _small_rival(method: VaeConfig | PcaIcaConfig | AeIcaConfig | IsoAeIcaConfig) -> RunConfig:
+def _small_rival(method: VaeConfig | CsDismoConfig | PcaIcaConfig | AeIcaConfig | IsoAeIcaConfig) -> RunConfig:
     """Return the configuration that trains a method without a first stage on the images of `small`.
 
     disentanglement_lib takes 300,000 steps at a learning rate of 1e-4. At this rate, a thousand steps learn hardly more
@@ -204,6 +205,10 @@ def _published_vae(method: VaeConfig) -> RunConfig:
     )
 
 
+VECTOR_EVALUATION = EvaluationConfig(
+    protocol="search", metrics=("factor_vae", "dci", "mig", "scalar_factor_vae", "grouped_dci", "leakage")
+)
+
 PRESETS: dict[str, RunConfig] = {
     "reference": REFERENCE,
     "small": SMALL,
@@ -225,6 +230,7 @@ PRESETS: dict[str, RunConfig] = {
     "proto_vae_small": _small_rival(ProtoVaeConfig()),
     "dot_vae_small": _small_rival(DotVaeConfig()),
     "factor_vae_small": _small_rival(FactorVaeConfig(gamma=10.0, discriminator_dims=(256, 256, 256))),
+    "cs_dismo_small": _small_rival(CsDismoConfig()).model_copy(update={"evaluation": VECTOR_EVALUATION}),
     "beta_vae_published": _published_vae(BetaVaeConfig()),
     "annealed_vae_published": _published_vae(AnnealedVaeConfig()),
     "dip_vae_i_published": _published_vae(DipVaeIConfig()),

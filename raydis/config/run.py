@@ -9,6 +9,7 @@ from pydantic import BeforeValidator, Field, model_validator
 
 from raydis.config.autoencoder import KlConfig, VqConfig
 from raydis.config.compute import ComputeConfig
+from raydis.config.cs_dismo import CsDismoConfig
 from raydis.config.data import DataConfig
 from raydis.config.disdiff import DisDiffConfig, UnconditionalDiffusionConfig
 from raydis.config.dyga_sd import DygaSdConfig
@@ -31,6 +32,7 @@ MethodConfig = Annotated[
     Annotated[
         DygaSdConfig
         | VaeConfig
+        | CsDismoConfig
         | PcaIcaConfig
         | AeIcaConfig
         | IsoAeIcaConfig

@@ -16,15 +16,7 @@ from raydis.sweep.settings import configure, value_at
 from raydis.sweep.spec import SweepSpec
 
 VAES = ["beta_vae", "annealed_vae", "factor_vae", "dip_vae_i", "dip_vae_ii", "beta_tcvae", "proto_vae", "dot_vae"]
-SCORED = [
-    "dyga_sd",
-    *VAES,
-    "pca_ica",
-    "ae_ica",
-    "iso_ae_ica",
-    "hlle_ica",
-    "disdiff",
-]
+SCORED = ["dyga_sd", *VAES, "cs_dismo", "pca_ica", "ae_ica", "iso_ae_ica", "hlle_ica", "disdiff"]
 STAGES = ["vq", "kl", "unconditional_diffusion"]
 
 
@@ -158,7 +150,7 @@ def test_images_must_halve_four_times_for_the_convolutions(kind: str, size: int)
         RunConfig.model_validate(tree)
 
 
-@pytest.mark.parametrize("kind", [*VAES, "pca_ica"])
+@pytest.mark.parametrize("kind", [*VAES, "cs_dismo", "pca_ica"])
 def test_methods_of_pixels_refuse_a_learned_first_stage_and_compiled_blocks(kind: str) -> None:
     with pytest.raises(
         ValidationError, match=rf"kind={kind} works on the pixels themselves: remove first_stage\.kind=vq"
@@ -168,7 +160,7 @@ def test_methods_of_pixels_refuse_a_learned_first_stage_and_compiled_blocks(kind
         RunConfig.model_validate({"method": {"kind": kind}, "compute": {"compile": "blocks"}})
 
 
-@pytest.mark.parametrize("kind", [kind for kind in [*VAES, "pca_ica"] if kind != "dot_vae"])
+@pytest.mark.parametrize("kind", [kind for kind in [*VAES, "cs_dismo", "pca_ica"] if kind != "dot_vae"])
 def test_nothing_is_too_short_for_a_method_without_refits(kind: str) -> None:
     run = RunConfig.model_validate({"method": {"kind": kind}, "train": {"num_images": 1, "batch_size": 1}})
     assert run.method.warnings(run) == []

@@ -48,6 +48,7 @@ NAMES = {  # the ends of the names of runs that were trained before presets were
     "beta_tcvae_small": "0d3b95fd278e",
     "proto_vae_small": "87f04431e5d4",
     "dot_vae_small": "75ef9070e9d4",
+    "cs_dismo_small": "b7fb382c97b6",
     "beta_vae_published": "7bc7af3c5a89",
     "annealed_vae_published": "e2b7983219fd",
     "dip_vae_i_published": "4568a4a8b505",

@@ -66,6 +66,7 @@ METHODS: dict[str, dict[str, Any]] = {
     "proto_vae": {"num_units": 4, "hidden_dim": 16, "embedding_dim": 8, "min_kl": 0.0},
     # A unit opens in each step.
     "dot_vae": {"num_units": 4, "hidden_dim": 16, "pretraining_share": 0.0, "unlock_share": 0.2, "min_kl": 0.0},
+    "cs_dismo": {"content_dim": 6, "style_dim": 3, "hidden_dim": 16, "channels": [8, 8, 8]},
     "pca_ica": {"num_units": 4},
     "disdiff": {
         "num_units": 4,
