@@ -128,10 +128,8 @@ def _build_method(config: RunConfig, image_channels: int) -> Method:
         case PcaIcaConfig() as method:
             return PcaIca(
                 image_shape=(image_channels, config.data.image_size, config.data.image_size),
-                num_units=method.num_units,
                 fit_images=min(method.fit_images, config.train.num_images),
-                max_iterations=method.max_iterations,
-                tolerance=method.tolerance,
+                **method.model_dump(exclude={"kind", "fit_images"}),
             )
         case DisDiffConfig() as method:
             return _build_disdiff(config, method, image_channels)
@@ -139,12 +137,8 @@ def _build_method(config: RunConfig, image_channels: int) -> Method:
             return _build_diffusion(config, method, image_channels)
         case AeIcaConfig() as method:
             return AeIca(**_ica_arguments(config, method, image_channels))
-        case IsoAeIcaConfig() as method:
-            return IsoAeIca(
-                **_ica_arguments(config, method, image_channels),
-                isometry=method.isometry,
-                isometry_weight=method.isometry_weight,
-            )
+        case IsoAeIcaConfig(isometry=isometry, isometry_weight=weight) as method:
+            return IsoAeIca(**_ica_arguments(config, method, image_channels), isometry=isometry, isometry_weight=weight)
         case HlleIcaConfig() as method:
             return HlleIca(
                 **_ica_arguments(config, method, image_channels),
