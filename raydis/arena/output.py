@@ -16,7 +16,7 @@ from raydis.arena.page import render_page
 from raydis.arena.result import ArenaResult, Entry
 from raydis.arena.spec import ArenaSpec
 from raydis.metrics.standing import with_spread
-from raydis.metrics.table import number_named, numbers
+from raydis.metrics.table import number_named
 from raydis.store import Store
 
 REPORT_FILE = "report.html"
@@ -62,12 +62,12 @@ def to_csv(result: ArenaResult, looks: Mapping[str, Look]) -> str:
     buffer = io.StringIO()
     costs = ("num_parameters", "train_s", "cpu_s")
     writer = csv.writer(buffer, lineterminator="\n")
-    writer.writerow(["entrant", "seed", "reason", *numbers(), "images_seen", "time_s", *costs, "checkpoint"])
+    writer.writerow(["entrant", "seed", "reason", *result.computed, "images_seen", "time_s", *costs, "checkpoint"])
     for entry in result.entries:
         for run in entry.runs:
             look = looks.get(str(run.checkpoint))
             cost = [getattr(look, name) if look else None for name in costs]
-            scores = [run.values.get(name) for name in numbers()]
+            scores = [run.values.get(name) for name in result.computed]
             writer.writerow(
                 [entry.name, run.seed, run.reason, *scores, run.images_seen, run.time_s, *cost, run.checkpoint]
             )

@@ -14,6 +14,7 @@ import numpy as np
 from raydis.arena.folder import Pretrained, Sweeps
 from raydis.arena.spec import ArenaSpec
 from raydis.metrics.comparison import PairedTest, holm, paired_test
+from raydis.metrics.entry import Number
 from raydis.metrics.scores import Scores
 from raydis.metrics.standing import Objective, missing, standing
 from raydis.metrics.table import numbers
@@ -161,6 +162,12 @@ class ArenaResult:
     @property
     def interrupted(self) -> bool:
         return any(entry.state == "pending" for entry in self.entries)
+
+    @property
+    def computed(self) -> dict[str, Number]:
+        """The numbers that some final run has, by name, in the order of the table of metrics."""
+        found = {name for entry in self.entries for run in entry.runs for name in run.values}
+        return {name: number for name, number in numbers().items() if name in found}
 
     @property
     def num_tests(self) -> int:

@@ -12,7 +12,7 @@ from raydis.arena.result import ArenaResult, Comparison, Entry, FinalRun
 from raydis.arena.spec import ArenaSpec
 from raydis.arena.words import verdict
 from raydis.metrics.standing import with_spread
-from raydis.metrics.table import number_named, numbers
+from raydis.metrics.table import number_named
 from raydis.sweep.words import brief, duration
 
 Table = tuple[list[str], list[list[str]]]
@@ -43,10 +43,10 @@ def _p_value(value: float) -> str:
 
 
 def scores_table(result: ArenaResult, spec: ArenaSpec) -> Table:
-    """Return every number of every metric, as mean and deviation over the final runs."""
-    head = ["method", *(number.title for number in numbers().values())]
+    """Return every computed number, as mean and deviation over the final runs."""
+    head = ["method", *(number.title for number in result.computed.values())]
     rows = [
-        [spec.title(entry.name), *(_mean_text(entry, name) for name in numbers())]
+        [spec.title(entry.name), *(_mean_text(entry, name) for name in result.computed)]
         for entry in result.entries
         if entry.scored()
     ]
