@@ -35,7 +35,7 @@ NAMES = {  # the ends of the names of runs that were trained before presets were
     "kl_small": "b901cc3d7f83",
     "beta_vae_small": "81cbb3055817",
     "factor_vae_small": "d5687c51b1d1",
-    "pca_ica_small": "e3b311d7ff8f",
+    "pca_ica_small": "9af0cfa23df2",
     "encdiff": "54be84007e31",
     "encdiff_small": "84a78377696f",
     "diffusion": "c368ff020975",
