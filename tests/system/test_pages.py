@@ -47,6 +47,9 @@ LEFT_OUT = (
     "beta_tcvae",
     "proto_vae",
     "dot_vae",
+    "cs_dismo",
+    "ae_ica",
+    "hlle_ica",
 )
 ARENA = " ".join(
     [
