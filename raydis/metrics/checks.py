@@ -30,8 +30,8 @@ def check_table(codes: ArrayLike, factors: ArrayLike) -> tuple[NDArray[np.float6
             numbers, factors that are not integers, fewer than two varying factors.
     """
     codes, factors = np.asarray(codes), np.asarray(factors)
-    _check_shape("codes", codes)
-    _check_shape("factors", factors)
+    check_shape("codes", codes)
+    check_shape("factors", factors)
     check_lengths(codes, factors)
     codes = check_codes(codes)
     if factors.dtype.kind not in "iub":
@@ -54,7 +54,7 @@ def check_codes(codes: ArrayLike) -> NDArray[np.float64]:
         MetricError: wrong number of axes, fewer than two rows, no columns, or codes that are not numbers.
     """
     codes = np.asarray(codes)
-    _check_shape("codes", codes)
+    check_shape("codes", codes)
     if len(codes) < 2:
         raise MetricError("one row of codes and factors cannot be scored: give the rows of at least two samples")
     if codes.dtype.kind not in "fiub":
@@ -62,7 +62,8 @@ def check_codes(codes: ArrayLike) -> NDArray[np.float64]:
     return codes.astype(np.float64, copy=False)
 
 
-def _check_shape(name: str, array: NDArray[Any]) -> None:
+def check_shape(name: str, array: NDArray[Any]) -> None:
+    """Raise MetricError unless an array has two axes, neither of which is empty."""
     if array.ndim != 2 or 0 in array.shape:
         hint = "; reduce units to scalars with per_unit_pca first" if name == "codes" and array.ndim == 3 else ""
         raise MetricError(f"{name} of shape {array.shape} are not a table of samples by columns{hint}")

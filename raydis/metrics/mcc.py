@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from raydis.errors import MetricError
-from raydis.metrics.checks import Status, invalid_reason
+from raydis.metrics.checks import Status, check_codes, check_shape, invalid_reason
 
 Correlation = Literal["pearson", "spearman"]
 
@@ -82,21 +82,17 @@ def mcc(
 
 
 def _tables(codes: ArrayLike, factors: ArrayLike) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    codes, factors = np.asarray(codes), np.asarray(factors)
-    for name, array in (("codes", codes), ("factors", factors)):
-        if array.ndim != 2 or 0 in array.shape:
-            raise MetricError(f"{name} of shape {array.shape} are not a table of samples by columns")
-        if array.dtype.kind not in "fiub":
-            raise MetricError(f"{name} of type {array.dtype} are not real numbers: give an array of floats or integers")
+    codes, factors = check_codes(codes), np.asarray(factors)
+    check_shape("factors", factors)
+    if factors.dtype.kind not in "fiub":
+        raise MetricError(f"factors of type {factors.dtype} are not real numbers: give an array of floats or integers")
     if len(codes) != len(factors):
         raise MetricError(f"{len(codes)} rows of codes but {len(factors)} of factors: row i of both must be one sample")
-    if len(codes) < 2:
-        raise MetricError("one row of codes and factors cannot be scored: give the rows of at least two samples")
     if not np.isfinite(factors).all():
         raise MetricError("factors hold NaN or infinity: leave the rows out whose factors are not known")
     if not (factors != factors[0]).any():
         raise MetricError(f"0 of {factors.shape[1]} factors vary in these {len(factors)} rows: score more of the data")
-    return codes.astype(np.float64, copy=False), factors.astype(np.float64)
+    return codes, factors.astype(np.float64)
 
 
 def _standardised(values: NDArray[np.float64], correlation: Correlation) -> NDArray[np.float64]:
