@@ -137,11 +137,18 @@ def test_information_by_neighbours_of_rare_levels_is_that_of_its_definition() ->
 
 def test_infomec(table: Table) -> None:
     rng = fresh()
-    rows, seed = rng.integers(len(table[0]), size=700), int(rng.integers(2**31))
+    rows, seed = rng.permutation(len(table[0]))[:500], int(rng.integers(2**31))
     expected = plain.infomec(table[0][rows], table[1][rows], seed=seed)
-    found = infomec(*table, rng=fresh(), num_samples=700)
+    found = infomec(*table, rng=fresh(), max_samples=500)
     assert (found.modularity, found.compactness) == pytest.approx(expected[:2], abs=1e-9)
     assert found.explicitness == pytest.approx(expected[2], abs=1e-6)  # of a fit that is cut off
+
+
+def test_infomec_of_few_rows_knows_perfect_units(synthetic: Callable[..., Table]) -> None:
+    """Of rows that are drawn several times, the nearest neighbours are copies, and all units seem to know all."""
+    codes, factors = synthetic("perfect", (4, 4, 4, 4, 6))  # 1,536 rows, and 10,000 samples by default
+    found = infomec(codes[:, :5], factors, rng=fresh())
+    assert min(found.modularity or 0.0, found.compactness or 0.0) > 0.95
 
 
 def test_infomec_counts_active_units_by_their_range(table: Table) -> None:
