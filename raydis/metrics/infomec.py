@@ -10,9 +10,11 @@ codes:
 
 H_j is the log loss, on the rows themselves, of an unregularised logistic regression from the standardised active codes
 to factor j with balanced classes (100 iterations), and H0_j that of the same regression without codes, which is the
-logarithm of the number of levels. Rows are drawn without replacement: the neighbours of a row that was drawn several
-times are its own copies, which would let any code tell every factor. A code is active if its range is at least a twentieth of the largest range. (Later
+logarithm of the number of levels. A code is active if its range is at least a twentieth of the largest range. (Later
 code of the same authors asks for an interquartile range of a tenth of the largest instead.)
+
+Rows are drawn without replacement. The neighbours of a row that was drawn several times would be its own copies, so
+that every code, even noise, would seem to tell every factor.
 
 Range: 0 to 1. InfoM counts every active code, so active codes of noise lower it: perfect codes with four spare units of
 noise of the same scale read about 0.7. Redundant codes lower InfoC. Rotated codes keep their InfoE, folded ones lose

@@ -212,6 +212,14 @@ def test_tad() -> None:
     assert (found.num_captured, found.score) == (3, pytest.approx(expected, abs=1e-12))
 
 
+def test_attributes_that_do_not_vary_in_the_rows_drawn_are_invalid() -> None:
+    present = np.zeros((1000, 3), int)
+    present[[3, 500], [0, 1]] = 1
+    found = tad(np.random.default_rng(0).normal(size=(1000, 2)), present, rng=fresh(), num_samples=2)
+    assert (found.status, found.score) == ("invalid", None)
+    assert found.reason == "no attribute varies in the rows that were drawn: raise num_samples"
+
+
 def test_tad_of_copies_is_0() -> None:
     present = np.random.default_rng(2).integers(2, size=(600, 3))
     assert tad(np.hstack([present, present]), present, rng=fresh()).score == 0.0
