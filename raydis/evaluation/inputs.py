@@ -135,9 +135,10 @@ def _codes_of(name: str, codes: Any, num_rows: int) -> Codes:
     own = tuple(map(str, codes.columns)) if hasattr(codes, "columns") else None
     table = _array(name, codes)
     if table.ndim not in (2, 3) or 0 in table.shape:
+        hint = "add the axis of units, as in codes[:, None]" if table.ndim == 1 else "flatten or pool other axes first"
         raise MetricError(
             f"{name} of shape {table.shape}: codes must be (M, N), one number for a unit, or (M, N, D), one vector; "
-            "flatten or pool other axes first"
+            f"{hint}"
         )
     if table.dtype.kind not in "fiub":
         raise MetricError(f"{name} of type {table.dtype} are not real numbers: give an array of floats")

@@ -149,7 +149,7 @@ BROKEN[2:4, 1] = np.nan
         (CODES * 0 + 2, ["all 3 units are constant", "collapsed"]),
         (CODES[:4], ["codes has 4 rows", "factors have 6"]),
         (CODES.T, ["3 rows", "transpose the codes"]),
-        (CODES[:, 0], ["shape (6,)", "(M, N)"]),
+        (CODES[:, 0], ["shape (6,)", "(M, N)", "codes[:, None]"]),
         (CODES[:, :0], ["shape (6, 0)"]),
         (CODES[:, :, None, None], ["shape (6, 3, 1, 1)", "flatten or pool"]),
         (CODES * 1j, ["complex128"]),
