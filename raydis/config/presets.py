@@ -23,7 +23,7 @@ from raydis.config.files import merge
 from raydis.config.first_stage import PatchPcaStage, PixelStage
 from raydis.config.ica import AeIcaConfig, HlleIcaConfig, IsoAeIcaConfig
 from raydis.config.pca_ica import PcaIcaConfig
-from raydis.config.preset_parts import FULL_DATA, SMALL_COURSE, SMALL_DATA
+from raydis.config.preset_parts import FULL_DATA, MEDIUM_DATA, SMALL_COURSE, SMALL_DATA
 from raydis.config.run import RunConfig
 from raydis.config.train import EvaluationConfig, TrainConfig
 from raydis.config.tree import Tree, is_tree
@@ -90,14 +90,17 @@ SMALL = RunConfig(
 
 FLOW_SMALL = SMALL.model_copy(
     update={
+        "data": MEDIUM_DATA,
         "method": SMALL_METHOD.model_copy(
             update={
+                "num_units": 20,
                 "unet": SMALL_METHOD.unet.model_copy(update={"skip_dropout_rate": 0.0}),
-                "anchors": AnchorConfig(mode="off"),
+                "anchors": SMALL_METHOD.anchors.model_copy(update={"mode": "off"}),
                 "diffusion": DiffusionConfig(schedule="straight", prediction="flow", loss="l2"),
                 "overlap_weight": 0.1,
             }
-        )
+        ),
+        "train": SMALL.train.model_copy(update={"num_images": 60_000, "learning_rate": 1e-3}),
     }
 )
 
