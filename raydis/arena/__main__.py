@@ -61,7 +61,7 @@ def arena(
     console = Console() if sys.stdout.isatty() else Console(width=WIDTH)
     for entrant in plan.entrants:
         for warning in budget_warnings(plan.study(entrant).run):
-            console.print(f"warning: {entrant}: {warning}", highlight=False, soft_wrap=True)
+            console.print(f"warning: {entrant}: {warning}", highlight=False, markup=False, soft_wrap=True)
     if dry_run:
         _print_plan(plan, spec, name, storage, console)
         return
@@ -70,7 +70,9 @@ def arena(
     from raydis.cluster.storage import lasting_storage
 
     storage = lasting_storage(storage)
-    console.print(f"arena {name}: {len(plan.entrants)} entrants of {spec}", highlight=False, soft_wrap=True)
+    console.print(
+        f"arena {name}: {len(plan.entrants)} entrants of {spec}", highlight=False, markup=False, soft_wrap=True
+    )
     command = ["python", "-m", "raydis.arena", *sys.argv[1:]]
     result = run_arena(plan, name=name, storage=storage, console=console, command=command)
     print_result(result, plan, command, console)

@@ -15,6 +15,7 @@ from raydis.arena.look import Look
 from raydis.arena.page import render_page
 from raydis.arena.result import ArenaResult, Entry
 from raydis.arena.spec import ArenaSpec
+from raydis.evaluation.formats import as_markdown
 from raydis.metrics.standing import with_spread
 from raydis.metrics.table import number_named
 from raydis.store import Store
@@ -44,7 +45,7 @@ def to_markdown(result: ArenaResult, spec: ArenaSpec, looks: Mapping[str, Look])
     head = ["method", "seeds", *(part for _, title in goals for part in (title, "worst")), "parameters", "CPU-s a run"]
     lines = [f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
     for entry in result.entries:
-        cells = [spec.title(entry.name), f"{len(entry.scored())} of {len(spec.seeds)}"]
+        cells = [as_markdown(spec.title(entry.name)), f"{len(entry.scored())} of {len(spec.seeds)}"]
         for metric, _ in goals:
             mean, worst = entry.mean(metric), entry.worst(metric)
             cells += [entry.state, ""] if mean is None or worst is None else [

@@ -59,13 +59,16 @@ class Gallery:
 
 @dataclass(frozen=True)
 class ArenaPage:
-    """The data that `templates/arena.html` shows. Tables are pairs of a head and rows of cells."""
+    """The data that `templates/arena.html` shows. Tables are pairs of a head and rows of cells.
+
+    An objective is its title and the ends of its axis.
+    """
 
     title: str
     facts: str
     shown: Sequence[str]
     not_shown: str
-    objectives: Sequence[str]
+    objectives: Sequence[tuple[str, str]]
     rows: Sequence[Row]
     tests: Sequence[tuple[str, Table]]
     all_scores: Table
@@ -95,7 +98,10 @@ def render_page(result: ArenaResult, spec: ArenaSpec, looks: Mapping[str, Look],
         f"raydis {__version__}",
         shown=what_is_shown(result, spec),
         not_shown=what_is_not_shown(result, spec),
-        objectives=[number_named(goal.metric).title for goal in spec.objectives],
+        objectives=[
+            (number.title, f"{number.low:g} to {number.high:g}")
+            for number in (number_named(goal.metric) for goal in spec.objectives)
+        ],
         rows=[_row(entry, spec) for entry in result.entries],
         tests=tests_tables(result, spec),
         all_scores=scores_table(result, spec),

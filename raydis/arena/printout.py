@@ -21,13 +21,13 @@ def print_result(result: ArenaResult, spec: ArenaSpec, command: Sequence[str], c
     console.print(results_table(result, spec))
     for entry in result.entries:
         for reason in entry.reasons:
-            console.print(f"{entry.name} {entry.state}: {reason}", highlight=False, soft_wrap=True)
+            console.print(f"{entry.name} {entry.state}: {reason}", highlight=False, markup=False, soft_wrap=True)
     if result.interrupted:
         pending = ", ".join(entry.name for entry in result.entries if entry.state == "pending")
         facts = {"interrupted": f"not yet complete: {pending}", "next": shlex.join(command)}
     else:
         for sentence in [*what_is_shown(result, spec), what_is_not_shown(result, spec)]:
-            console.print(sentence, highlight=False, soft_wrap=True)
+            console.print(sentence, highlight=False, markup=False, soft_wrap=True)
         facts = {"folder": result.folder, "files": ", ".join(RESULT_FILES)}
     print_facts(console, facts)
 

@@ -59,7 +59,7 @@ class _Arena:
         name = sweep_name(entrant, part, self.sweeps(entrant, part).num_begun + 1)
         title, count = self.spec.title(entrant), sweep.total_trials
         kind = f"{count} trials" if part == "study" else f"{count} fresh seeds"
-        self.console.print(f"{title}: {part}, {kind}", highlight=False, soft_wrap=True)
+        self.console.print(f"{title}: {part}, {kind}", highlight=False, markup=False, soft_wrap=True)
         storage = str(self.store.location / self.key)
         with contextlib.suppress(SweepError):  # no trial has scores: that is a result, and its reasons are written
             return not run_sweep(sweep, name=name, storage=storage, console=self.console).interrupted
@@ -119,7 +119,8 @@ def _pretrained(arena: _Arena, entrant: str) -> ArenaSpec:
         return arena.spec
     done = read_pretrained(arena.store, arena.key, entrant)
     if done is None:
-        arena.console.print(f"{arena.spec.title(entrant)}: pre-training", highlight=False, soft_wrap=True)
+        title = arena.spec.title(entrant)
+        arena.console.print(f"{title}: pre-training", highlight=False, markup=False, soft_wrap=True)
         done = pretrain(arena.store, arena.key, entrant, each, arena.console)
     return arena.spec.model_copy(update={"entrants": arena.spec.entrants | {entrant: each.borrowing(done.checkpoint)}})
 

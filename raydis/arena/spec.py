@@ -23,6 +23,7 @@ from raydis.metrics.comparison import MAX_PAIRS
 from raydis.metrics.protocol import PUBLISHED
 from raydis.metrics.scoring import derived_seed
 from raydis.metrics.standing import DEFAULT_OBJECTIVES, Objective
+from raydis.metrics.table import number_named
 from raydis.sweep.domains import Domain
 from raydis.sweep.settings import check_key, configure
 from raydis.sweep.spec import NAME, Control, SweepSpec
@@ -140,6 +141,17 @@ class ArenaSpec(Model):
                     raise ValueError(
                         f"{what} is {ours} for {first} and {theirs} for {name}: set run.{what}, for all entrants"
                     )
+        return self
+
+    @model_validator(mode="after")
+    def _own_directions(self) -> Self:
+        for goal in self.objectives:
+            own = number_named(goal.metric).direction
+            if goal.direction != own:
+                raise ValueError(
+                    f"objectives: {goal.metric} has direction {goal.direction}, but an arena asks which method is "
+                    f"better, which {own} is: leave out the direction"
+                )
         return self
 
     @model_validator(mode="after")

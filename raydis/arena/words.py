@@ -24,13 +24,19 @@ def what_is_shown(result: ArenaResult, spec: ArenaSpec) -> list[str]:
     """Return one sentence for each objective: who leads, and what the tests show."""
     sentences: list[str] = []
     for goal in spec.objectives:
-        means = {entry.name: mean for entry in result.entries if (mean := entry.mean(goal.metric)) is not None}
-        if not means:
+        scored = [entry for entry in result.entries if entry.mean(goal.metric) is not None]
+        if not scored:
             return ["No entrant has valid scores."]
+        # The mean of the runs that did not fail may be too good, so it can lead only if no entrant is complete.
+        led = [entry for entry in scored if entry.state == "complete"] or scored
+        means = {entry.name: mean for entry in led if (mean := entry.mean(goal.metric)) is not None}
         pick = max if number_named(goal.metric).direction == "max" else min
         leader = pick(means, key=lambda name: means[name])
         title = number_named(goal.metric).title
         text = f"By {title}, {spec.title(leader)} has the best mean, {means[leader]:.3f}."
+        if led != scored:
+            left_out = _listed([spec.title(entry.name) for entry in scored if entry not in led])
+            text += f" Left out of this comparison: {left_out}, of which some runs have no score."
         tests = [each for each in result.comparisons if each.metric == goal.metric]
         if spec.focus is not None:
             by = {word: [spec.title(each.second) for each in tests if verdict(each) == word] for word in VERDICTS}

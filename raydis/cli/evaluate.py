@@ -100,7 +100,7 @@ def evaluate(
     for option, value, known in (("--format", format, FORMATS), ("--protocol", protocol, PROTOCOLS)):
         if value not in known:
             raise ConfigError(f"{option} {value} is unknown: use one of {', '.join(known)}")
-    _check_outputs(output or [], picture)
+    _check_outputs(output or [], picture, read=[*codes, *([factors] if factors else [])])
     found = _read(codes, factors, _names(factor_names), PROTOCOLS[protocol], storage)
     with _progress() as tell:
         result = score(
@@ -124,14 +124,24 @@ def evaluate(
 
 def _names(listed: str | None) -> tuple[str, ...] | None:
     """Return the names of an option `NAME,NAME`."""
-    return tuple(name.strip() for name in listed.split(",")) if listed else None
+    return tuple(_printable(name.strip()) for name in listed.split(",")) if listed else None
 
 
-def _check_outputs(output: list[Path], picture: Path | None) -> None:
-    """Check that the files can be written, before minutes of work."""
+def _printable(name: str) -> str:
+    """Return a name in which bytes that are no text, as a file name may have them, are written as escapes."""
+    return name.encode(errors="backslashreplace").decode()
+
+
+def _check_outputs(output: list[Path], picture: Path | None, *, read: list[str]) -> None:
+    """Check that the files can be written, and are not among those to read, before minutes of work."""
+    from raydis.evaluation.files import path_of
     from raydis.evaluation.formats import SUFFIXES
     from raydis.report.output import check_output
 
+    inputs = {path_of(source).resolve() for source in read}
+    for path in (*output, *([picture] if picture else [])):
+        if path.resolve() in inputs:
+            raise ConfigError(f"-o {path} is a file to read, which would be lost: name another file")
     for path in output:
         check_output(path, suffixes=SUFFIXES)
     if picture:
@@ -159,12 +169,10 @@ def _read(
 
 
 def _read_files(sources: list[str], factors: str | None, factor_names: tuple[str, ...] | None) -> _Inputs:
-    import numpy as np
-
-    from raydis.evaluation.files import read_codes, read_factors
+    from raydis.evaluation.files import are_equal, read_codes, read_factors
 
     found = [read_codes(source, factor_names=None if factors else factor_names) for source in sources]
-    labels = sources if len(sources) > 1 else ["codes"]
+    labels = [_printable(source) for source in sources] if len(sources) > 1 else ["codes"]
     codes = {label: each.codes for label, each in zip(labels, found, strict=True)}
     notes = tuple(dict.fromkeys(note for each in found for note in each.notes))
     if factors:
@@ -176,7 +184,7 @@ def _read_files(sources: list[str], factors: str | None, factor_names: tuple[str
             "columns that are factors with --factor-names NAME,NAME (of a CSV or Parquet file)"
         )
     for source, each in zip(sources, found, strict=True):
-        if each.factors is None or not np.array_equal(np.asarray(each.factors), np.asarray(first)):
+        if each.factors is None or not are_equal(each.factors, first):
             raise ConfigError(f"{source} and {sources[0]} have different factors: runs must encode the same samples")
     return _Inputs(codes, first, found[0].factor_names or (None if hasattr(first, "columns") else factor_names), notes)
 

@@ -6,13 +6,11 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field
 
-from raydis.config.method import MethodSection
+from raydis.config.method import MethodSection, check_reduction
 from raydis.config.section import Size
 
 if TYPE_CHECKING:
     from raydis.config.run import RunConfig
-
-REDUCTION = 16  # factor by which the convolutions reduce the image size
 
 
 class CsDismoConfig(MethodSection):
@@ -34,11 +32,7 @@ class CsDismoConfig(MethodSection):
     )
 
     def check(self, run: RunConfig) -> None:
-        if run.data.image_size % REDUCTION:
-            raise ValueError(
-                f"data.image_size={run.data.image_size} must be a multiple of {REDUCTION} for "
-                f"method.kind={run.method.kind}"
-            )
+        check_reduction(run)
 
     def default_search_space(self) -> dict[str, dict[str, Any]]:
         return {

@@ -12,6 +12,17 @@ if TYPE_CHECKING:
     from raydis.config.run import RunConfig
 
 
+REDUCTION = 16  # factor by which four convolutions reduce the image size
+
+
+def check_reduction(run: RunConfig) -> None:
+    """Raise ValueError if four convolutions, each of which halves an image, cannot reduce those of a run."""
+    if run.data.image_size % REDUCTION:
+        raise ValueError(
+            f"data.image_size={run.data.image_size} must be a multiple of {REDUCTION} for method.kind={run.method.kind}"
+        )
+
+
 class Pretrained(Model):
     """A frozen model that a separate run has trained. Each subclass adds its `kind` and the settings of its network."""
 

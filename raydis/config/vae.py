@@ -11,13 +11,11 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field
 
-from raydis.config.method import MethodSection
+from raydis.config.method import MethodSection, check_reduction
 from raydis.config.section import Rate, Size
 
 if TYPE_CHECKING:
     from raydis.config.run import RunConfig
-
-REDUCTION = 16  # factor by which the convolutions reduce the image size
 
 
 class ConvSection(MethodSection):
@@ -27,11 +25,7 @@ class ConvSection(MethodSection):
     hidden_dim: int = Field(default=256, ge=1, description="Width of the dense layers of encoder and decoder.")
 
     def check(self, run: RunConfig) -> None:
-        if run.data.image_size % REDUCTION:
-            raise ValueError(
-                f"data.image_size={run.data.image_size} must be a multiple of {REDUCTION} for "
-                f"method.kind={run.method.kind}"
-            )
+        check_reduction(run)
 
     def default_search_space(self) -> dict[str, dict[str, Any]]:
         return {"method.num_units": {"kind": "int", "low": 6, "high": 20}}

@@ -20,6 +20,7 @@ from raydis.metrics.scoring import fitting_metrics
 from raydis.metrics.table import METRICS, metrics_of, number_named, sizes_of
 
 NUM_DRAWS = 10  # the 95 % interval then reaches 2.3 standard deviations to each side; with 3 draws, it would be 12.7
+MAX_BIAS = 0.05  # share of a factor's entropy by which mutual information may be too high without a note
 PROTOCOLS = {protocol.name: protocol for protocol in (SEARCH, PUBLISHED)}
 
 
@@ -93,7 +94,7 @@ def _gathered(runs: tuple[Run, ...], table: Factors, plan: Plan, confidence: flo
         estimator=plan.protocol.estimator,
         sizes=sizes,
         seed=plan.seed,
-        notes=(*table.notes, *_few_rows(len(table.levels), sizes)),
+        notes=(*table.notes, *_few_rows(len(table.levels), sizes), *_rough_bins(table, sizes)),
     )
 
 
@@ -139,6 +140,27 @@ def _few_rows(num_rows: int, sizes: Mapping[str, Mapping[str, float]]) -> list[s
     return [
         f"as published, predictors are fitted to {max(fitted):,.0f} samples of these {num_rows:,} rows and tested on "
         "rows that they have seen, so numbers that measure a prediction (informativeness) are too high"
+    ]
+
+
+def _rough_bins(table: Factors, sizes: Mapping[str, Mapping[str, float]]) -> list[str]:
+    """Return a note if the mutual information of binned codes is far too high, because of few rows for many cells.
+
+    That of an independent code with B bins and a factor with K levels is (B - 1) (K - 1) / (2 M) nats on average, to
+    first order in the number of rows M (Miller, 1955), instead of 0.
+    """
+    num_bins = max((size["num_bins"] for size in sizes.values() if "num_bins" in size), default=1)
+    num_rows, shares = len(table.levels), [0.0]
+    for column in table.levels.T:
+        frequency = np.unique(column, return_counts=True)[1] / num_rows
+        if len(frequency) > 1:
+            entropy = -float((frequency * np.log(frequency)).sum())
+            shares.append((num_bins - 1) * (len(frequency) - 1) / (2 * num_rows * entropy))
+    if max(shares) <= MAX_BIAS:
+        return []
+    return [
+        f"with {num_rows:,} rows and {num_bins:g} bins, a unit that knows nothing seems to know about "
+        f"{100 * min(max(shares), 1.0):.0f} % of a factor, which distorts what rests on bins (MIG, modularity, MED)"
     ]
 
 

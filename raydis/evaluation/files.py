@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import csv
 import io
+import tokenize
 import zipfile
+import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,7 +25,10 @@ from raydis.evaluation.parquet import read_parquet
 NUMPY, TEXT, PARQUET = (".npy", ".npz"), (".csv", ".tsv", ".txt"), (".parquet", ".pq")
 SUFFIXES = (*NUMPY, *TEXT, *PARQUET)
 DELIMITERS = "\t;, "  # in the order in which a first line is searched for them
-UNREADABLE = (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile)
+UNREADABLE = (  # all that damaged files were seen to raise
+    *(OSError, EOFError, ValueError, KeyError, RuntimeError),
+    *(zipfile.BadZipFile, zlib.error, csv.Error, tokenize.TokenError),
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -117,6 +122,20 @@ def read_factors(
     return found, tuple(factor_names) if factor_names else None
 
 
+def path_of(source: str) -> Path:
+    """Return the path of FILE, or of FILE.npz:KEY."""
+    return _split(source)[0]
+
+
+def are_equal(one: NDArray[Any] | Columns, other: NDArray[Any] | Columns) -> bool:
+    """Return whether two tables of factors hold the same values, under the same names. Missing values are equal."""
+    if isinstance(one, Columns) and isinstance(other, Columns):
+        return one.columns == other.columns and all(are_equal(one[name], other[name]) for name in one.columns)
+    if isinstance(one, Columns) or isinstance(other, Columns):
+        return False
+    return bool(np.array_equal(one, other, equal_nan=one.dtype.kind == other.dtype.kind == "f"))
+
+
 def _split(source: str) -> tuple[Path, str | None]:
     """Return the path and the key of `FILE` or `FILE.npz:KEY`."""
     before, colon, key = source.rpartition(":")
@@ -189,25 +208,31 @@ def _units_of(path: Path, table: Columns, factor_names: Sequence[str]) -> Found:
 
 
 def _without_index(table: Columns) -> tuple[Columns, tuple[str, ...]]:
-    """Leave out the columns in which pandas stores the numbers of the rows."""
+    """Leave out the columns in which pandas stores the numbers of the rows, and an empty one without a name."""
     index = [
         name
         for name in table.columns
         if (not name or name.startswith(("Unnamed: ", "__index_level_"))) and _counts_rows(table[name])
     ]
-    kept = table.only(name for name in table.columns if name not in index)
-    return kept, tuple(f"column {name or 'without a name'} numbers the rows, and was left out" for name in index)
+    empty = [name for name in table.columns if not name and _is_empty(table[name])]  # after a comma at the end of lines
+    kept = table.only(name for name in table.columns if name not in (*index, *empty))
+    notes = [f"column {name or 'without a name'} numbers the rows, and was left out" for name in index]
+    return kept, tuple(notes + ["a column without a name is empty, and was left out" for _ in empty])
 
 
 def _counts_rows(column: NDArray[Any]) -> bool:
     return column.dtype.kind in "fiu" and column.ndim == 1 and bool((np.diff(column) == 1).all())
 
 
+def _is_empty(column: NDArray[Any]) -> bool:
+    return column.dtype.kind == "f" and column.ndim == 1 and bool(np.isnan(column).all())
+
+
 def _parse(text: str) -> dict[str, NDArray[Any]]:
     """Return the columns of a text file. Without a line of names, they are counted.
 
     Raises:
-        ValueError: the file is empty, or its lines have different numbers of values.
+        ValueError: the file is empty or has names alone, or its lines have different numbers of values.
     """
     first = next((line for line in text.splitlines() if line.strip()), "")
     delimiter = next((each for each in DELIMITERS if each in first.strip()), ",")
@@ -216,12 +241,27 @@ def _parse(text: str) -> dict[str, NDArray[Any]]:
         raise ValueError("it has no lines")
     if wrong := next((number for number, row in enumerate(rows, 1) if len(row) != len(rows[0])), None):
         raise ValueError(f"its row {wrong} has {len(rows[wrong - 1])} values, and its first {len(rows[0])}")
-    has_names = not all(_is_number(cell) for cell in rows[0])
+    has_names = not all(_is_number(cell) for cell in rows[0]) or _counts_columns(rows)
+    if has_names and len(rows) == 1:
+        raise ValueError(f"it has the names {', '.join(rows[0])}, but no rows")
     names = [name.strip() for name in rows[0]] if has_names else [str(place) for place in range(len(rows[0]))]
     if len(set(names)) != len(names):
         raise ValueError(f"two columns have the same name: {', '.join(names)}")
     columns = zip(*rows[has_names:], strict=True)
     return dict(zip(names, map(_typed, columns), strict=False))
+
+
+def _counts_columns(rows: Sequence[Sequence[str]]) -> bool:
+    """Return whether the first row numbers the columns, as pandas does where they have no names: 0, 1, 2, ...
+
+    Rows of integers alone may begin with the same numbers. Then it is one of them, unless a first cell is empty, which
+    is the head of the numbers of the rows.
+    """
+    head = [cell.strip() for cell in rows[0]]
+    index = int(head[0] == "")
+    if len(head) == index or head[index:] != [str(place) for place in range(len(head) - index)]:
+        return False
+    return bool(index) or not all(cell.strip().lstrip("+-").isdigit() for row in rows[1:] for cell in row)
 
 
 def _typed(cells: Sequence[str]) -> NDArray[Any]:

@@ -2,8 +2,8 @@ r"""Write an evaluation as JSON, CSV, Markdown or LaTeX.
 
 - JSON holds everything, as `Evaluation.to_dict`.
 - CSV has one line for each number of each run, and, of several runs, of their mean.
-- Markdown has the scores and the importance as tables.
-- LaTeX has the same as two `tabular`s with the rules of the package booktabs.
+- Markdown has the scores and the importance as tables, and the notes.
+- LaTeX has the same as two `tabular`s with the rules of the package booktabs, and the notes as comments.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import re
 from collections.abc import Callable, Sequence
 
 from raydis.evaluation.result import Estimate, Evaluation, by_importance
@@ -21,6 +22,9 @@ MEAN = "mean"  # the run of a line of CSV that holds the mean over the runs
 LATEX = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"} | {
     sign: f"\\{sign}" for sign in "&%$#_{}"
 }
+LATEX |= {"<": r"\textless{}", ">": r"\textgreater{}", "|": r"\textbar{}"}  # which LaTeX's default font lacks
+# What would begin an element of Markdown or HTML, or end a cell. An underscore within a word does neither.
+MARKED = re.compile(r"[\\`*<|$]|(?<![A-Za-z0-9])_|_(?![A-Za-z0-9])")
 
 
 def to_json(found: Evaluation) -> str:
@@ -48,10 +52,11 @@ def to_markdown(found: Evaluation) -> str:
     head = ("metric", "mean" if len(found.runs) > 1 else "score", *((share,) if found.intervals else ()))
     rows = [_row(each, found, dash="–") for each in found.estimates]
     parts = [_pipes(head, rows), f"{_capital(settings(found))}. {interval_note(found)}"]
-    parts += [f"{reason}." for reason in _reasons(found)]
+    parts += [f"{as_markdown(text)}." for text in (*_reasons(found), *(f"Note: {note}" for note in found.notes))]
     if found.importance is not None:
         parts.append("Importance of each unit for each factor:")
-        parts.append(_pipes(("unit", *found.factor_names), _importance_rows(found)))
+        rows = [(as_markdown(unit), *values) for unit, *values in _importance_rows(found)]
+        parts.append(_pipes(("unit", *map(as_markdown, found.factor_names)), rows))
     return "\n\n".join(parts) + "\n"
 
 
@@ -64,7 +69,7 @@ def to_latex(found: Evaluation) -> str:
         r"% Needs \usepackage{booktabs}.",
         f"% {settings(found)}",
         f"% {interval_note(found)}",
-        *(f"% {reason}" for reason in _reasons(found)),
+        *(f"% {' '.join(text.split())}" for text in (*_reasons(found), *found.notes)),
         _tabular("lr" + "r" * bool(found.intervals), head, rows),
     ]
     if found.importance is not None:
@@ -107,7 +112,7 @@ def _importance_rows(found: Evaluation) -> list[tuple[str, ...]]:
 
 def _pipes(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """Return a table of Markdown whose columns are aligned in the source, too."""
-    cells = [[_bar_free(cell) for cell in row] for row in (head, *rows)]
+    cells = (head, *rows)
     widths = [max(len(row[place]) for row in cells) for place in range(len(head))]
 
     def line(row: Sequence[str]) -> str:
@@ -118,8 +123,9 @@ def _pipes(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return "\n".join([line(cells[0]), f"|{rule}|", *map(line, cells[1:])])
 
 
-def _bar_free(text: str) -> str:
-    return text.replace("|", "\\|").replace("\n", " ")
+def as_markdown(text: str) -> str:
+    """Return a text in one line of Markdown that shows as it is, also in the cell of a table."""
+    return MARKED.sub(r"\\\g<0>", " ".join(text.split()))
 
 
 def _tabular(columns: str, head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

@@ -42,7 +42,9 @@ class Codes:
         """Return the columns that a metric scores, and the unit of each: all scalars of vectors if it needs them."""
         if self.vectors is None or "vectors" not in metric.needs:
             return self.scalars, None
-        return all_scalars(self.vectors, [self.vectors.shape[2]] * self.vectors.shape[1])
+        varies = (self.vectors != self.vectors[0]).any(axis=0)  # (N, D)
+        # Vectors of different widths end in zeros, which are no scalars.
+        return all_scalars(self.vectors, [int(np.flatnonzero(each)[-1]) + 1 if each.any() else 1 for each in varies])
 
 
 @dataclass(frozen=True)
@@ -131,11 +133,12 @@ def _shape(array: Any) -> tuple[int, ...]:
 
 def _codes_of(name: str, codes: Any, num_rows: int) -> Codes:
     own = tuple(map(str, codes.columns)) if hasattr(codes, "columns") else None
-    table = np.asarray(codes)
+    table = _array(name, codes)
     if table.ndim not in (2, 3) or 0 in table.shape:
+        hint = "add the axis of units, as in codes[:, None]" if table.ndim == 1 else "flatten or pool other axes first"
         raise MetricError(
             f"{name} of shape {table.shape}: codes must be (M, N), one number for a unit, or (M, N, D), one vector; "
-            "flatten or pool other axes first"
+            f"{hint}"
         )
     if table.dtype.kind not in "fiub":
         raise MetricError(f"{name} of type {table.dtype} are not real numbers: give an array of floats")
@@ -164,11 +167,31 @@ def _codes_of(name: str, codes: Any, num_rows: int) -> Codes:
     return Codes(name, scalars, unit_names, table if table.ndim == 3 else None)
 
 
+def _array(name: str, table: Any) -> NDArray[Any]:
+    """Return codes or factors, which messages call by `name`, as one array.
+
+    Raises:
+        MetricError: rows of unequal lengths, values that a mask hides, or a column of a data frame without numbers.
+    """
+    if isinstance(table, np.ma.MaskedArray) and np.ma.is_masked(table):
+        raise MetricError(f"{name} holds masked values: remove their rows from codes and factors")
+    try:
+        array = np.asarray(table)
+    except ValueError as error:
+        raise MetricError(f"{name} is no array ({error}): give each row as many values as the others") from error
+    if array.dtype.kind not in "OUT" or not hasattr(table, "columns") or len(set(table.columns)) < len(table.columns):
+        return array
+    columns = [np.asarray(table[column]) for column in table.columns]  # each of which has a type of its own
+    if text := [label for label, each in zip(table.columns, columns, strict=True) if each.dtype.kind not in "fiub"]:
+        raise MetricError(f"{name}: {_listed('column', list(map(str, text)))} is not of numbers: leave it out")
+    return np.column_stack(columns)
+
+
 def _columns(table: Any, what: str) -> tuple[list[NDArray[Any]], tuple[str, ...] | None]:
     """Return the columns of an array (M, F) or (M,), or of a data frame, and the names of the latter."""
     if hasattr(table, "columns"):
         return [np.asarray(table[name]) for name in table.columns], tuple(map(str, table.columns))
-    array = np.asarray(table)
+    array = _array(what, table)
     if array.ndim == 1:
         array = array[:, None]
     if array.ndim != 2:
@@ -183,13 +206,17 @@ def _levels(name: str, column: NDArray[Any]) -> tuple[NDArray[np.int64], str | N
         MetricError: values that are no levels.
     """
     kind = column.dtype.kind
-    if kind in "iub":
+    if kind == "b" or (kind in "iu" and int(np.abs(column.astype(np.float64)).max()) <= LARGEST_WHOLE):
         return column.astype(np.int64), None
+    if kind in "iu":
+        return _whole(name, column.astype(np.float64)), None
     if kind == "f":
         return _whole(name, column), None
     if kind == "O":
-        if missing := sum(value is None or value != value for value in column):
+        if missing := sum(map(_is_missing, column)):
             raise MetricError(f"{name} misses {missing} of {len(column)} values: remove these rows")
+        if all(isinstance(value, int | np.integer | np.bool_) for value in column):
+            return _whole(name, column.astype(np.float64)), None
         if not all(isinstance(value, str) for value in column):
             raise MetricError(f"{name} mixes types: give integers, or text alone")
         column, kind = column.astype(np.str_), "U"
@@ -202,6 +229,12 @@ def _levels(name: str, column: NDArray[Any]) -> tuple[NDArray[np.int64], str | N
     return levels.astype(np.int64), f"{name} is text: its {len(values)} values in sorted order ({shown})"
 
 
+def _is_missing(value: Any) -> bool:
+    """Return whether a value is None, NaN, or the NA of pandas, whose comparisons are NA."""
+    equal = value == value
+    return value is None or not isinstance(equal, bool | np.bool_) or not equal
+
+
 def _whole(name: str, column: NDArray[np.floating]) -> NDArray[np.int64]:
     """Return floats (M,) as integers if they are exactly that."""
     column = column.astype(np.float64)
@@ -210,8 +243,8 @@ def _whole(name: str, column: NDArray[np.floating]) -> NDArray[np.int64]:
     odd = (column != np.round(column)) | (np.abs(column) > LARGEST_WHOLE)
     if odd.any():
         raise MetricError(
-            f"{name} holds {float(column[odd][0]):g}, but levels are integers: divide a continuous factor into "
-            "levels first (numpy.digitize), or give the index of each value (numpy.unique, return_inverse)"
+            f"{name} holds {float(column[odd][0]):g}, but levels are integers up to 2^53: divide a continuous factor "
+            "into levels first (numpy.digitize), or give the index of each value (numpy.unique, return_inverse)"
         )
     return column.astype(np.int64)
 

@@ -78,8 +78,7 @@ def dci_es(
     train_codes, test_codes = codes[train], codes[test]
     for j in varying:
         losses[j] = loss_curve((train_codes, factors[train, j]), (test_codes, factors[test, j]), seed=int(seeds[j]))
-        num_levels = int(np.count_nonzero(np.bincount(factors[:, j] - factors[:, j].min())))
-        found.append(explicitness(losses[j], baseline=1 - 1 / num_levels))
+        found.append(explicitness(losses[j], baseline=1 - 1 / len(np.unique(factors[:, j]))))
     size = min(len(varying) / codes.shape[1], 1.0)
     return DciEsResult("valid", None, constant, float(np.mean(found)), size, losses)
 

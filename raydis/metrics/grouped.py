@@ -216,7 +216,7 @@ def swap_consistency(codes: ArrayLike, expected: ArrayLike) -> NDArray[np.float6
 
 def _largest_share(levels: NDArray[np.int64]) -> float:
     """Return the share of the most frequent level (M,)."""
-    return float(np.bincount(levels - levels.min()).max()) / len(levels)
+    return float(np.unique(levels, return_counts=True)[1].max()) / len(levels)
 
 
 def _skill(accuracy: NDArray[np.float64], chance: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -13,6 +13,9 @@ to factor j with balanced classes (100 iterations), and H0_j that of the same re
 logarithm of the number of levels. A code is active if its range is at least a twentieth of the largest range. (Later
 code of the same authors asks for an interquartile range of a tenth of the largest instead.)
 
+Rows are drawn without replacement. The neighbours of a row that was drawn several times would be its own copies, so
+that every code, even noise, would seem to tell every factor.
+
 Range: 0 to 1. InfoM counts every active code, so active codes of noise lower it: perfect codes with four spare units of
 noise of the same scale read about 0.7. Redundant codes lower InfoC. Rotated codes keep their InfoE, folded ones lose
 it. Nearest neighbours find any smooth or permuted dependence, without bins. Cost with 10 codes and 57 levels: about a
@@ -61,14 +64,15 @@ def infomec(
     factors: ArrayLike,
     *,
     rng: np.random.Generator,
-    num_samples: int = 10_000,
+    max_samples: int = 10_000,
     num_neighbors: int = 10,
 ) -> InfoMecResult:
     """Compute InfoM, InfoC and InfoE of codes (M, N) and integer factors (M, F).
 
     Args:
-        rng: draws the rows, with replacement, and the noise that separates equal values.
-        num_samples: number of rows.
+        rng: draws the rows without replacement, if there are more than `max_samples`, and the noise that separates
+            equal values.
+        max_samples: largest number of rows.
         num_neighbors: neighbours of the estimator of mutual information.
 
     Returns:
@@ -81,12 +85,13 @@ def infomec(
     codes, factors = check_table(codes, factors)
     if codes.shape[1] < 2:
         raise MetricError("infomec compares units: give the codes of at least two units")
-    if num_samples < 2 or num_neighbors < 1:
-        raise MetricError(f"{num_samples=} must be at least 2, and {num_neighbors=} at least 1")
+    if max_samples < 2 or num_neighbors < 1:
+        raise MetricError(f"{max_samples=} must be at least 2, and {num_neighbors=} at least 1")
     constant, varying = constant_factors(factors), varying_factors(factors)
     if (reason := invalid_reason(codes)) is not None:
         return InfoMecResult("invalid", reason, constant)
-    rows, seed = rng.integers(len(codes), size=num_samples), int(rng.integers(2**31))
+    rows = np.arange(len(codes)) if len(codes) <= max_samples else rng.permutation(len(codes))[:max_samples]
+    seed = int(rng.integers(2**31))
     drawn, levels = codes[rows], factors[rows][:, varying]
     extent: NDArray[np.float64] = np.ptp(drawn, axis=0)
     active = np.flatnonzero((extent >= ACTIVE_RANGE * extent.max()) & (extent > 0))

@@ -88,11 +88,12 @@ def _tables(codes: ArrayLike, factors: ArrayLike) -> tuple[NDArray[np.float64], 
         raise MetricError(f"factors of type {factors.dtype} are not real numbers: give an array of floats or integers")
     if len(codes) != len(factors):
         raise MetricError(f"{len(codes)} rows of codes but {len(factors)} of factors: row i of both must be one sample")
+    factors = factors.astype(np.float64)  # now, because large integers may become equal
     if not np.isfinite(factors).all():
         raise MetricError("factors hold NaN or infinity: leave the rows out whose factors are not known")
     if not (factors != factors[0]).any():
         raise MetricError(f"0 of {factors.shape[1]} factors vary in these {len(factors)} rows: score more of the data")
-    return codes, factors.astype(np.float64)
+    return codes, factors
 
 
 def _standardised(values: NDArray[np.float64], correlation: Correlation) -> NDArray[np.float64]:
@@ -104,4 +105,5 @@ def _standardised(values: NDArray[np.float64], correlation: Correlation) -> NDAr
         values = stats.rankdata(values, axis=0)
     constant = (values == values[0]).all(axis=0)
     centred = np.where(constant, 0.0, values - values.mean(axis=0))  # a mean is not exactly that of a constant column
+    centred /= np.where(constant, 1.0, np.abs(centred).max(axis=0))  # or the squares of tiny values would be 0
     return centred / np.where(constant, 1.0, np.linalg.norm(centred, axis=0))

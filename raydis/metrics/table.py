@@ -109,7 +109,7 @@ METRICS: dict[str, Metric] = {
             Number("info_compactness", field="compactness", short="infoc", title="InfoC"),
             Number("info_explicitness", field="explicitness", short="infoe", title="InfoE"),
         ),
-        sizes={"num_samples": 10_000, "num_neighbors": 10},
+        sizes={"max_samples": 10_000, "num_neighbors": 10},
         needs=("discrete_factors", "two_units"),
     ),
     "med": Metric(

@@ -60,7 +60,8 @@ def tad(codes: ArrayLike, factors: ArrayLike, *, rng: np.random.Generator, num_s
         num_samples: number of rows.
 
     Returns:
-        The result, which is invalid and without numbers if codes are not finite or all are constant.
+        The result, which is invalid and without numbers if codes are not finite or all are constant, or if no
+        attribute varies in the rows drawn.
 
     Raises:
         MetricError: a table that cannot be scored (see `check_table`), attributes that are not binary or more than 40,
@@ -78,6 +79,8 @@ def tad(codes: ArrayLike, factors: ArrayLike, *, rng: np.random.Generator, num_s
     rows = np.arange(len(codes)) if len(codes) <= num_samples else rng.permutation(len(codes))[:num_samples]
     present = factors[rows] == factors.max(axis=0)
     varying = np.array([j for j in varying_factors(factors) if present[:, j].any() and not present[:, j].all()], int)
+    if not len(varying):
+        return TadResult("invalid", "no attribute varies in the rows that were drawn: raise num_samples", constant)
     areas = np.full((codes.shape[1], factors.shape[1]), 0.5)
     areas[:, varying] = best_areas(codes[rows], present[:, varying])
     second, best = np.sort(areas[:, varying], axis=0)[-2:]

@@ -6,16 +6,19 @@ import base64
 import io
 import re
 from html.parser import HTMLParser
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
+from rich.console import Console
 
 from raydis.arena.folder import Sweeps
 from raydis.arena.look import Look, Strip, strip_picture
 from raydis.arena.output import to_csv, to_markdown
 from raydis.arena.page import render_page
+from raydis.arena.printout import print_result
 from raydis.arena.quoted import QUOTED
 from raydis.arena.result import ArenaResult, entry_of, result_of
 from raydis.arena.spec import ArenaSpec, load_arena
@@ -191,6 +194,30 @@ def test_tables_for_pages_and_programs_have_the_same_numbers(
     rows = [line.split(",") for line in to_csv(result, looks).splitlines()]
     column = rows[0].index("dci_disentanglement")
     assert [each[column] for each in rows[1:]] == ["0.61", "0.62", "0.66", "0.41", "", "0.43"]
+
+
+def test_the_axis_of_an_objective_has_the_ends_of_its_number(path: Path) -> None:
+    terms = ["run.evaluation={estimator: tree, metrics: [dci_es]}", "objectives=[{metric: dci_explicitness}]"]
+    spec = load_arena(path, terms)
+    entries = [entry_of(spec, name, Sweeps(0, (), None), Sweeps(0, (), None)) for name in spec.entrants]
+    texts = Reader(render_page(result_of(spec, entries, name="duel", folder="-"), spec, {}, ["command"])).texts
+    assert "-1 to 1, a dot for each seed" in texts
+
+
+def test_a_title_is_no_markup_in_markdown_and_on_the_terminal(
+    spec: ArenaSpec, result: ArenaResult, looks: dict[str, Look]
+) -> None:
+    entrants = {
+        name: each.model_copy(update={"title": f"{name} | [/b] [red]*x*"}) for name, each in spec.entrants.items()
+    }
+    titled = spec.model_copy(update={"entrants": entrants})
+    head, _, *rows = to_markdown(result, titled, looks).splitlines()
+    assert {len(re.findall(r"(?<!\\)\|", line)) for line in rows} == {head.count("|")}
+    assert r"ours \| [/b] [red]\*x\*" in rows[0]
+    console = Console(file=io.StringIO(), width=200)
+    print_result(result, titled, ["command"], console)
+    printed = console.file.getvalue()  # pyright: ignore[reportAttributeAccessIssue]
+    assert "ours | [/b] [red]*x* has the best mean" in printed
 
 
 def test_a_strip_shows_the_image_apart_from_its_edits() -> None:

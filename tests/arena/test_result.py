@@ -154,6 +154,16 @@ def test_the_sentences_say_who_leads_what_is_shown_and_what_cannot_be(spec: Aren
     assert what_is_not_shown(nothing, spec).startswith("Nothing was tested")
 
 
+def test_the_mean_of_the_runs_that_did_not_fail_does_not_lead(spec: ArenaSpec) -> None:
+    lucky = entry(spec, "rival", {11: 0.99, 12: None, 13: 0.99})
+    found = result_of(spec, [entry(spec, "ours", OURS), lucky], name="duel", folder="-")
+    first, _ = what_is_shown(found, spec)
+    assert "Ours has the best mean, 0.810." in first
+    assert "Left out of this comparison: rival, of which some runs have no score." in first
+    alone = result_of(spec, [lucky], name="duel", folder="-")
+    assert what_is_shown(alone, spec)[0].startswith("By DCI disentanglement, rival has the best mean, 0.990.")
+
+
 def test_a_metric_that_is_better_when_lower_turns_worst_and_verdict(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -91,6 +91,10 @@ def test_another_data_set_replaces_the_data_of_all(path: Path) -> None:
         ("entrants.ours.speed.images_per_s=0", "must be above 0"),
         ("run.data={name: image_folder, path: x, image_size: 16}", "image_folder has no factors"),
         ("run.evaluation.protocol=none", "protocol=none"),
+        (
+            "objectives=[{metric: factor_vae, direction: min}]",
+            "factor_vae has direction min, .*leave out the direction",
+        ),
         ("trials=3", "trials: unknown key; did you mean num_trials?"),
     ],
 )

@@ -22,7 +22,14 @@ from raydis.metrics.table import METRICS, sizes_of
 SIZES = (6, 5, 4)
 REPEATS = 400
 SEED = 0
-SMALLER = {"num_train": 2000, "num_test": 1000, "num_eval": 1000, "num_samples": 2000, "num_many": 2000}
+SMALLER = {
+    "num_train": 2000,
+    "num_test": 1000,
+    "num_eval": 1000,
+    "num_samples": 2000,
+    "max_samples": 2000,
+    "num_many": 2000,
+}
 
 Codes = NDArray[np.float64]
 

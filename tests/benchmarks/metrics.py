@@ -79,7 +79,7 @@ def definitions(codes: NDArray[np.float64], factors: NDArray[np.int64], part: in
         "modularity_explicitness": partial(plain.modularity_explicitness, train, test),
         "beta_vae": partial(plain.beta_vae, codes, SHAPES3D_SIZES, num_train=many, num_eval=fewer),
         "irs": partial(plain.irs, *train),
-        "infomec": partial(plain.infomec, *train, seed=SEED),
+        "infomec": partial(plain.infomec, codes[first], factors[first], seed=SEED),
         "med": partial(plain.med, train, test),
         "dci_es": partial(plain.dci_es, train, test),
         "tad": partial(plain.tad, units[first], attributes[first]),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import shlex
 import sys
 from collections.abc import Callable
@@ -64,6 +65,9 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     np.save("factors.npy", FACTORS)
     np.savez("all.npz", codes=CODES, factors=FACTORS, factor_names=NAMES)
     pd.DataFrame(np.column_stack([CODES, FACTORS]), columns=["z0", "z1", "z2", *NAMES]).to_csv("all.csv", index=False)
+    frame = pd.read_csv("all.csv")
+    frame.assign(shape=frame["shape"].mask(frame.index == 3)).to_csv("gaps.csv", index=False)
+    frame.assign(wall_hue=pd.to_datetime(frame["wall_hue"], unit="D")).to_parquet("days.parquet")
     return tmp_path
 
 
@@ -126,6 +130,14 @@ def test_several_files_are_runs_of_these_names(run: Run, here: Path) -> None:
     assert (found["intervals"], found["num_draws"]) == ("runs", 1)
 
 
+def test_a_file_name_that_is_no_text_is_written_with_escapes(run: Run, here: Path) -> None:
+    name = os.fsdecode(b"bad\xff.npy")
+    np.save(name, CODES)
+    outcome = run(name, "other.npy", "--factors", "factors.npy", "--metrics", "mig", "-o", "a.csv", "-o", "a.md")
+    assert outcome.code == 0
+    assert "bad\\udcff.npy" in Path("a.csv").read_text()
+
+
 def test_notes_about_columns_are_shown(run: Run, here: Path) -> None:
     frame = pd.read_csv("all.csv").assign(file="a.png", shape=np.array(["cube", "oval", "ball"])[FACTORS[:, 1]])
     frame.to_csv("notes.csv")
@@ -171,6 +183,10 @@ def refused(outcome: Outcome, *words: str, code: int) -> None:
         (("codes.npy", "--factors", "codes.npy"), ["levels are integers"], METRICS),
         (("codes.npy", "--factors", "all.npz:shapes"), ["no array shapes", "factors (144, 3)"], DATA),
         (("all.csv", "--factor-names", "hue"), ["no column hue"], DATA),
+        (("gaps.csv", "--factor-names", "shape,size"), ["factor shape misses 1 of 144 values"], METRICS),
+        (("days.parquet", "--factor-names", "wall_hue,shape"), ["factor wall_hue of type datetime64"], METRICS),
+        (("all.csv", "--factor-names", "shape,size", "-o", "./all.csv"), ["all.csv is a file to read"], USAGE),
+        (("codes.npy", "--factors", "all.csv", "-o", "all.csv"), ["all.csv is a file to read"], USAGE),
     ],
 )
 def test_what_cannot_be_scored_is_refused_in_one_line(

@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 
 from raydis.errors import DataError
-from raydis.evaluation.files import Columns, Found, is_table, read_codes, read_factors
+from raydis.evaluation.files import Columns, Found, are_equal, is_table, read_codes, read_factors
 from raydis.evaluation.inputs import check_codes, check_factors
 
 CODES = np.random.default_rng(0).normal(size=(6, 3))
@@ -66,6 +66,37 @@ def test_numbers_of_savetxt_have_no_names(tmp_path: Path) -> None:
     found, names = read_factors(str(tmp_path / "b.txt"), factor_names=("hue", "size"))
     assert check_factors(found, names).names == ("hue", "size")
     assert np.asarray(found).tolist() == FACTORS.tolist()
+
+
+def test_columns_that_pandas_numbers_have_a_head(tmp_path: Path) -> None:
+    """A first line `0,1,2` of a table of floats was not written by savetxt, which writes floats there, too."""
+    pd.DataFrame(CODES).to_csv(tmp_path / "a.csv", index=False)
+    pd.DataFrame(CODES).to_csv(tmp_path / "b.csv")
+    pd.DataFrame(FACTORS).to_csv(tmp_path / "f.csv")
+    for name in ("a.csv", "b.csv"):
+        scalars, names = units(read_codes(str(tmp_path / name)))
+        assert (scalars.shape, names) == ((6, 3), ("0", "1", "2"))
+    assert np.asarray(read_factors(str(tmp_path / "f.csv"))[0]).tolist() == FACTORS.tolist()
+    (tmp_path / "levels.csv").write_text("0,1\n1,0\n0,0\n")  # perhaps the levels of a first row
+    assert len(np.asarray(read_factors(str(tmp_path / "levels.csv"))[0])) == 3
+
+
+def test_a_comma_at_the_end_of_each_line_adds_no_unit(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text("a,b,\n1,2,\n3,4,\n")
+    found = read_codes(str(tmp_path / "a.csv"))
+    assert isinstance(found.codes, Columns)
+    assert found.codes.columns == ["a", "b"]
+    assert found.notes == ("a column without a name is empty, and was left out",)
+
+
+def test_tables_of_factors_are_compared_by_name_and_missing_values_are_equal() -> None:
+    days = np.array(["2026-01-01", "2026-01-02"], "datetime64[D]")
+    one = Columns({"a": np.array([1.0, np.nan]), "b": days})
+    assert are_equal(one, Columns({"a": np.array([1.0, np.nan]), "b": days}))
+    assert not are_equal(one, Columns({"c": np.array([1.0, np.nan]), "b": days}))
+    assert not are_equal(one, Columns({"a": np.array([1.0, 2.0]), "b": days}))
+    assert are_equal(FACTORS, FACTORS.copy())
+    assert not are_equal(FACTORS, one)
 
 
 def test_npy_and_npz_hold_arrays(tmp_path: Path) -> None:
@@ -134,6 +165,20 @@ def half(path: Path) -> None:
     path.write_bytes(path.read_bytes()[:300])
 
 
+def damaged(path: Path) -> None:
+    """An .npz whose first packed bytes are no block."""
+    np.savez_compressed(path, codes=CODES)
+    content = path.read_bytes()
+    start = 30 + sum(int.from_bytes(content[place : place + 2], "little") for place in (26, 28))  # of the packed bytes
+    path.write_bytes(content[:start] + b"\xff" * 4 + content[start + 4 :])
+
+
+def unclosed(path: Path) -> None:
+    """A .npy whose head lacks a bracket."""
+    np.save(path, CODES)
+    path.write_bytes(path.read_bytes().replace(b")", b" ", 1))
+
+
 def text(content: str) -> Callable[[Path], Any]:
     return lambda path: path.write_text(content)
 
@@ -147,6 +192,10 @@ def text(content: str) -> Callable[[Path], Any]:
         ("objects.npy", objects, ["no array of numbers"]),
         ("short.npy", short, ["short.npy cannot be read"]),
         ("half.npz", half, ["half.npz cannot be read"]),
+        ("damaged.npz", damaged, ["damaged.npz cannot be read"]),
+        ("unclosed.npy", unclosed, ["unclosed.npy cannot be read"]),
+        ("quote.csv", text('a,b\n"1,2\n' + "3,4\n" * 40_000), ["quote.csv cannot be read", "field limit"]),
+        ("head.csv", text("a,b\n"), ["names a, b, but no rows"]),
         ("half.npy", text("\x93NUMPY"), ["no array of numbers", "numpy.save"]),
         ("words.csv", text("file,label\na,b\nc,d\n"), ["no numeric columns", "file, label"]),
         ("empty.csv", text(""), ["no lines"]),

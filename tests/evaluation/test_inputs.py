@@ -11,6 +11,7 @@ import pytest
 from raydis.errors import MetricError
 from raydis.evaluation.inputs import check_codes, check_factors
 from raydis.metrics.representation import per_unit_pca
+from raydis.metrics.table import METRICS
 
 FACTORS = np.array([[0, 5], [1, 5], [0, 7], [1, 7], [0, 5], [1, 7]])
 CODES = np.random.default_rng(0).normal(size=(6, 3))
@@ -25,6 +26,11 @@ def test_whole_numbers_of_any_type_are_levels(dtype: Any) -> None:
     assert found.levels.dtype == np.int64
     assert (found.levels == FACTORS).all()
     assert (found.names, found.notes) == (("factor 0", "factor 1"), ())
+
+
+def test_integers_of_unknown_type_are_levels() -> None:
+    assert (check_factors(FACTORS.astype(object)).levels == FACTORS).all()
+    assert (check_factors(pd.DataFrame(FACTORS).astype("Int64")).levels == FACTORS).all()
 
 
 def test_text_becomes_levels_in_sorted_order_and_a_note_says_so() -> None:
@@ -57,6 +63,13 @@ def test_a_constant_factor_is_named_in_a_note_and_left_to_the_metrics() -> None:
         (np.where(FACTORS == 7, 2.0**60, FACTORS), ["levels are integers"]),
         (pd.DataFrame({"a": ["x", None, "y", "x", "y", "y"], "b": FACTORS[:, 0]}), ["factor a misses 1 of 6"]),
         (pd.DataFrame({"a": ["x", "", "y", "x", "y", "y"], "b": FACTORS[:, 0]}), ["factor a misses 1 of 6"]),
+        (
+            pd.DataFrame({"a": pd.array(["x", None, "y", "x", "y", "y"], "string"), "b": FACTORS[:, 0]}),
+            ["factor a misses 1 of 6"],
+        ),
+        (FACTORS.astype(np.uint64) << np.uint64(61), ["factor 0 holds 2.3", "numpy.unique"]),
+        (np.ma.masked_equal(FACTORS, 7), ["factors holds masked values", "remove their rows"]),
+        ([[1, 2], [3]], ["factors is no array", "as many values"]),
         (pd.DataFrame({"a": ["x", 2, "y", "x", "y", "y"], "b": FACTORS[:, 0]}), ["factor a mixes types"]),
         (FACTORS * 1j, ["complex128", "integer index"]),
         (FACTORS[:, :1], ["1 of 1 factors vary", "at least two"]),
@@ -108,6 +121,20 @@ def test_a_list_of_rows_is_one_run() -> None:
 def test_a_data_frame_names_its_units() -> None:
     (run,) = check_codes(pd.DataFrame(CODES, columns=["z0", "z1", "z2"]), num_rows=6)
     assert run.unit_names == ("z0", "z1", "z2")
+    (typed,) = check_codes(pd.DataFrame(CODES).astype({0: "Float64", 1: "Float32"}), num_rows=6)
+    assert typed.scalars == pytest.approx(run.scalars, abs=1e-6)
+
+
+def test_vectors_of_different_widths_end_in_zeros_that_are_no_scalars() -> None:
+    name = next(name for name, metric in METRICS.items() if "vectors" in metric.needs)
+    vectors = np.random.default_rng(1).normal(size=(6, 3, 4))
+    vectors[:, 0, 2:] = 0.0
+    vectors[:, 2] = 5.0  # a collapsed unit keeps one
+    (run,) = check_codes(vectors, num_rows=6)
+    columns, groups = run.seen_by(METRICS[name])
+    assert groups is not None
+    assert groups.tolist() == [0, 0, 1, 1, 1, 1, 2]
+    assert columns.shape == (6, 7)
 
 
 BROKEN = CODES.copy()
@@ -122,11 +149,14 @@ BROKEN[2:4, 1] = np.nan
         (CODES * 0 + 2, ["all 3 units are constant", "collapsed"]),
         (CODES[:4], ["codes has 4 rows", "factors have 6"]),
         (CODES.T, ["3 rows", "transpose the codes"]),
-        (CODES[:, 0], ["shape (6,)", "(M, N)"]),
+        (CODES[:, 0], ["shape (6,)", "(M, N)", "codes[:, None]"]),
         (CODES[:, :0], ["shape (6, 0)"]),
         (CODES[:, :, None, None], ["shape (6, 3, 1, 1)", "flatten or pool"]),
         (CODES * 1j, ["complex128"]),
         (CODES.astype(str), ["not real numbers"]),
+        (pd.DataFrame(CODES).assign(file="a.png"), ["column file is not of numbers", "leave it out"]),
+        (np.ma.masked_greater(CODES, 1.0), ["codes holds masked values", "remove their rows"]),
+        ([[1.0, 2.0], [3.0]], ["codes is no array", "as many values"]),
         ([CODES, CODES[:3]], ["run 1 has 3 rows"]),
         ({}, ["no codes"]),
     ],

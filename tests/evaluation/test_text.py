@@ -11,7 +11,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from raydis.evaluation.formats import FORMATS, SUFFIXES, to_csv, to_json, to_latex, to_markdown
+from raydis.evaluation.formats import FORMATS, SUFFIXES, as_markdown, to_csv, to_json, to_latex, to_markdown
 from raydis.evaluation.result import Estimate, Evaluation, Run
 from raydis.evaluation.text import BAR, MAX_UNITS, WIDTH, as_lines, as_text, heading
 from raydis.metrics.table import numbers
@@ -152,15 +152,33 @@ def test_markdown_tables_are_rectangular() -> None:
         assert len({len(re.findall(r"(?<!\\)\|", line)) for line in table.splitlines()}) == 1
         assert len({len(line) for line in table.splitlines()}) == 1
     assert f"| {numbers()[NAMES[0]].title}" in text
-    assert "factor_0 & $x$ \\| 100%" in text
+    assert r"factor_0 & \$x\$ \| 100%" in text
     assert "| unit 2 |" in tables[1].splitlines()[2]
-    assert f"{heading(numbers()[NAMES[-1]])}: codes | of one unit only" in text
+    assert f"{heading(numbers()[NAMES[-1]])}: codes \\| of one unit only" in text
+    assert "\n\nNote: factor 1 is text.\n\n" in text
+
+
+@pytest.mark.parametrize(
+    ("name", "written"),
+    [
+        ("floor_hue", "floor_hue"),
+        ("__init__", r"\_\_init\_\_"),
+        ("a\\|b", r"a\\\|b"),  # or the bar would end the cell after an escaped backslash
+        ("<b>*x*</b>\n`y`", r"\<b>\*x\*\</b> \`y\`"),
+    ],
+)
+def test_names_are_no_markup_in_markdown(name: str, written: str) -> None:
+    assert as_markdown(name) == written
+    text = to_markdown(replace(evaluation(replace(run_of("codes"), unit_names=(name, "b", "c"))), notes=(name,)))
+    assert f"| {written} " in text
+    assert f"Note: {written}." in text
 
 
 def test_latex_is_escaped_and_rectangular() -> None:
     text = to_latex(evaluation())
     code = [line for line in text.splitlines() if not line.startswith("%")]
-    assert r"factor\_0 \& \$x\$ | 100\%" in text
+    assert r"factor\_0 \& \$x\$ \textbar{} 100\%" in text
+    assert "\n% factor 1 is text\n" in text
     rows = [line for line in code if line.endswith(r" \\")]
     assert len(rows) == (len(NAMES) + 1) + (3 + 1)
     for row in rows:
@@ -175,4 +193,5 @@ def test_latex_keeps_a_bracket_at_the_start_of_a_row_out_of_the_line_before() ->
     text = to_latex(found)
     assert "\n  {}[a] &" in text
     assert "\n  {}* &" in text
+    assert r"\textless{}d\textgreater{} &" in to_latex(evaluation(replace(run_of("a"), unit_names=("<d>", "e", "f"))))
     assert r"c\textasciicircum{}\textasciitilde{}\textbackslash{}" in text

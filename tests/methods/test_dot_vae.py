@@ -94,7 +94,7 @@ def test_a_method_without_open_units_is_not_ready_instead_of_zero() -> None:
     scores = evaluate(training.method, training.dataset, training.loader, config.evaluation)
     assert scores is not None
     assert (scores.status, scores.num_images) == ("not_ready", 0)
-    assert all(value is None for value in scores.values.values())
+    assert scores.values == {}
 
 
 # ---- the schedule

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from raydis.build import build_method
 from raydis.config import RunConfig
 from raydis.methods.contract import Batch
+from raydis.methods.intervene import intervene
 from raydis.methods.proto_vae import ProtoVae, find_prototypes, mean_over, prototypical_loss, split_episode
 from raydis.methods.vae import BetaVae
 from tests.double import double_precision
@@ -113,6 +114,21 @@ def test_the_loss_is_the_weighted_sum_of_its_terms() -> None:
     weighted = 3 * losses["prototype"] + 0.5 * losses["isometry"] + 0.25 * losses["cycle"]
     assert losses["loss"] == pytest.approx(losses["reconstruction"] + 2 * losses["kl"] + weighted, rel=1e-6)
     assert method.moves[0].couples
+
+
+def test_the_isometry_compares_the_length_of_an_embedding_with_the_size_of_the_change() -> None:
+    method = proto()
+    with torch.no_grad():
+        for weight in method.pair_encoder.parameters():
+            weight.zero_()  # every embedding is 0, so the error is the change itself
+    codes, draws = torch.randn(16, 4, generator=torch.Generator().manual_seed(3)), draws_of(method)
+    active = torch.tensor([False, True, False, False])
+    changed = intervene(codes, torch.full((16,), 1), draws, "batch")
+    sizes = (changed - codes)[:, 1].abs()
+    kept = sizes > 0.25 * codes[:, 1].std(correction=0)
+    assert 0 < int(kept.sum()) < 16
+    found = method.episode(codes, active, draws)["isometry"].item()
+    assert found == pytest.approx(float(sizes[kept].square().mean()), rel=1e-5)
 
 
 def test_the_weight_of_the_prototypes_rises_in_the_first_tenth() -> None:

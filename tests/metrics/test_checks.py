@@ -1,10 +1,15 @@
 from __future__ import annotations
 
+from dataclasses import astuple
+from functools import partial
+
 import numpy as np
 import pytest
 
 from raydis.errors import MetricError
 from raydis.metrics.checks import check_table, constant_factors, invalid_reason, varying_factors
+from raydis.metrics.dci_es import dci_es
+from raydis.metrics.grouped import leakage
 
 FACTORS = np.array([[0, 0], [0, 1], [1, 0], [1, 1]])
 CODES = np.arange(8.0).reshape(4, 2)
@@ -43,6 +48,19 @@ def test_boolean_attributes_are_factors_of_two_levels() -> None:
 def test_a_table_that_can_never_be_scored_is_refused(codes: np.ndarray, factors: np.ndarray, message: str) -> None:
     with pytest.raises(MetricError, match=message):
         check_table(codes, factors)
+
+
+def test_levels_may_be_any_integers() -> None:
+    """The levels of a user may be identifiers, which count nothing."""
+    codes = np.random.default_rng(0).normal(size=(60, 3))
+    factors = np.indices((4, 3, 5)).reshape(3, -1).T
+    small = {"num_train": 50, "num_test": 20}
+    for metric in (dci_es, partial(leakage, estimator="tree")):
+        found, same = (
+            metric(codes, each, rng=np.random.default_rng(0), **small) for each in (factors * 10**15, factors)
+        )
+        assert found.status == "valid"
+        np.testing.assert_equal(astuple(found), astuple(same))
 
 
 def test_constant_and_varying_factors_are_told_apart() -> None:

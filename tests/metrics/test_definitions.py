@@ -137,11 +137,18 @@ def test_information_by_neighbours_of_rare_levels_is_that_of_its_definition() ->
 
 def test_infomec(table: Table) -> None:
     rng = fresh()
-    rows, seed = rng.integers(len(table[0]), size=700), int(rng.integers(2**31))
+    rows, seed = rng.permutation(len(table[0]))[:500], int(rng.integers(2**31))
     expected = plain.infomec(table[0][rows], table[1][rows], seed=seed)
-    found = infomec(*table, rng=fresh(), num_samples=700)
+    found = infomec(*table, rng=fresh(), max_samples=500)
     assert (found.modularity, found.compactness) == pytest.approx(expected[:2], abs=1e-9)
     assert found.explicitness == pytest.approx(expected[2], abs=1e-6)  # of a fit that is cut off
+
+
+def test_infomec_of_few_rows_knows_perfect_units(synthetic: Callable[..., Table]) -> None:
+    """Of rows that are drawn several times, the nearest neighbours are copies, and all units seem to know all."""
+    codes, factors = synthetic("perfect", (4, 4, 4, 4, 6))  # 1,536 rows, and 10,000 samples by default
+    found = infomec(codes[:, :5], factors, rng=fresh())
+    assert min(found.modularity or 0.0, found.compactness or 0.0) > 0.95
 
 
 def test_infomec_counts_active_units_by_their_range(table: Table) -> None:
@@ -203,6 +210,14 @@ def test_tad() -> None:
     found = tad(codes, present.astype(int), rng=fresh())
     assert found.areas == pytest.approx(areas, abs=1e-12)
     assert (found.num_captured, found.score) == (3, pytest.approx(expected, abs=1e-12))
+
+
+def test_attributes_that_do_not_vary_in_the_rows_drawn_are_invalid() -> None:
+    present = np.zeros((1000, 3), int)
+    present[[3, 500], [0, 1]] = 1
+    found = tad(np.random.default_rng(0).normal(size=(1000, 2)), present, rng=fresh(), num_samples=2)
+    assert (found.status, found.score) == ("invalid", None)
+    assert found.reason == "no attribute varies in the rows that were drawn: raise num_samples"
 
 
 def test_tad_of_copies_is_0() -> None:

@@ -63,6 +63,17 @@ def test_a_constant_factor_is_left_out() -> None:
     assert found.units == (0, 1, 2, -1)
 
 
+@pytest.mark.parametrize("scale", [1e-200, 1e-12, 1e38])
+def test_the_scale_of_units_does_not_matter(scale: float) -> None:
+    assert mcc(FACTORS * scale, FACTORS).score == pytest.approx(1.0, abs=1e-12)
+
+
+def test_integers_that_are_equal_as_floats_do_not_vary() -> None:
+    large = 2**60 + np.arange(500)[:, None] % 2
+    with pytest.raises(MetricError, match="0 of 1 factors vary"):
+        mcc(FACTORS, large)
+
+
 def test_factors_that_cannot_be_scored_are_refused() -> None:
     with pytest.raises(MetricError, match="0 of 3 factors vary in these 500 rows: score more of the data"):
         mcc(FACTORS, np.ones_like(FACTORS))
