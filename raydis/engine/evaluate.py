@@ -17,13 +17,11 @@ from raydis.errors import MetricError
 from raydis.methods.contract import Method, UnitMethod
 from raydis.metrics.checks import check_varying
 from raydis.metrics.protocol import PUBLISHED, SEARCH, Protocol
-from raydis.metrics.reconstruction import psnr
 from raydis.metrics.scores import Scores, unscored
 from raydis.metrics.scoring import NUM_DRAWS, score
 from raydis.metrics.subgrid import search_subgrid
 from raydis.metrics.table import check_needs, metrics_of
 
-RECONSTRUCTED_IMAGES = 1024
 # Too large a learning rate makes codes constant, if all ReLUs of the encoder's head die, or not finite.
 ADVICE = "lower train.learning_rate or raise train.warmup_images"
 
@@ -42,22 +40,6 @@ def encode_images(method: Method, loader: Loader, indices: np.ndarray) -> np.nda
         codes = [method.encode(images).float().cpu().numpy() for images in loader.gather_in_parts(indices)]
     method.train(was_training)
     return np.concatenate(codes)
-
-
-def reconstruction_psnr(method: Method, loader: Loader) -> float | None:
-    """Return the mean PSNR (peak signal-to-noise ratio, dB) of reconstructed images, spread evenly over the data.
-
-    Return None if the method reconstructs no images.
-    """
-    count = len(loader.dataset)
-    indices = np.linspace(0, count - 1, min(RECONSTRUCTED_IMAGES, count)).astype(np.int64)
-    errors: list[np.ndarray] = []
-    for images in loader.gather_in_parts(indices):
-        drawn = method.reconstruct(images)
-        if drawn is None:
-            return None
-        errors.append(psnr(images.cpu().numpy(), drawn.float().cpu().numpy(), peak=2.0))
-    return float(np.concatenate(errors).mean())
 
 
 def scored_indices(dataset: FactorDataset, *, protocol: Protocol, max_images: int) -> np.ndarray:
