@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from raydis.arena.result import ArenaResult, Comparison
 from raydis.arena.spec import ArenaSpec
 from raydis.metrics.comparison import LEVEL, pairs_needed, smallest_exact_p_value
 from raydis.metrics.table import number_named
 
-Verdict = str  # "better", "worse" or "undecided", of the first of two entrants
+Verdict = Literal["better", "worse", "undecided", "not tested"]  # of the first of two entrants
+TESTED: tuple[Verdict, ...] = ("better", "worse", "undecided")
 
 
 def verdict(comparison: Comparison) -> Verdict:
-    """Return what a test shows of its first entrant: `better`, `worse`, `undecided`, or `not tested`."""
+    """Return what a test shows of its first entrant."""
     if comparison.test is None or comparison.corrected_p_value is None:
         return "not tested"
     if comparison.corrected_p_value > LEVEL:
@@ -24,16 +27,12 @@ def what_is_shown(result: ArenaResult, spec: ArenaSpec) -> list[str]:
     """Return one sentence for each objective: who leads, and what the tests show."""
     sentences: list[str] = []
     for goal in spec.objectives:
-        means = {entry.name: mean for entry in result.entries if (mean := entry.mean(goal.metric)) is not None}
-        if not means:
+        text = _who_leads(result, spec, goal.metric)
+        if text is None:
             return ["No entrant has valid scores."]
-        pick = max if number_named(goal.metric).direction == "max" else min
-        leader = pick(means, key=lambda name: means[name])
-        title = number_named(goal.metric).title
-        text = f"By {title}, {spec.title(leader)} has the best mean, {means[leader]:.3f}."
         tests = [each for each in result.comparisons if each.metric == goal.metric]
         if spec.focus is not None:
-            by = {word: [spec.title(each.second) for each in tests if verdict(each) == word] for word in VERDICTS}
+            by = {word: [spec.title(each.second) for each in tests if verdict(each) == word] for word in TESTED}
             said = [f"{word} than {_listed(names)}" for word, names in by.items() if names and word != "undecided"]
             focus = spec.title(spec.focus)
             text += f" {focus} is {' and '.join(said)}." if said else ""
@@ -47,7 +46,18 @@ def what_is_shown(result: ArenaResult, spec: ArenaSpec) -> list[str]:
     return sentences
 
 
-VERDICTS = ("better", "worse", "undecided")
+def _who_leads(result: ArenaResult, spec: ArenaSpec, metric: str) -> str | None:
+    """Return a sentence about the entrant with the best mean; None if no entrant has one."""
+    means = {entry.name: mean for entry in result.entries if (mean := entry.mean(metric)) is not None}
+    if not means:
+        return None
+    number = number_named(metric)
+    leader = (max if number.direction == "max" else min)(means, key=lambda name: means[name])
+    text = f"By {number.title}, {spec.title(leader)} has the best mean, {means[leader]:.3f}"
+    scored, seeds = next(len(entry.column(metric)) for entry in result.entries if entry.name == leader), len(spec.seeds)
+    if scored == seeds:
+        return f"{text}."
+    return f"{text}, but only over {scored} of {seeds} seeds: without valid scores for the others, it may not lead."
 
 
 def what_is_not_shown(result: ArenaResult, spec: ArenaSpec) -> str:

@@ -154,6 +154,19 @@ def test_the_sentences_say_who_leads_what_is_shown_and_what_cannot_be(spec: Aren
     assert what_is_not_shown(nothing, spec).startswith("Nothing was tested")
 
 
+def test_a_leader_whose_runs_have_not_all_scores_is_said_to_be_one(spec: ArenaSpec) -> None:
+    entries = [
+        entry(spec, "closed", NEAR),
+        entry(spec, "ours", {11: 0.95, 12: None, 13: 0.97}),
+        entry(spec, "rival", FAR),
+    ]
+    first, _ = what_is_shown(result_of(spec, entries, name="duel", folder="-"), spec)
+    assert first.startswith(
+        "By DCI disentanglement, Ours has the best mean, 0.960, but only over 2 of 3 seeds: without valid scores for "
+        "the others, it may not lead. "
+    )
+
+
 def test_a_metric_that_is_better_when_lower_turns_worst_and_verdict(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import runpy
 import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -22,6 +23,7 @@ from raydis.errors import ConfigError
 from raydis.methods.contract import Method, Move, UnitMethod
 from raydis.metrics.frechet import frechet_distance
 from raydis.metrics.reconstruction import Reconstruction, psnr, ssim
+from tests.markdown import FENCE, read_pages
 
 
 class Pixels(UnitMethod):
@@ -202,3 +204,30 @@ def test_more_reconstructions_than_images_and_those_of_a_method_without_any_are_
 def test_a_network_without_reconstructions_is_refused_where_the_configuration_is_read() -> None:
     with pytest.raises(ValueError, match=r"set evaluation\.num_reconstructions=10000"):
         EvaluationConfig(frechet_network="inception.pt")
+
+
+def test_the_page_says_how_to_ask_an_inception_network_for_features(
+    loader: Loader, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The widespread file returns class probabilities unless it is asked for features, as does the network here."""
+
+    class Inception(nn.Module):
+        def forward(self, images: Tensor, return_features: bool = False) -> Tensor:
+            found = images.float().mean((2, 3))
+            return found if return_features else found.softmax(1)
+
+    monkeypatch.chdir(tmp_path)
+    block = next(
+        text for language, text in FENCE.findall(read_pages()["raydis/metrics/README.md"].text) if language == "py"
+    )
+    (tmp_path / "wrap.py").write_text(block)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        torch.jit.script(Inception()).save("inception-2015-12-05.pt")
+        runpy.run_path("wrap.py", run_name="__main__")  # as a script
+    config = EvaluationConfig(num_reconstructions=20, frechet_network=str(tmp_path / "features.pt"))
+    check_reconstructable(Pixels(0.1), loader, config)
+    found = measure_reconstruction(Pixels(0.1), loader, config)
+    assert found is not None
+    assert found.frechet_distance is not None
+    assert found.frechet_distance > 100  # of probabilities it cannot exceed 2
