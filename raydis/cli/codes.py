@@ -91,7 +91,7 @@ def _encode(sources: list[str], protocol: Protocol, storage: str, *, needs_facto
     for source in sources:
         editor = Editor.open(source, storage=storage)
         dataset, evaluation = open_dataset(editor.config.data), editor.config.evaluation
-        if dataset.space is None and needs_factors:
+        if needs_factors and not dataset.factor_names:
             raise MetricError(
                 f"{source}: data set {dataset.name} has no factors, so nothing can be scored but --metrics udr of "
                 "several runs"
@@ -112,6 +112,6 @@ def _encode(sources: list[str], protocol: Protocol, storage: str, *, needs_facto
             codes[source], widths[source] = encoded, editor.method.unit_widths
         else:  # the vector of a unit says no more than its scalar
             codes[source] = per_unit_pca(encoded)
-        if dataset.space is not None:
-            factors, names = dataset.factors(indices), tuple(dataset.space.names)
+        if dataset.factor_names:
+            factors, names = dataset.factors(indices), dataset.factor_names
     return Inputs(codes, factors, names, (), widths)

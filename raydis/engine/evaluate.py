@@ -43,13 +43,17 @@ def encode_images(method: Method, loader: Loader, indices: np.ndarray) -> np.nda
 
 
 def scored_indices(dataset: FactorDataset, *, protocol: Protocol, max_images: int) -> np.ndarray:
-    """Return the indices of the images that a protocol uses: all, or a fixed product sub-grid of at most `max_images`.
+    """Return the indices of the images that a protocol uses: all, or at most `max_images`.
+
+    These are a fixed product sub-grid of the factors, or, of images that fill no grid, spread evenly over the data set.
 
     Raises:
         MetricError: a sub-grid with two levels of each factor already has more than `max_images` images.
     """
-    if protocol.whole_data_set or dataset.space is None:
+    if protocol.whole_data_set:
         return np.arange(len(dataset), dtype=np.int64)
+    if dataset.space is None:
+        return np.linspace(0, len(dataset) - 1, min(max_images, len(dataset))).astype(np.int64)
     levels = search_subgrid(dataset.space.sizes, max_images)
     return dataset.space.index(np.array(list(product(*levels)), dtype=np.int64))
 
@@ -61,7 +65,7 @@ def check_scorable(dataset: FactorDataset, config: EvaluationConfig) -> None:
         MetricError: as in `evaluate`: a sub-grid that cannot be drawn, fewer than two factors that vary, or factors
             that one of the configured metrics cannot use.
     """
-    if config.protocol != "none" and dataset.space is not None:
+    if config.protocol != "none" and dataset.factor_names:
         for protocol in {_protocol(config), SEARCH}:  # rungs and `Method.diagnose` use SEARCH
             factors = dataset.factors(scored_indices(dataset, protocol=protocol, max_images=config.max_images))
             check_varying(factors)
@@ -100,7 +104,7 @@ def evaluate(
     if config.protocol == "none":
         return None
     protocol = replace(protocol, metrics=config.metrics) if protocol else _protocol(config)
-    if dataset.space is None:
+    if not dataset.factor_names:
         status, reason = "no_factors", f"data set {dataset.name} has no factors"
     else:
         status, reason = "not_ready", method.not_ready() if isinstance(method, UnitMethod) else None

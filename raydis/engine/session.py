@@ -140,7 +140,7 @@ def _write(
             "train_s": progress.train_s,
             "cpu_s": training.cpu_s,  # of rank 0
             "refit_s": progress.refit_s,
-            "factor_names": list(dataset.space.names) if dataset.space else [],
+            "factor_names": list(dataset.factor_names),
             "scores": scores.to_dict() if scores else None,
             **(reconstruction.to_dict() if reconstruction else {"psnr": None}),
             "curve": training.curve,
@@ -169,8 +169,7 @@ def _diagnosis(training: Training, information: Information | None) -> Diagnosis
     method, dataset, evaluation = training.average, training.dataset, training.config.evaluation
     if not isinstance(method, UnitMethod) or evaluation.protocol == "none":
         return None
-    most = evaluation.max_images
-    rows = scored_indices(dataset, protocol=SEARCH, max_images=most)[:most]
-    table = FactorTable(dataset.space.names, dataset.factors(rows)) if dataset.space else None
+    rows = scored_indices(dataset, protocol=SEARCH, max_images=evaluation.max_images)
+    table = FactorTable(dataset.factor_names, dataset.factors(rows)) if dataset.factor_names else None
     labels = label_units(information, table.names if table else (), method.num_units)
     return method.diagnose(training.loader.gather_in_parts(rows), table, labels)

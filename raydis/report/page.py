@@ -199,11 +199,11 @@ def _measured(editor: Editor, dataset: FactorDataset) -> Editor:
 
     This is measured now if the checkpoint does not contain it and the data set has factors.
     """
-    if editor.metrics.get("information") or dataset.space is None:
+    if editor.metrics.get("information") or not dataset.factor_names:
         return editor
     loader = Loader(dataset, batch_size=editor.config.train.batch_size, seed=0, device=editor.device)
     found = information_of(editor.method, dataset, loader, seed=editor.config.evaluation.seed)
-    known = {"information": found.to_dict() if found else None, "factor_names": list(dataset.space.names)}
+    known = {"information": found.to_dict() if found else None, "factor_names": list(dataset.factor_names)}
     return Editor(editor.method, editor.config, editor.manifest, editor.metrics | known, image_shape=editor.image_shape)
 
 

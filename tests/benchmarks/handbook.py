@@ -89,7 +89,7 @@ def _copied(rng: np.random.Generator, factors: NDArray[np.int64]) -> Codes:
 
 
 def _across(rng: np.random.Generator, factors: NDArray[np.int64]) -> Codes:
-    """Three mixtures of all factors, as the codes `rotated`: two in the first vector, one beside noise in the second."""
+    """The codes `rotated`, mixtures of all factors: two in the first vector, one beside noise in the second."""
     mixed = _rotated(rng, factors)
     return np.stack([mixed[:, :2], np.stack([mixed[:, 2], _noise(rng, 1)[:, 0]], axis=1)], axis=1)
 
