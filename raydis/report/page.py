@@ -20,6 +20,7 @@ from raydis.editor.editor import Editor
 from raydis.engine.information import information_of
 from raydis.methods.contract import Diagnosis, TokenCloud
 from raydis.metrics.entry import Number
+from raydis.metrics.reconstruction import Reconstruction
 from raydis.metrics.scores import Scores
 from raydis.metrics.standing import with_spread
 from raydis.metrics.table import METRICS
@@ -111,6 +112,7 @@ class RunPage:
     manifest: Manifest
     method: str
     scoring: Scoring | None
+    reconstruction: Reconstruction | None
     curve: bytes | None
     matrix: Matrix | None
     traversal: TraversalRows
@@ -142,6 +144,7 @@ def render_report(editor: Editor, dataset: FactorDataset, *, seed: int = 0, step
         manifest=editor.manifest,
         method=editor.config.method.kind,
         scoring=_scoring(editor.metrics.get("scores")),
+        reconstruction=Reconstruction.from_dict(editor.metrics),
         curve=_curve(editor.metrics),
         matrix=_matrix(editor),
         traversal=_traversal(editor, dataset.images(rows[:1])[0], seed, steps),
