@@ -192,6 +192,13 @@ class DiffusionConfig(Model):
         "rely on the tokens at noisy timesteps; `flow` is the difference of noise and sample, as in flow matching.",
     )
     loss: Literal["l1", "l2"] = Field(default="l1", description="Norm of the prediction error.")
+    shift: float = Field(
+        default=1.0,
+        gt=0.0,
+        le=100.0,
+        description="Shift of the training times (arXiv 2403.03206). 1 draws them uniformly; above 1, more of them are "
+        "noisy, where only the tokens can tell what the image is.",
+    )
 
 
 class DygaSdConfig(MethodSection):

@@ -33,18 +33,25 @@ class Denoising(nn.Module):
             noise in it. With `sample` it need not, and an error in z_0 has the same weight at all times, which suits
             small networks and short runs.
         loss: `l1` (as in DyGA+SD and EncDiff) or `l2`.
+        shift: s > 0. At s = 1 training times are uniform. At s > 1 more of them are noisy: a uniform share u of the
+            schedule becomes s u / (1 + (s - 1) u), as in Stable Diffusion 3 (arXiv 2403.03206, eq. 23).
     """
 
-    def __init__(self, *, schedule: str, num_timesteps: int, loss: str, prediction: str = "noise") -> None:
+    def __init__(
+        self, *, schedule: str, num_timesteps: int, loss: str, prediction: str = "noise", shift: float = 1.0
+    ) -> None:
         super().__init__()
         if prediction not in ("noise", "velocity", "sample", "flow"):
             raise ValueError(f"unknown prediction {prediction!r}: use noise, velocity, sample or flow")
         if loss not in ("l1", "l2"):
             raise ValueError(f"unknown loss {loss!r}: use l1 or l2")
+        if not 0.0 < shift < float("inf"):
+            raise ValueError(f"shift={shift} must be positive and finite")
         self.schedule = schedule
         self.num_timesteps = num_timesteps
         self.distance = loss
         self.prediction = prediction
+        self.shift = shift
         self.register_buffer(
             "alpha_bars",
             torch.tensor(alpha_bars(schedule, num_timesteps), dtype=torch.get_default_dtype()),
@@ -53,8 +60,13 @@ class Denoising(nn.Module):
         self.alpha_bars: Tensor
 
     def draw_timesteps(self, batch_size: int, generator: torch.Generator) -> Tensor:
-        """Draw times (B,) uniformly from the integers in [0, T), on the generator's device."""
-        return torch.randint(self.num_timesteps, (batch_size,), generator=generator, device=generator.device)
+        """Draw times (B,) from the integers in [0, T), on the generator's device: uniformly, then moved by `shift`."""
+        times = torch.randint(self.num_timesteps, (batch_size,), generator=generator, device=generator.device)
+        if self.shift == 1.0:
+            return times
+        share = (times + 0.5) / self.num_timesteps
+        shifted = self.num_timesteps * self.shift * share / (1.0 + (self.shift - 1.0) * share)
+        return shifted.long().clamp(max=self.num_timesteps - 1)  # rounding may reach T
 
     def target(self, latents: Tensor, noise: Tensor, alpha_bar: Tensor) -> Tensor:
         """Return the target of the prediction for z_0 and eps (B, C, H, W) at alpha_bar (B,)."""

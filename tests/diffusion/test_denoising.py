@@ -5,13 +5,14 @@ import math
 import pytest
 import torch
 from diffusers.schedulers.scheduling_ddpm import DDPMScheduler
+from diffusers.schedulers.scheduling_flow_match_euler_discrete import FlowMatchEulerDiscreteScheduler
 from torch import Tensor
 
 from raydis.diffusion.denoising import Denoising, add_noise
 
 
-def make(loss: str = "l1", num_timesteps: int = 1000) -> Denoising:
-    return Denoising(schedule="ldm_linear", num_timesteps=num_timesteps, loss=loss)
+def make(loss: str = "l1", num_timesteps: int = 1000, shift: float = 1.0) -> Denoising:
+    return Denoising(schedule="ldm_linear", num_timesteps=num_timesteps, loss=loss, shift=shift)
 
 
 def draws(count: int, *, seed: int = 0, **settings: float) -> Tensor:
@@ -58,6 +59,34 @@ def test_training_times_are_uniform_over_all_steps() -> None:
     assert len(counts) == 10
     # 5 standard deviations of a binomial count with p = 1/10
     assert (counts - 10_000).abs().max() < 5 * math.sqrt(100_000 * 0.09)
+
+
+@pytest.mark.parametrize("shift", [0.5, 3.0])
+def test_shifted_times_are_those_of_diffusers(shift: float) -> None:
+    uniform, shifted = draws(1000, num_timesteps=500), draws(1000, num_timesteps=500, shift=shift)
+    scheduler = FlowMatchEulerDiscreteScheduler(num_train_timesteps=1000, shift=shift)  # sigmas of 1000, 999, ..., 1
+    middles = scheduler.sigmas[1000 - (2 * uniform + 1)].double()  # of each of our 500 intervals
+    difference = 500 * middles - shifted
+    assert difference.min() > -1e-4  # rounding, where a middle lies on the border of an interval
+    assert difference.max() < 1 + 1e-4
+
+
+def test_a_shift_of_three_moves_the_median_time_to_three_quarters() -> None:
+    times = draws(100_000, num_timesteps=1000, shift=3.0)
+    assert 0 <= times.min()
+    assert times.max() < 1000
+    # 5 standard deviations of a binomial share with p = 1/2
+    assert abs((times < 750).double().mean().item() - 0.5) < 5 * math.sqrt(0.25 / 100_000)
+
+
+def test_a_large_shift_stays_in_range() -> None:
+    assert draws(10_000, num_timesteps=1000, shift=100.0).max() == 999
+
+
+@pytest.mark.parametrize("shift", [0.0, -1.0, math.inf, math.nan])
+def test_a_shift_must_be_positive(shift: float) -> None:
+    with pytest.raises(ValueError, match="must be positive"):
+        make(shift=shift)
 
 
 def test_equal_generators_give_equal_times_and_others_do_not() -> None:
