@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from raydis.arena.result import ArenaResult, Comparison
 from raydis.arena.spec import ArenaSpec
 from raydis.metrics.comparison import LEVEL, pairs_needed, smallest_exact_p_value
 from raydis.metrics.table import number_named
 
-Verdict = str  # "better", "worse" or "undecided", of the first of two entrants
+Verdict = Literal["better", "worse", "undecided", "not tested"]  # of the first of two entrants
+TESTED: tuple[Verdict, ...] = ("better", "worse", "undecided")
 
 
 def verdict(comparison: Comparison) -> Verdict:
-    """Return what a test shows of its first entrant: `better`, `worse`, `undecided`, or `not tested`."""
+    """Return what a test shows of its first entrant."""
     if comparison.test is None or comparison.corrected_p_value is None:
         return "not tested"
     if comparison.corrected_p_value > LEVEL:
@@ -39,7 +42,7 @@ def what_is_shown(result: ArenaResult, spec: ArenaSpec) -> list[str]:
             text += f" Left out of this comparison: {left_out}, of which some runs have no score."
         tests = [each for each in result.comparisons if each.metric == goal.metric]
         if spec.focus is not None:
-            by = {word: [spec.title(each.second) for each in tests if verdict(each) == word] for word in VERDICTS}
+            by = {word: [spec.title(each.second) for each in tests if verdict(each) == word] for word in TESTED}
             said = [f"{word} than {_listed(names)}" for word, names in by.items() if names and word != "undecided"]
             focus = spec.title(spec.focus)
             text += f" {focus} is {' and '.join(said)}." if said else ""
@@ -51,9 +54,6 @@ def what_is_shown(result: ArenaResult, spec: ArenaSpec) -> list[str]:
             text += f" {shown} of {len(tests)} pairs differ."
         sentences.append(text)
     return sentences
-
-
-VERDICTS = ("better", "worse", "undecided")
 
 
 def what_is_not_shown(result: ArenaResult, spec: ArenaSpec) -> str:

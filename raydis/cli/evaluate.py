@@ -7,17 +7,17 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from raydis.cli.codes import printable, read_inputs
 from raydis.cli.options import Storage
-from raydis.errors import ConfigError, MetricError
+from raydis.errors import ConfigError
 
 if TYPE_CHECKING:
     from raydis.evaluation.draws import Progress
     from raydis.evaluation.result import Evaluation
-    from raydis.metrics.protocol import Protocol
 
 
 Sources = Annotated[
@@ -36,8 +36,13 @@ FactorNames = Annotated[
 ]
 Metrics = Annotated[
     str | None,
-    typer.Option(metavar="NAME,...", help="Metrics to compute, or all that fit; default: those that papers report."),
+    typer.Option(
+        metavar="NAME,...",
+        help="Metrics to compute, or all that fit; default: those that papers report. Only udr, which compares several "
+        "runs, needs no factors.",
+    ),
 ]
+Ica = Annotated[bool, typer.Option("--ica", help="Score the independent components of the units in their place.")]
 ProtocolName = Annotated[
     str, typer.Option(help="search: DCI fitted by hist; published: by reference, as in papers, in ten times the time.")
 ]
@@ -66,20 +71,12 @@ Picture = Annotated[
 Format = Annotated[str, typer.Option(help="What to print: text, json, csv, markdown or latex.")]
 
 
-class _Inputs(NamedTuple):
-    """The codes of each run by name, the factors and their names, and notes about what was left out."""
-
-    codes: dict[str, Any]
-    factors: Any
-    factor_names: tuple[str, ...] | None
-    notes: tuple[str, ...]
-
-
 def evaluate(
     codes: Sources,
     factors: FactorFile = None,
     factor_names: FactorNames = None,
     metrics: Metrics = None,
+    ica: Ica = False,
     protocol: ProtocolName = "search",
     estimator: EstimatorName = None,
     num_draws: NumDraws = None,
@@ -101,13 +98,17 @@ def evaluate(
         if value not in known:
             raise ConfigError(f"{option} {value} is unknown: use one of {', '.join(known)}")
     _check_outputs(output or [], picture, read=[*codes, *([factors] if factors else [])])
-    found = _read(codes, factors, _names(factor_names), PROTOCOLS[protocol], storage)
+    chosen = _names(metrics)
+    needs_factors = chosen != ("udr",)
+    found = read_inputs(codes, factors, _names(factor_names), PROTOCOLS[protocol], storage, needs_factors=needs_factors)
     with _progress() as tell:
         result = score(
             found.codes,
             found.factors,
             factor_names=found.factor_names,
-            metrics="all" if metrics == "all" else _names(metrics),
+            unit_widths=found.unit_widths,
+            ica=ica,
+            metrics="all" if metrics == "all" else chosen,
             protocol=protocol,  # pyright: ignore[reportArgumentType]  (checked above)
             estimator=estimator,  # pyright: ignore[reportArgumentType]  (the metric checks it)
             num_draws=num_draws,
@@ -124,12 +125,7 @@ def evaluate(
 
 def _names(listed: str | None) -> tuple[str, ...] | None:
     """Return the names of an option `NAME,NAME`."""
-    return tuple(_printable(name.strip()) for name in listed.split(",")) if listed else None
-
-
-def _printable(name: str) -> str:
-    """Return a name in which bytes that are no text, as a file name may have them, are written as escapes."""
-    return name.encode(errors="backslashreplace").decode()
+    return tuple(printable(name.strip()) for name in listed.split(",")) if listed else None
 
 
 def _check_outputs(output: list[Path], picture: Path | None, *, read: list[str]) -> None:
@@ -148,75 +144,6 @@ def _check_outputs(output: list[Path], picture: Path | None, *, read: list[str])
         from raydis.report.importance import FIGURE_FORMATS
 
         check_output(picture, suffixes=FIGURE_FORMATS)
-
-
-def _read(
-    sources: list[str], factors: str | None, factor_names: tuple[str, ...] | None, protocol: Protocol, storage: str
-) -> _Inputs:
-    """Read codes and factors from files, or encode the images of checkpoints."""
-    from raydis.evaluation.files import is_table
-
-    kinds = {is_table(source) for source in sources}
-    if len(kinds) > 1:
-        raise ConfigError("files of codes and checkpoints cannot be scored together: run the command once for each")
-    if len(set(sources)) < len(sources):
-        raise ConfigError("the same codes are given twice: runs must be different trainings")
-    if kinds == {True}:
-        return _read_files(sources, factors, factor_names)
-    if factors or factor_names:
-        raise ConfigError("a checkpoint brings the factors of its own data set: leave out --factors and --factor-names")
-    return _encode(sources, protocol, storage)
-
-
-def _read_files(sources: list[str], factors: str | None, factor_names: tuple[str, ...] | None) -> _Inputs:
-    from raydis.evaluation.files import are_equal, read_codes, read_factors
-
-    found = [read_codes(source, factor_names=None if factors else factor_names) for source in sources]
-    labels = [_printable(source) for source in sources] if len(sources) > 1 else ["codes"]
-    codes = {label: each.codes for label, each in zip(labels, found, strict=True)}
-    notes = tuple(dict.fromkeys(note for each in found for note in each.notes))
-    if factors:
-        return _Inputs(codes, *read_factors(factors, factor_names=factor_names), notes)
-    first = found[0].factors
-    if first is None:
-        raise ConfigError(
-            f"{sources[0]} holds codes alone: give the factors of the same rows with --factors FILE, or name the "
-            "columns that are factors with --factor-names NAME,NAME (of a CSV or Parquet file)"
-        )
-    for source, each in zip(sources, found, strict=True):
-        if each.factors is None or not are_equal(each.factors, first):
-            raise ConfigError(f"{source} and {sources[0]} have different factors: runs must encode the same samples")
-    return _Inputs(codes, first, found[0].factor_names or (None if hasattr(first, "columns") else factor_names), notes)
-
-
-def _encode(sources: list[str], protocol: Protocol, storage: str) -> _Inputs:
-    """Encode the images of each checkpoint's data set that the protocol scores."""
-    from raydis.data import Loader
-    from raydis.data.open import open_dataset
-    from raydis.editor.editor import Editor
-    from raydis.engine.evaluate import encode_images, scored_indices
-
-    codes: dict[str, Any] = {}
-    data: dict[str, Any] = {}
-    for source in sources:
-        editor = Editor.open(source, storage=storage)
-        dataset, evaluation = open_dataset(editor.config.data), editor.config.evaluation
-        if dataset.space is None:
-            raise MetricError(f"{source}: data set {dataset.name} has no factors, so nothing can be scored")
-        if reason := editor.method.not_ready():
-            raise MetricError(f"{source} cannot be scored yet: {reason}")
-        indices = scored_indices(dataset, protocol=protocol, max_images=evaluation.max_images)
-        data[source] = (dataset.fingerprint, len(indices))
-        if data[source] != data[sources[0]]:
-            raise ConfigError(
-                f"{source} and {sources[0]} were trained on different data or evaluation.max_images: runs must encode "
-                "the same images"
-            )
-        typer.echo(f"encoding {len(indices):,} images with {source}", err=True)
-        loader = Loader(dataset, batch_size=editor.config.train.batch_size, seed=0, device=editor.device)
-        codes[source] = encode_images(editor.method, loader, indices)
-        factors, names = dataset.factors(indices), tuple(dataset.space.names)
-    return _Inputs(codes, factors, names, ())
 
 
 @contextmanager

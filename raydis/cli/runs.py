@@ -51,8 +51,8 @@ def train(
 
     result = run(resolved, storage=lasting_storage(storage), name=name, on_report=_print_report)
     typer.echo(f"checkpoint  {result.checkpoint}")
-    if result.record.psnr is not None:
-        typer.echo(f"reconstruction  {result.record.psnr:.2f} dB")
+    if result.record.reconstruction is not None:
+        typer.echo(f"reconstruction  {result.record.reconstruction}")
     if result.record.scores:
         scores = result.record.scores.to_dict()
         typer.echo(json.dumps({key: value for key, value in scores.items() if key != "details"}))

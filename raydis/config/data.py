@@ -8,6 +8,7 @@ from pydantic import Field, model_validator
 
 from raydis.config.section import Model
 
+WITHOUT_GRID = ("celeba", "image_folder")
 RENDERED_SETS = ("shapes3d_procedural", "dsprites_procedural", "arcs", "blobs")
 
 
@@ -24,6 +25,7 @@ class DataConfig(Model):
         "mpi3d",
         "cars3d",
         "sprites",
+        "celeba",
         "image_folder",
     ] = Field(
         default="shapes3d_procedural",
@@ -33,7 +35,7 @@ class DataConfig(Model):
         default=None,
         description="File or folder of a data set that is read from files, as a local path or s3:// URI. For sprites: "
         "a clone of github.com/YingzhenLi/Sprites at commit 3ce4048 (CC-BY-SA 3.0 or GPL 3.0), or an .npz file of its "
-        "walk animations.",
+        "walk animations. For celeba: a folder with `list_attr_celeba.txt` and the unpacked `img_align_celeba.zip`.",
     )
     image_size: int = Field(default=64, ge=8, le=512, description="Height and width of the images, px.")
     levels: dict[str, int | tuple[int, ...]] = Field(
@@ -48,6 +50,6 @@ class DataConfig(Model):
             raise ValueError(f"data.name={self.name} is rendered, not read: remove data.path={self.path}")
         if self.name not in RENDERED_SETS and self.path is None:
             raise ValueError(f"data.name={self.name} is read from files: set data.path to a local path or s3:// URI")
-        if self.name == "image_folder" and self.levels:
-            raise ValueError("data.levels needs factors, but an image_folder has none: remove data.levels")
+        if self.name in WITHOUT_GRID and self.levels:
+            raise ValueError(f"data.levels needs a grid of factors, but {self.name} has none: remove data.levels")
         return self

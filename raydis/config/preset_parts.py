@@ -20,8 +20,8 @@ SMALL_DATA = DataConfig(
     image_size=64,
     levels={"floor_hue": 4, "wall_hue": 4, "object_hue": 4, "scale": (0, 7), "orientation": (0, 7, 14)},
 )
-# More levels than SMALL_DATA in scale and orientation, so that two factors fold into one unit less easily. Four
-# neighbouring hues lie on an arc, which one unit can describe; four equally spaced hues lie on a circle, which takes two.
+# Scale and orientation have more levels than in SMALL_DATA, so that two factors fold into one unit less easily. Four
+# neighbouring hues lie on an arc, which one unit can describe; equally spaced hues lie on a circle, which takes two.
 ARC_HUES = (0, 1, 2, 3)
 MEDIUM_DATA = DataConfig(
     name="shapes3d_procedural",

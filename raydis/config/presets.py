@@ -97,7 +97,7 @@ FLOW_SMALL = SMALL.model_copy(
                 "num_units": 20,
                 "unet": SMALL_METHOD.unet.model_copy(update={"skip_dropout_rate": 0.0}),
                 "anchors": SMALL_METHOD.anchors.model_copy(update={"mode": "off"}),
-                "diffusion": DiffusionConfig(schedule="straight", prediction="flow", loss="l2", shift=6.0),
+                "diffusion": DiffusionConfig(schedule="straight", prediction="velocity", loss="l2", shift=6.0),
                 "overlap_weight": 0.1,
             }
         ),

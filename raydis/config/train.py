@@ -105,6 +105,18 @@ class EvaluationConfig(Model):
         ge=0,
         description="Seed of the metrics' random samples. Use the same for all models that are compared.",
     )
+    num_reconstructions: int | None = Field(
+        default=None,
+        ge=0,
+        description="Number of images that the finished model draws again from their own codes, to measure PSNR and "
+        "SSIM, and the Fréchet distance if `frechet_network` is set. A method that draws from noise starts from that "
+        "of the seed. null: 1,024 for a first stage, and none for a method with units.",
+    )
+    frechet_network: str | None = Field(
+        default=None,
+        description="File of a TorchScript network, as a local path or s3:// URI, whose features the Fréchet distance "
+        "compares; with the Inception network it is FID. The file is a program, so use only one that you trust.",
+    )
     rungs: tuple[Size, ...] = Field(
         default=(),
         description="Rising numbers of training images after which the `search` protocol scores the averaged model "
@@ -117,6 +129,15 @@ class EvaluationConfig(Model):
         if isinstance(metrics, str) and metrics != "all":
             raise ValueError(f"found {metrics!r}, expected a list of metrics, as in [{metrics}], or all")
         return metrics
+
+    @model_validator(mode="after")
+    def _compared(self) -> Self:
+        if self.frechet_network is not None and (self.num_reconstructions or 0) < 2:
+            raise ValueError(
+                f"frechet_network needs reconstructions to compare, found num_reconstructions="
+                f"{self.num_reconstructions}: set evaluation.num_reconstructions=10000, or another number above 1"
+            )
+        return self
 
     @model_validator(mode="after")
     def _rising(self) -> Self:

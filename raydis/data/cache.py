@@ -69,11 +69,11 @@ def cached_array(
     return array
 
 
-def fetch(uri: str, cache_dir: Path) -> Path:
+def fetch(uri: str, cache_dir: Path, *, setting: str = "data.path") -> Path:
     """Return the local copy of a file in S3, and download it first if this version is not in the cache.
 
     The path of the copy contains the tag of its version, and only that version is downloaded. If the object is replaced
-    in the meantime, its new version is looked up.
+    in the meantime, its new version is looked up. Messages name the URI by its `setting`.
 
     Raises:
         DataError: nothing is stored there, or it is replaced NUM_LOOKS times in a row.
@@ -84,7 +84,7 @@ def fetch(uri: str, cache_dir: Path) -> Path:
     for _ in range(NUM_LOOKS):
         tag = store.tag(key)
         if tag is None:
-            raise DataError(f"data.path={uri}: nothing is stored there; correct it or upload the file")
+            raise DataError(f"{setting}={uri}: nothing is stored there; correct it or upload the file")
         path = cache_dir / "downloads" / digest(uri=uri, tag=tag)[:16] / key
         with _made_once(path) as missing:
             if not missing:
@@ -92,7 +92,7 @@ def fetch(uri: str, cache_dir: Path) -> Path:
             with contextlib.suppress(StoreConflict, StoreMissing):
                 store.download(key, path, if_match=tag)
                 return path
-    raise DataError(f"data.path={uri} was replaced {NUM_LOOKS} times while it was read: start again when it is stable")
+    raise DataError(f"{setting}={uri} was replaced {NUM_LOOKS} times while it was read: start again when it is stable")
 
 
 def fetch_folder(uri: str, cache_dir: Path, kind: FileKind) -> Path:

@@ -45,6 +45,7 @@ def open_dataset(config: DataConfig, *, cache_dir: Path | None = None) -> Factor
 
 def _source(config: DataConfig, cache: Path) -> Source:
     # Rendered sets need neither h5py nor Pillow.
+    from raydis.data.celeba import ADVICE, CELEBA, read_celeba
     from raydis.data.files import CARS, read_cars3d, read_dsprites, read_mpi3d, read_shapes3d, read_sprites
     from raydis.data.pictures import PICTURES, read_image_folder
     from raydis.data.sprites import ORIGIN, SHEET_FILES, read_sprite_sheets
@@ -62,6 +63,8 @@ def _source(config: DataConfig, cache: Path) -> Source:
             return read_sprite_sheets(_local_folder(config, cache, SHEET_FILES, f"download {ORIGIN}"))
         case "cars3d":
             return read_cars3d(_local_folder(config, cache, CARS), config.image_size)
+        case "celeba":
+            return read_celeba(_local_folder(config, cache, CELEBA, ADVICE), config.image_size)
         case "image_folder":
             return read_image_folder(_local_folder(config, cache, PICTURES), config.image_size)
         case name:

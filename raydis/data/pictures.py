@@ -5,13 +5,15 @@ B batch, H W C image.
 
 from __future__ import annotations
 
+import hashlib
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path, PurePosixPath
 
 import numpy as np
 
 from raydis.data.cache import fingerprint_files
+from raydis.data.dataset import Labels, digest
 from raydis.data.decode import FORMATS, SUFFIXES, begins_as_picture, decode_picture
 from raydis.data.folder import FileKind, counted, find_files, name_all, report_skipped, shown
 from raydis.data.signature import signature
@@ -54,23 +56,55 @@ def read_image_folder(folder: Path, image_size: int) -> Source:
         )
     report_skipped("image_folder", folder, PICTURES, len(files), skipped)
 
+    return picture_source("image_folder", folder, files, image_size)
+
+
+def picture_source(
+    name: str,
+    folder: Path,
+    files: Mapping[str, Path],
+    image_size: int,
+    *,
+    labels: Labels | None = None,
+) -> Source:
+    """Return the pictures in files, as RGB squares in the order of the mapping.
+
+    Args:
+        name: of the data set.
+        folder: for messages.
+        files: by the names that messages call them by.
+        labels: the factors of the pictures, if they are known.
+    """
+    fingerprint = fingerprint_files(files)
+    if labels is not None:
+        levels = hashlib.sha256(labels.levels.tobytes()).hexdigest()
+        fingerprint = digest(files=fingerprint, order=list(files), factors=labels.names, levels=levels)
+
     def blocks() -> Iterator[tuple[np.ndarray, np.ndarray]]:
         broken: dict[str, str] = {}
-        for index, (name, path) in enumerate(files.items()):
+        for index, (key, path) in enumerate(files.items()):
             try:
                 image = _decoded(path, (image_size, image_size, 3))
             except PictureError as error:
-                broken[name] = str(error)
+                broken[key] = str(error)
             else:
                 yield np.array([index]), image[None]
         if broken:
             raise DataError(
-                f"image_folder: cannot decode {len(broken)} of {len(files)} pictures in {shown(folder)}: "
+                f"{name}: cannot decode {len(broken)} of {len(files)} pictures in {shown(folder)}: "
                 f"{name_all(broken)}. Repair or remove them"
             )
 
-    shape = (len(files), image_size, image_size, 3)
-    return Source("image_folder", shape, None, fingerprint_files(files), blocks, slow=True, decoder=DECODER)
+    return Source(
+        name,
+        (len(files), image_size, image_size, 3),
+        None,
+        fingerprint,
+        blocks,
+        slow=True,
+        decoder=DECODER,
+        labels=labels,
+    )
 
 
 def read_picture(path: Path, image_size: int, channels: int = 3) -> np.ndarray:

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 
 from raydis.data.cache import RAM_BYTES, made_array
-from raydis.data.dataset import ArrayDataset, digest
+from raydis.data.dataset import ArrayDataset, Labels, digest
 from raydis.data.space import FactorSpace
 from raydis.errors import DataError
 
@@ -42,6 +42,7 @@ class Source:
         mapped: all images, memory-mapped in the file, if the file stores them uncompressed; else None.
         slow: whether decoding is so slow that the result is cached whatever its size.
         decoder: version of the reader, increased whenever the same files give other images.
+        labels: the factors of images that fill no grid, or None.
     """
 
     name: str
@@ -52,6 +53,7 @@ class Source:
     mapped: np.ndarray | None = None
     slow: bool = False
     decoder: int = 1
+    labels: Labels | None = None
 
 
 def load(
@@ -75,7 +77,7 @@ def load(
     space, rows, kept = source.space, np.arange(length), None
     if levels:
         if space is None:
-            raise DataError(f"{source.name} has no factors, so it has no sub-grid: remove data.levels")
+            raise DataError(f"{source.name} has no grid of factors, so it has no sub-grid: remove data.levels")
         kept = [level.tolist() for level in space.kept_levels(levels)]
         space, rows = space.subspace(levels), space.rows(levels)
     fingerprint = digest(
@@ -89,7 +91,7 @@ def load(
     worth_caching = source.slow or math.prod(source.shape) > RAM_BYTES
     path = cache_dir / f"{source.name}-{fingerprint[:16]}.npy"
     array = made_array(path, shape, fill, ram_bytes=0 if worth_caching else RAM_BYTES)
-    return ArrayDataset(source.name, array, space, fingerprint=fingerprint)
+    return ArrayDataset(source.name, array, space, fingerprint=fingerprint, labels=source.labels)
 
 
 def numbered(blocks: Iterable[np.ndarray]) -> Iterator[tuple[np.ndarray, np.ndarray]]:

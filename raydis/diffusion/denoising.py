@@ -31,7 +31,9 @@ class Denoising(nn.Module):
             noise, where only the tokens can tell what the image is. With `velocity` the weight is 1 / sqrt(1 - ab), and
             with `flow` 1 + sqrt(ab / (1 - ab)), but the output of the network must still contain all of z_t, or of the
             noise in it. With `sample` it need not, and an error in z_0 has the same weight at all times, which suits
-            small networks and short runs.
+            small networks and short runs. On the schedule `straight`, where the flow is
+            (sqrt(ab) + sqrt(1 - ab)) v + (sqrt(1 - ab) - sqrt(ab)) z_t, `velocity` learns the flow too, less its share
+            of z_t, and where the latents are all noise this is -z_0.
         loss: `l1` (as in DyGA+SD and EncDiff) or `l2`.
         shift: s > 0. At s = 1 training times are uniform. At s > 1 more of them are noisy: a uniform share u of the
             schedule becomes s u / (1 + (s - 1) u), as in Stable Diffusion 3 (arXiv 2403.03206, eq. 23).

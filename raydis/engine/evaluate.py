@@ -17,13 +17,11 @@ from raydis.errors import MetricError
 from raydis.methods.contract import Method, UnitMethod
 from raydis.metrics.checks import check_varying
 from raydis.metrics.protocol import PUBLISHED, SEARCH, Protocol
-from raydis.metrics.reconstruction import psnr
 from raydis.metrics.scores import Scores, unscored
 from raydis.metrics.scoring import NUM_DRAWS, score
 from raydis.metrics.subgrid import search_subgrid
 from raydis.metrics.table import check_needs, metrics_of
 
-RECONSTRUCTED_IMAGES = 1024
 # Too large a learning rate makes codes constant, if all ReLUs of the encoder's head die, or not finite.
 ADVICE = "lower train.learning_rate or raise train.warmup_images"
 
@@ -44,30 +42,18 @@ def encode_images(method: Method, loader: Loader, indices: np.ndarray) -> np.nda
     return np.concatenate(codes)
 
 
-def reconstruction_psnr(method: Method, loader: Loader) -> float | None:
-    """Return the mean PSNR (peak signal-to-noise ratio, dB) of reconstructed images, spread evenly over the data.
-
-    Return None if the method reconstructs no images.
-    """
-    count = len(loader.dataset)
-    indices = np.linspace(0, count - 1, min(RECONSTRUCTED_IMAGES, count)).astype(np.int64)
-    errors: list[np.ndarray] = []
-    for images in loader.gather_in_parts(indices):
-        drawn = method.reconstruct(images)
-        if drawn is None:
-            return None
-        errors.append(psnr(images.cpu().numpy(), drawn.float().cpu().numpy(), peak=2.0))
-    return float(np.concatenate(errors).mean())
-
-
 def scored_indices(dataset: FactorDataset, *, protocol: Protocol, max_images: int) -> np.ndarray:
-    """Return the indices of the images that a protocol uses: all, or a fixed product sub-grid of at most `max_images`.
+    """Return the indices of the images that a protocol uses: all, or at most `max_images`.
+
+    These are a fixed product sub-grid of the factors, or, of images that fill no grid, spread evenly over the data set.
 
     Raises:
         MetricError: a sub-grid with two levels of each factor already has more than `max_images` images.
     """
-    if protocol.whole_data_set or dataset.space is None:
+    if protocol.whole_data_set:
         return np.arange(len(dataset), dtype=np.int64)
+    if dataset.space is None:
+        return np.linspace(0, len(dataset) - 1, min(max_images, len(dataset))).astype(np.int64)
     levels = search_subgrid(dataset.space.sizes, max_images)
     return dataset.space.index(np.array(list(product(*levels)), dtype=np.int64))
 
@@ -79,7 +65,7 @@ def check_scorable(dataset: FactorDataset, config: EvaluationConfig) -> None:
         MetricError: as in `evaluate`: a sub-grid that cannot be drawn, fewer than two factors that vary, or factors
             that one of the configured metrics cannot use.
     """
-    if config.protocol != "none" and dataset.space is not None:
+    if config.protocol != "none" and dataset.factor_names:
         for protocol in {_protocol(config), SEARCH}:  # rungs and `Method.diagnose` use SEARCH
             factors = dataset.factors(scored_indices(dataset, protocol=protocol, max_images=config.max_images))
             check_varying(factors)
@@ -118,7 +104,7 @@ def evaluate(
     if config.protocol == "none":
         return None
     protocol = replace(protocol, metrics=config.metrics) if protocol else _protocol(config)
-    if dataset.space is None:
+    if not dataset.factor_names:
         status, reason = "no_factors", f"data set {dataset.name} has no factors"
     else:
         status, reason = "not_ready", method.not_ready() if isinstance(method, UnitMethod) else None

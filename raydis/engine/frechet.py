@@ -14,16 +14,21 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from raydis.data.cache import cache_folder, fetch
 from raydis.errors import ConfigError, MetricError
 from raydis.metrics.frechet import frechet_distance
+from raydis.store import Location
 
 
 def load_feature_network(path: str | Path, *, device: torch.device | str = "cpu") -> nn.Module:
-    """Return the network of a TorchScript file, in eval mode.
+    """Return the network of a TorchScript file, a local path or s3:// URI, in eval mode.
 
     Raises:
         ConfigError: the file is missing or is no TorchScript.
+        DataError, StoreError: it is in S3, and cannot be read.
     """
+    if Location.parse(str(path)).folder is None:
+        path = fetch(str(path), cache_folder(None), setting="evaluation.frechet_network")
     try:
         with warnings.catch_warnings():
             # PyTorch advises new files to use torch.export, but the published ones are TorchScript.

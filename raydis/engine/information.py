@@ -28,7 +28,7 @@ def information_of(method: UnitMethod, dataset: FactorDataset, loader: Loader, *
     Returns:
         the information; None if the data set has no factors, or if a measured value is not finite.
     """
-    if dataset.space is None:
+    if not dataset.factor_names:
         return None
     rng = np.random.default_rng(seed)
     rows = np.sort(rng.permutation(len(dataset))[:MAX_IMAGES])

@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any, Literal, Self, get_args
 
 from raydis.errors import MetricError
+from raydis.metrics.reconstruction import Reconstruction
 from raydis.metrics.scores import Scores
 from raydis.metrics.table import numbers
 
@@ -23,6 +24,7 @@ NUMBERS = (
     *("step", "images_seen", "num_images", "loss", "images_per_s", "num_workers"),
     *("train_s", "refit_s", "num_refits"),
 )  # fields of a record that are copied to a row unchanged
+RECONSTRUCTION = tuple(field.name for field in fields(Reconstruction))
 
 
 @dataclass(frozen=True)
@@ -38,7 +40,7 @@ class RunRecord:
         images_per_s, num_workers, train_s, refit_s, num_refits: see `Progress`.
         health: counts of what has gone wrong in the method; see `Method.health`.
         scores: at a rung those of the `search` protocol, at the end those of the configured protocol.
-        psnr: of the method's reconstructions, in dB; only at the end.
+        reconstruction: how well the method reconstructs images, if that is measured; only at the end.
 
     Fields that are not known are None. A failed run has only a state and a reason, and a run that has not reported yet
     only a state.
@@ -57,10 +59,10 @@ class RunRecord:
     num_refits: int | None = None
     health: dict[str, int] | None = None
     scores: Scores | None = None
-    psnr: float | None = None
+    reconstruction: Reconstruction | None = None
 
     @classmethod
-    def of(cls, progress: Progress, scores: Scores | None, psnr: float | None) -> Self:
+    def of(cls, progress: Progress, scores: Scores | None, reconstruction: Reconstruction | None) -> Self:
         """Return the record of a running training, or of a finished one (`progress.finished`) whose model is scored."""
         ended = scores.status if scores else "unscored"
         return cls(
@@ -77,7 +79,7 @@ class RunRecord:
             num_refits=progress.num_refits,
             health=progress.health,
             scores=scores,
-            psnr=psnr,
+            reconstruction=reconstruction,
         )
 
     @classmethod
@@ -108,7 +110,7 @@ class RunRecord:
             "reason": self.reason,
             **{name: values.get(name) for name in numbers()},
             "scores": json.dumps(self.scores.to_dict()) if self.scores else None,
-            "psnr": self.psnr,
+            **{name: getattr(self.reconstruction, name, None) for name in RECONSTRUCTION},
         }
 
     @classmethod
@@ -130,5 +132,5 @@ class RunRecord:
             **{name: row.get(name) for name in NUMBERS},
             health=json.loads(health) if health else None,
             scores=Scores.from_dict(json.loads(scores)) if scores else None,
-            psnr=row.get("psnr"),
+            reconstruction=Reconstruction.from_dict(row),
         )

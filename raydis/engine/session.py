@@ -12,14 +12,16 @@ from pathlib import Path
 
 from raydis.checkpoint.write import write_checkpoint
 from raydis.engine.device import num_threads
-from raydis.engine.evaluate import check_scorable, evaluate, reconstruction_psnr, scored_indices
+from raydis.engine.evaluate import check_scorable, evaluate, scored_indices
 from raydis.engine.finite import check_finite
 from raydis.engine.fit import fit
 from raydis.engine.information import information_of
+from raydis.engine.reconstruction import check_reconstructable, measure_reconstruction
 from raydis.engine.record import RunRecord
 from raydis.engine.state import Progress, Training
 from raydis.methods.contract import Diagnosis, FactorTable, UnitMethod
 from raydis.metrics.protocol import SEARCH, Protocol
+from raydis.metrics.reconstruction import Reconstruction
 from raydis.metrics.scores import Scores
 from raydis.metrics.scoring import NUM_DRAWS
 from raydis.metrics.telling import Information, label_units
@@ -31,13 +33,13 @@ class Report:
 
     progress: Progress  # `finished` once the model is scored
     scores: Scores | None  # on rank 0, at rungs and at the end, if the run evaluates itself
-    psnr: float | None  # of reconstructions, dB; on rank 0, at the end, if the run trains a first stage
+    reconstruction: Reconstruction | None  # on rank 0, at the end, if it is measured
     checkpoint: Path | None  # on rank 0, when a checkpoint is due
 
     @property
     def record(self) -> RunRecord:
         """The record of the run at this moment, for Ray, tables and the terminal."""
-        return RunRecord.of(self.progress, self.scores, self.psnr)
+        return RunRecord.of(self.progress, self.scores, self.reconstruction)
 
 
 def run_session(training: Training, workdir: Path, *, parent: dict[str, str] | None = None) -> Iterator[Report]:
@@ -54,9 +56,11 @@ def run_session(training: Training, workdir: Path, *, parent: dict[str, str] | N
 
     Raises:
         MetricError: the configured protocol cannot score these data. This is raised before the first step.
+        ConfigError: reconstructions cannot be measured as configured. This is raised before the first step, too.
         FitError: see `fit`, and `check_finite`, which is called before each checkpoint.
     """
     check_scorable(training.dataset, training.config.evaluation)  # on every rank, so that all ranks stop together
+    check_reconstructable(training.average, training.loader, training.config.evaluation)
     for progress in fit(training):
         scores, folder = None, None
         if progress.checkpoint_due or progress.rung_due:
@@ -71,10 +75,10 @@ def run_session(training: Training, workdir: Path, *, parent: dict[str, str] | N
         yield Report(replace(progress, finished=False), scores, None, folder)
     if (progress := training.unscored) is not None:
         check_finite(training)  # again, because a run may resume here from a checkpoint of an older raydis
-        scores, psnr, folder = None, None, None
+        scores, reconstruction, folder = None, None, None
         if training.workers.rank == 0:
             scores = _score(training, progress)
-            psnr = reconstruction_psnr(training.average, training.loader)
+            reconstruction = measure_reconstruction(training.average, training.loader, training.config.evaluation)
             information = _information(training)
             diagnosis = _diagnosis(training, information)
             training.unscored = None
@@ -84,12 +88,12 @@ def run_session(training: Training, workdir: Path, *, parent: dict[str, str] | N
                 progress,
                 parent,
                 scores=scores,
-                psnr=psnr,
+                reconstruction=reconstruction,
                 information=information,
                 diagnosis=diagnosis,
             )
         training.workers.wait()
-        yield Report(progress, scores, psnr, folder)
+        yield Report(progress, scores, reconstruction, folder)
 
 
 def _score(training: Training, progress: Progress, protocol: Protocol | None = None) -> Scores | None:
@@ -117,7 +121,7 @@ def _write(
     parent: dict[str, str] | None,
     *,
     scores: Scores | None = None,
-    psnr: float | None = None,
+    reconstruction: Reconstruction | None = None,
     information: Information | None = None,
     diagnosis: Diagnosis | None = None,
 ) -> Path:
@@ -136,9 +140,9 @@ def _write(
             "train_s": progress.train_s,
             "cpu_s": training.cpu_s,  # of rank 0
             "refit_s": progress.refit_s,
-            "factor_names": list(dataset.space.names) if dataset.space else [],
+            "factor_names": list(dataset.factor_names),
             "scores": scores.to_dict() if scores else None,
-            "psnr": psnr,
+            **(reconstruction.to_dict() if reconstruction else {"psnr": None}),
             "curve": training.curve,
             "information": information.to_dict() if information else None,
             "diagnosis": diagnosis.to_dict() if diagnosis else None,
@@ -165,8 +169,7 @@ def _diagnosis(training: Training, information: Information | None) -> Diagnosis
     method, dataset, evaluation = training.average, training.dataset, training.config.evaluation
     if not isinstance(method, UnitMethod) or evaluation.protocol == "none":
         return None
-    most = evaluation.max_images
-    rows = scored_indices(dataset, protocol=SEARCH, max_images=most)[:most]
-    table = FactorTable(dataset.space.names, dataset.factors(rows)) if dataset.space else None
+    rows = scored_indices(dataset, protocol=SEARCH, max_images=evaluation.max_images)
+    table = FactorTable(dataset.factor_names, dataset.factors(rows)) if dataset.factor_names else None
     labels = label_units(information, table.names if table else (), method.num_units)
     return method.diagnose(training.loader.gather_in_parts(rows), table, labels)

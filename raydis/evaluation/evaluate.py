@@ -9,15 +9,18 @@ from typing import Any, Literal, get_args
 import numpy as np
 
 from raydis.errors import MetricError
+from raydis.evaluation.agreement import NOTE, with_udr
 from raydis.evaluation.draws import Draw, Plan, Progress, draw_all
 from raydis.evaluation.inputs import Codes, Factors, check_codes, check_factors
 from raydis.evaluation.intervals import LEAST_DRAWS, around_first, around_mean, is_complete_grid
 from raydis.evaluation.result import Estimate, Evaluation, Run
+from raydis.evaluation.rotation import rotate
 from raydis.metrics.entry import Number
 from raydis.metrics.importance import Estimator
 from raydis.metrics.protocol import PUBLISHED, SEARCH, Protocol
 from raydis.metrics.scoring import fitting_metrics
 from raydis.metrics.table import METRICS, metrics_of, number_named, sizes_of
+from raydis.metrics.udr import NUM_SAMPLES, UDR
 
 NUM_DRAWS = 10  # the 95 % interval then reaches 2.3 standard deviations to each side; with 3 draws, it would be 12.7
 MAX_BIAS = 0.05  # share of a factor's entropy by which mutual information may be too high without a note
@@ -26,9 +29,11 @@ PROTOCOLS = {protocol.name: protocol for protocol in (SEARCH, PUBLISHED)}
 
 def evaluate(
     codes: Any,
-    factors: Any,
+    factors: Any = None,
     *,
     factor_names: Sequence[str] | None = None,
+    unit_widths: Sequence[int] | Mapping[str, Sequence[int]] | None = None,
+    ica: bool = False,
     metrics: Sequence[str] | Literal["all"] | None = None,
     protocol: Literal["search", "published"] = "search",
     estimator: Estimator | None = None,
@@ -44,9 +49,13 @@ def evaluate(
     Args:
         codes: (M, N), or (M, N, D), of which each unit is first reduced to its first principal component (the metrics
             of vectors see all); an array or a data frame. For several runs, a list or a dictionary (name -> codes).
-        factors: (M, F), the levels of the factors: integers, whole floats or text. Any combinations may occur.
+        factors: (M, F), the levels of the factors: integers, whole floats or text. Any combinations may occur. None is
+            for "udr" alone.
         factor_names: F names.
-        metrics: names in `raydis.metrics.table.METRICS`; or "all" that fit the tables. Default: those of the protocol.
+        unit_widths: N widths of units that are vectors, if these have zeros beyond them.
+        ica: whether to score the independent components of the units in their place.
+        metrics: names in `raydis.metrics.table.METRICS`, or "udr" of several runs; or "all" that fit the tables.
+            Default: those of the protocol.
         protocol: "search" fits DCI by `hist`; "published" by `reference`, as in papers, which takes ten times as long.
         estimator: another classifier for DCI.
         seed: of the draw that gives the numbers.
@@ -64,26 +73,59 @@ def evaluate(
     Raises:
         MetricError: tables that no metric can score, an unknown metric, or an argument out of range.
     """
-    table = check_factors(factors, factor_names)
-    runs = check_codes(codes, num_rows=len(table.levels))
+    settings: Protocol = _named(protocol, PROTOCOLS, "protocol")
+    table, runs = _tables(codes, factors, factor_names, unit_widths, ica_seed=seed if ica else None)
+    chosen, compares = _chosen(metrics, settings, runs, table)
+    settings = replace(settings, estimator=estimator or settings.estimator, metrics=chosen)
     kind = intervals or ("draws" if is_complete_grid(table.levels) else "rows")
     num_draws = num_draws if num_draws is not None else NUM_DRAWS if len(runs) == 1 else 1
-    settings: Protocol = _named(protocol, PROTOCOLS, "protocol")
-    settings = replace(settings, estimator=estimator or settings.estimator)
-    settings = replace(settings, metrics=_chosen(metrics, settings, runs, table))
     plan = _checked(Plan(settings, seed, num_draws, kind, num_jobs), confidence)
-    draws = draw_all(runs, table.levels, plan, on_progress or (lambda _: None))
-    scored = tuple(_run_of(run, own, plan, confidence) for run, own in zip(runs, draws, strict=True))
-    return _gathered(scored, table, plan, confidence)
+    scored = _scored(runs, table, plan, confidence, on_progress or (lambda _: None))
+    return _gathered(with_udr(scored, runs, seed=seed) if compares else scored, table, plan, confidence)
+
+
+def _tables(
+    codes: Any,
+    factors: Any,
+    factor_names: Sequence[str] | None,
+    unit_widths: Sequence[int] | Mapping[str, Sequence[int]] | None,
+    *,
+    ica_seed: int | None,
+) -> tuple[Factors, list[Codes]]:
+    """Return the checked factors and codes. The latter are independent components, if there is a seed for ICA."""
+    table = None if factors is None else check_factors(factors, factor_names)
+    num_rows = None if table is None else len(table.levels)
+    runs = check_codes(codes, num_rows=num_rows, unit_widths=unit_widths)
+    if table is None:
+        table = Factors(np.zeros((len(runs[0].scalars), 0), np.int64), ())
+    if ica_seed is None:
+        return table, runs
+    rotated = [rotate(run, seed=ica_seed) for run in runs]
+    return replace(table, notes=(*table.notes, *(note for _, note in rotated))), [run for run, _ in rotated]
+
+
+def _scored(
+    runs: Sequence[Codes], table: Factors, plan: Plan, confidence: float, tell: Callable[[Progress], None]
+) -> tuple[Run, ...]:
+    """Return the scores of each run by the metrics of the plan."""
+    if not plan.protocol.metrics:
+        return tuple(Run(run.name, run.unit_names, ()) for run in runs)
+    draws = draw_all(runs, table.levels, plan, tell)
+    return tuple(_run_of(run, own, plan, confidence) for run, own in zip(runs, draws, strict=True))
 
 
 def _gathered(runs: tuple[Run, ...], table: Factors, plan: Plan, confidence: float) -> Evaluation:
     """Return the result: the scores of all runs, and the settings that led to them."""
-    sizes = sizes_of(plan.protocol)
+    sizes: dict[str, dict[str, float]] = sizes_of(plan.protocol) if plan.protocol.metrics else {}
+    notes = [*table.notes, *_few_rows(len(table.levels), sizes), *_rough_bins(table, sizes)]
+    if any(estimate.name == UDR.name for estimate in runs[0].estimates):
+        sizes[UDR.name] = {"num_samples": NUM_SAMPLES}
+        notes.append(NOTE)
     first, several = runs[0], len(runs) > 1
+    over_runs = "runs" if plan.protocol.metrics else None
     return Evaluation(
         estimates=_over_runs(runs, confidence) if several else first.estimates,
-        intervals="runs" if several else plan.intervals if plan.num_draws > 1 else None,
+        intervals=over_runs if several else plan.intervals if plan.num_draws > 1 else None,
         confidence=confidence,
         runs=runs,
         factor_names=table.names,
@@ -94,19 +136,30 @@ def _gathered(runs: tuple[Run, ...], table: Factors, plan: Plan, confidence: flo
         estimator=plan.protocol.estimator,
         sizes=sizes,
         seed=plan.seed,
-        notes=(*table.notes, *_few_rows(len(table.levels), sizes), *_rough_bins(table, sizes)),
+        notes=tuple(notes),
     )
 
 
 def _chosen(
     metrics: Sequence[str] | None, protocol: Protocol, runs: Sequence[Codes], table: Factors
-) -> tuple[str, ...]:
-    """Return the metrics to compute, in the order of the table."""
-    if metrics != "all":
-        listed = (metrics,) if isinstance(metrics, str) else metrics
-        return metrics_of(replace(protocol, metrics=None if listed is None else tuple(listed)))
-    fitting = [set(fitting_metrics(run.scalars, table.levels)) for run in runs]
-    return tuple(name for name in METRICS if all(name in names for names in fitting))
+) -> tuple[tuple[str, ...], bool]:
+    """Return the metrics to compute, in the order of the table, and whether UDR is one of them."""
+    if not table.names:
+        if metrics not in (UDR.name, [UDR.name], (UDR.name,)):
+            raise MetricError(
+                "there are no factors: give those of the same rows, or the codes of several runs and the metric udr "
+                "alone, which needs none"
+            )
+        return (), True
+    if metrics == "all":
+        fitting = [set(fitting_metrics(run.scalars, table.levels, vectors=run.vectors is not None)) for run in runs]
+        return tuple(name for name in METRICS if all(name in names for names in fitting)), len(runs) > 1
+    listed = (metrics,) if isinstance(metrics, str) else metrics
+    if listed is None:
+        return metrics_of(replace(protocol, metrics=None)), False
+    others = tuple(name for name in listed if name != UDR.name)
+    compares = UDR.name in listed
+    return () if compares and not others else metrics_of(replace(protocol, metrics=others)), compares
 
 
 def _named(name: str, known: Mapping[str, Any], what: str) -> Any:
@@ -201,6 +254,9 @@ def _over_runs(runs: Sequence[Run], confidence: float) -> tuple[Estimate, ...]:
         if len(values) < len(runs):
             run, without = next((run, each) for run, each in zip(runs, same, strict=True) if each.value is None)
             found.append(Estimate(name, None, reason=f"{run.name}: {without.reason}"))
+            continue
+        if name == UDR.name:
+            found.append(Estimate(name, float(np.mean(values))))
             continue
         mean, (spread, half) = float(np.mean(values)), around_mean(values, confidence=confidence)
         found.append(_estimate(number_named(name), mean, spread, half))

@@ -31,20 +31,20 @@ class Codes:
         scalars: (M, N), one number for each unit.
         unit_names: N names.
         vectors: (M, N, D), if the codes have this form.
+        widths: N widths of these vectors.
     """
 
     name: str
     scalars: NDArray[np.float64]
     unit_names: tuple[str, ...]
     vectors: NDArray[Any] | None = None
+    widths: tuple[int, ...] = ()
 
     def seen_by(self, metric: Metric) -> tuple[NDArray[np.float64], NDArray[np.intp] | None]:
         """Return the columns that a metric scores, and the unit of each: all scalars of vectors if it needs them."""
         if self.vectors is None or "vectors" not in metric.needs:
             return self.scalars, None
-        varies = (self.vectors != self.vectors[0]).any(axis=0)  # (N, D)
-        # Vectors of different widths end in zeros, which are no scalars.
-        return all_scalars(self.vectors, [int(np.flatnonzero(each)[-1]) + 1 if each.any() else 1 for each in varies])
+        return all_scalars(self.vectors, self.widths)
 
 
 @dataclass(frozen=True)
@@ -102,17 +102,21 @@ def check_factors(factors: Any, names: Sequence[str] | None = None) -> Factors:
     return Factors(table, labels, tuple(notes))
 
 
-def check_codes(codes: Any, *, num_rows: int) -> list[Codes]:
+def check_codes(
+    codes: Any, *, num_rows: int | None, unit_widths: Sequence[int] | Mapping[str, Sequence[int]] | None = None
+) -> list[Codes]:
     """Return the codes of each run, with one number for each unit.
 
     Args:
         codes: (M, N) or (M, N, D) of one run; of several, a list or a dictionary of such arrays, whose keys name them.
             An array may be a data frame of N numeric columns.
-        num_rows: M, the number of rows of the factors.
+        num_rows: M, the number of rows of the factors; None without factors.
+        unit_widths: N widths of units that are vectors, with zeros beyond them: for all runs, or for each by its name.
+            Default: D for each.
 
     Raises:
         MetricError: codes that are no such arrays, of another number of rows, with values that are not finite, or that
-            are all constant.
+            are all constant; or widths that do not fit the codes.
     """
     if isinstance(codes, Mapping):
         named = cast("Mapping[Any, Any]", codes)
@@ -120,10 +124,15 @@ def check_codes(codes: Any, *, num_rows: int) -> list[Codes]:
     elif isinstance(codes, list | tuple) and all(len(_shape(each)) > 1 for each in cast("Sequence[Any]", codes)):
         runs = {f"run {number}": each for number, each in enumerate(cast("Sequence[Any]", codes))}
     else:
-        return [_codes_of("codes", codes, num_rows)]
+        runs = {"codes": codes}
     if not runs:
         raise MetricError("there are no codes: give the array of at least one run")
-    return [_codes_of(name, each, num_rows) for name, each in runs.items()]
+    found: list[Codes] = []
+    for name, each in runs.items():
+        widths = unit_widths.get(name) if isinstance(unit_widths, Mapping) else unit_widths
+        rows = len(found[0].scalars) if num_rows is None and found else num_rows
+        found.append(_codes_of(name, each, rows, "the factors have" if num_rows else f"{next(iter(runs))} has", widths))
+    return found
 
 
 def _shape(array: Any) -> tuple[int, ...]:
@@ -131,7 +140,7 @@ def _shape(array: Any) -> tuple[int, ...]:
     return tuple(getattr(array, "shape", ()))
 
 
-def _codes_of(name: str, codes: Any, num_rows: int) -> Codes:
+def _codes_of(name: str, codes: Any, num_rows: int | None, others: str, widths: Sequence[int] | None) -> Codes:
     own = tuple(map(str, codes.columns)) if hasattr(codes, "columns") else None
     table = _array(name, codes)
     if table.ndim not in (2, 3) or 0 in table.shape:
@@ -142,29 +151,47 @@ def _codes_of(name: str, codes: Any, num_rows: int) -> Codes:
         )
     if table.dtype.kind not in "fiub":
         raise MetricError(f"{name} of type {table.dtype} are not real numbers: give an array of floats")
-    if len(table) != num_rows:
+    if num_rows is not None and len(table) != num_rows:
         turned = "; transpose the codes" if table.ndim == 2 and table.shape[1] == num_rows else ""
         raise MetricError(
-            f"{name} has {len(table)} rows, but the factors have {num_rows}: row i of both must be the same "
-            f"sample{turned}"
+            f"{name} has {len(table)} rows, but {others} {num_rows}: row i of both must be the same sample{turned}"
         )
     unit_names = own or tuple(f"unit {unit}" for unit in range(table.shape[1]))
     scalars = per_unit_pca(table)
     broken = ~(np.abs(scalars) <= LARGEST_CODE)  # NaN compares false
     if broken.any():
         units = [unit_names[unit] for unit in np.flatnonzero(broken.any(axis=0))]
-        raw = ~np.isfinite(table.reshape(num_rows, -1)).all(axis=1)
+        raw = ~np.isfinite(table.reshape(len(table), -1)).all(axis=1)
         rows = int(raw.sum()) or int(broken.any(axis=1).sum())
         raise MetricError(
             f"{name}: {_listed('unit', units)} of {table.shape[1]} holds NaN, infinity or values beyond float32, in "
-            f"{rows} of {num_rows} rows: remove these rows from codes and factors, or mend the encoder"
+            f"{rows} of {len(table)} rows: remove these rows from codes and factors, or mend the encoder"
         )
     if not (scalars != scalars[0]).any():
         raise MetricError(
             f"{name}: all {table.shape[1]} units are constant, so the representation has collapsed and nothing can be "
             "scored: check the encoder, or that the right array was saved"
         )
-    return Codes(name, scalars, unit_names, table if table.ndim == 3 else None)
+    if table.ndim == 2:
+        return Codes(name, scalars, unit_names)
+    return Codes(name, scalars, unit_names, table, _checked_widths(name, table, widths))
+
+
+def _checked_widths(name: str, vectors: NDArray[Any], widths: Sequence[int] | None) -> tuple[int, ...]:
+    """Return the widths of vectors (M, N, D). Raises MetricError if the vectors do not have them."""
+    if widths is None:  # vectors of different widths end in zeros, which are no scalars
+        varies = (vectors != vectors[0]).any(axis=0)  # (N, D)
+        return tuple(int(np.flatnonzero(each)[-1]) + 1 if each.any() else 1 for each in varies)
+    found = tuple(map(int, widths))
+    if len(found) != vectors.shape[1] or not all(1 <= width <= vectors.shape[2] for width in found):
+        raise MetricError(
+            f"{name}: unit_widths {list(found)} do not fit codes of shape {vectors.shape}: give each of the "
+            f"{vectors.shape[1]} units a width from 1 to {vectors.shape[2]}"
+        )
+    for unit, width in enumerate(found):
+        if vectors[:, unit, width:].any():
+            raise MetricError(f"{name}: unit {unit} has values beyond its width {width}: correct unit_widths")
+    return found
 
 
 def _array(name: str, table: Any) -> NDArray[Any]:

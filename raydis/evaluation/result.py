@@ -14,6 +14,7 @@ from raydis.evaluation.intervals import Kind
 from raydis.metrics.entry import Number
 from raydis.metrics.importance import Estimator
 from raydis.metrics.table import number_named
+from raydis.metrics.udr import UDR
 
 IMPORTANCE = "importance"  # the detail of a metric that is a matrix of units by factors (see `Scores.details`)
 
@@ -42,7 +43,7 @@ class Estimate:
     @property
     def number(self) -> Number:
         """Title, range and direction of the number."""
-        return number_named(self.name)
+        return UDR if self.name == UDR.name else number_named(self.name)
 
 
 @dataclass(frozen=True)
@@ -78,7 +79,7 @@ class Evaluation:
             `raydis.evaluation.intervals`); None if there are none.
         confidence: of the intervals.
         runs: the runs one by one.
-        factor_names: F names.
+        factor_names: F names; none if only runs were compared, without factors.
         num_levels: for each factor, how many levels occur.
         num_samples: rows of codes that were scored.
         num_draws: how often each metric was computed for a run.

@@ -59,6 +59,8 @@ def settings(found: Evaluation) -> str:
     runs = f"{len(found.runs)} runs, " if len(found.runs) > 1 else ""
     units = sorted({len(run.unit_names) for run in found.runs})
     num_units = str(units[0]) if len(units) == 1 else f"{units[0]} to {units[-1]}"
+    if not found.factor_names:
+        return f"{runs}{found.num_samples:,} samples, {num_units} units, no factors; seed {found.seed}"
     return (
         f"{runs}{found.num_samples:,} samples, {num_units} units, {len(found.factor_names)} factors; "
         f"protocol {found.protocol}, estimator {found.estimator}, seed {found.seed}"
@@ -75,6 +77,8 @@ def interval_note(found: Evaluation) -> str:
             return f"{share} over the random samples that the metrics draw, {found.num_draws} draws."
         case "runs":
             return f"{share} of the mean over {len(found.runs)} training runs."
+        case None if len(found.runs) > 1:  # by UDR alone
+            return "No intervals, because the runs are compared with each other."
         case None:
             return "No intervals, because each metric was computed once (num_draws=1)."
 
@@ -91,6 +95,8 @@ def interval(estimate: Estimate) -> str:
 
 
 def _head(found: Evaluation) -> list[Line]:
+    if not found.factor_names:
+        return _wrapped(settings(found), "title")
     levels = [f"{name} ({num})" for name, num in zip(found.factor_names, found.num_levels, strict=True)]
     return [
         *_wrapped(settings(found), "title"),

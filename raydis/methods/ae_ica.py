@@ -24,7 +24,7 @@ from raydis.diffusion.samplers import Sampler
 from raydis.methods.contract import Batch, Diagnosis, Draws, FactorTable, Losses, Move, UnitLabel, UnitMethod
 from raydis.methods.independence import describe_independence
 from raydis.models.conv_vae import ConvDecoder, ConvEncoder
-from raydis.models.ica import IcaHead
+from raydis.models.ica_head import IcaHead
 from raydis.models.isometry import decoder_isometry, relaxed_distortion
 from raydis.models.precision import at_least_single
 

@@ -119,7 +119,10 @@ class Method(nn.Module, abc.ABC):
         return {}
 
     def reconstruct(self, images: Tensor) -> Tensor | None:
-        """Return images (B, C, H, W) encoded and decoded again, in [-1, 1]; None if this does not measure it."""
+        """Return images (B, C, H, W) encoded and decoded again, in [-1, 1]; None if the method cannot.
+
+        A method with units need not define this: its images are drawn from their codes by `decode`.
+        """
         return None
 
 

@@ -19,7 +19,7 @@ from raydis.diffusion.samplers import Sampler
 from raydis.methods.contract import Batch, Diagnosis, Draws, FactorTable, Losses, Method, Move, UnitLabel, UnitMethod
 from raydis.methods.independence import describe_independence
 from raydis.models.autoencoders import Autoencoder
-from raydis.models.ica import IcaHead
+from raydis.models.ica_head import IcaHead
 
 
 class IcaUnits(UnitMethod):

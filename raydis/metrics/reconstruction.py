@@ -5,12 +5,50 @@ M images, C H W image.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any, Self
+
 import numpy as np
 
 from raydis.errors import MetricError
 
 WINDOW = 11  # pixels
 LEAST_ERROR = 1e-16  # smallest mean squared error that counts, as a fraction of peak^2
+
+
+@dataclass(frozen=True)
+class Reconstruction:
+    """How well a model reconstructs images.
+
+    Attributes:
+        psnr: mean over the images, in dB.
+        ssim: mean over the images; None if they are smaller than a window.
+        frechet_distance: between the features of the images and those of their reconstructions; None if no network is
+            given for the features. With those of the Inception network, it is FID.
+    """
+
+    psnr: float
+    ssim: float | None = None
+    frechet_distance: float | None = None
+
+    def to_dict(self) -> dict[str, float | None]:
+        """Return the numbers by name."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, found: Mapping[str, Any]) -> Self | None:
+        """Return the numbers of a mapping, which may hold other keys, too; None if there is no PSNR."""
+        if found.get("psnr") is None:
+            return None
+        return cls(found["psnr"], found.get("ssim"), found.get("frechet_distance"))
+
+    def __str__(self) -> str:
+        """Return one line, such as `PSNR 24.31 dB, SSIM 0.872`."""
+        parts = [f"PSNR {self.psnr:.2f} dB"]
+        parts += [] if self.ssim is None else [f"SSIM {self.ssim:.3f}"]
+        parts += [] if self.frechet_distance is None else [f"Fréchet distance {self.frechet_distance:.2f}"]
+        return ", ".join(parts)
 
 
 def psnr(images: np.ndarray, reconstructions: np.ndarray, *, peak: float) -> np.ndarray:

@@ -30,10 +30,13 @@ from threadpoolctl import threadpool_limits  # pyright: ignore[reportMissingType
 
 from raydis.errors import MetricError
 from raydis.metrics.checks import Status, check_codes, invalid_reason
+from raydis.metrics.entry import Number
 from raydis.metrics.probes import standardise
 
 Correlation = Literal["spearman", "lasso"]
 LASSO_PENALTY = 0.1
+NUM_SAMPLES = 10_000
+UDR = Number("udr", field="scores", short="udr", title="UDR")
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,7 +59,7 @@ def udr(
     *,
     rng: np.random.Generator,
     correlation: Correlation = "spearman",
-    num_samples: int = 10_000,
+    num_samples: int = NUM_SAMPLES,
 ) -> UdrResult:
     """Compute UDR of several models.
 

@@ -10,19 +10,18 @@ as in Picard (Ablin, Cardoso and Gramfort, 2018), so there is always a result, t
 
 Order and signs are fixed, so that two seeds find the same components: the order is that of falling negentropy, and the
 skewness of each component is positive.
+
+This file needs no PyTorch, so that codes from anywhere can be rotated; `ica_head.py` holds the map as part of a model.
 """
 
 from __future__ import annotations
 
-import logging
 import math
 from typing import NamedTuple
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from scipy.linalg import expm
-from torch import Tensor, nn
 
 from raydis.errors import FitError
 
@@ -34,11 +33,9 @@ NUM_HALVINGS = 12
 GAUSSIAN_CONTRAST = 0.374567207491438  # mean of log cosh of a standard normal number
 GAUSSIAN_DEVIATION = 0.0795479  # times 1 / sqrt(M): the standard error of that mean over M standardised normal numbers
 GAUSSIAN_ERRORS = 6.0  # a component this many standard errors from a Gaussian, or fewer, counts as Gaussian
-
-UNFITTED, FITTED, FAILED = range(3)
+FIT_SAMPLES = 10_000  # of a large table, which suffice for the directions of its components
 
 Floats = NDArray[np.float64]
-log = logging.getLogger(__name__)
 
 
 class Shape(NamedTuple):
@@ -159,77 +156,38 @@ def whiten(samples: Floats) -> Whitening:
     """
     if not np.isfinite(samples).all():
         raise FitError("the units are not finite: lower train.learning_rate")
-    mean = samples.mean(0)
-    variances, axes = np.linalg.eigh(np.cov(samples, rowvar=False, ddof=0))
-    # Directions without variance get one from rounding, which whitening would scale up to that of the first.
-    varying = int((variances > 1e-10 * variances[-1]).sum())
-    if varying < samples.shape[1]:
-        raise FitError(f"{samples.shape[1]} units vary in {varying} directions only: lower method.num_units")
+    variances, axes = principal_axes(samples)
+    if len(variances) < samples.shape[1]:
+        raise FitError(f"{samples.shape[1]} units vary in {len(variances)} directions only: lower method.num_units")
     deviations = np.sqrt(variances)
-    return Whitening(mean, (axes / deviations).T, axes * deviations)
+    return Whitening(samples.mean(0), (axes / deviations).T, axes * deviations)
 
 
-class IcaHead(nn.Module):
-    """An invertible affine map from units to independent components. It is fitted in closed form, not by gradients.
+def principal_axes(samples: Floats) -> tuple[Floats, Floats]:
+    """Return the variances (K,), rising, and the directions (N, K) in which samples (M, N) vary.
 
-    Before it is fitted, and after a fit that failed, it is the identity.
+    Directions without variance get one from rounding. They are left out, because whitening would scale this variance
+    up to that of the others.
+    """
+    variances, axes = np.linalg.eigh(np.atleast_2d(np.cov(samples, rowvar=False, ddof=0)))
+    varying = variances > 1e-10 * variances[-1]
+    return variances[varying], axes[:, varying]
+
+
+def independent_components(units: Floats, *, seed: int) -> Floats:
+    """Return the independent components of units (M, N): (M, K), one for each of the K directions in which they vary.
+
+    The scales of the units have no influence.
 
     Args:
-        num_units: N.
-        max_iterations, tolerance: see `find_rotation`.
+        seed: of the random starts, and of the rows that ICA is fitted to if there are more than FIT_SAMPLES.
+
+    Raises:
+        FitError: no start converges.
     """
-
-    def __init__(self, num_units: int, *, max_iterations: int = MAX_ITERATIONS, tolerance: float = TOLERANCE) -> None:
-        super().__init__()
-        self.max_iterations = max_iterations
-        self.tolerance = tolerance
-        self.register_buffer("mean", torch.zeros(num_units))
-        self.register_buffer("unmixing", torch.eye(num_units))
-        self.register_buffer("mixing", torch.eye(num_units))
-        self.register_buffer("state", torch.tensor(UNFITTED))
-        self.mean: Tensor
-        self.unmixing: Tensor
-        self.mixing: Tensor
-        self.state: Tensor
-
-    def fit(self, units: Tensor) -> None:
-        """Fit the map to units (M, N). If that fails, log the reason as a warning; see `not_ready`."""
-        samples = units.detach().cpu().double().numpy()
-        try:
-            white = whiten(samples)
-            rotation = find_rotation(
-                (samples - white.mean) @ white.forward.T,
-                seed=0,
-                max_iterations=self.max_iterations,
-                tolerance=self.tolerance,
-            )
-        except FitError as error:
-            log.warning("the units are not rotated to independent components: %s", error)
-            identity = np.eye(samples.shape[1])
-            self._set(np.zeros(samples.shape[1]), identity, identity, FAILED)
-        else:
-            self._set(white.mean, rotation @ white.forward, white.backward @ rotation.T, FITTED)
-
-    def _set(self, mean: Floats, unmixing: Floats, mixing: Floats, state: int) -> None:
-        for buffer, values in ((self.mean, mean), (self.unmixing, unmixing), (self.mixing, mixing)):
-            buffer.copy_(torch.from_numpy(values))
-        self.state.fill_(state)
-
-    def not_ready(self) -> str | None:
-        """Return why there are no independent components; None if there are."""
-        if int(self.state) == FITTED:
-            return None
-        if int(self.state) == UNFITTED:
-            return "independent components have not been fitted to the units yet: let training reach a checkpoint"
-        return (
-            "the units have no independent components: ICA did not converge, or the units vary in fewer directions "
-            "than there are units. Lower method.num_units or train longer"
-        )
-
-    def forward(self, units: Tensor) -> Tensor:
-        """Map units (B, N) to components (B, N)."""
-        return (units - self.mean) @ self.unmixing.T
-
-    def inverse(self, components: Tensor) -> Tensor:
-        """Map components (B, N) back to units (B, N)."""
-        return components @ self.mixing.T + self.mean
+    deviations = units.std(0)
+    scaled = (units - units.mean(0))[:, deviations > 0.0] / deviations[deviations > 0.0]
+    rows = np.random.default_rng(seed).permutation(len(units))[:FIT_SAMPLES]
+    variances, axes = principal_axes(scaled[rows])
+    whitened = (scaled - scaled[rows].mean(0)) @ (axes / np.sqrt(variances))
+    return whitened @ find_rotation(whitened[rows], seed=seed).T

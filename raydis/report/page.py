@@ -20,6 +20,7 @@ from raydis.editor.editor import Editor
 from raydis.engine.information import information_of
 from raydis.methods.contract import Diagnosis, TokenCloud
 from raydis.metrics.entry import Number
+from raydis.metrics.reconstruction import Reconstruction
 from raydis.metrics.scores import Scores
 from raydis.metrics.standing import with_spread
 from raydis.metrics.table import METRICS
@@ -111,6 +112,7 @@ class RunPage:
     manifest: Manifest
     method: str
     scoring: Scoring | None
+    reconstruction: Reconstruction | None
     curve: bytes | None
     matrix: Matrix | None
     traversal: TraversalRows
@@ -142,6 +144,7 @@ def render_report(editor: Editor, dataset: FactorDataset, *, seed: int = 0, step
         manifest=editor.manifest,
         method=editor.config.method.kind,
         scoring=_scoring(editor.metrics.get("scores")),
+        reconstruction=Reconstruction.from_dict(editor.metrics),
         curve=_curve(editor.metrics),
         matrix=_matrix(editor),
         traversal=_traversal(editor, dataset.images(rows[:1])[0], seed, steps),
@@ -199,11 +202,11 @@ def _measured(editor: Editor, dataset: FactorDataset) -> Editor:
 
     This is measured now if the checkpoint does not contain it and the data set has factors.
     """
-    if editor.metrics.get("information") or dataset.space is None:
+    if editor.metrics.get("information") or not dataset.factor_names:
         return editor
     loader = Loader(dataset, batch_size=editor.config.train.batch_size, seed=0, device=editor.device)
     found = information_of(editor.method, dataset, loader, seed=editor.config.evaluation.seed)
-    known = {"information": found.to_dict() if found else None, "factor_names": list(dataset.space.names)}
+    known = {"information": found.to_dict() if found else None, "factor_names": list(dataset.factor_names)}
     return Editor(editor.method, editor.config, editor.manifest, editor.metrics | known, image_shape=editor.image_shape)
 
 

@@ -69,7 +69,7 @@ def first_stage(kind: str, num_images: int, dataset: FactorDataset, folder: Path
     method = training.config.method.model_dump()
     sizes = ("stem_stride", "model_dim", "multipliers", "num_blocks", "latent_dim", "num_embeddings")
     stage = {name: method[name] for name in sizes if name in method}
-    print(f"{kind}: {report.psnr:.2f} dB after {num_images} images, {seconds:.0f} CPU-s", flush=True)
+    print(f"{kind}: {report.reconstruction} after {num_images} images, {seconds:.0f} CPU-s", flush=True)
     return {"first_stage": {"kind": kind, "checkpoint": str(report.checkpoint), **stage}}, seconds
 
 

@@ -138,6 +138,24 @@ def test_a_file_name_that_is_no_text_is_written_with_escapes(run: Run, here: Pat
     assert "bad\\udcff.npy" in Path("a.csv").read_text()
 
 
+def test_udr_of_several_files_needs_no_factors(run: Run, here: Path) -> None:
+    outcome = run("codes.npy", "other.npy", "--metrics", "udr", "-o", "udr.csv", "--picture", "udr.png")
+    assert outcome.code == 0, outcome.err
+    assert "2 runs, 144 samples, 3 units, no factors" in outcome.out
+    rows = pd.read_csv("udr.csv")
+    assert rows["run"].tolist() == ["codes.npy", "other.npy", "mean"]
+    assert rows["value"].min() > 0.8
+    refused(run("codes.npy", "--metrics", "udr"), "the only one", code=METRICS)
+
+
+def test_independent_components_are_scored_where_it_is_asked_for(run: Run, here: Path) -> None:
+    np.save("mixed.npy", CODES @ np.array([[2.0, -1.0, 2.0], [2.0, 2.0, -1.0], [-1.0, 2.0, 2.0]]))
+    options = ("--factors", "factors.npy", "--metrics", "mig", "--num-draws", "1", "--format", "json")
+    before, after = (printed(run("mixed.npy", *more, *options)) for more in ((), ("--ica",)))
+    assert after["estimates"][0]["value"] > before["estimates"][0]["value"] + 0.3
+    assert after["runs"][0]["unit_names"] == ["component 0", "component 1", "component 2"]
+
+
 def test_notes_about_columns_are_shown(run: Run, here: Path) -> None:
     frame = pd.read_csv("all.csv").assign(file="a.png", shape=np.array(["cube", "oval", "ball"])[FACTORS[:, 1]])
     frame.to_csv("notes.csv")
@@ -155,6 +173,37 @@ def test_a_checkpoint_is_scored_on_its_own_data(run: Run, checkpoint: Path, tmp_
     if stored["status"] == "valid":
         assert found["estimates"][0]["value"] == pytest.approx(stored["values"]["mig"])
     assert "encoding" in outcome.err
+
+
+def test_a_checkpoint_whose_units_are_vectors_brings_their_widths(run: Run, tmp_path: Path) -> None:
+    method = {"kind": "cs_dismo", "content_dim": 6, "style_dim": 3, "hidden_dim": 16, "channels": [8, 8, 8]}
+    sections = {"preset": "tiny", "first_stage": {"kind": "pixel"}, "method": method, "train": {"num_images": 32}}
+    evaluation = {"metrics": ["grouped_dci"], "estimator": "tree"}
+    config = RunConfig.model_validate(expand({**sections, "evaluation": evaluation}))
+    *_, report = run_session(Training(config, open_dataset(config.data), device=torch.device("cpu")), tmp_path)
+    assert report.checkpoint is not None
+    assert report.scores is not None
+    found = printed(run(report.checkpoint, "--metrics", "grouped_dci", "--format", "json", *QUICK))
+    assert {each["name"]: each["value"] for each in found["estimates"]} == report.scores.values
+
+
+def test_runs_on_pictures_without_factors_are_compared_by_udr(run: Run, here: Path) -> None:
+    (here / "pictures").mkdir()
+    for number, pixels in enumerate(np.random.default_rng(0).integers(256, size=(20, 16, 16, 3), dtype=np.uint8)):
+        Image.fromarray(pixels).save(here / "pictures" / f"{number}.png")
+    folders = []
+    for seed in (0, 1):
+        method = {"kind": "beta_vae", "num_units": 4, "hidden_dim": 16}
+        data = {"name": "image_folder", "path": str(here / "pictures"), "image_size": 16, "levels": {}}
+        sections = {"preset": "tiny", "first_stage": {"kind": "pixel"}, "method": method, "data": data, "seed": seed}
+        config = RunConfig.model_validate(expand({**sections, "train": {"num_images": 32}}))
+        (here / f"run-{seed}").mkdir()
+        training = Training(config, open_dataset(config.data), device=torch.device("cpu"))
+        *_, report = run_session(training, here / f"run-{seed}")
+        folders.append(report.checkpoint)
+    found = printed(run(*folders, "--metrics", "udr", "--format", "json"))
+    assert (found["num_samples"], found["factor_names"], len(found["runs"])) == (20, [], 2)
+    refused(run(*folders), "has no factors", "--metrics udr of several runs", code=METRICS)
 
 
 def refused(outcome: Outcome, *words: str, code: int) -> None:

@@ -57,7 +57,7 @@ def test_the_first_stage_sets_the_size_of_the_latent(stage: dict[str, Any], size
         ({"data": {"name": "mpi3d"}}, r"data\.name=mpi3d is read from files: set data\.path"),
         (
             {"data": {"name": "image_folder", "path": "x", "levels": {"scale": 2}}},
-            "an image_folder has none: remove data.levels",
+            "image_folder has none: remove data.levels",
         ),
         ({"method": {"unet": {"model_dim": 60}}}, r"num_heads=8 must divide model_dim\*multiplier=60"),
         ({"method": {"anchors": {"num_gaussians": 40}}}, r"num_gaussians=40 must not exceed max_gaussians=32"),

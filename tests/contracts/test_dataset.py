@@ -14,6 +14,7 @@ from PIL import Image
 
 from raydis.config import DataConfig
 from raydis.data import FactorDataset
+from raydis.data.celeba import read_celeba
 from raydis.data.dsprites import render_dsprites
 from raydis.data.files import read_cars3d, read_dsprites, read_mpi3d, read_shapes3d, read_sprites
 from raydis.data.pictures import read_image_folder
@@ -26,6 +27,7 @@ from tests.data.official import (
     SMALL_SHAPES3D,
     noise,
     write_cars,
+    write_celeba,
     write_dsprites,
     write_mpi3d,
     write_shapes3d,
@@ -110,11 +112,13 @@ SETS: dict[str, Read | Rendered] = {
     "sprites": Read(
         lambda path, seed: write_sprites(path, seed=seed), lambda path, size: read_sprites(path), {"hair": (0, 2)}
     ),
+    "celeba": Read(write_celeba, read_celeba, {}),
     "image_folder": Read(write_pictures, read_image_folder, {}),
 }
-WITH_FACTORS = [name for name, each in SETS.items() if each.levels]
+WITH_GRID = [name for name, each in SETS.items() if each.levels]
+WITH_FACTORS = [*WITH_GRID, "celeba"]
 READ = {name: each for name, each in SETS.items() if isinstance(each, Read)}
-GRIDS = [(name, part) for name in SETS for part in (["whole", "sub-grid"] if name in WITH_FACTORS else ["whole"])]
+GRIDS = [(name, part) for name in SETS for part in (["whole", "sub-grid"] if name in WITH_GRID else ["whole"])]
 
 
 @pytest.fixture(scope="module")
@@ -137,6 +141,12 @@ def dataset(request: pytest.FixtureRequest, folders: dict[str, Path]) -> FactorD
 @pytest.fixture(scope="module", params=[grid for grid in GRIDS if grid[0] in WITH_FACTORS], ids=" ".join)
 def labelled(request: pytest.FixtureRequest, folders: dict[str, Path]) -> FactorDataset:
     """Every set with factors, whole and as a sub-grid."""
+    return opened(*request.param, folders)
+
+
+@pytest.fixture(scope="module", params=[grid for grid in GRIDS if grid[0] in WITH_GRID], ids=" ".join)
+def gridded(request: pytest.FixtureRequest, folders: dict[str, Path]) -> FactorDataset:
+    """Every set whose factors form a grid, whole and as a sub-grid."""
     return opened(*request.param, folders)
 
 
@@ -194,14 +204,14 @@ def test_no_index_gives_no_image(dataset: FactorDataset) -> None:
 # ---- factors
 
 
-def test_indices_and_factor_tuples_are_one_to_one(labelled: FactorDataset) -> None:
-    space = labelled.space
+def test_indices_and_factor_tuples_are_one_to_one(gridded: FactorDataset) -> None:
+    space = gridded.space
     assert space is not None
-    assert len(labelled) == len(space) == np.prod(space.sizes)
-    every = np.arange(len(labelled))
-    factors = labelled.factors(every)
+    assert len(gridded) == len(space) == np.prod(space.sizes)
+    every = np.arange(len(gridded))
+    factors = gridded.factors(every)
     assert factors.dtype == np.int64
-    assert factors.shape == (len(labelled), len(space.sizes))
+    assert factors.shape == (len(gridded), len(space.sizes))
     assert (factors.min(axis=0) == 0).all()
     assert (factors.max(axis=0) + 1 == space.sizes).all()
     np.testing.assert_array_equal(space.index(factors), every)  # so no two images have the same factors
@@ -217,13 +227,12 @@ def test_factors_do_not_depend_on_batch_order_or_repetition(labelled: FactorData
 
 
 def test_no_index_gives_no_factors(labelled: FactorDataset) -> None:
-    assert labelled.space is not None
     none = labelled.factors(np.zeros(0, int))
-    assert none.shape == (0, len(labelled.space.sizes))
+    assert none.shape == (0, len(labelled.factor_names))
     assert none.dtype == np.int64
 
 
-@pytest.mark.parametrize("name", WITH_FACTORS)
+@pytest.mark.parametrize("name", WITH_GRID)
 def test_a_sub_grid_has_the_images_and_levels_of_the_whole(name: str, folders: dict[str, Path]) -> None:
     part, found = opened(name, "sub-grid", folders), SETS[name]
     if isinstance(found, Rendered):  # levels count in the renderer's own grid: both are parts of one that holds them
@@ -244,14 +253,14 @@ def test_a_sub_grid_has_the_images_and_levels_of_the_whole(name: str, folders: d
 @pytest.mark.parametrize("name", [name for name in SETS if name not in WITH_FACTORS])
 def test_a_set_without_factors_says_so(name: str, folders: dict[str, Path]) -> None:
     unlabelled = opened(name, "whole", folders)
-    assert unlabelled.space is None
+    assert (unlabelled.space, unlabelled.factor_names) == (None, ())
     with pytest.raises(DataError, match=f"{name} has no factors: choose a set with a factor grid"):
         unlabelled.factors(np.array([0]))
-    with pytest.raises(DataError, match=f"{name} has no factors, so it has no sub-grid: remove data.levels"):
+    with pytest.raises(DataError, match=f"{name} has no grid of factors, so it has no sub-grid: remove data.levels"):
         SETS[name].open(folders[name], SETS[name].sizes[0], {"hair": 1})
 
 
-@pytest.mark.parametrize("name", WITH_FACTORS)
+@pytest.mark.parametrize("name", WITH_GRID)
 def test_levels_that_a_set_does_not_have_are_refused(name: str, folders: dict[str, Path]) -> None:
     found = SETS[name]
     factor = next(iter(found.levels))
@@ -276,7 +285,7 @@ def test_opened_again_a_set_is_the_same(name: str, part: str, folders: dict[str,
     np.testing.assert_array_equal(first.images(some(first)), again.images(some(first)))
 
 
-@pytest.mark.parametrize("name", WITH_FACTORS)
+@pytest.mark.parametrize("name", WITH_GRID)
 def test_levels_in_another_order_are_the_same_set(name: str, folders: dict[str, Path]) -> None:
     part, found = opened(name, "sub-grid", folders), SETS[name]
     turned = {factor: kept if isinstance(kept, int) else kept[::-1] for factor, kept in found.levels.items()}

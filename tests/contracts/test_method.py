@@ -20,20 +20,22 @@ from torch import Tensor, nn
 from raydis.build import build_method
 from raydis.checkpoint.open import open_checkpoint
 from raydis.checkpoint.write import write_checkpoint
-from raydis.config import RunConfig
+from raydis.config import EvaluationConfig, RunConfig
 from raydis.config.presets import expand
 from raydis.config.run import PRETRAINED
-from raydis.data import open_dataset
+from raydis.data import Loader, open_dataset
 from raydis.data.dataset import ArrayDataset
 from raydis.data.pixels import normalise
 from raydis.editor.editor import Editor
 from raydis.engine.evaluate import encode_images
 from raydis.engine.fit import fit
 from raydis.engine.group import Workers
+from raydis.engine.reconstruction import measure_reconstruction
 from raydis.engine.session import run_session
 from raydis.engine.state import Progress, Training
 from raydis.errors import CheckpointError, EditError, MetricError
 from raydis.methods.contract import Batch, FactorTable, Method, UnitMethod
+from raydis.metrics.reconstruction import psnr
 from raydis.metrics.telling import UnitLabel
 from tests.double import ROUNDING, double_precision
 
@@ -507,6 +509,21 @@ def test_editing_nothing_reconstructs(kind: str, open_editor: Callable[[str], Ed
     assert np.array_equal(reconstructed[:1], editor.edit(images[:1], set={last: float(units[0, last])}, **sampling))
     assert np.array_equal(reconstructed, editor.edit(images, shift={0: 0.0, last: 0.0}, **sampling))
     assert not np.array_equal(reconstructed, editor.edit(images, shift={0: 50.0, 1: 50.0}, **sampling))
+
+
+@UNIT_KINDS
+def test_a_run_can_measure_its_reconstructions(kind: str, open_editor: Callable[[str], Editor]) -> None:
+    method, loader = open_editor(kind).method, Loader(dataset(), batch_size=1, seed=0)
+    found = measure_reconstruction(method, loader, EvaluationConfig(num_reconstructions=3))
+    images = loader.gather(np.array([0, 161, 323]))
+    noise = None
+    if method.noise_shape is not None:
+        noise = torch.randn(3, *method.noise_shape, generator=torch.Generator().manual_seed(0))
+    sampling = (None, None) if method.max_steps is None else (min(20, method.max_steps), "unipc")
+    drawn = method.decode(method.encode(images), noise, *sampling)
+    expected = psnr(images.numpy(), drawn.detach().float().numpy(), peak=2.0).mean()
+    assert found is not None or method.not_ready() is not None
+    assert found is None or found.psnr == pytest.approx(expected, abs=1e-3)
 
 
 @UNIT_KINDS

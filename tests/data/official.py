@@ -10,6 +10,7 @@ from pathlib import Path
 import h5py
 import numpy as np
 import scipy.io
+from PIL import Image
 
 from raydis.data import FactorSpace
 from raydis.data.shapes3d import SHAPES3D
@@ -78,3 +79,22 @@ def write_cars(folder: Path, count: int = 3, *, seed: int = 0) -> np.ndarray:
         im = views.transpose(2, 3, 4, 1, 0)  # (128, 128, 3, 24, 4)
         scipy.io.savemat(folder / f"car_{car:03d}_mesh.mat", {"im": im}, do_compression=True)
     return cars
+
+
+def write_celeba(folder: Path, seed: int = 0) -> np.ndarray:
+    """`img_align_celeba` with 24 pictures, and `list_attr_celeba.txt` with three attributes: returns these as 0 and 1.
+
+    The first attribute lights the left half of a picture, the second the right half, and the third shows nowhere. Each
+    combination occurs three times, in an order that `seed` chooses. The halves are whole blocks of a JPEG file, so that
+    neither disturbs the other.
+    """
+    levels = np.random.default_rng(seed).permutation(np.tile(np.indices((2, 2, 2)).reshape(3, -1).T, (3, 1)))
+    (folder / "Img" / "img_align_celeba").mkdir(parents=True)
+    (folder / "Anno").mkdir()
+    lines = [f"{len(levels)}", "Smiling Male Young "]  # the official line of names ends with a space
+    for number, row in enumerate(levels, 1):
+        pixels = np.repeat(40 + 160 * row[:2], 16).astype(np.uint8)[None, :, None].repeat(40, axis=0).repeat(3, axis=2)
+        Image.fromarray(pixels).save(folder / "Img" / "img_align_celeba" / f"{number:06}.jpg")
+        lines.append(f"{number:06}.jpg " + " ".join(f"{2 * value - 1:2}" for value in row))
+    (folder / "Anno" / "list_attr_celeba.txt").write_text("\n".join(lines) + "\n")
+    return levels

@@ -97,5 +97,5 @@ def test_resizing_keeps_a_constant_image_constant_and_a_fitting_image_untouched(
 
 
 def test_levels_without_factors_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"set has no factors, so it has no sub-grid: remove data\.levels"):
+    with pytest.raises(DataError, match=r"set has no grid of factors, so it has no sub-grid: remove data\.levels"):
         load(replace(SOURCE, space=None), image_size=16, levels={"a": 1}, cache_dir=tmp_path)

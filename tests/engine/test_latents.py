@@ -91,13 +91,14 @@ def test_a_first_stage_is_trained_by_the_same_loop_and_reports_its_psnr(
     assert report.checkpoint is not None
     checkpoint = open_checkpoint(report.checkpoint)
     metrics = checkpoint.metrics
-    assert metrics["psnr"] == report.psnr
+    assert report.reconstruction is not None
+    assert metrics["psnr"] == report.reconstruction.psnr
     method = build_method(checkpoint.config, 3)
     method.load_state_dict(checkpoint.weights())
     assert isinstance(method, AutoencoderMethod)
     images = Loader(dataset, batch_size=1, seed=0).gather(np.arange(len(dataset)))
     errors = (method.reconstruct(images) - images).square().mean((1, 2, 3))
-    assert report.psnr == pytest.approx((10 * (4 / errors).log10()).mean().item(), abs=1e-3)
+    assert report.reconstruction.psnr == pytest.approx((10 * (4 / errors).log10()).mean().item(), abs=1e-3)
     assert metrics["scores"] is report.scores is None
     assert metrics["factor_names"] == list(dataset.space.names)
 
@@ -115,7 +116,7 @@ def test_an_interrupted_first_stage_goes_on_as_if_nothing_had_happened(
     assert whole.checkpoint is not None
     training.resume(open_checkpoint(half.checkpoint))
     *_, last = run_session(training, tmp_path)
-    assert (last.psnr, last.progress.loss) == (whole.psnr, whole.progress.loss)
+    assert (last.reconstruction, last.progress.loss) == (whole.reconstruction, whole.progress.loss)
     expected = open_checkpoint(whole.checkpoint).training().tensors
     found = training.state().tensors
     assert found.keys() == expected.keys()

@@ -9,6 +9,7 @@ import pytest
 from raydis.engine.record import RunRecord
 from raydis.engine.state import Progress
 from raydis.errors import FitError, MetricError
+from raydis.metrics.reconstruction import Reconstruction
 from raydis.metrics.scores import Scores, ScoreStatus
 from raydis.metrics.table import numbers
 from tests.records import scores_of
@@ -62,7 +63,8 @@ RECORDS = {
     "at a rung": RunRecord.of(replace(PROGRESS, finished=False), VALID, None),
     "at a rung without numbers": RunRecord.of(replace(PROGRESS, finished=False), of_status("invalid"), None),
     "without a loss": RunRecord.of(replace(PROGRESS, losses={}, health={}), VALID, None),
-    "a first stage": RunRecord.of(PROGRESS, None, 21.5),
+    "a first stage": RunRecord.of(PROGRESS, None, Reconstruction(21.5)),
+    "with reconstructions": RunRecord.of(PROGRESS, VALID, Reconstruction(21.5, 0.75, 12.5)),
     "a failure": RunRecord.of_failure(FitError("the loss became nan")),
     "nothing yet": RunRecord("running"),
     **{status: RunRecord.of(PROGRESS, of_status(status), None) for status in get_args(ScoreStatus)},
@@ -85,7 +87,8 @@ def test_a_run_that_goes_on_is_running_whatever_a_rung_scored() -> None:
 
 def test_a_run_that_does_not_evaluate_itself_ends_unscored() -> None:
     record = RECORDS["a first stage"]
-    assert (record.state, record.finished, record.values(), record.psnr) == ("unscored", True, {}, 21.5)
+    assert (record.state, record.finished, record.values()) == ("unscored", True, {})
+    assert record.reconstruction == Reconstruction(21.5)
 
 
 def test_a_failure_says_why_and_has_no_numbers() -> None:
@@ -113,7 +116,9 @@ def test_a_row_of_before_records_had_a_type_is_read() -> None:
     row = json.loads(OLD_ROW.replace("\n", " "))
     record = RunRecord.from_ray(row)
     assert (record.state, record.step, record.images_seen, record.loss) == ("valid", 16, 512, 0.25)
-    assert (record.train_s, record.health, record.psnr) == (0.7993754879000781, {"num_unanchored_units": 0}, None)
+    assert (record.train_s, record.health, record.reconstruction) == (
+        *(0.7993754879000781, {"num_unanchored_units": 0}, None),
+    )
     assert {name: record.values()[name] for name in ("dci_disentanglement", "factor_vae", "mig")} == {
         "dci_disentanglement": 0.31,
         "factor_vae": 0.55,

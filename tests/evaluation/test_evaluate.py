@@ -16,7 +16,10 @@ from numpy.typing import NDArray
 
 import raydis
 from raydis.errors import MetricError
+from raydis.evaluation.agreement import NOTE
 from raydis.evaluation.draws import Progress
+from raydis.evaluation.evaluate import _chosen
+from raydis.evaluation.inputs import check_codes, check_factors
 from raydis.evaluation.intervals import around_mean
 from raydis.evaluation.result import Evaluation, by_importance
 from raydis.metrics.mig import mig
@@ -24,6 +27,8 @@ from raydis.metrics.protocol import SEARCH
 from raydis.metrics.representation import all_scalars, per_unit_pca
 from raydis.metrics.scoring import derived_seed, measure, score
 from raydis.metrics.table import METRICS
+from raydis.metrics.udr import udr
+from tests.evaluation.conftest import grid
 
 ROOT = Path(__file__).parents[2]
 QUICK: dict[str, Any] = {"metrics": ("mig", "dci"), "estimator": "tree"}
@@ -128,7 +133,100 @@ def test_metrics_of_vectors_see_whole_vectors(good: Table) -> None:
     assert whole.values == expected.values
 
 
+def test_vectors_of_unequal_widths_are_scored_without_the_zeros_beyond_them(good: Table) -> None:
+    codes, factors = good
+    vectors = np.zeros((len(codes), 2, 3))
+    vectors[:, 0], vectors[:, 1, 0] = codes[:, :3], codes[:, 3]
+    options: dict[str, Any] = {"metrics": ["grouped_dci"], "num_draws": 1, "estimator": "tree"}
+    found = raydis.evaluate(vectors, factors, unit_widths=[3, 1], **options)
+    scalars, groups = all_scalars(vectors, [3, 1])
+    expected = measure(
+        "grouped_dci", scalars, factors, protocol=replace(SEARCH, estimator="tree"), seed=0, groups=groups
+    )
+    assert found.values == expected.values
+    assert raydis.evaluate(vectors, factors, **options).values == expected.values  # zeros at the ends are found
+    both = raydis.evaluate({"a": vectors, "b": codes}, factors, unit_widths={"a": (3, 1)}, **options)
+    assert {each.name: each.value for each in both.runs[0].estimates} == found.values
+    with pytest.raises(
+        MetricError, match=r"codes: unit_widths \[3\] do not fit codes of shape \(144, 2, 3\): give each"
+    ):
+        raydis.evaluate(vectors, factors, unit_widths=[3], **options)
+    with pytest.raises(MetricError, match="codes: unit 0 has values beyond its width 2: correct unit_widths"):
+        raydis.evaluate(vectors, factors, unit_widths=[2, 1], **options)
+
+
+def test_all_metrics_of_vectors_include_those_that_see_whole_vectors(good: Table) -> None:
+    chosen, _ = _chosen("all", SEARCH, check_codes(good[0][..., None], num_rows=None), check_factors(good[1]))
+    assert {name for name, metric in METRICS.items() if "vectors" in metric.needs} < set(chosen)
+    scalars, _ = _chosen("all", SEARCH, check_codes(good[0], num_rows=None), check_factors(good[1]))
+    assert not {name for name in scalars if "vectors" in METRICS[name].needs}
+
+
+# ---- independent components
+
+
+def test_rotated_units_are_scored_as_the_components_that_they_mix() -> None:
+    factors = grid(repeats=8)
+    units = (factors + 0.05 * np.random.default_rng(0).normal(size=factors.shape)) @ np.array(
+        [[2.0, -1.0, 2.0], [2.0, 2.0, -1.0], [-1.0, 2.0, 2.0]]
+    )
+    options: dict[str, Any] = {"metrics": ["mig"], "num_draws": 1}
+    assert raydis.evaluate(units, factors, **options)["mig"] < 0.4
+    found = raydis.evaluate(np.column_stack([units, units[:, 0] * 2]), factors, ica=True, **options)
+    assert found["mig"] > 0.95
+    assert found.runs[0].unit_names == ("component 0", "component 1", "component 2")
+    assert "codes: 3 independent components of its 4 units are scored in their place" in found.notes
+
+
+def test_components_that_ica_cannot_find_are_said_to_be_such() -> None:
+    factors = grid(repeats=60)
+    units = np.random.default_rng(0).normal(size=factors.shape)
+    found = raydis.evaluate(units, factors, ica=True, metrics=["mig"], num_draws=1)
+    assert any("3 of them look Gaussian" in note for note in found.notes)
+
+
 # ---- several runs
+
+
+def test_udr_needs_several_runs_and_no_factors(good: Table) -> None:
+    codes, factors = good
+    runs = [codes, codes[:, ::-1] * [1, -2, 3, 1], np.random.default_rng(1).normal(size=codes.shape)]
+    found = raydis.evaluate(runs, metrics=["udr"], seed=3)
+    expected = udr([run - run.mean(axis=0) for run in runs], rng=np.random.default_rng(3)).scores
+    assert expected is not None
+    assert [run.estimates[0].value for run in found.runs] == pytest.approx(expected.tolist(), abs=1e-12)
+    assert found["udr"] == pytest.approx(expected.mean(), abs=1e-12)
+    assert (found.intervals, found.factor_names, found.num_samples, found.importance) == (None, (), len(codes), None)
+    assert found.estimates[0].low is None
+    assert "no factors" in str(found)
+    assert "No intervals, because the runs are compared with each other." in str(found)
+    assert NOTE in found.notes
+    both = raydis.evaluate(runs, factors, metrics=["mig", "udr"], seed=3)
+    assert [each.name for each in both.estimates] == ["mig", "udr"]
+    assert both["udr"] == found["udr"]
+    assert (both.estimates[0].low is None, both.estimates[1].low is None) == (False, True)
+    assert both.sizes["udr"] == {"num_samples": 10_000}
+
+
+@pytest.mark.parametrize(
+    ("runs", "options", "words"),
+    [
+        (1, {"metrics": ["udr"]}, "udr compares runs, and codes is the only one: give the codes of at least two"),
+        (2, {}, "there are no factors: give those of the same rows"),
+        (2, {"metrics": "all"}, "there are no factors"),
+        (2, {"metrics": ["mig", "udr"]}, "there are no factors"),
+    ],
+)
+def test_what_needs_factors_or_several_runs_says_so(
+    good: Table, runs: int, options: dict[str, Any], words: str
+) -> None:
+    with pytest.raises(MetricError, match=words):
+        raydis.evaluate(good[0] if runs == 1 else [good[0]] * runs, **options)
+
+
+def test_runs_of_unequal_length_are_refused_without_factors_too(good: Table) -> None:
+    with pytest.raises(MetricError, match=r"run 1 has 100 rows, but run 0 has 144: row i of both"):
+        raydis.evaluate([good[0], good[0][:100]], metrics=["udr"])
 
 
 def test_several_runs_give_their_mean_and_its_interval(good: Table) -> None:
@@ -275,6 +373,7 @@ assert not {"torch", "ray", "numpy"} & before, before
 factors = np.indices((4, 3, 3)).reshape(3, -1).T
 found = raydis.evaluate(factors * 1.0, factors, num_draws=3, estimator="tree")
 print(found)
+raydis.evaluate([factors * 1.0] * 2, factors, ica=True, metrics=["mig", "udr"])
 print(found._repr_markdown_())
 assert not {"torch", "ray", "pydantic", "matplotlib", "rich", "typer", "pandas", "pyarrow"} & set(sys.modules)
 """

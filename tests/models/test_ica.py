@@ -10,7 +10,8 @@ from sklearn.decomposition import FastICA
 
 from raydis.errors import FitError
 from raydis.metrics.mcc import mcc
-from raydis.models.ica import IcaHead, find_rotation, shape_of, whiten
+from raydis.models.ica import find_rotation, independent_components, shape_of, whiten
+from raydis.models.ica_head import IcaHead
 from tests.double import double_precision
 
 Floats = NDArray[np.float64]
@@ -122,3 +123,16 @@ def test_a_head_that_cannot_be_fitted_is_the_identity_and_says_so(
     again.load_state_dict(head.state_dict())
     assert again.not_ready() == reason
     assert torch.equal(head(units[:, :1].expand(-1, 3)), units[:, :1].expand(-1, 3))
+
+
+def test_components_of_units_that_are_copies_constant_or_of_any_scale_are_the_sources() -> None:
+    """Four units that mix three sources and one copy, of scales that differ by 1e12, and a constant one."""
+    truth = sources(12_000)  # more than are fitted
+    units = np.column_stack([mixed(truth) * [1e6, 1.0, 1e-6], mixed(truth)[:, 0], np.full(len(truth), 3.0)])
+    found = independent_components(units, seed=0)
+    assert found.shape == (12_000, 3)
+    score = mcc(found, truth).score
+    assert score is not None
+    assert score > 0.99
+    same = independent_components(mixed(truth), seed=0)
+    np.testing.assert_allclose(found, same, atol=1e-3)

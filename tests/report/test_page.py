@@ -112,9 +112,11 @@ def test_the_matrix_shows_each_units_shares_and_how_much_it_changes(editor: Edit
 
 
 def test_a_run_without_scores_and_anchors_has_a_page_that_says_so(editor: Editor, dataset: FactorDataset) -> None:
-    bare = Editor(editor.method, editor.config, editor.manifest, {}, image_shape=editor.image_shape)
+    metrics = {"psnr": 21.25, "ssim": 0.5, "frechet_distance": None}
+    bare = Editor(editor.method, editor.config, editor.manifest, metrics, image_shape=editor.image_shape)
     page = Reader(render_report(bare, dataset, steps=2))
     assert "This checkpoint was not scored." in page.texts
+    assert "Images drawn again from their codes: PSNR 21.25 dB, SSIM 0.500." in page.texts
     assert "Which unit tells which factor" in page.texts  # measured anew, as the data set is at hand
     assert "Units and their anchors" not in page.texts
 

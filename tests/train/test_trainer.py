@@ -383,8 +383,8 @@ def test_two_workers_train_a_first_stage_and_then_a_model_behind_it(
     stage = run(
         RunConfig.model_validate({**tree, "evaluation": {"protocol": "none"}, "compute": both}), storage=storage
     )
-    assert stage.record.psnr is not None
-    assert stage.record.psnr > 5.0
+    assert stage.record.reconstruction is not None
+    assert stage.record.reconstruction.psnr > 5.0
     assert stage.record.scores is None
     assert Registry(LocalStore(storage)).register(open_checkpoint(Path(stage.checkpoint)), "stage") == 1
 
