@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-Steps = Annotated[int | None, typer.Option(min=1, max=1000, help="Number of sampling steps; default: 20.")]
+Steps = Annotated[int | None, typer.Option(min=1, max=1000, help="Number of sampling steps; default: the model's own.")]
 SamplerName = Annotated[
     str | None, typer.Option("--sampler", help="ddim, dpmpp_2m, dpmpp_2m_karras or unipc; default: unipc.")
 ]

@@ -199,6 +199,19 @@ class DiffusionConfig(Model):
         description="Shift of the training times (arXiv 2403.03206). 1 draws them uniformly; above 1, more of them are "
         "noisy, where only the tokens can tell what the image is.",
     )
+    default_steps: int | None = Field(
+        default=None,
+        ge=1,
+        description="Sampling steps where none are asked for. Null: 20, or num_timesteps if that is less. One step "
+        "draws the mean of the images that the tokens allow. It is best after a short training, which cannot teach the "
+        "U-Net to denoise at all times.",
+    )
+
+    @model_validator(mode="after")
+    def _steps(self) -> Self:
+        if (self.default_steps or 1) > self.num_timesteps:
+            raise ValueError(f"default_steps={self.default_steps} must not exceed num_timesteps={self.num_timesteps}")
+        return self
 
 
 class DygaSdConfig(MethodSection):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TypedDict
 
 from raydis.config.data import DataConfig
+from raydis.config.dyga_sd import DiffusionConfig
 
 
 class _Course(TypedDict):
@@ -34,6 +35,7 @@ MEDIUM_DATA = DataConfig(
         "orientation": (0, 4, 7, 10, 14),
     },
 )
+FLOW = DiffusionConfig(schedule="straight", prediction="velocity", loss="l2", shift=6.0, default_steps=1)
 SMALL_COURSE: _Course = {
     "num_images": 30_000,
     "ema_decay": 0.995,

@@ -2,12 +2,11 @@
 
 `reference` has the sizes of the published system (arXiv 2410.23820). These are the defaults of `raydis.config`, with a
 tenth of the published training budget, and with bf16 instead of the release's fp32. `small` trains in minutes on a
-laptop CPU. `flow_small` is its variant with flow matching. It has more units, and its data more levels of the factors:
-the quickstart builds on it. `tiny` is for tests and learns nothing. `vq` and `kl` train the learned first stages at the
-published size; `vq_small` and `kl_small` train them for the images of `small`, in minutes on a laptop CPU. The other
-presets in `_small` train the other methods on the same images, in minutes on one core. Those in `_published` train a
-variational autoencoder (VAE) as disentanglement_lib does. `diffusion_presets.py` holds the presets of EncDiff and
-DisDiff.
+laptop CPU. `flow_small`, on which the quickstart builds, is its variant with flow matching, more units and more levels
+of the factors. `tiny` is for tests and learns nothing. `vq` and `kl` train the learned first stages at the published
+size; `vq_small`, `kl_small` and the other presets in `_small` train on the images of `small`, in minutes on one core.
+Those in `_published` train a variational autoencoder (VAE) as disentanglement_lib does. `diffusion_presets.py` holds
+the presets of EncDiff and DisDiff.
 """
 
 from __future__ import annotations
@@ -24,7 +23,7 @@ from raydis.config.files import merge
 from raydis.config.first_stage import PatchPcaStage, PixelStage
 from raydis.config.ica import AeIcaConfig, HlleIcaConfig, IsoAeIcaConfig
 from raydis.config.pca_ica import PcaIcaConfig
-from raydis.config.preset_parts import FULL_DATA, MEDIUM_DATA, SMALL_COURSE, SMALL_DATA
+from raydis.config.preset_parts import FLOW, FULL_DATA, MEDIUM_DATA, SMALL_COURSE, SMALL_DATA
 from raydis.config.run import RunConfig
 from raydis.config.train import EvaluationConfig, TrainConfig
 from raydis.config.tree import Tree, is_tree
@@ -97,7 +96,7 @@ FLOW_SMALL = SMALL.model_copy(
                 "num_units": 20,
                 "unet": SMALL_METHOD.unet.model_copy(update={"skip_dropout_rate": 0.0}),
                 "anchors": SMALL_METHOD.anchors.model_copy(update={"mode": "off"}),
-                "diffusion": DiffusionConfig(schedule="straight", prediction="velocity", loss="l2", shift=6.0),
+                "diffusion": FLOW,
                 "overlap_weight": 0.1,
             }
         ),

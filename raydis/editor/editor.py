@@ -56,9 +56,7 @@ class Editor:
         image_shape: tuple[int, int, int],
     ) -> None:
         self.method = method.eval().requires_grad_(False)
-        self.config = config
-        self.manifest = manifest
-        self.metrics = metrics
+        self.config, self.manifest, self.metrics = config, manifest, metrics
         self.image_shape = image_shape
         self.device = method.unit_quantiles.device
         self.num_units, self.unit_dim = method.num_units, method.unit_dim
@@ -130,8 +128,10 @@ class Editor:
 
     def sampling(self, steps: int | None, sampler: str | None, *, keep_details: bool = False) -> Sampling:
         """Return the steps and the sampler that this model draws with; see `choose_sampling`."""
-        takes_noise = self.method.noise_shape is not None
-        return choose_sampling(self.max_steps, steps, sampler, keep_details=keep_details, takes_noise=takes_noise)
+        takes_noise, own = self.method.noise_shape is not None, self.method.default_steps
+        return choose_sampling(
+            self.max_steps, steps, sampler, default_steps=own, keep_details=keep_details, takes_noise=takes_noise
+        )
 
     def details(self, images: np.ndarray, *, steps: int | None = None) -> np.ndarray:
         """Return the details of uint8 images (B, H, W, C): the starting noise (B, L, h, w) that they are drawn from.

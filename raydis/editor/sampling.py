@@ -20,6 +20,7 @@ def choose_sampling(
     steps: int | None,
     sampler: str | None,
     *,
+    default_steps: int | None = None,
     keep_details: bool = False,
     takes_noise: bool = False,
 ) -> Sampling:
@@ -31,6 +32,8 @@ def choose_sampling(
         sampler: None for the default.
         keep_details: whether the noise is the image's own. Among samplers, only the inversion of `ddim` finds it.
         takes_noise: whether a model that draws in a single pass takes noise, such as the residual of a latent.
+        default_steps: the model's own default; None for 20, which is also the default if details are kept, since few
+            steps do not keep them.
 
     Raises:
         EditError: one of them is given to a model that draws in a single pass, steps are out of range, or the sampler
@@ -44,7 +47,8 @@ def choose_sampling(
             without = "" if takes_noise else ", without noise"
             raise EditError(f"this model draws in a single pass{without}: leave {named} out")
         return Sampling(None, None)
-    steps = DEFAULT_STEPS if steps is None else steps
+    if steps is None:
+        steps = min(DEFAULT_STEPS, max_steps) if keep_details or default_steps is None else default_steps
     if not 1 <= steps <= max_steps:
         raise EditError(f"steps={steps} is out of range: this model draws in 1 to {max_steps} steps")
     return Sampling(steps, choose_sampler(sampler, keep_details=keep_details))

@@ -69,7 +69,8 @@ def effects_of(
     else:
         noise = torch.randn(pairs, *method.noise_shape, generator=torch.Generator().manual_seed(seed))
         starts = noise.to(ours[0].device).repeat(num_units + 1, 1, 1, 1).split(at_once)
-        sampling = (None, None) if method.max_steps is None else (NUM_STEPS, DEFAULT_SAMPLER)
+        steps = method.default_steps
+        sampling = (None, None) if steps is None else (min(NUM_STEPS, steps), DEFAULT_SAMPLER)
         drawn = torch.cat([method.decode(part, start, *sampling) for part, start in zip(parts, starts, strict=True)])
     drawn = 127.5 * drawn.unflatten(0, (num_units + 1, pairs)).double()
     return (drawn[:-1] - drawn[-1]).square().flatten(1).mean(1).sqrt().cpu().numpy()

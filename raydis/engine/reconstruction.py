@@ -23,7 +23,7 @@ from torch import Tensor
 
 from raydis.config.train import EvaluationConfig
 from raydis.data import Loader, denormalise
-from raydis.diffusion.samplers import DEFAULT_SAMPLER, DEFAULT_STEPS
+from raydis.diffusion.samplers import DEFAULT_SAMPLER
 from raydis.engine.frechet import features_of, load_feature_network
 from raydis.errors import ConfigError, MetricError
 from raydis.methods.contract import Method, UnitMethod
@@ -120,9 +120,9 @@ def _pairs(method: Method, parts: Iterable[Tensor], *, seed: int) -> Iterator[tu
 
 def _redrawn(method: UnitMethod, images: Tensor, generator: torch.Generator) -> Tensor:
     """Return images (B, C, H, W) in [-1, 1], drawn from their codes and from noise of the generator."""
-    codes, shape, most = method.encode(images), method.noise_shape, method.max_steps
+    codes, shape, steps = method.encode(images), method.noise_shape, method.default_steps
     noise = None if shape is None else torch.randn(len(images), *shape, generator=generator).to(images.device)
-    sampling = (None, None) if most is None else (min(DEFAULT_STEPS, most), DEFAULT_SAMPLER)
+    sampling = (None, None) if steps is None else (steps, DEFAULT_SAMPLER)
     return method.decode(codes, noise, *sampling)
 
 

@@ -112,12 +112,13 @@ def check_codes(
             An array may be a data frame of N numeric columns.
         num_rows: M, the number of rows of the factors; None without factors.
         unit_widths: N widths of units that are vectors, with zeros beyond them: for all runs, or for each by its name.
-            Default: D for each.
+            Default: what the zeros at the ends of all vectors of a unit leave.
 
     Raises:
         MetricError: codes that are no such arrays, of another number of rows, with values that are not finite, or that
             are all constant; or widths that do not fit the codes.
     """
+    runs: dict[str, Any]
     if isinstance(codes, Mapping):
         named = cast("Mapping[Any, Any]", codes)
         runs = {str(name): each for name, each in named.items()}
@@ -200,7 +201,7 @@ def _array(name: str, table: Any) -> NDArray[Any]:
     Raises:
         MetricError: rows of unequal lengths, values that a mask hides, or a column of a data frame without numbers.
     """
-    if isinstance(table, np.ma.MaskedArray) and np.ma.is_masked(table):
+    if np.ma.is_masked(table):
         raise MetricError(f"{name} holds masked values: remove their rows from codes and factors")
     try:
         array = np.asarray(table)

@@ -118,6 +118,10 @@ class IcaUnits(UnitMethod):
     def max_steps(self) -> int | None:
         return self.inner.max_steps
 
+    @property
+    def default_steps(self) -> int | None:
+        return self.inner.default_steps
+
     @torch.no_grad()
     def decode(
         self, codes: Tensor, noise: Tensor | None = None, steps: int | None = None, sampler: Sampler | None = None

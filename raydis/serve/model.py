@@ -112,6 +112,9 @@ class ServedModel:
         self.batch_sizes = BatchSizes(encode_batch_size or default.encode, edit_batch_size or default.edit)
         self.scores = editor.scores
         self.max_steps = None if editor.max_steps is None else min(MAX_STEPS, editor.max_steps)
+        self.default_steps = (
+            None if editor.method.default_steps is None else min(MAX_STEPS, editor.method.default_steps)
+        )
 
     @property
     def identity(self) -> str:
@@ -135,7 +138,14 @@ class ServedModel:
     def sampling(self, steps: int | None, sampler: str | None, *, keep_details: bool) -> Sampling:
         """Return the steps and the sampler of an edit. Raises EditError if service or model do not allow them."""
         takes_noise = self.editor.method.noise_shape is not None
-        return choose_sampling(self.max_steps, steps, sampler, keep_details=keep_details, takes_noise=takes_noise)
+        return choose_sampling(
+            self.max_steps,
+            steps,
+            sampler,
+            keep_details=keep_details,
+            takes_noise=takes_noise,
+            default_steps=self.default_steps,
+        )
 
     def draw(self, drawings: Sequence[Drawing]) -> list[np.ndarray]:
         """Draw images (H, W, C) uint8. The drawings must have equal batch keys."""

@@ -8,7 +8,7 @@ from typing import Annotated, Literal, Self
 from fastapi import UploadFile
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, Json
 
-from raydis.diffusion.samplers import DEFAULT_SAMPLER, DEFAULT_STEPS, Sampler
+from raydis.diffusion.samplers import DEFAULT_SAMPLER, Sampler
 from raydis.editor.units import UnitInfo
 from raydis.metrics.scores import Scores
 from raydis.metrics.telling import Kind
@@ -84,6 +84,9 @@ class ModelFacts(BaseModel):
     )
     unit_dim: int = Field(description="Width of the vector to which a unit's value is mapped.")
     max_steps: int | None = Field(description="Largest number of sampling steps; null if drawing takes a single pass.")
+    default_steps: int | None = Field(
+        description="Number of sampling steps where an edit names none; null if drawing takes a single pass."
+    )
     units: list[Unit]
 
     @classmethod
@@ -102,6 +105,7 @@ class ModelFacts(BaseModel):
             noise_shape=editor.method.noise_shape,
             unit_dim=editor.unit_dim,
             max_steps=model.max_steps,
+            default_steps=model.default_steps,
             units=[Unit.of(unit) for unit in editor.units()],
         )
 
@@ -174,8 +178,8 @@ class EditForm(BaseModel):
         None,
         ge=1,
         le=MAX_STEPS,
-        description=f"Number of sampling steps, by default {DEFAULT_STEPS}; the time grows with it. Leave it out if "
-        "the model's `max_steps` is null.",
+        description="Number of sampling steps, by default the model's `default_steps`; the time grows with it. Leave "
+        "it out if the model's `max_steps` is null.",
     )
     sampler: Sampler | None = Field(
         None, description=f"Default: {DEFAULT_SAMPLER}; if details are kept, ddim, because only ddim can be inverted."

@@ -27,7 +27,7 @@ def test_every_preset_is_a_valid_run(name: str) -> None:
 NAMES = {  # the ends of the names of runs that were trained before presets were typed, or since
     "reference": "0993116c5660",
     "small": "2e6a0776fea5",
-    "flow_small": "de63c8b87c0f",
+    "flow_small": "8e89d1650d2b",
     "tiny": "16754110b162",
     "vq": "ddc6b8408acb",
     "kl": "a9749a5e1fd1",

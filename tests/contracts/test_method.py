@@ -519,7 +519,7 @@ def test_a_run_can_measure_its_reconstructions(kind: str, open_editor: Callable[
     noise = None
     if method.noise_shape is not None:
         noise = torch.randn(3, *method.noise_shape, generator=torch.Generator().manual_seed(0))
-    sampling = (None, None) if method.max_steps is None else (min(20, method.max_steps), "unipc")
+    sampling = (None, None) if method.default_steps is None else (method.default_steps, "unipc")
     drawn = method.decode(method.encode(images), noise, *sampling)
     expected = psnr(images.numpy(), drawn.detach().float().numpy(), peak=2.0).mean()
     assert found is not None or method.not_ready() is not None
@@ -570,7 +570,11 @@ def test_a_traversal_has_a_row_a_unit_and_starts_each_at_the_same_image(
 @UNIT_KINDS
 def test_what_a_method_cannot_do_is_refused_in_plain_words(kind: str, open_editor: Callable[[str], Editor]) -> None:
     editor, images = open_editor(kind), pictures(1)
+    default = editor.method.default_steps
+    assert (default is None) == (editor.max_steps is None)
     if editor.max_steps is not None:
+        assert default is not None
+        assert 1 <= default <= editor.max_steps
         with pytest.raises(EditError, match=rf"steps={editor.max_steps + 1} is out of range: this model draws in 1 to"):
             editor.edit(images, steps=editor.max_steps + 1)
         return

@@ -53,3 +53,10 @@ def test_a_model_that_draws_a_residual_in_a_single_pass_can_keep_that_of_an_imag
     assert choose_sampling(None, None, None, keep_details=True, takes_noise=True) == Sampling(None, None)
     with pytest.raises(EditError, match="this model draws in a single pass: leave steps out"):
         choose_sampling(None, 1, None, keep_details=True, takes_noise=True)
+
+
+def test_the_model_s_own_number_of_steps_is_the_default_unless_details_are_kept() -> None:
+    assert choose_sampling(1000, None, None, default_steps=1) == Sampling(1, "unipc")
+    assert choose_sampling(1000, None, None, default_steps=1, keep_details=True) == Sampling(20, "ddim")
+    assert choose_sampling(10, None, None, default_steps=1, keep_details=True) == Sampling(10, "ddim")
+    assert choose_sampling(1000, 7, None, default_steps=1) == Sampling(7, "unipc")

@@ -33,6 +33,10 @@ class Reading:
     noise_shape = (1, 2, 2)
     max_steps: int | None = 1000
 
+    @property
+    def default_steps(self) -> int | None:
+        return self.max_steps
+
     def __init__(self) -> None:
         self.seen = self.drawn = 0
 

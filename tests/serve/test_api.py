@@ -73,7 +73,7 @@ def test_the_model_states_its_version_its_scores_and_the_range_of_each_unit(
     assert facts["noise_shape"] == [6, 4, 4]
     assert [unit["index"] for unit in facts["units"]] == [0, 1, 2, 3]
     assert all(unit["low"] < unit["median"] < unit["high"] for unit in facts["units"])
-    assert facts["max_steps"] == 200
+    assert (facts["max_steps"], facts["default_steps"]) == (200, 20)
     assert all(set(unit["counts"]) == {"num_components"} for unit in facts["units"])
     assert all(unit["counts"]["num_components"] >= 1 for unit in facts["units"])
     assert all((unit["kind"], unit["factors"], unit["label"]) == ("unknown", {}, "") for unit in facts["units"])

@@ -175,6 +175,11 @@ class DygaSd(UnitMethod):
         """The number of timesteps of the noise schedule."""
         return len(self.denoising.alpha_bars)
 
+    @property
+    def default_steps(self) -> int:
+        """The number that the configuration sets."""
+        return self.denoising.default_steps
+
     @torch.no_grad()
     def decode(
         self, codes: Tensor, noise: Tensor | None = None, steps: int | None = None, sampler: Sampler | None = None
