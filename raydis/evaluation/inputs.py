@@ -173,10 +173,10 @@ def _array(name: str, table: Any) -> NDArray[Any]:
     Raises:
         MetricError: rows of unequal lengths, values that a mask hides, or a column of a data frame without numbers.
     """
-    if isinstance(table, np.ma.MaskedArray) and np.ma.is_masked(table):
+    if np.ma.is_masked(table):
         raise MetricError(f"{name} holds masked values: remove their rows from codes and factors")
     try:
-        array = np.asarray(table)
+        array: NDArray[Any] = np.asarray(table)
     except ValueError as error:
         raise MetricError(f"{name} is no array ({error}): give each row as many values as the others") from error
     if array.dtype.kind not in "OUT" or not hasattr(table, "columns") or len(set(table.columns)) < len(table.columns):
