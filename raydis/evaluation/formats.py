@@ -19,14 +19,11 @@ from raydis.evaluation.text import as_text, heading, interval, interval_note, se
 from raydis.version import __version__
 
 MEAN = "mean"  # the run of a line of CSV that holds the mean over the runs
-LATEX = {
-    "\\": r"\textbackslash{}",
-    "~": r"\textasciitilde{}",
-    "^": r"\textasciicircum{}",
-    "<": r"\textless{}",  # LaTeX's default font lacks these three
-    ">": r"\textgreater{}",
-    "|": r"\textbar{}",
-} | {sign: f"\\{sign}" for sign in "&%$#_{}"}
+LATEX = (
+    {sign: f"\\{sign}" for sign in "&%$#_{}"}
+    | {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
+    | {"<": r"\textless{}", ">": r"\textgreater{}", "|": r"\textbar{}"}  # which LaTeX's default font lacks
+)
 # What would begin an element of Markdown or HTML, or end a cell. An underscore within a word does neither.
 MARKED = re.compile(r"[\\`*<|$]|(?<![A-Za-z0-9])_|_(?![A-Za-z0-9])")
 

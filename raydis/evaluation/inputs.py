@@ -204,7 +204,7 @@ def _array(name: str, table: Any) -> NDArray[Any]:
     if np.ma.is_masked(table):
         raise MetricError(f"{name} holds masked values: remove their rows from codes and factors")
     try:
-        array = np.asarray(table)
+        array: NDArray[Any] = np.asarray(table)
     except ValueError as error:
         raise MetricError(f"{name} is no array ({error}): give each row as many values as the others") from error
     if array.dtype.kind not in "OUT" or not hasattr(table, "columns") or len(set(table.columns)) < len(table.columns):
