@@ -207,7 +207,8 @@ def test_a_run_need_not_score_itself(tiny: Callable[..., RunConfig], dataset: Fa
 
 def untrainable(config: RunConfig, dataset: FactorDataset, rank: int) -> Any:
     """A training that has no step to take."""
-    return SimpleNamespace(config=config, dataset=dataset, workers=Workers(rank), unscored=None)
+    parts = {"average": None, "loader": None, "unscored": None}
+    return SimpleNamespace(config=config, dataset=dataset, workers=Workers(rank), **parts)
 
 
 @pytest.mark.parametrize("rank", [0, 1])
