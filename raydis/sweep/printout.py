@@ -33,7 +33,7 @@ def print_result(result: SweepResult, spec: SweepSpec, storage: str, console: Co
     facts, next_commands = {}, []
     where = "" if storage == DEFAULT_STORAGE else f" --storage {shlex.quote(storage)}"
     if result.interrupted:
-        ended = sum(record.state != "stopped" for record in result.records)
+        ended = sum(record.state != "interrupted" for record in result.records)
         facts["interrupted"] = f"{ended} of {spec.total_trials} trials ended; nothing was promoted"
     if result.best is not None:
         best = _scores(result.best.run.scores, spec.objectives)

@@ -53,7 +53,7 @@ def result_of(records: Sequence[TrialRecord], spec: SweepSpec, *, name: str, fol
         replicates=replicates(records, spec.objectives),
         best=choose_best(records, spec.objectives),
         published=None,
-        interrupted=len(records) < spec.total_trials or any(record.state == "stopped" for record in records),
+        interrupted=len(records) < spec.total_trials or any(record.state == "interrupted" for record in records),
     )
 
 
