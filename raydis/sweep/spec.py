@@ -87,7 +87,7 @@ class StoppingConfig(Model):
         scored = run.evaluation.rungs
         if not scored:
             raise ValueError(
-                "stopping compares trials by their scores at run.evaluation.rungs, which is empty: name some numbers of "
+                "stopping compares trials by their scores at run.evaluation.rungs, which is empty: name numbers of "
                 "images"
             )
         if unknown := [rung for rung in self.rungs or () if rung not in scored]:
