@@ -30,7 +30,7 @@ from raydis.sweep.halving import SuccessiveHalving
 
 RECORDED = Path(__file__).with_name("learning_curves.csv")
 OBJECTIVES = ("dci_disentanglement", "factor_vae")
-NUM_SUBSETS = 200  # random subsets of complete runs for each size
+NUM_SUBSETS = 50  # random subsets of complete runs for each size
 
 
 @dataclass(frozen=True)

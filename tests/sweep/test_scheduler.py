@@ -155,9 +155,10 @@ def test_when_no_trial_is_left_to_suggest_the_paused_ones_that_may_go_on_do() ->
 def test_a_trial_that_is_still_being_saved_is_not_promoted() -> None:
     tune = Controller(of_one_objective(), total=5, at_once=5)
     tune.step()
-    for number, score in enumerate([0.9, 0.8, 0.1, 0.2, 0.3]):
+    for number, score in enumerate([0.9, 0.8, 0.1, 0.2]):
         tune.report(f"t{number}", 10, score=score)
     tune.trials[1].status = Trial.RUNNING
+    tune.report("t4", 10, score=0.3)
     assert tune.step() == []
     tune.trials[1].status = Trial.PAUSED
     assert tune.step() == ["t1"]
