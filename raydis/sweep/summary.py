@@ -131,6 +131,14 @@ def _rankable(records: Sequence[TrialRecord], objectives: Sequence[Objective]) -
     return found
 
 
+def images_by_state(records: Sequence[TrialRecord]) -> dict[State, int]:
+    """Return how many images the trials of each state have seen."""
+    spent = dict[State, int]()
+    for record in records:
+        spent[record.state] = spent.get(record.state, 0) + (record.run.images_seen or 0)
+    return spent
+
+
 @dataclass(frozen=True)
 class Replicates:
     """The runs of a control with several seeds, taken together.

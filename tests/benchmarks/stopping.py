@@ -8,8 +8,9 @@ in which the trials of a set arrive, and for synthetic sets also a draw of the c
 
 For each set and policy, the table shows the share of the images that is spent, the hypervolume of the trials that
 trained to the end as a share of that of all trials (mean and lowest over the seeds, reference 0), by how much the
-standing (the mean of both objectives) of the best trial falls short, and how many images are saved against complete
-runs that reach the same hypervolume: `saved` is 1 - spent / needed, and negative where complete runs need fewer.
+standing (the mean of both objectives) of the best trial falls short, and how many images are saved: `saved` is 1 -
+spent / needed, where `needed` images pay for as many complete runs, drawn at random, as reach the same mean
+hypervolume. It is negative where complete runs need fewer images.
 """
 
 from __future__ import annotations
@@ -195,20 +196,19 @@ def synthetic(crossing: float, noise: float, count: int = 48) -> Callable[[int],
 
 def rows(make: Callable[[int], Curves], seeds: int, factor: float, at_once: int) -> Iterator[tuple[str, list[float]]]:
     """Yield each policy's name with its figures; see the head of this file."""
+    drawn = [make(seed) for seed in range(seeds)]
+    by_runs = np.mean([_by_runs(curves, seed) / hypervolume(curves.last) for seed, curves in enumerate(drawn)], axis=0)
     for policy in POLICIES:
         found = []
-        for seed in range(seeds):
-            curves, rng = make(seed), np.random.default_rng([seed, 1])
-            order = rng.permutation(len(curves.scores)).tolist()
+        for seed, curves in enumerate(drawn):
+            order = np.random.default_rng([seed, 1]).permutation(len(curves.scores)).tolist()
             spent, ended = replay(curves, policy, factor, order, at_once)
             last, kept = curves.last, curves.last[sorted(ended)]
-            reached = hypervolume(kept)
-            by_runs = _by_runs(curves, seed)
-            needed = float(np.interp(reached, by_runs, np.arange(len(by_runs)))) * curves.images[-1]
             short = last.mean(axis=1).max() - kept.mean(axis=1).max()
-            found.append((spent / curves.total_images, reached / hypervolume(last), short, spent, needed))
-        share, ratio, short, spent, needed = np.array(found).T
-        figures = [share.mean(), ratio.mean(), ratio.min(), short.mean(), 1 - spent.sum() / needed.sum()]
+            found.append((spent / curves.total_images, hypervolume(kept) / hypervolume(last), short))
+        share, ratio, short = np.array(found).T
+        needed = float(np.interp(ratio.mean(), by_runs, np.linspace(0, 1, len(by_runs))))
+        figures = (share.mean(), ratio.mean(), ratio.min(), short.mean(), 1 - share.mean() / needed)
         yield policy.name, [float(value) for value in figures]
 
 
