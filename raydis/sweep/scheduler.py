@@ -49,7 +49,7 @@ class ParetoHalvingScheduler(FIFOScheduler):
         objectives: Mapping[str, Direction],
         rungs: Sequence[float],
         *,
-        reduction_factor: float = 3.0,
+        reduction_factor: float = 2.0,
         progress: str = "training_iteration",
         pause: bool = True,
     ) -> None:

@@ -66,7 +66,7 @@ class PromotionConfig(Model):
 class StoppingConfig(Model):
     """Early stopping by all objectives; see raydis/sweep/README.md, also for when not to use it."""
 
-    reduction_factor: float = Field(default=3.0, gt=1.0, description="About one trial in so many goes on from a rung.")
+    reduction_factor: float = Field(default=2.0, gt=1.0, description="About one trial in so many goes on from a rung.")
     rungs: tuple[Annotated[int, Field(ge=1)], ...] | None = Field(
         default=None,
         min_length=1,

@@ -102,7 +102,7 @@ class Book:
 
 
 def of_one_objective(**more: Any) -> ParetoHalvingScheduler:
-    return ParetoHalvingScheduler({"score": "max"}, [10, 30], progress="seen", **more)
+    return ParetoHalvingScheduler({"score": "max"}, [10, 30], reduction_factor=3, progress="seen", **more)
 
 
 def test_a_paused_trial_gives_its_place_to_a_new_one_and_is_told_to_the_searcher_only_when_it_ends() -> None:
@@ -216,7 +216,7 @@ def test_tune_may_pickle_it_while_trials_are_paused() -> None:
 def sweep_of(**stopping: Any) -> SweepScheduler:
     tree = {"name": "t", "run": expand({"preset": "tiny", "evaluation": {"rungs": [64, 192]}}), "num_trials": 9}
     search = {"method.num_units": {"kind": "int", "low": 4, "high": 8}}
-    spec = parse(SweepSpec, tree | {"search": search, "stopping": stopping}, source="t")
+    spec = parse(SweepSpec, tree | {"search": search, "stopping": {"reduction_factor": 3} | stopping}, source="t")
     assert spec.stopping is not None
     return SweepScheduler(spec, spec.stopping)
 

@@ -14,7 +14,7 @@ from raydis.errors import ConfigError
 from raydis.sweep.settings import value_at
 from raydis.sweep.spec import SweepSpec, load_spec
 
-RUNGS: dict[str, Any] = {"run": {"preset": "tiny", "evaluation": {"rungs": [64, 192]}}}
+RUNGS: dict[str, Any] = {"run": expand({"preset": "tiny", "evaluation": {"rungs": [64, 192]}})}
 UNITS = {"method.num_units": {"kind": "int", "low": 4, "high": 6}}
 
 
@@ -165,7 +165,7 @@ def test_an_override_reaches_into_a_domain_of_the_space(tmp_path: Path) -> None:
         (RUNGS | {"stopping": {"rungs": [192, 64]}}, r"stopping\.rungs=\[192, 64\] must rise"),
         (RUNGS | {"stopping": {"rungs": []}}, r"stopping\.rungs: "),
         (
-            {"run": {"preset": "tiny", "evaluation": {"rungs": [64, 512]}}, "stopping": {}},
+            {"run": expand({"preset": "tiny", "evaluation": {"rungs": [64, 512]}}), "stopping": {}},
             r"stopping compares trials after \[512\] images, and run\.train\.num_images=512: name earlier rungs",
         ),
         (
