@@ -80,7 +80,7 @@ def read_sweeps(store: Store, key: str, entrant: str, part: Part) -> Sweeps:
         except StoreMissing:  # its driver was killed
             rows += ended_trials(store, folder)
             continue
-        rows += [row for row in summary["trials"] if row["state"] != "stopped"]
+        rows += [row for row in summary["trials"] if row["state"] != "interrupted"]
         last = last if summary["interrupted"] else summary
     return Sweeps(number - 1, tuple(rows), last)
 

@@ -54,7 +54,8 @@ def fit(training: Training, *, step: Step | None = None) -> Iterator[Progress]:
             _means(training, totals, training.step - reported),
             num_steps=training.step - reported,
             elapsed_s=elapsed_s,
-            checkpoint_due=training.spent or due(train.checkpoint_images, checkpointed, after),
+            # At a rung, too: scores take time, and a sweep may pause the run there and continue it later.
+            checkpoint_due=training.spent or rung_due or due(train.checkpoint_images, checkpointed, after),
             rung_due=rung_due,
         )
         if training.spent:

@@ -10,7 +10,7 @@ from raydis.config import ComputeConfig
 from raydis.metrics.protocol import PUBLISHED, SEARCH
 from raydis.metrics.standing import describe
 from raydis.sweep.domains import Choice, Domain
-from raydis.sweep.spec import SweepSpec
+from raydis.sweep.spec import StoppingConfig, SweepSpec
 from raydis.sweep.words import brief, print_facts
 
 
@@ -33,6 +33,7 @@ def print_plan(spec: SweepSpec, path: Path, console: Console) -> None:
             "data": f"{run.data.name}, {run.data.image_size} px",
             "a trial": f"{run.train.num_images} images in {steps} steps of {run.train.batch_size}",
             "resources": _resources(run.compute),
+            **({"stopping": _stopping(spec.stopping, run.evaluation.rungs)} if spec.stopping else {}),
             "in all": f"{spec.total_trials} trials, {spec.total_trials * run.train.num_images} images",
             "promotion": f"{spec.model_name}@{promotion.alias} by {describe(spec.objectives)} "
             f"({promotion.protocol} protocol, estimator {promotion.estimator})"
@@ -45,6 +46,11 @@ def print_plan(spec: SweepSpec, path: Path, console: Console) -> None:
         width = max(map(len, spec.search))
         for key, domain in spec.search.items():
             console.print(f"  {key:{width}}  {_range(domain)}", highlight=False, soft_wrap=True)
+
+
+def _stopping(stopping: StoppingConfig, rungs: tuple[int, ...]) -> str:
+    places = ", ".join(map(str, stopping.rungs or rungs))
+    return f"about one trial in {stopping.reduction_factor:g} goes on from {places} images"
 
 
 def _resources(compute: ComputeConfig) -> str:

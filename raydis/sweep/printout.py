@@ -33,8 +33,12 @@ def print_result(result: SweepResult, spec: SweepSpec, storage: str, console: Co
     facts, next_commands = {}, []
     where = "" if storage == DEFAULT_STORAGE else f" --storage {shlex.quote(storage)}"
     if result.interrupted:
-        ended = sum(record.state != "stopped" for record in result.records)
+        ended = sum(record.state != "interrupted" for record in result.records)
         facts["interrupted"] = f"{ended} of {spec.total_trials} trials ended; nothing was promoted"
+    if stopped := [record for record in result.records if record.state == "stopped"]:
+        spent = sum(record.run.images_seen or 0 for record in stopped)
+        total = spec.total_trials * spec.run.train.num_images
+        facts["stopped"] = f"{spent} of {total} images were spent on trials that were stopped early"
     if result.best is not None:
         best = _scores(result.best.run.scores, spec.objectives)
         facts["best"] = f"trial {result.best.number}, {best}; * marks the Pareto front"

@@ -16,6 +16,7 @@ from rich.text import Text
 
 from raydis.engine.record import RunRecord
 from raydis.metrics.standing import Objective, best_of
+from raydis.sweep.scheduler import ParetoHalvingScheduler
 from raydis.sweep.searcher import trial_state
 from raydis.sweep.words import describe, duration, short
 
@@ -30,7 +31,7 @@ class TrialView:
     number: int
     control: str | None
     settings: dict[str, Any]
-    state: str = "running"  # later done or failed
+    state: str = "running"  # or paused; later done, stopped or failed
     images_seen: int = 0
     loss: float | None = None
     scores: dict[str, float] = field(default_factory=dict)
@@ -77,6 +78,16 @@ class SweepState:
             values = record.values()
             view.scores = {name: value for name in self.metrics if (value := values.get(name)) is not None}
 
+    def pause(self, config: dict[str, Any]) -> None:
+        """Record that a trial has been paused after its last report."""
+        self.start(config).state = "paused"
+
+    def end(self, config: dict[str, Any]) -> None:
+        """Record that a trial has ended. If its last report did not say so, it was stopped early."""
+        view = self.trials.get(config["number"]) or self.start(config)
+        if view.state in ("running", "paused"):
+            view.state = "stopped"
+
     def fail(self, config: dict[str, Any]) -> None:
         """Record that a trial has raised an error, or that its process has died."""
         self.start(config).state = "failed"
@@ -91,7 +102,10 @@ class SweepState:
 
     @property
     def share(self) -> float:
-        """The fraction of the sweep's images that have been used, in [0, 1]. An ended trial counts as a whole."""
+        """The fraction of the sweep's images that have been used, in [0, 1].
+
+        An ended or paused trial counts as a whole, because most paused trials do not go on.
+        """
         seen = sum(
             min(view.images_seen / self.num_images, 1.0) if view.state == "running" else 1.0
             for view in self.trials.values()
@@ -114,6 +128,7 @@ class SweepState:
         failed = self.count("failed")
         parts = [f"{self.count('done')} of {self.num_trials} trials done", f"{self.count('running')} running"]
         parts += [f"{failed} failed"] if failed else []
+        parts += [f"{number} {state}" for state in ("paused", "stopped") if (number := self.count(state))]
         parts += [f"{duration(self.left_s)} left"] if self.left_s is not None else []
         if best := self.best():
             parts.append(f"best {best.number}: " + " ".join(f"{short(k)} {v:.2f}" for k, v in best.scores.items()))
@@ -136,10 +151,15 @@ class SweepState:
 
 
 class SweepProgress(tune.Callback):
-    """A Tune callback that updates a SweepState and shows it on a console."""
+    """A Tune callback that updates a SweepState and shows it on a console.
 
-    def __init__(self, state: SweepState, console: Console) -> None:
+    Args:
+        scheduler: that of the sweep if it stops trials early; Tune calls it before this callback.
+    """
+
+    def __init__(self, state: SweepState, console: Console, scheduler: ParetoHalvingScheduler | None = None) -> None:
         self.state = state
+        self._scheduler = scheduler
         self._console = console
         self._live: Live | None = None
         self._last_line_s = state.elapsed_s
@@ -159,13 +179,23 @@ class SweepProgress(tune.Callback):
             self._console.print(self.state.line(), highlight=False, soft_wrap=True)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"state": None, "_console": None, "_live": None}  # Tune pickles its callbacks, which a console prevents
+        return {
+            "state": None,
+            "_console": None,
+            "_live": None,
+            "_scheduler": None,
+        }  # Tune pickles its callbacks, which a console prevents
 
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         self.state.start(trial.config)
 
     def on_trial_result(self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **i: Any) -> None:
         self.state.update(trial.config, RunRecord.from_ray(result))
+        if self._scheduler is not None and self._scheduler.is_paused(trial):
+            self.state.pause(trial.config)
+
+    def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        self.state.end(trial.config)
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         self.state.fail(trial.config)

@@ -12,7 +12,15 @@ from raydis.store import Store
 from raydis.sweep.files import SUMMARY_FILE
 from raydis.sweep.publish import Published
 from raydis.sweep.spec import SweepSpec
-from raydis.sweep.summary import Replicates, TrialRecord, choose_best, pareto_front, replicates, to_json
+from raydis.sweep.summary import (
+    Replicates,
+    TrialRecord,
+    choose_best,
+    images_by_state,
+    pareto_front,
+    replicates,
+    to_json,
+)
 
 
 @dataclass(frozen=True)
@@ -53,7 +61,7 @@ def result_of(records: Sequence[TrialRecord], spec: SweepSpec, *, name: str, fol
         replicates=replicates(records, spec.objectives),
         best=choose_best(records, spec.objectives),
         published=None,
-        interrupted=len(records) < spec.total_trials or any(record.state == "stopped" for record in records),
+        interrupted=len(records) < spec.total_trials or any(record.state == "interrupted" for record in records),
     )
 
 
@@ -90,6 +98,7 @@ def _summary(result: SweepResult) -> dict[str, Any]:
             "reason": published.promotion.decision.reason,
             "scores": published.scores.to_dict(),
         },
+        "images_seen": images_by_state(result.records),
         "replicates": [asdict(row) for row in result.replicates],
         "trials": to_json(result.records, result.front),
     }

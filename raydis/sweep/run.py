@@ -63,7 +63,7 @@ def run_sweep(spec: SweepSpec, *, name: str, storage: str, console: Console) -> 
         check_storage(store, f"{key}/{SPEC_FILE}")
         searcher = StudySearcher(spec, study_name=name, storage=study_storage(store, key))
         grid = search(spec, searcher, name=name, store=store, parallel=parallel, console=console)
-        records = read_records(grid, spec, store.location)
+        records = read_records(grid, spec, store.location, searcher.stopped)
         result = result_of(records, spec, name=name, folder=str(store.location / key))
         try:  # before anything else can fail
             write_tables(store, key, records, result.front)

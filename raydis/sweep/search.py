@@ -15,6 +15,7 @@ from raydis.store import Store
 from raydis.sweep.progress import SweepProgress, SweepState
 from raydis.sweep.searcher import StudySearcher
 from raydis.sweep.spec import SweepSpec
+from raydis.sweep.stopping import SweepScheduler
 from raydis.sweep.trial import run_trial, trial_name, trial_resources
 
 PROBE_FILE = "probe"
@@ -30,7 +31,8 @@ def search(
         StoreError: the storage failed.
     """
     state = SweepState(spec.total_trials, spec.run.train.num_images, spec.objectives)
-    with SweepProgress(state, console) as progress:
+    scheduler = SweepScheduler(spec, spec.stopping) if spec.stopping else None
+    with SweepProgress(state, console, scheduler) as progress:
         tuner = tune.Tuner(
             tune.with_resources(run_trial, trial_resources(spec.run)),
             param_space={
@@ -40,6 +42,7 @@ def search(
             },
             tune_config=tune.TuneConfig(
                 search_alg=searcher,
+                scheduler=scheduler,
                 num_samples=spec.total_trials,
                 max_concurrent_trials=min(spec.max_concurrent or parallel, parallel),
                 reuse_actors=True,

@@ -49,6 +49,8 @@ class StudySearcher(Searcher):
         self.spec = spec
         self._fixed = control_settings(spec)
         self._trials: dict[str, optuna.Trial] = {}
+        self._reports: dict[str, dict[str, Any]] = {}  # the last one of each trial
+        self.stopped: set[int] = set()  # numbers of the trials that a scheduler stopped early
         study = optuna.create_study(
             study_name=study_name,
             storage=storage,
@@ -74,15 +76,26 @@ class StudySearcher(Searcher):
         # Otherwise the control is not in the search space: the study keeps its scores, but the sampler ignores them.
         return {"number": trial.number, "control": control, "settings": settings}
 
+    def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
+        """Keep a report of a trial."""
+        self._reports[trial_id] = result
+
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
-        """Record in the study how a trial ended. `result` is its last report, if there was one."""
+        """Record in the study how a trial ended. `result` is its last report, if there was one.
+
+        Tune gives no report of a paused trial that is stopped. The study keeps the last report of a stopped trial.
+        """
         trial = self._trials.pop(trial_id, None)
         if trial is None:
             return
-        record = None if result is None else RunRecord.from_ray(result)
+        report = self._reports.pop(trial_id, None) if result is None else result
+        record = None if report is None else RunRecord.from_ray(report)
         state, reason = trial_state(record, error, self.spec.objectives)
         if reason is not None:
             trial.set_user_attr("reason", reason)
+        if state is TrialState.PRUNED and record is not None and record.images_seen:
+            trial.set_user_attr("record", {key: value for key, value in record.to_ray().items() if value is not None})
+            self.stopped.add(trial.number)
         scores = record.values() if record and state is TrialState.COMPLETE else {}
         values = [value for goal in self.spec.objectives if (value := scores.get(goal.metric)) is not None]
         self.study.tell(trial, values or None, state=state)

@@ -63,6 +63,51 @@ class PromotionConfig(Model):
     estimator: Literal["reference", "hist", "tree"] = Field(default="reference", description="Classifier of DCI.")
 
 
+class StoppingConfig(Model):
+    """Early stopping by all objectives; see raydis/sweep/README.md, also for when not to use it."""
+
+    reduction_factor: float = Field(default=2.0, gt=1.0, description="About one trial in so many goes on from a rung.")
+    rungs: tuple[Annotated[int, Field(ge=1)], ...] | None = Field(
+        default=None,
+        min_length=1,
+        description="Those of run.evaluation.rungs at which trials are compared; null: all. Let each be about "
+        "reduction_factor times the one before.",
+    )
+    grace_images: int | None = Field(
+        default=None,
+        ge=0,
+        description="Most images that a trial may see while its units are not ready; null: no limit.",
+    )
+    pause: bool = Field(
+        default=True, description="Pause trials at a rung, so that they may go on later; false: stop them at once."
+    )
+
+    def check(self, run: RunConfig) -> None:
+        """Raise ValueError if the trials of this base run cannot be stopped early."""
+        scored = run.evaluation.rungs
+        if not scored:
+            raise ValueError(
+                "stopping compares trials by their scores at run.evaluation.rungs, which is empty: name numbers of "
+                "images"
+            )
+        if unknown := [rung for rung in self.rungs or () if rung not in scored]:
+            raise ValueError(
+                f"stopping.rungs has {unknown}, and run.evaluation.rungs={list(scored)} does not: add them"
+            )
+        if self.rungs and list(self.rungs) != sorted(set(self.rungs)):
+            raise ValueError(f"stopping.rungs={list(self.rungs)} must rise")
+        if late := [rung for rung in self.rungs or scored if rung >= run.train.num_images]:
+            raise ValueError(
+                f"stopping compares trials after {late} images, and run.train.num_images={run.train.num_images}: name "
+                "earlier rungs in stopping.rungs"
+            )
+        if run.compute.num_workers > 1:
+            raise ValueError(
+                f"stopping works for trials with one worker, and run.compute.num_workers={run.compute.num_workers}: "
+                "set one of them to its default"
+            )
+
+
 class SweepSpec(Model):
     """The specification of one sweep."""
 
@@ -91,6 +136,7 @@ class SweepSpec(Model):
     sampler: Literal["tpe", "random", "nsga2"] = Field(default="tpe", description="Optuna's sampler.")
     controls: tuple[Control, ...] = Field(default=(), description="Fixed runs to compare with; they run first.")
     promotion: PromotionConfig | None = Field(default=PromotionConfig(), description="null: promote nothing.")
+    stopping: StoppingConfig | None = Field(default=None, description="null: every trial trains to its end.")
 
     @field_validator("search", mode="before")
     @classmethod
@@ -140,6 +186,12 @@ class SweepSpec(Model):
         ):
             if len(set(names)) != len(names):
                 raise ValueError(f"{what} names {', '.join(names)}: each may occur only once")
+        return self
+
+    @model_validator(mode="after")
+    def _stops(self) -> Self:
+        if self.stopping is not None:
+            self.stopping.check(self.run)
         return self
 
     @model_validator(mode="after")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -25,7 +25,7 @@ from raydis.sweep.searcher import trial_state
 from raydis.sweep.spec import SweepSpec
 from raydis.sweep.trial import CHECKPOINT_URI, trial_number
 
-State = Literal["complete", "stopped", "failed"]
+State = Literal["complete", "stopped", "failed", "interrupted"]
 STATES: dict[TrialState, State] = {
     TrialState.COMPLETE: "complete",
     TrialState.PRUNED: "stopped",
@@ -40,7 +40,8 @@ class TrialRecord:
     Attributes:
         number, control: the number of the trial, and the name of the control run if it was one.
         settings: dotted key of the run -> value.
-        state, reason: a `complete` trial has valid, finite scores; any other has a reason.
+        state, reason: a `complete` trial has valid, finite scores; a `stopped` one was ended early, so that others
+            could go on; an `interrupted` one ended with the sweep. Any but a complete one has a reason.
         run: the last record of its run.
         time_s: time from the start of the trial to that record; None if there was none.
         checkpoint: folder or s3:// URI of its last checkpoint.
@@ -65,28 +66,35 @@ class TrialRecord:
         return scores.spread.get(metric) if scores and scores.spread else None
 
 
-def read_records(grid: ResultGrid, spec: SweepSpec, storage: Location) -> list[TrialRecord]:
-    """Return the records of a finished Tune run's trials, sorted by number; `storage` is that of the sweep.
+def read_records(
+    grid: ResultGrid, spec: SweepSpec, storage: Location, stopped: Container[int] = ()
+) -> list[TrialRecord]:
+    """Return the records of a finished Tune run's trials, sorted by number.
+
+    Args:
+        storage: that of the sweep.
+        stopped: numbers of the trials that were stopped early.
 
     A trial whose process had not started when the sweep was interrupted has neither settings nor an error. It has no
     record, as if it had never been suggested.
     """
     begun = [result for result in grid if result.config or result.error is not None]
-    return sorted((_record(result, spec, storage) for result in begun), key=lambda record: record.number)
+    return sorted((_record(result, spec, storage, stopped) for result in begun), key=lambda record: record.number)
 
 
-def _record(result: Result, spec: SweepSpec, storage: Location) -> TrialRecord:
+def _record(result: Result, spec: SweepSpec, storage: Location, stopped: Container[int]) -> TrialRecord:
     config, row = result.config or {}, result.metrics or {}
     run = RunRecord.from_ray(row)
     state, reason = trial_state(run, result.error is not None, spec.objectives)
     if result.error is not None:
         reason = explain(result.error).line
     checkpoint = row.get(CHECKPOINT_URI) or (result.checkpoint and str(storage.at_pyarrow_path(result.checkpoint.path)))
+    number = config["number"] if config else trial_number(result.path)  # no process of it has started
     return TrialRecord(
-        number=config["number"] if config else trial_number(result.path),  # no process of it has started
+        number=number,
         control=config.get("control"),
         settings=config.get("settings", {}),
-        state=STATES[state],
+        state="interrupted" if state is TrialState.PRUNED and number not in stopped else STATES[state],
         reason=reason,
         run=run,
         time_s=row.get("time_total_s"),
@@ -121,6 +129,14 @@ def _rankable(records: Sequence[TrialRecord], objectives: Sequence[Objective]) -
         if record.state == "complete" and not missing(values, objectives):
             found[record.number] = values
     return found
+
+
+def images_by_state(records: Sequence[TrialRecord]) -> dict[State, int]:
+    """Return how many images the trials of each state have seen."""
+    spent = dict[State, int]()
+    for record in records:
+        spent[record.state] = spent.get(record.state, 0) + (record.run.images_seen or 0)
+    return spent
 
 
 @dataclass(frozen=True)

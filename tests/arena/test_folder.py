@@ -31,7 +31,7 @@ def test_nothing_is_done_in_an_empty_folder(store: LocalStore) -> None:
 
 def test_sweeps_that_were_interrupted_or_killed_count_and_their_ended_runs_stay(store: LocalStore) -> None:
     first, second, third = final_rows("ours", {11: 0.5, 12: 0.25, 13: 0.75})
-    stopped = second | {"state": "stopped", "reason": "stopped after 32 images", "scores": None}
+    stopped = second | {"state": "interrupted", "reason": "stopped after 32 images", "scores": None}
     write_sweep(store, "ours", "final", 1, summary([first, stopped], interrupted=True))
     write_sweep(store, "ours", "final", 2, None)
     found = read_sweeps(store, KEY, "ours", "final")

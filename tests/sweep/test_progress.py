@@ -93,6 +93,22 @@ def test_a_line_fits_a_hundred_columns_in_a_long_sweep() -> None:
     assert "998 of 1000 trials done, 0 running, 1 failed, 16 min 41 s left, best 0" in state.line()
 
 
+def test_paused_and_stopped_trials_are_counted_apart_from_running_ones() -> None:
+    state = state_with(Clock())
+    for number in range(4):
+        state.start(config(number))
+    state.update(config(0), scored(0.5, 0.7))
+    state.end(config(0))
+    state.pause(config(1))
+    state.end(config(2))
+    assert "1 of 4 trials done, 1 running, 1 paused, 1 stopped" in state.line()
+    state.start(config(1))
+    assert "1 of 4 trials done, 2 running, 1 stopped" in state.line()
+    state.pause(config(1))
+    state.end(config(1))
+    assert "1 of 4 trials done, 1 running, 2 stopped" in state.line()
+
+
 def test_without_a_terminal_lines_come_at_most_every_ten_seconds() -> None:
     clock, out = Clock(), io.StringIO()
     state = state_with(clock)

@@ -66,7 +66,7 @@ def sweep(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
         monkeypatch.setattr(run, "check_data", lambda spec: None)
         monkeypatch.setattr(run, "check_storage", lambda store, key: None)
         monkeypatch.setattr(search.tune, "Tuner", grid)
-        monkeypatch.setattr(run, "read_records", lambda grid, spec, scheme: [complete()])
+        monkeypatch.setattr(run, "read_records", lambda *_: [complete()])
         return run_sweep(spec, name="s", storage=str(tmp_path / "runs"), console=console)
 
     sweep.shown = console.file.getvalue

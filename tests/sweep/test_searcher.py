@@ -17,7 +17,7 @@ from raydis.errors import FitError
 from raydis.sweep.searcher import StudySearcher, journal
 from raydis.sweep.settings import configure
 from raydis.sweep.spec import SweepSpec
-from tests.records import finished, running
+from tests.records import finished, running, scores_of
 
 GOOD = finished(dci_disentanglement=0.4, factor_vae=0.7).to_ray()
 
@@ -69,6 +69,26 @@ def test_a_trial_is_told_once() -> None:
     searcher.on_trial_complete("t0", None, error=True)
     searcher.on_trial_complete("unknown", GOOD)
     assert states(searcher) == ["COMPLETE"]
+
+
+def test_a_trial_that_is_stopped_early_keeps_its_last_scores_in_the_study() -> None:
+    searcher = StudySearcher(spec_of(), study_name="a")
+    for name in ("paused", "stopped", "interrupted"):
+        searcher.suggest(name)
+    report = running(4000, scores=scores_of(dci_disentanglement=0.3, factor_vae=0.6)).to_ray()
+    searcher.on_trial_result("paused", report)
+    searcher.on_trial_complete("paused")  # of a trial that is paused, Tune passes no report
+    searcher.on_trial_complete("stopped", report)
+    searcher.on_trial_result("interrupted", report)
+    searcher.close()
+    assert states(searcher) == ["PRUNED"] * 3
+    assert searcher.stopped == {0, 1}
+    for trial in searcher.study.trials[:2]:
+        assert trial.user_attrs["reason"] == "stopped after 4000 images"
+        assert RunRecord.from_ray(trial.user_attrs["record"]).values() == {
+            "dci_disentanglement": 0.3,
+            "factor_vae": 0.6,
+        }
 
 
 def test_nothing_is_left_running_when_the_sweep_closes() -> None:

@@ -14,6 +14,7 @@ from raydis.errors import ConfigError
 from raydis.sweep.settings import value_at
 from raydis.sweep.spec import SweepSpec, load_spec
 
+RUNGS: dict[str, Any] = {"run": expand({"preset": "tiny", "evaluation": {"rungs": [64, 192]}})}
 UNITS = {"method.num_units": {"kind": "int", "low": 4, "high": 6}}
 
 
@@ -157,6 +158,19 @@ def test_an_override_reaches_into_a_domain_of_the_space(tmp_path: Path) -> None:
         (
             {"controls": [{"name": "a", "set": {"method.family": "dyga_sd"}}]},
             r"control a: method\.family is called method\.kind now",
+        ),
+        ({"stopping": {}}, r"stopping compares trials by their scores at run\.evaluation\.rungs, which is empty"),
+        (RUNGS | {"stopping": {"reduction_factor": 1}}, r"stopping\.reduction_factor: found 1, must be above 1"),
+        (RUNGS | {"stopping": {"rungs": [96]}}, r"stopping\.rungs has \[96\], and run\.evaluation\.rungs=\[64, 192\]"),
+        (RUNGS | {"stopping": {"rungs": [192, 64]}}, r"stopping\.rungs=\[192, 64\] must rise"),
+        (RUNGS | {"stopping": {"rungs": []}}, r"stopping\.rungs: "),
+        (
+            {"run": expand({"preset": "tiny", "evaluation": {"rungs": [64, 512]}}), "stopping": {}},
+            r"stopping compares trials after \[512\] images, and run\.train\.num_images=512: name earlier rungs",
+        ),
+        (
+            {"run": RUNGS["run"] | {"compute": {"num_workers": 2}}, "stopping": {}},
+            r"stopping works for trials with one worker, and run\.compute\.num_workers=2",
         ),
     ],
 )

@@ -160,7 +160,7 @@ def test_records_are_read_from_what_trials_reported_last() -> None:
     ]
     storage = Location.parse("s3://bucket")
     records = read_records(results, spec, storage)  # all that is read of a ResultGrid
-    assert [row.state for row in records] == ["complete", "complete", "failed", "failed", "stopped", "failed"]
+    assert [row.state for row in records] == ["complete", "complete", "failed", "failed", "interrupted", "failed"]
     assert [row.checkpoint for row in records[:3]] == ["s3://bucket/my runs#1/50%20", "s3://bucket/train/b", None]
     reasons = [None, None, "ValueError: boom", "codes are constant", "stopped after 64 images", "ValueError: boom"]
     assert [row.reason for row in records] == reasons
