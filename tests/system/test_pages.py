@@ -65,6 +65,7 @@ SHORTER = {
         "--set evaluation.rungs=[] --set 'data.levels={floor_hue: 2, wall_hue: 2, object_hue: 2, orientation: 3}'"
     ),
     "python -m raydis.sweep sweeps/controls.yaml": "--set run.train.num_images=320 --set run.evaluation.rungs=[]",
+    "python -m raydis.sweep sweeps/objective.yaml": "--set run.train.num_images=320 --set run.evaluation.rungs=[]",
     # On Sprites the units of a shorter run vary so little that FactorVAE prunes all of them, and no trial is ranked.
     "python -m raydis.sweep sweeps/controls.yaml --set run.data.name=sprites --set run.data.path=Sprites": (
         "--set run.train.num_images=4800 --set run.train.warmup_images=320 --set run.evaluation.rungs=[] "
@@ -75,8 +76,8 @@ SHORTER = {
         "--set promotion.protocol=search --set promotion.estimator=tree"
     ),
     "python -m raydis.arena sweeps/arena_quick.yaml": ARENA,
-    "python -m raydis.arena sweeps/arena_quick.yaml --name arena_sprites --set run.data.name=sprites --set "
-    "run.data.path=Sprites": ARENA,
+    "python -m raydis.arena sweeps/arena_quick.yaml --name arena_sprites "
+    "--set 'run.data={name: sprites, path: Sprites}'": ARENA,
     "python -m raydis.arena sweeps/arena_continuous.yaml": (
         "--set run.train.num_images=640 --set num_trials=1 --set seeds=[101,102] --set run.evaluation.rungs=[] "
         "--set entrants.iso_ae_ica=null --set entrants.ae_ica=null --set entrants.factor_vae=null "
