@@ -57,7 +57,7 @@ from raydis.methods.unconditional_diffusion import UnconditionalDiffusion
 from raydis.methods.vae import AnnealedVae, BetaTcVae, BetaVae, DipVae, Vae
 from raydis.models.anchors import Anchors
 from raydis.models.autoencoders import Autoencoder, FirstStage, KlAutoencoder, PatchPCA, Pixel, VqAutoencoder
-from raydis.models.conv_vae import ConvDecoder, ConvEncoder, PairEncoder, SplitEncoder, dense_network
+from raydis.models.conv_vae import ConvDecoder, ConvEncoder, PairEncoder, SplitEncoder, dense_network, glorot
 from raydis.models.critics import ImageDiscriminator, PatchDiscriminator, PerceptualDistance
 from raydis.models.encoder import Encoder
 from raydis.models.residual_encoder import ResidualEncoder, VectorEncoder
@@ -219,8 +219,8 @@ def _build_vae(config: RunConfig, method: VaeConfig, image_channels: int) -> Vae
         return _build_dot_vae(config, method, image_channels)
     size, num_units = config.data.image_size, method.num_units
     networks: _VaeNetworks = {
-        "encoder": ConvEncoder(size, image_channels, (num_units, num_units), method.hidden_dim),
-        "decoder": ConvDecoder(size, image_channels, num_units, method.hidden_dim),
+        "encoder": ConvEncoder(size, image_channels, (num_units,) * 2, method.hidden_dim).apply(glorot),
+        "decoder": ConvDecoder(size, image_channels, num_units, method.hidden_dim).apply(glorot),
         "num_units": num_units,
     }
     weights = method.model_dump(exclude={"kind", "num_units", "hidden_dim", "discriminator_dims", "embedding_dim"})
@@ -230,7 +230,7 @@ def _build_vae(config: RunConfig, method: VaeConfig, image_channels: int) -> Vae
         case AnnealedVaeConfig():
             return AnnealedVae(**networks, **weights)
         case FactorVaeConfig():
-            discriminator = dense_network(num_units, method.discriminator_dims, 2)
+            discriminator = dense_network(num_units, method.discriminator_dims, 2).apply(glorot)
             return FactorVae(**networks, **weights, discriminator=discriminator)
         case DipVaeIConfig():
             return DipVae(**networks, **weights, covariance_of="mean")

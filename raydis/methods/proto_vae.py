@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 from raydis.methods.contract import Draws, Losses, Move
 from raydis.methods.intervene import Source, choose_units, draw_intervention, intervene
-from raydis.methods.vae import Posterior, Vae, bernoulli_means, gaussian_kls
+from raydis.methods.vae import Posterior, Vae, bernoulli_means, gaussian_kls, zero_to_one
 from raydis.models.conv_vae import ConvDecoder, ConvEncoder, PairEncoder
 from raydis.models.precision import at_least_single
 
@@ -136,7 +136,7 @@ class ProtoVae(Vae):
         embeddings = at_least_single(self.pair_encoder(before, after))
         support, query = split_episode(units, valid, self.num_units)
         lengths = torch.linalg.vector_norm(embeddings, dim=1) / self.pair_encoder.scale
-        encoded = at_least_single(self.encoder(after)[0])
+        encoded = at_least_single(self.encoder(zero_to_one(after))[0])
         return {
             "prototype": prototypical_loss(embeddings, units, support, query, self.num_units),
             "isometry": mean_over((lengths - sizes).square(), valid),

@@ -37,7 +37,7 @@ class Vae(UnitMethod, abc.ABC):
     """Minimise the reconstruction loss + a regulariser of the posteriors.
 
     Args:
-        encoder: a network with two heads of N numbers, mean and log variance.
+        encoder: a network from images in [0, 1] to two heads of N numbers, mean and log variance.
         decoder: a network from N numbers to the logits of pixels.
         num_units: N.
     """
@@ -81,13 +81,13 @@ class Vae(UnitMethod, abc.ABC):
 
     def sample_posterior(self, images: Tensor, noise: Tensor) -> Posterior:
         """Return the posteriors of images (B, C, H, W). The sample is the mean + the deviation * noise (B, N)."""
-        mean, log_variance = (at_least_single(head) for head in self.encoder(images))
+        mean, log_variance = (at_least_single(head) for head in self.encoder(zero_to_one(images)))
         return Posterior(mean, log_variance, mean + (0.5 * log_variance).exp() * noise)
 
     @torch.no_grad()
     def units(self, images: Tensor) -> Tensor:
         """Return the posterior means (B, N) of images (B, C, H, W) in [-1, 1]."""
-        return self.encoder(images)[0]
+        return self.encoder(zero_to_one(images))[0]
 
     @torch.no_grad()
     def decode(
@@ -218,12 +218,17 @@ class BetaTcVae(Vae):
         return kl + (self.beta - 1.0) * estimate, {"total_correlation": estimate}
 
 
+def zero_to_one(images: Tensor) -> Tensor:
+    """Return images in [-1, 1] as values in [0, 1], which the published networks read."""
+    return (images + 1.0) / 2.0
+
+
 def bernoulli_loss(logits: Tensor, images: Tensor) -> Tensor:
     """Return the cross-entropy of logits and images in [-1, 1], both (B, C, H, W), in nats summed over an image.
 
     Values between 0 and 1 have an entropy of their own, below which the loss cannot fall.
     """
-    targets = (images + 1.0) / 2.0
+    targets = zero_to_one(images)
     return F.binary_cross_entropy_with_logits(logits.to(targets.dtype), targets, reduction="sum") / len(images)
 
 

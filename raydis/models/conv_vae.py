@@ -140,3 +140,15 @@ def dense_network(input_dim: int, hidden_dims: Sequence[int], output_dim: int) -
     dims = (input_dim, *hidden_dims)
     layers = [part for pair in pairwise(dims) for part in (nn.Linear(*pair), nn.LeakyReLU(0.2))]
     return nn.Sequential(*layers, nn.Linear(dims[-1], output_dim))
+
+
+def glorot(module: nn.Module) -> None:
+    """Draw the weights of a dense or convolutional layer as TensorFlow 1 does, for `nn.Module.apply`.
+
+    They are uniform, by the rule of Glorot and Bengio (AISTATS 2010, eq. 16), and biases are 0. PyTorch draws smaller
+    weights, and random biases.
+    """
+    if isinstance(module, nn.Linear | nn.Conv2d | nn.ConvTranspose2d):
+        nn.init.xavier_uniform_(module.weight)
+        if module.bias is not None:
+            nn.init.zeros_(module.bias)

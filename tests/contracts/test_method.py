@@ -132,12 +132,12 @@ def pictures(count: int = 6, first: int = 0) -> np.ndarray:
     return dataset().images(first + np.arange(count) * 50)
 
 
-def wake(method: Method) -> None:
+def wake(method: Method, seed: int = 0) -> None:
     """Draw weights that keep signals as large as they come in.
 
     Fresh networks answer to hardly anything (a U-Net ends in zeros), and five steps change little about that.
     """
-    generator = torch.Generator().manual_seed(0)
+    generator = torch.Generator().manual_seed(seed)
     for weight in method.parameters():
         if weight.requires_grad and weight.dim() > 1:
             nn.init.kaiming_normal_(weight, generator=generator)
@@ -147,7 +147,7 @@ def make(kind: str, seed: int = 0) -> Method:
     """A method that was started on the images and not trained."""
     torch.manual_seed(seed)
     method = build_method(config_of(kind), 3)
-    wake(method)
+    wake(method, seed)
     images = normalise(torch.from_numpy(dataset().images(np.arange(NUM_IMAGES))))
     method.start(images.split(64), torch.Generator().manual_seed(seed))
     return method

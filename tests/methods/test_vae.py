@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from raydis.build import build_method
 from raydis.config import RunConfig
@@ -121,9 +121,23 @@ def test_the_posterior_is_sampled_with_the_noise_it_is_given() -> None:
 
 def test_a_unit_is_the_mean_of_its_posterior_and_an_image_the_mean_of_its_pixels() -> None:
     method = make()
-    assert torch.equal(method.units(images()), method.encoder(images())[0])
+    assert torch.equal(method.units(images()), method.encoder((images() + 1) / 2)[0])
     codes = torch.randn(4, 3, 1)
     torch.testing.assert_close(method.decode(codes), method.decoder(codes[:, :, 0]).sigmoid() * 2 - 1)
+
+
+def test_the_networks_begin_and_read_as_published() -> None:
+    """disentanglement_lib: biases begin at 0, the encoder reads black as 0, and the decoder writes it as 0."""
+    method = make()
+    layers = [layer for layer in method.modules() if isinstance(layer, nn.Linear | nn.Conv2d | nn.ConvTranspose2d)]
+    assert len(layers) == 7 + 6
+    assert all(layer.bias is not None and not layer.bias.any() for layer in layers)
+    black = torch.full((1, 3, 16, 16), -1.0)
+    assert not method.units(black).any()
+    posterior = method.sample_posterior(black, torch.zeros(1, 3))
+    assert not posterior.mean.any()
+    assert not posterior.log_variance.any()
+    assert method.units(-black).any()
 
 
 def test_adam_is_the_published_one() -> None:

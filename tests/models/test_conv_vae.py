@@ -4,7 +4,14 @@ import pytest
 import torch
 from torch import nn
 
-from raydis.models.conv_vae import ConvDecoder, ConvEncoder, PairEncoder, SplitEncoder, dense_network
+from raydis.models.conv_vae import (
+    ConvDecoder,
+    ConvEncoder,
+    PairEncoder,
+    SplitEncoder,
+    dense_network,
+    glorot,
+)
 
 
 def num_parameters(module: nn.Module) -> int:
@@ -71,6 +78,24 @@ def test_every_multiple_of_16_goes_through_both(size: int, channels: int) -> Non
     first, second = ConvEncoder(size, channels, (5, 7), hidden_dim=8)(torch.randn(2, channels, size, size))
     assert (first.shape, second.shape) == ((2, 5), (2, 7))
     assert ConvDecoder(size, channels, 5, hidden_dim=8)(first).shape == (2, channels, size, size)
+
+
+@pytest.mark.parametrize(
+    "network",
+    [ConvEncoder(64, 3, (10, 10)), ConvDecoder(64, 3, 10), SplitEncoder(64, 3, (10, 5)), dense_network(9, (7,), 2)],
+)
+def test_tensorflow_1_draws_by_glorots_rule(network: nn.Module) -> None:
+    """Uniform within the square root of 6 / (fan in + fan out), and biases of 0."""
+    network.apply(glorot)
+    layers = [layer for layer in network.modules() if isinstance(layer, nn.Linear | nn.Conv2d | nn.ConvTranspose2d)]
+    assert layers
+    for layer in layers:
+        field = layer.weight[0, 0].numel()  # of a kernel; 1 for a dense layer
+        bound = (6.0 / (field * (layer.weight.shape[0] + layer.weight.shape[1]))) ** 0.5
+        largest = layer.weight.abs().max().item()
+        assert bound * 0.5 ** (20 / layer.weight.numel()) < largest <= bound  # else a chance below 1e-6
+        assert layer.bias is not None
+        assert not layer.bias.any()
 
 
 def test_a_dense_network_ends_in_a_linear_layer_and_leaks_by_a_fifth() -> None:
