@@ -12,6 +12,7 @@ from ray.serve.schema import ServeDeploySchema
 
 from raydis.arena.spec import load_arena
 from raydis.config.files import parse
+from raydis.config.presets import PRESETS
 from raydis.data.shapes3d import SHAPES3D
 from raydis.serve.app import ServeArgs
 from raydis.sweep.spec import load_spec
@@ -61,6 +62,15 @@ def test_an_arena_is_a_valid_spec_with_its_card(path: Path) -> None:
         data = entrant.run.data
         if data.name == "shapes3d_procedural":
             SHAPES3D.subspace(data.levels)
+
+
+def test_the_quick_arena_compares_methods_on_the_images_of_the_quickstart() -> None:
+    """An arena's `run` is common to all entrants and so takes no preset. The file repeats the levels of flow_small."""
+    data = PRESETS["flow_small"].data
+    assert load_spec(ROOT / "sweeps/quickstart.yaml", []).run.data == data
+    for entrant in load_arena(ROOT / "sweeps/arena_quick.yaml", []).entrants.values():
+        assert entrant.run.data == data
+        assert entrant.pretraining is None or entrant.pretraining.run.data == data
 
 
 @pytest.mark.parametrize("path", SERVE_CONFIGS, ids=lambda path: path.name)

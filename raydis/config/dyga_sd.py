@@ -178,6 +178,11 @@ class AnchorConfig(Model):
             raise ValueError(f"num_gaussians={self.num_gaussians} must not exceed max_gaussians={self.max_gaussians}")
         return self
 
+    @property
+    def move_tokens(self) -> bool:
+        """Whether anchors, once they are fitted, move the tokens."""
+        return self.mode != "off" and self.shift_rate > 0.0
+
 
 class DiffusionConfig(Model):
     """The noise schedule, and what the U-Net learns to predict."""
@@ -263,7 +268,7 @@ class DygaSdConfig(MethodSection):
     def warnings(self, run: RunConfig) -> list[str]:
         train, anchors = run.train, self.anchors
         last_start = (train.num_images - 1) // train.batch_size * train.batch_size  # images seen before the last step
-        if anchors.mode == "off" or not anchors.shift_rate or anchors.refit_images <= last_start:
+        if not anchors.move_tokens or anchors.refit_images <= last_start:
             return []
         return [
             f"method.anchors.refit_images={anchors.refit_images} is not reached within train.num_images="
@@ -272,9 +277,12 @@ class DygaSdConfig(MethodSection):
         ]
 
     def default_search_space(self) -> dict[str, dict[str, Any]]:
-        most = min(16, self.anchors.max_gaussians)
-        return {
-            "method.anchors.num_gaussians": {"kind": "int", "low": min(4, most), "high": most},
-            "method.unet.skip_dropout_rate": {"kind": "float", "low": 0.0, "high": 0.4},
-            "method.unit_dim": {"kind": "choice", "values": [16, 32, 64]},
-        }
+        """Return domains of the keys that change something: those of a part that is off, or of no choice, do not."""
+        anchors, found = self.anchors, dict[str, dict[str, Any]]()
+        low = min(4, anchors.num_gaussians)
+        high = min(max(16, anchors.num_gaussians), anchors.max_gaussians)
+        if anchors.move_tokens and low < high:
+            found["method.anchors.num_gaussians"] = {"kind": "int", "low": low, "high": high}
+        if self.unet.skip_dropout_sizes:
+            found["method.unet.skip_dropout_rate"] = {"kind": "float", "low": 0.0, "high": 0.4}
+        return found | {"method.unit_dim": {"kind": "choice", "values": [16, 32, 64]}}

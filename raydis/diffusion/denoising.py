@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from raydis.diffusion.samplers import DEFAULT_STEPS
+from raydis.diffusion.samplers import usual_steps
 from raydis.diffusion.schedule import alpha_bars
 
 
@@ -38,7 +38,7 @@ class Denoising(nn.Module):
         loss: `l1` (as in DyGA+SD and EncDiff) or `l2`.
         shift: s > 0. At s = 1 training times are uniform. At s > 1 more of them are noisy: a uniform share u of the
             schedule becomes s u / (1 + (s - 1) u), as in Stable Diffusion 3 (arXiv 2403.03206, eq. 23).
-        default_steps: number of sampling steps where none is asked for, in [1, T]; None for 20, or T if that is less.
+        default_steps: number of sampling steps where none is asked for, in [1, T]; None for `usual_steps`.
     """
 
     def __init__(
@@ -63,7 +63,7 @@ class Denoising(nn.Module):
         self.distance = loss
         self.prediction = prediction
         self.shift = shift
-        self.default_steps = min(DEFAULT_STEPS, num_timesteps) if default_steps is None else default_steps
+        self.default_steps = usual_steps(num_timesteps) if default_steps is None else default_steps
         self.register_buffer(
             "alpha_bars",
             torch.tensor(alpha_bars(schedule, num_timesteps), dtype=torch.get_default_dtype()),

@@ -33,6 +33,11 @@ LEAST_ALPHA_BAR = 5e-4  # ldm_linear ends at 6.7e-4
 PredictSample = Callable[[Tensor, Tensor], Tensor]  # z_t (B, C, H, W) and t (B,) -> x (B, C, H, W)
 
 
+def usual_steps(max_steps: int) -> int:
+    """Return the number of sampling steps where neither a request nor a model chooses one: 20, if so many exist."""
+    return min(DEFAULT_STEPS, max_steps)
+
+
 class Step(NamedTuple):
     """The coefficients of a step from one time to the next, in double precision on the host."""
 

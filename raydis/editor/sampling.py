@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from raydis.diffusion.samplers import DEFAULT_SAMPLER, DEFAULT_STEPS, SAMPLERS, Sampler
+from raydis.diffusion.samplers import DEFAULT_SAMPLER, SAMPLERS, Sampler, usual_steps
 from raydis.errors import EditError
 
 
@@ -32,8 +32,8 @@ def choose_sampling(
         sampler: None for the default.
         keep_details: whether the noise is the image's own. Among samplers, only the inversion of `ddim` finds it.
         takes_noise: whether a model that draws in a single pass takes noise, such as the residual of a latent.
-        default_steps: the model's own default; None for 20, which is also the default if details are kept, since few
-            steps do not keep them.
+        default_steps: the model's own default; None for `usual_steps`, which is also the default if details are kept,
+            since few steps do not keep them.
 
     Raises:
         EditError: one of them is given to a model that draws in a single pass, steps are out of range, or the sampler
@@ -48,7 +48,7 @@ def choose_sampling(
             raise EditError(f"this model draws in a single pass{without}: leave {named} out")
         return Sampling(None, None)
     if steps is None:
-        steps = min(DEFAULT_STEPS, max_steps) if keep_details or default_steps is None else default_steps
+        steps = usual_steps(max_steps) if keep_details or default_steps is None else default_steps
     if not 1 <= steps <= max_steps:
         raise EditError(f"steps={steps} is out of range: this model draws in 1 to {max_steps} steps")
     return Sampling(steps, choose_sampler(sampler, keep_details=keep_details))

@@ -139,13 +139,12 @@ def _bar(estimate: Estimate) -> Line:
 def _runs(found: Evaluation) -> list[Line]:
     """Return the numbers of each run, as many runs beside each other as there is room for."""
     width = min(MAX_TITLE, max(len(estimate.number.title) for estimate in found.estimates))
-    columns = [max(7, min(MAX_NAME, len(run.name))) for run in found.runs]
+    labels = told_apart([run.name for run in found.runs], MAX_NAME)
+    columns = [max(7, len(label)) for label in labels]
     lines: list[Line] = []
     for part in _parts(columns, WIDTH - width):
         runs = [found.runs[place] for place in part]
-        head = "".join(
-            f"  {shortened(run.name, columns[place]):>{columns[place]}}" for place, run in zip(part, runs, strict=True)
-        )
+        head = "".join(f"  {labels[place]:>{columns[place]}}" for place in part)
         lines += [[], [Span(f"{'':{width}}{head}", "title")]] if lines else [[Span(f"{'':{width}}{head}", "title")]]
         for row, estimate in enumerate(found.estimates):
             values = [run.estimates[row].value for run in runs]
@@ -162,13 +161,15 @@ def _importance(run: Run, found: Evaluation) -> list[Line]:
     order = by_importance(importance, num_most=MAX_UNITS)
     of_run = f" of {run.name}" if len(found.runs) > 1 else ""
     lines = _wrapped(f"importance of each unit{of_run} for each factor (each column sums to 1)", "title")
-    width = min(2 * MAX_NAME, max(len(run.unit_names[unit]) for unit in order))
-    columns = [max(7, min(MAX_NAME, len(name))) for name in found.factor_names]
+    units = told_apart([run.unit_names[unit] for unit in order], 2 * MAX_NAME)
+    factors = told_apart(found.factor_names, MAX_NAME)
+    width = max(map(len, units))
+    columns = [max(7, len(name)) for name in factors]
     for part in _parts(columns, WIDTH - width):
-        head = "".join(f"  {shortened(found.factor_names[j], columns[j]):>{columns[j]}}" for j in part)
+        head = "".join(f"  {factors[j]:>{columns[j]}}" for j in part)
         lines += [[], [Span(f"{'':{width}}{head}", "title")]]
-        for unit in order:
-            row: Line = [Span(f"{shortened(run.unit_names[unit], width):{width}}", "plain")]
+        for unit, name in zip(order, units, strict=True):
+            row: Line = [Span(f"{name:{width}}", "plain")]
             for j in part:
                 row += [Span("  " + " " * (columns[j] - 7), "plain"), *_cell(float(importance[unit, j]))]
             lines.append(row)
@@ -199,6 +200,36 @@ def _parts(columns: Sequence[int], room: int) -> Iterable[list[int]]:
 def shortened(name: str, width: int) -> str:
     """Return a name, cut to a width."""
     return name if len(name) <= width else f"{name[: width - 1]}…"
+
+
+def told_apart(names: Sequence[str], width: int) -> list[str]:
+    """Return names, each cut to a width, such that names that differ still do.
+
+    The first of these cuts that tells all of them apart is made: at the end; at the start; to the folders of a path
+    that differ; to these, at the start. If none does, each name gets its number in front.
+    """
+    middle = _without_shared_folders(names)
+    for candidates in (names, middle):
+        for cut in (shortened, _cut_start):
+            found = [cut(name, width) for name in candidates]
+            if len(set(found)) == len(set(names)):
+                return found
+    return [shortened(f"{number} {name}", width) for number, name in enumerate(middle, 1)]
+
+
+def _cut_start(name: str, width: int) -> str:
+    return name if len(name) <= width else f"…{name[len(name) - width + 1 :]}"
+
+
+def _without_shared_folders(names: Sequence[str]) -> list[str]:
+    """Return paths without the folders that all of them share at their start and at their end."""
+    paths = [name.split("/") for name in names]
+    least = min(map(len, paths)) - 1
+    first = next((place for place in range(least) if len({path[place] for path in paths}) > 1), least)
+    last = next(
+        (place for place in range(least - first) if len({path[-1 - place] for path in paths}) > 1), least - first
+    )
+    return ["…" * (first > 0) + "/".join(path[first : len(path) - last]) + "…" * (last > 0) for path in paths]
 
 
 def _wrapped(text: str, style: Style, max_lines: int | None = None) -> list[Line]:

@@ -24,7 +24,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from raydis.diffusion.samplers import DEFAULT_STEPS, Sampler
+from raydis.diffusion.samplers import Sampler, usual_steps
 from raydis.methods.batch import Batch, Draws, Losses, Move
 from raydis.methods.diagnosis import Diagnosis, FactorTable, TokenCloud
 from raydis.metrics.telling import UnitLabel
@@ -199,7 +199,7 @@ class UnitMethod(Method):
     @property
     def default_steps(self) -> int | None:
         """The number of sampling steps where none is asked for; None if drawing takes no steps."""
-        return None if self.max_steps is None else min(DEFAULT_STEPS, self.max_steps)
+        return None if self.max_steps is None else usual_steps(self.max_steps)
 
     @abc.abstractmethod
     def decode(self, codes: Tensor, noise: Tensor | None, steps: int | None, sampler: Sampler | None) -> Tensor:

@@ -61,7 +61,11 @@ def psnr(images: np.ndarray, reconstructions: np.ndarray, *, peak: float) -> np.
     Returns:
         (M,) float64, at most 160. An image without any error has 160 instead of infinity, which would make the mean of
         all images infinite.
+
+    Raises:
+        MetricError: shapes that differ.
     """
+    _check_pairs(images, reconstructions)
     errors = np.square(images.astype(np.float64) - reconstructions).mean(axis=(1, 2, 3))
     return 10.0 * np.log10(peak**2 / np.maximum(errors, LEAST_ERROR * peak**2))
 
@@ -82,10 +86,11 @@ def ssim(images: np.ndarray, reconstructions: np.ndarray, *, peak: float) -> np.
     Raises:
         MetricError: shapes that differ, or images smaller than a window.
     """
-    if images.shape != reconstructions.shape or images.ndim != 4 or min(images.shape[2:]) < WINDOW:
+    _check_pairs(images, reconstructions)
+    if min(images.shape[2:]) < WINDOW:
         raise MetricError(
-            f"images {images.shape} and reconstructions {reconstructions.shape} must be equal in shape, (M, C, H, W), "
-            f"and at least {WINDOW} pixels high and wide, which is the size of a window"
+            f"images of shape {images.shape} must be at least {WINDOW} pixels high and wide, the size of a window: "
+            "leave out SSIM"
         )
     x, y = images.astype(np.float64), reconstructions.astype(np.float64)
     mean_x, mean_y = _windowed(x), _windowed(y)
@@ -94,6 +99,15 @@ def ssim(images: np.ndarray, reconstructions: np.ndarray, *, peak: float) -> np.
     c1, c2 = (0.01 * peak) ** 2, (0.03 * peak) ** 2
     alike = (2 * mean_x * mean_y + c1) * (2 * covariance + c2)
     return (alike / ((mean_x**2 + mean_y**2 + c1) * (var_x + var_y + c2))).mean(axis=(1, 2, 3))
+
+
+def _check_pairs(images: np.ndarray, reconstructions: np.ndarray) -> None:
+    """Raise MetricError unless both are images (M, C, H, W) of one shape, for numpy would broadcast others silently."""
+    if images.ndim != 4 or 0 in images.shape or images.shape != reconstructions.shape:
+        raise MetricError(
+            f"images of shape {images.shape} and reconstructions of shape {reconstructions.shape} cannot be compared: "
+            "give one reconstruction (C, H, W) for each image, as arrays of one shape (M, C, H, W)"
+        )
 
 
 def _windowed(images: np.ndarray) -> np.ndarray:

@@ -200,6 +200,30 @@ def test_a_default_search_space_names_keys_of_its_own_method_and_valid_domains(k
         assert {key: value_at(configured, key) for key in corner} == corner
 
 
+@pytest.mark.parametrize(
+    ("options", "domains"),
+    [
+        ({}, {"method.anchors.num_gaussians": (4, 16), "method.unet.skip_dropout_rate": (0.0, 0.4)}),
+        ({"anchors": {"mode": "off"}}, {"method.unet.skip_dropout_rate": (0.0, 0.4)}),
+        ({"anchors": {"mode": "ramp", "shift_rate": 0.0}}, {"method.unet.skip_dropout_rate": (0.0, 0.4)}),
+        ({"unet": {"skip_dropout_sizes": []}}, {"method.anchors.num_gaussians": (4, 16)}),
+        (
+            {"anchors": {"num_gaussians": 2, "max_gaussians": 8}, "unet": {"skip_dropout_sizes": []}},
+            {"method.anchors.num_gaussians": (2, 8)},
+        ),
+        (
+            {"anchors": {"num_gaussians": 20}, "unet": {"skip_dropout_sizes": []}},
+            {"method.anchors.num_gaussians": (4, 20)},
+        ),
+        ({"anchors": {"num_gaussians": 1, "max_gaussians": 1}, "unet": {"skip_dropout_sizes": []}}, {}),
+    ],
+)
+def test_dyga_sd_offers_no_key_that_changes_nothing(options: Any, domains: dict[str, tuple[float, float]]) -> None:
+    space = run_of("dyga_sd", **options).method.default_search_space()
+    assert space.pop("method.unit_dim")["values"] == [16, 32, 64]
+    assert {key: (domain["low"], domain["high"]) for key, domain in space.items()} == domains
+
+
 @pytest.mark.parametrize("kind", SCORED)
 def test_a_sweep_without_a_search_of_its_own_searches_the_default_space(kind: str) -> None:
     run = run_of(kind)

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 
+from raydis.diffusion import samplers
+from raydis.diffusion.denoising import Denoising
 from raydis.editor.sampling import Sampling, choose_sampling
 from raydis.errors import EditError
+from raydis.methods.contract import UnitMethod
 
 
 @pytest.mark.parametrize(
@@ -60,3 +64,15 @@ def test_the_model_s_own_number_of_steps_is_the_default_unless_details_are_kept(
     assert choose_sampling(1000, None, None, default_steps=1, keep_details=True) == Sampling(20, "ddim")
     assert choose_sampling(10, None, None, default_steps=1, keep_details=True) == Sampling(10, "ddim")
     assert choose_sampling(1000, 7, None, default_steps=1) == Sampling(7, "unipc")
+
+
+@pytest.mark.parametrize(("most", "steps"), [(1000, 7), (5, 5)])
+def test_a_request_a_denoising_network_and_a_method_have_one_usual_number_of_steps(
+    monkeypatch: pytest.MonkeyPatch, most: int, steps: int
+) -> None:
+    monkeypatch.setattr(samplers, "DEFAULT_STEPS", 7)
+    assert choose_sampling(most, None, None) == Sampling(steps, "unipc")
+    assert Denoising(schedule="cosine", num_timesteps=most, loss="l1").default_steps == steps
+    of_method = UnitMethod.default_steps.fget
+    assert of_method is not None
+    assert of_method(cast(UnitMethod, SimpleNamespace(max_steps=most))) == steps

@@ -13,10 +13,11 @@ import pytest
 
 from raydis.evaluation.formats import FORMATS, SUFFIXES, as_markdown, to_csv, to_json, to_latex, to_markdown
 from raydis.evaluation.result import Estimate, Evaluation, Run
-from raydis.evaluation.text import BAR, MAX_UNITS, WIDTH, as_lines, as_text, heading
+from raydis.evaluation.text import BAR, MAX_NAME, MAX_UNITS, WIDTH, as_lines, as_text, heading, told_apart
 from raydis.metrics.table import numbers
 
 NAMES = tuple(numbers())
+UNITS = tuple(f"the unit of a network with a long name, number {n}" for n in range(3))
 
 
 def run_of(name: str, *, num_units: int = 3, num_factors: int = 2, value: float = 0.25) -> Run:
@@ -108,6 +109,41 @@ def test_each_run_has_a_column() -> None:
     assert row.rstrip().endswith("0.500")
     assert len(head) == len(row.rstrip())
     assert "of the mean over 2 training runs" in text
+
+
+@pytest.mark.parametrize(
+    ("names", "labels"),
+    [
+        (["seed 0", "seed 1"], ["seed 0", "seed 1"]),
+        (["reference.npy", "other.npy"], ["reference.n…", "other.npy"]),
+        (["runs/of/codes/1.npy", "runs/of/codes/2.npy"], ["…codes/1.npy", "…codes/2.npy"]),
+        (["runs/arena/seed-101/last_checkpoint", "runs/arena/seed-102/last_checkpoint"], ["…seed-101…", "…seed-102…"]),
+        (["a/checkpoint_3", "b/checkpoint_3", "b/checkpoint_4"], ["1 a/checkpo…", "2 b/checkpo…", "3 b/checkpo…"]),
+        (["many_of_its_runs/checkpoint", "many_of_its_seeds/checkpoint"], ["…f_its_runs…", "…_its_seeds…"]),
+        (
+            ["very_long_1_and_what_else_is_there", "very_long_2_and_what_else_is_there"],
+            ["very_long_1…", "very_long_2…"],
+        ),
+        (["a/b", "a/b/c_and_much_more"], ["a/b", "a/b/c_and_m…"]),
+        (["one_and_the_same_name"] * 2, ["one_and_the…"] * 2),
+        (["one_long_name_alone"], ["one_long_na…"]),
+    ],
+)
+def test_names_that_differ_differ_when_they_are_cut(names: list[str], labels: list[str]) -> None:
+    found = told_apart(names, MAX_NAME)
+    assert len(set(found)) == len(set(names))
+    assert max(map(len, found)) <= MAX_NAME
+    assert found == labels
+
+
+def test_runs_units_and_factors_of_long_names_can_be_told_apart_in_the_table() -> None:
+    runs = [replace(run_of(f"runs/long/prefix/of/trial-{n}/checkpoint_000003"), unit_names=UNITS) for n in range(3)]
+    names = ("position_of_the_left_object", "position_of_the_right_object")
+    lines = as_text(replace(evaluation(*runs), factor_names=names)).splitlines()
+    assert any(line.split() == ["…trial-0…", "…trial-1…", "…trial-2…"] for line in lines)
+    head, *rows = lines[-6:-2]
+    assert head.split() == ["…left_object", "…ight_object"]
+    assert len({row[: 2 * MAX_NAME] for row in rows}) == 3
 
 
 def test_spans_join_to_the_text() -> None:

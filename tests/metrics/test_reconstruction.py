@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import pytest
 
@@ -54,3 +56,22 @@ def test_ssim_is_that_of_its_windows() -> None:
 def test_ssim_of_images_smaller_than_a_window_is_refused() -> None:
     with pytest.raises(MetricError, match="at least 11 pixels high and wide"):
         ssim(np.zeros((1, 3, 8, 8)), np.zeros((1, 3, 8, 8)), peak=1.0)
+
+
+@pytest.mark.parametrize("measure", [psnr, ssim])
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ((2, 3, 12, 12), (1, 3, 12, 12)),
+        ((2, 3, 12, 12), (2, 1, 12, 12)),
+        ((1, 1, 12, 12), (3, 3, 12, 12)),
+        ((2, 3, 12, 12), (3, 12, 12)),
+        ((3, 12, 12), (3, 12, 12)),
+        ((0, 3, 12, 12), (0, 3, 12, 12)),
+    ],
+)
+def test_unequal_shapes_are_refused_instead_of_broadcast(
+    measure: Callable[..., np.ndarray], one: tuple[int, ...], other: tuple[int, ...]
+) -> None:
+    with pytest.raises(MetricError, match=r"cannot be compared: give one reconstruction .* for each image"):
+        measure(np.zeros(one), np.zeros(other), peak=1.0)
