@@ -24,7 +24,7 @@ if TYPE_CHECKING:  # the driver does not import torch
 
 NUM_VALUES = 7  # columns of a traversal
 MAX_UNITS = 10  # rows of a traversal
-STRIP_QUALITY = 90
+STRIP_QUALITY = 75
 
 
 @dataclass(frozen=True)

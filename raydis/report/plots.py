@@ -11,10 +11,13 @@ from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullLocator
 
 COLUMNS = 4
 COLOURS = 20  # of matplotlib's tab20
 DPI = 110
+LOG_STEPS = (1.0, 2.0, 5.0)  # where a logarithmic axis has ticks, in each power of ten
+MANY = 200  # highest / lowest value from which only powers of ten have ticks
 
 
 def draw_anchors(
@@ -105,6 +108,10 @@ def draw_curves(panels: Mapping[str, Mapping[str, np.ndarray]], *, score: str, l
                 panel.vlines(where, runs[..., 1].min(0), runs[..., 1].max(0), color=colour, alpha=0.5, linewidth=1.8)
         if axis in log:
             panel.set_xscale("log")
+            low, high = panel.get_xlim()
+            # By default matplotlib labels every minor tick of a short axis, and the labels overlap.
+            panel.xaxis.set_major_locator(LogLocator(subs=LOG_STEPS if high < MANY * low else (1.0,)))
+            panel.xaxis.set_minor_locator(NullLocator())
         else:
             panel.set_xlim(left=0)
         panel.xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}" if value >= 1 else f"{value:.3g}")
