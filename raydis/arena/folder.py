@@ -13,7 +13,9 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 from raydis.arena.recover import ended_trials
-from raydis.arena.spec import ArenaSpec
+from raydis.arena.spec import ArenaSpec, Entrant
+from raydis.checkpoint.migrate import migrate_config
+from raydis.config.identity import differences
 from raydis.config.tree import is_tree
 from raydis.errors import ConfigError
 from raydis.store import Store, StoreMissing
@@ -114,10 +116,12 @@ def check_spec(store: Store, key: str, spec: ArenaSpec) -> None:
         terms["entrants"] = {name: each for name, each in terms["entrants"].items() if name in both}
     before, after = dict(_flat(old)), dict(_flat(new))
     differing = [
-        f"{name} was {before.get(name)} and is {after.get(name)}"
+        f"{name} was {before.get(name)}, is {after.get(name)}"
         for name in dict.fromkeys([*before, *after])
         if before.get(name) != after.get(name)
     ]
+    for name in new["entrants"]:
+        differing += _run_differences(f"entrants.{name}", found["entrants"][name], spec.entrants[name])
     if differing:
         more = f" and {len(differing) - SHOWN} more" if len(differing) > SHOWN else ""
         raise ConfigError(
@@ -135,19 +139,23 @@ def write_spec(store: Store, key: str, spec: ArenaSpec) -> None:
 
 
 def _terms(tree: dict[str, Any]) -> dict[str, Any]:
-    """Return what must stay equal: the spec without what may change, and without the machines of its runs."""
+    """Return what must stay equal besides the runs of the entrants: the spec without what may change."""
     entrants = {}
     for name, entrant in tree["entrants"].items():
-        terms = {key: value for key, value in entrant.items() if key not in FREE_OF_ENTRANT}
-        terms["run"] = _without_compute(entrant["run"])
+        terms = {key: value for key, value in entrant.items() if key not in (*FREE_OF_ENTRANT, "run")}
         if entrant["pretraining"] is not None:
-            terms["pretraining"] = entrant["pretraining"] | {"run": _without_compute(entrant["pretraining"]["run"])}
+            terms["pretraining"] = {key: value for key, value in entrant["pretraining"].items() if key != "run"}
         entrants[name] = terms
     return {key: value for key, value in tree.items() if key not in FREE} | {"entrants": entrants}
 
 
-def _without_compute(run: dict[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in run.items() if key != "compute"}
+def _run_differences(name: str, was: dict[str, Any], now: Entrant) -> list[str]:
+    """Return how the runs of an entrant differ from those it was begun with, perhaps by another version of raydis."""
+    found = [f"{name}.run.{line}" for line in differences(migrate_config(was["run"]), now.run)]
+    if was["pretraining"] is not None and now.pretraining is not None:
+        before = migrate_config(was["pretraining"]["run"])
+        found += [f"{name}.pretraining.run.{line}" for line in differences(before, now.pretraining.run)]
+    return found
 
 
 def _flat(tree: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:

@@ -228,7 +228,7 @@ def test_another_arena_under_the_same_name_is_refused_before_anything_runs(
     arena()
     sweeps.asked.clear()
     other = spec.model_copy(update={"num_trials": 7})
-    with pytest.raises(ConfigError, match="num_trials was 3 and is 7"):
+    with pytest.raises(ConfigError, match="num_trials was 3, is 7"):
         run_arena(other, name="duel", storage=str(sweeps.store.location), console=Console(file=io.StringIO()))
     assert sweeps.asked == {}
 
