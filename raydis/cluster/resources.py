@@ -17,6 +17,7 @@ from raydis.config import ComputeConfig
 from raydis.errors import ResourceError
 
 Node = Mapping[str, float]  # resources under Ray's names: CPU, GPU, ...
+SETTLE_S = 10  # time in which Ray frees the resources of work that has ended
 DEFAULT_NUM_GPUS = 1.0  # of a worker on `cuda`; a guess until tests.benchmarks.packing is run on a GPU
 
 

@@ -18,7 +18,7 @@ WIDTH = 100
 BAR = 28
 MAX_UNITS = 40  # rows of the importance; the table that `--output` writes has all
 MAX_NAME = 12
-MAX_TITLE = 34
+MAX_TITLE = 40
 LEAST_SHOWN = 0.005  # smaller importances round to 0.00
 SHADES = " ░▒▓█"
 
@@ -139,7 +139,7 @@ def _bar(estimate: Estimate) -> Line:
 def _runs(found: Evaluation) -> list[Line]:
     """Return the numbers of each run, as many runs beside each other as there is room for."""
     width = min(MAX_TITLE, max(len(estimate.number.title) for estimate in found.estimates))
-    labels = told_apart([run.name for run in found.runs], MAX_NAME)
+    labels = distinct_labels([run.name for run in found.runs], MAX_NAME)
     columns = [max(7, len(label)) for label in labels]
     lines: list[Line] = []
     for part in _parts(columns, WIDTH - width):
@@ -161,8 +161,8 @@ def _importance(run: Run, found: Evaluation) -> list[Line]:
     order = by_importance(importance, num_most=MAX_UNITS)
     of_run = f" of {run.name}" if len(found.runs) > 1 else ""
     lines = _wrapped(f"importance of each unit{of_run} for each factor (each column sums to 1)", "title")
-    units = told_apart([run.unit_names[unit] for unit in order], 2 * MAX_NAME)
-    factors = told_apart(found.factor_names, MAX_NAME)
+    units = distinct_labels([run.unit_names[unit] for unit in order], 2 * MAX_NAME)
+    factors = distinct_labels(found.factor_names, MAX_NAME)
     width = max(map(len, units))
     columns = [max(7, len(name)) for name in factors]
     for part in _parts(columns, WIDTH - width):
@@ -202,7 +202,7 @@ def shortened(name: str, width: int) -> str:
     return name if len(name) <= width else f"{name[: width - 1]}…"
 
 
-def told_apart(names: Sequence[str], width: int) -> list[str]:
+def distinct_labels(names: Sequence[str], width: int) -> list[str]:
     """Return names, each cut to a width, such that names that differ still do.
 
     The first of these cuts that tells all of them apart is made: at the end; at the start; to the folders of a path

@@ -9,7 +9,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from raydis.evaluation.result import Evaluation, Run, by_importance
-from raydis.evaluation.text import heading, interval_note, settings, told_apart
+from raydis.evaluation.text import distinct_labels, heading, interval_note, settings
 
 FIGURE_FORMATS = (".png", ".pdf", ".svg", ".jpg", ".jpeg", ".webp")
 DPI = 150
@@ -86,8 +86,8 @@ def _draw_importance(panel: Any, run: Run, found: Evaluation) -> None:
     panel.set_xticks(range(shown.shape[1]))
     panel.set_yticks(range(len(order)))
     turned = {"rotation": 40, "ha": "right", "rotation_mode": "anchor"}
-    labels = panel.set_xticklabels(told_apart(found.factor_names, MAX_NAME), fontsize=9, **turned)
-    labels += panel.set_yticklabels(told_apart([run.unit_names[unit] for unit in order], MAX_NAME), fontsize=9)
+    labels = panel.set_xticklabels(distinct_labels(found.factor_names, MAX_NAME), fontsize=9, **turned)
+    labels += panel.set_yticklabels(distinct_labels([run.unit_names[unit] for unit in order], MAX_NAME), fontsize=9)
     for label in labels:
         label.set_parse_math(False)  # a factor may be named $x$
     panel.tick_params(length=0)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import tempfile
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +20,7 @@ import ray
 from raydis.checkpoint.fetch import fetch_checkpoint
 from raydis.checkpoint.open import Checkpoint
 from raydis.cluster.connect import fetch_result
-from raydis.cluster.resources import Node, free_nodes, worker_resources
+from raydis.cluster.resources import SETTLE_S, Node, cluster_nodes, free_nodes, worker_resources
 from raydis.config import EvaluationConfig, RunConfig
 from raydis.metrics.scores import Scores
 from raydis.metrics.scoring import derived_seed
@@ -61,9 +62,25 @@ def publish(best: TrialRecord, spec: SweepSpec, config: PromotionConfig, *, stor
         RaydisError: scoring, drawing, registering or promoting failed.
     """
     assert best.checkpoint is not None  # a complete trial has one
-    num_cpus, num_gpus = scoring_resources(worker_resources(spec.run.hardware), free_nodes())
+    trial = worker_resources(spec.run.hardware)
+    num_cpus, num_gpus = scoring_resources(trial, free_after_trials(trial))
     task = ray.remote(_publish).options(num_cpus=num_cpus, num_gpus=num_gpus, max_retries=1)
     return fetch_result(task.remote(best.checkpoint, spec, config, storage, folder, num_cpus))
+
+
+def free_after_trials(trial: Mapping[str, float]) -> list[Node]:
+    """Return the free resources of each node, once those of the last trials are among them.
+
+    Ray takes a moment to count them as free. Without the wait, scoring would mostly get the CPUs of a single trial, and
+    take as many times longer. What other work on the cluster holds is waited for as well, but for SETTLE_S only.
+    """
+    most, free = scoring_resources(trial, cluster_nodes()), free_nodes()
+    for _ in range(SETTLE_S):
+        if scoring_resources(trial, free) == most:
+            break
+        time.sleep(1.0)
+        free = free_nodes()
+    return free
 
 
 def scoring_resources(trial: Mapping[str, float], free: Sequence[Node]) -> tuple[float, float]:

@@ -20,6 +20,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from raydis.cluster.connect import ray_cluster, set_environment
 from raydis.cluster.resources import (
+    SETTLE_S,
     choose_device,
     choose_num_workers,
     cluster_grows,
@@ -49,7 +50,6 @@ MAX_RESTARTS = 3
 MAX_FAILED_STARTS = 10  # in a row, a minute each: the cluster is full, or has not noticed yet that a node is lost
 MAX_FAILED_STARTS_GROWING = 60  # the same, if an autoscaler may be starting nodes with large container images
 GROWING_STARTS = 5  # failed starts for which the autoscaler is asked for all workers, before a run takes fewer
-SETTLE_S = 10  # time in which Ray releases the resources of the last workers
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ import pytest
 import scipy.stats
 
 from raydis.evaluation.intervals import around_first, around_mean, is_complete_grid
+from tests.benchmarks.intervals import coverage
 
 DRAWS = [0.5, 0.6, 0.4, 0.7]
 
@@ -52,3 +53,13 @@ def test_intervals_contain_the_truth_as_often_as_they_say(kind: str) -> None:
 )
 def test_a_complete_grid_has_each_combination_equally_often(rows: list[list[int]], complete: bool) -> None:
     assert is_complete_grid(np.array(rows)) == complete
+
+
+@pytest.mark.parametrize("num_seeds", [3, 5, 10])
+def test_the_benchmark_finds_the_coverage_that_is_known_for_a_bell(num_seeds: int) -> None:
+    """Of means that are 1.96 estimated errors away, as many are within as Student's distribution has there."""
+    num = 1000
+    shares = {"Student's t": 0.95, "1.96 errors": 2 * scipy.stats.t(num_seeds - 1).cdf(1.959964) - 1}
+    for method, share in shares.items():
+        found = coverage(method, "bell", num_seeds, num)
+        assert found == pytest.approx(share, abs=5 * (share * (1 - share) / num) ** 0.5)

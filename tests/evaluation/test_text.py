@@ -13,7 +13,17 @@ import pytest
 
 from raydis.evaluation.formats import FORMATS, SUFFIXES, as_markdown, to_csv, to_json, to_latex, to_markdown
 from raydis.evaluation.result import Estimate, Evaluation, Run
-from raydis.evaluation.text import BAR, MAX_NAME, MAX_UNITS, WIDTH, as_lines, as_text, heading, told_apart
+from raydis.evaluation.text import (
+    BAR,
+    MAX_NAME,
+    MAX_TITLE,
+    MAX_UNITS,
+    WIDTH,
+    as_lines,
+    as_text,
+    distinct_labels,
+    heading,
+)
 from raydis.metrics.table import numbers
 
 NAMES = tuple(numbers())
@@ -76,6 +86,11 @@ def test_the_text_holds_every_number_its_interval_and_a_bar() -> None:
     assert "note: factor 1 is text" in text
 
 
+def test_no_metric_has_a_title_that_is_cut() -> None:
+    assert max(len(heading(number)) for number in numbers().values()) <= MAX_TITLE
+    assert "Leakage between units (lower is better)" in as_text(evaluation())
+
+
 def test_without_intervals_the_text_says_so() -> None:
     estimates = (Estimate(NAMES[0], 0.5),)
     single = replace(evaluation(), estimates=estimates, intervals=None, num_draws=1)
@@ -130,13 +145,13 @@ def test_each_run_has_a_column() -> None:
     ],
 )
 def test_names_that_differ_differ_when_they_are_cut(names: list[str], labels: list[str]) -> None:
-    found = told_apart(names, MAX_NAME)
+    found = distinct_labels(names, MAX_NAME)
     assert len(set(found)) == len(set(names))
     assert max(map(len, found)) <= MAX_NAME
     assert found == labels
 
 
-def test_runs_units_and_factors_of_long_names_can_be_told_apart_in_the_table() -> None:
+def test_runs_units_and_factors_of_long_names_can_be_distinct_labels_in_the_table() -> None:
     runs = [replace(run_of(f"runs/long/prefix/of/trial-{n}/checkpoint_000003"), unit_names=UNITS) for n in range(3)]
     names = ("position_of_the_left_object", "position_of_the_right_object")
     lines = as_text(replace(evaluation(*runs), factor_names=names)).splitlines()

@@ -22,7 +22,7 @@ from raydis.engine.state import Training
 from raydis.metrics.table import METRICS
 from raydis.registry import Registry
 from raydis.store import LocalStore
-from raydis.sweep.publish import Published, _publish, final_evaluation, scoring_resources
+from raydis.sweep.publish import Published, _publish, final_evaluation, free_after_trials, scoring_resources
 from raydis.sweep.spec import PromotionConfig, SweepSpec
 
 SEARCH = {"method.num_units": {"kind": "int", "low": 4, "high": 6}}
@@ -145,3 +145,27 @@ def test_scoring_reserves_what_a_trial_had_and_the_cpus_that_one_node_has_free(
     trial: dict[str, float], free: list[dict[str, float]], expected: tuple[float, float]
 ) -> None:
     assert scoring_resources(trial, free) == expected
+
+
+@pytest.mark.parametrize(
+    ("total", "seen", "sleeps"),
+    [
+        ([2.0], [[2.0]], 0),
+        ([2.0], [[1.0], [1.0], [2.0]], 2),  # Ray frees what the last trial had after a moment
+        ([16.0, 16.0], [[0.0, 8.0]], 0),  # one of the nodes has free what scoring can use
+        ([2.0], [[1.0]], 10),  # others work there
+    ],
+)
+def test_scoring_waits_for_what_the_last_trials_had(
+    monkeypatch: pytest.MonkeyPatch, total: list[float], seen: list[list[float]], sleeps: int
+) -> None:
+    slept: list[float] = []
+
+    def free_nodes() -> list[dict[str, float]]:
+        return [{"CPU": cpus} for cpus in seen[min(len(slept), len(seen) - 1)]]
+
+    monkeypatch.setattr("raydis.sweep.publish.free_nodes", free_nodes)
+    monkeypatch.setattr("raydis.sweep.publish.cluster_nodes", lambda: [{"CPU": cpus} for cpus in total])
+    monkeypatch.setattr("raydis.sweep.publish.time.sleep", slept.append)
+    assert free_after_trials({"CPU": 1.0}) == free_nodes()
+    assert len(slept) == sleeps
