@@ -138,6 +138,17 @@ def test_fits_that_cannot_work_are_refused_with_what_to_do() -> None:
         start(built(num_neighbors=20), apart)
 
 
+@pytest.mark.parametrize("more", [1, 2, 5])
+def test_barely_more_landmarks_than_neighbors_have_units_and_give_them_to_other_images(more: int) -> None:
+    images = shown(draw_arcs(np.random.default_rng(0).random((60, 2)), SIZE))
+    method = start(built(num_neighbors=20, fit_images=40), images[: 20 + more])
+    count = int(method.num_landmarks)
+    assert 20 < count <= 20 + more
+    targets = method.targets[:count].double()
+    torch.testing.assert_close(targets.T.cov(correction=0), torch.eye(2, dtype=torch.float64), rtol=0, atol=1e-3)
+    assert method.spectral_units(images).isfinite().all()
+
+
 def test_landmarks_are_no_more_than_the_budget_has() -> None:
     tree = run().model_dump() | {"train": {"num_images": 600, "batch_size": 8}}
     assert build_method(RunConfig.model_validate(tree), 1).start_images == 600

@@ -176,6 +176,22 @@ def test_fewer_points_than_neighbors_are_refused() -> None:
         embed(uniform(15, 2), 2, 20, rng())
 
 
+@pytest.mark.parametrize(("num_dims", "num_neighbors"), [(2, 20), (3, 26)])
+@pytest.mark.parametrize("more", [1, 2, 5])
+def test_barely_more_points_than_neighbors_are_enough_for_flat_data(
+    num_dims: int, num_neighbors: int, more: int
+) -> None:
+    factors = uniform(num_neighbors + more, num_dims, seed=more)
+    found = embed(factors, num_dims, num_neighbors, rng())
+    assert num_neighbors < len(found.kept) <= num_neighbors + more
+    assert explained(factors[found.kept], found.coordinates) == pytest.approx(1.0, abs=1e-6)
+
+
+def test_few_points_of_which_too_many_are_nobodys_neighbor_are_refused() -> None:
+    with pytest.raises(FitError, match=r"of 18 images has 1 components and leaves \d+ images in one piece: raise"):
+        embed(uniform(18, 2), 2, 6, rng())
+
+
 def test_the_seed_of_the_eigenvalue_solver_does_not_matter() -> None:
     points = arcs(uniform(500, 2))
     first, other = (embed(points, 2, 20, np.random.default_rng(seed)).coordinates for seed in (0, 1))
