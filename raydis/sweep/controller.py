@@ -39,7 +39,9 @@ class _Controller(TuneController):
     """Tell the searcher the error of a trial before it is told that the trial has failed."""
 
     def _process_trial_failure(self, trial: Any, exception: Any) -> None:
-        searcher = getattr(self._search_alg, "searcher", None)
+        searcher: Any = self._search_alg
+        while (inner := getattr(searcher, "searcher", None)) is not None:  # Tune wraps it, more than once
+            searcher = inner
         if isinstance(searcher, StudySearcher):
             searcher.blame(trial.trial_id, exception)
         super()._process_trial_failure(trial, exception)
