@@ -7,12 +7,17 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from raydis.edge import EXIT_CODE_HELP, run_command
 from raydis.errors import INTERRUPTED, ConfigError, StoreError, SweepError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from raydis.sweep.spec import SweepSpec
 
 QUICKSTART = Path("sweeps", "quickstart.yaml")
 WIDTH = 100  # columns of the output if it is not a terminal
@@ -69,7 +74,12 @@ def sweep(
         console.print(f"warning: {warning}", highlight=False, soft_wrap=True)
     if dry_run:
         print_plan(plan, path, console)
-        return
+    else:
+        _run(plan, path, name, storage, console, fresh=fresh)
+
+
+def _run(plan: SweepSpec, path: Path, name: str | None, storage: str, console: Console, *, fresh: bool) -> None:
+    """Run what is left of a sweep and print its result. Raises what the exit code says."""
     from raydis.cluster.storage import lasting_storage
     from raydis.store import open_store
     from raydis.sweep.folder import default_name

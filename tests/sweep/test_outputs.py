@@ -88,7 +88,7 @@ def record_of_rows(config: dict[str, Any], spec: SweepSpec) -> TrialRecord:
         "record": last,
         "reason": reason if error is None else explain(error).line,
         "time_s": last.get("time_total_s"),
-        "checkpoint": f"/runs/{number}" if rows else None,
+        "checkpoint": last.get("checkpoint_uri", f"/runs/{number}") if rows else None,
     }
     return record_of(number, state, notes)
 
