@@ -143,7 +143,7 @@ def test_a_full_disk_and_any_other_system_error_is_left_to_tune(told: list, monk
 
 def test_a_trial_of_an_interrupted_sweep_goes_on_from_its_newest_sound_checkpoint(told: list, tmp_path: Path) -> None:
     run_trial(trial())
-    whole, kept = told.copy(), [folder for _, folder in told if folder]
+    whole, kept = told.copy(), [folder.rename(tmp_path / f"old-{folder.name}") for _, folder in told if folder]
     damaged = kept[1]
     (damaged / "weights.safetensors").write_bytes(b"cut sh")
     told.clear()
