@@ -11,7 +11,6 @@ from rich.table import Table
 
 from raydis.metrics.scores import Scores
 from raydis.metrics.standing import Objective, with_spread
-from raydis.store import Location
 from raydis.sweep.files import STUDY_FILE
 from raydis.sweep.result import SweepResult
 from raydis.sweep.spec import SweepSpec
@@ -33,8 +32,8 @@ def print_result(result: SweepResult, spec: SweepSpec, storage: str, console: Co
     facts, next_commands = {}, []
     where = "" if storage == DEFAULT_STORAGE else f" --storage {shlex.quote(storage)}"
     if result.interrupted:
-        ended = sum(record.state != "interrupted" for record in result.records)
-        facts["interrupted"] = f"{ended} of {spec.total_trials} trials ended; nothing was promoted"
+        ended = sum(record.ended for record in result.records)
+        facts["interrupted"] = f"{ended} of {spec.total_trials} trials ended; the same command goes on"
     if stopped := [record for record in result.records if record.state == "stopped"]:
         spent = sum(record.run.images_seen or 0 for record in stopped)
         total = spec.total_trials * spec.run.train.num_images
@@ -58,10 +57,9 @@ def print_result(result: SweepResult, spec: SweepSpec, storage: str, console: Co
         if promotion.decision.promote and spec.promotion and f"{spec.model_name}@{spec.promotion.alias}" == SERVED:
             there = "" if storage == DEFAULT_STORAGE else f"RAYDIS_STORAGE={shlex.quote(storage)} "
             next_commands.append(f"{there}serve run serve_configs/local.yaml")
-    local = f", {STUDY_FILE}" if Location.parse(result.folder).folder else ""
     facts["folder"] = result.folder
     if result.unwritten is None:
-        facts["files"] = f"trials.csv, trials.parquet, summary.json, spec.json{local}, a folder a trial"
+        facts["files"] = f"trials.csv, trials.parquet, summary.json, spec.json, {STUDY_FILE}, a folder a trial"
     facts |= {"next" if row == 0 else " " * row: command for row, command in enumerate(next_commands)}
     print_facts(console, facts)
 

@@ -1,0 +1,169 @@
+"""The memory of a sweep: its journal, what its trials leave behind, and results that are known."""
+
+from __future__ import annotations
+
+import os
+import signal
+from pathlib import Path
+from typing import Any
+
+import optuna
+import pytest
+from optuna.storages import JournalStorage
+
+from raydis.errors import ConfigError
+from raydis.store import LocalStore
+from raydis.sweep.domains import MAX_POINTS, points
+from raydis.sweep.journal import StoreJournal, cut_to_lines, study_storage
+from raydis.sweep.left import Left, elapsed, forget, last_index, left_behind
+from raydis.sweep.searcher import StudySearcher
+from raydis.sweep.signals import stopped_like_ctrl_c
+from raydis.sweep.study import num_left, open_study, read_records
+from tests.records import finished
+from tests.sweep.test_difference import spec_of
+
+FINITE = {
+    "method.unet.skip_dropout_rate": {"kind": "choice", "values": [0.1, 0.2]},
+    "method.num_units": {"kind": "int", "low": 4, "high": 5},
+}
+GOOD = finished(dci_disentanglement=0.4, factor_vae=0.7).to_ray()
+
+
+@pytest.mark.parametrize(
+    ("text", "left"), [(b"", b""), (b"ab", b""), (b"a\n", b"a\n"), (b"a\nb", b"a\n"), (b"a\n" + b"b" * 70_000, b"a\n")]
+)
+def test_a_line_that_was_not_written_to_its_end_is_removed(text: bytes, left: bytes, tmp_path: Path) -> None:
+    (tmp_path / "log").write_bytes(text)
+    cut_to_lines(tmp_path / "log")
+    assert (tmp_path / "log").read_bytes() == left
+
+
+def test_a_journal_in_a_store_lasts_from_flush_to_flush(tmp_path: Path) -> None:
+    store = LocalStore(tmp_path)
+    journal = StoreJournal(store, "sweeps/s")
+    study = optuna.create_study(study_name="s", storage=JournalStorage(journal))
+    trial = study.ask()
+    value = trial.suggest_float("x", 0, 1)
+    journal.flush()
+    study.tell(trial, 0.1)  # lost with its process
+    again = StoreJournal(store, "sweeps/s")
+    (kept,) = optuna.load_study(study_name="s", storage=JournalStorage(again)).trials
+    assert (kept.params, kept.state.name) == ({"x": value}, "RUNNING")
+    journal.flush()
+    journal.flush()
+    assert len(list(store.list("sweeps/s/"))) == 2
+    journal.write_whole()
+    storage, _ = study_storage(store, "sweeps/s")  # as optuna-dashboard reads it
+    assert optuna.load_study(study_name="s", storage=storage).trials[0].state.name == "COMPLETE"
+
+
+def test_the_study_names_its_objectives(tmp_path: Path) -> None:
+    study = open_study(spec_of(), "s", None)
+    assert study.metric_names == ["dci_disentanglement", "factor_vae"]
+
+
+def test_a_study_of_an_older_raydis_is_refused(tmp_path: Path) -> None:
+    storage, _ = study_storage(LocalStore(tmp_path), "sweeps/s")
+    study = optuna.create_study(study_name="s", storage=storage, directions=["maximize"] * 2)
+    study.tell(study.ask(), [0.1, 0.2])
+    with pytest.raises(ConfigError, match="the study of sweep s was begun by an older raydis"):
+        open_study(spec_of(), "s", storage)
+
+
+def test_a_trial_leaves_behind_its_checkpoints_and_its_time(tmp_path: Path) -> None:
+    store, folder = LocalStore(tmp_path), tmp_path / "t"
+    assert left_behind(store, "t") == Left()
+    for number in (0, 2, 10):
+        (folder / f"checkpoint_{number:06d}").mkdir(parents=True)
+        if number != 10:  # without a manifest: not complete
+            (folder / f"checkpoint_{number:06d}/manifest.json").write_text("{}")
+    (folder / "result.json").write_text('{"time_total_s": 2.0}\n{"time_total_s": 3.5}\n')
+    left = left_behind(store, "t")
+    assert left == Left((str(folder / "checkpoint_000002"), str(folder / "checkpoint_000000")), 3.5)
+    assert last_index(left.checkpoints) == 2
+    assert last_index(()) == -1
+    forget(left.checkpoints)
+    assert {path.name for path in folder.iterdir()} == {"checkpoint_000010", "result.json"}
+
+
+def test_the_clock_of_each_session_counts() -> None:
+    assert elapsed(b"") == 0.0
+    lines = [b'{"time_total_s": 1}', b'{"time_total_s": 4}', b'{"time_total_s": 2}', b"{}", b'{"time_total_s": 2.5}']
+    assert elapsed(b"\n".join([*lines, b'{"time_tot'])) == 6.5
+
+
+def test_the_points_of_a_space_can_be_listed_unless_they_are_many() -> None:
+    assert points(spec_of().search) == [{"method.num_units": number} for number in (4, 5, 6)]
+    assert len(points(spec_of(search=FINITE).search) or []) == 4
+    line = {"train.learning_rate": {"kind": "float", "low": 0.1, "high": 0.2}}
+    assert points(spec_of(search=line).search) is None
+    many = {"seed": {"kind": "int", "low": 0, "high": MAX_POINTS}}
+    assert points(spec_of(search=many).search) is None
+
+
+@pytest.mark.parametrize("at_once", [1, 3])
+def test_a_finite_space_is_searched_once_and_the_sampler_is_told_what_is_known(at_once: int) -> None:
+    spec = spec_of(search=FINITE, num_trials=8, controls=[])
+    searcher = StudySearcher(spec, study_name="s")
+    assert num_left(searcher.study, spec) == 4
+    asked, running = [], []
+    for number in range(20):
+        suggestion = searcher.suggest(str(number))
+        if suggestion == "FINISHED":
+            break
+        assert isinstance(suggestion, dict)
+        asked.append(suggestion["settings"])
+        running.append(str(number))
+        if len(running) == at_once:
+            searcher.on_trial_complete(running.pop(0), GOOD)
+    for trial_id in running:
+        searcher.on_trial_complete(trial_id, GOOD)
+    assert len(asked) == 4
+    assert all(asked.count(point) == 1 for point in asked)
+    assert num_left(searcher.study, spec) == 0
+    assert [record.state for record in read_records(searcher.study)] == ["complete"] * 4
+    assert {trial.state.name for trial in searcher.study.trials} <= {"COMPLETE", "FAIL"}
+
+
+def test_an_interrupted_trial_is_asked_again_with_its_settings_and_what_it_left(tmp_path: Path) -> None:
+    line = {"train.learning_rate": {"kind": "float", "low": 0.1, "high": 0.2}}
+
+    def begin() -> StudySearcher:
+        left = Left(("/c/checkpoint_000001",), 4.0)
+        storage, _ = study_storage(LocalStore(tmp_path), "sweeps/s", mend=True)
+        return StudySearcher(spec_of(search=line), study_name="s", storage=storage, left=lambda number: left)
+
+    first = begin()
+    one, two = first.suggest("a"), first.suggest("b")
+    first.on_trial_complete("a", GOOD)
+    second = begin()  # the first was killed
+    again: Any = second.suggest("c")
+    assert again == two | {"checkpoints": ["/c/checkpoint_000001"]}
+    second.on_trial_complete("c", GOOD | {"time_total_s": 2.0})
+    assert read_records(second.study)[1].time_s == 6.0
+    assert one["control"] == "off"
+    fresh: Any = second.suggest("d")
+    assert fresh["number"] == 2
+    assert "checkpoints" not in fresh
+
+
+def test_sigterm_does_in_a_search_what_ctrl_c_does_and_its_own_handler_hears_it() -> None:
+    heard, stopped = [], []
+
+    def of_the_edge(number: int, frame: Any) -> None:
+        heard.append(number)
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, of_the_edge)
+    on_interrupt = signal.getsignal(signal.SIGINT)
+    try:
+        with stopped_like_ctrl_c():
+            signal.signal(signal.SIGINT, lambda *_: stopped.append("by Tune"))
+            os.kill(os.getpid(), signal.SIGTERM)
+        assert (heard, stopped) == ([signal.SIGTERM], ["by Tune"])
+        assert signal.getsignal(signal.SIGTERM) is of_the_edge
+        assert signal.getsignal(signal.SIGINT) is on_interrupt
+        with pytest.raises(KeyboardInterrupt), stopped_like_ctrl_c():  # before Tune has its handler
+            os.kill(os.getpid(), signal.SIGTERM)
+    finally:
+        signal.signal(signal.SIGTERM, before)
