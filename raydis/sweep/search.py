@@ -20,7 +20,7 @@ from raydis.sweep.searcher import StudySearcher
 from raydis.sweep.signals import stopped_like_ctrl_c
 from raydis.sweep.spec import SweepSpec
 from raydis.sweep.stopping import SweepScheduler
-from raydis.sweep.study import num_left
+from raydis.sweep.study import num_left, read_reports
 from raydis.sweep.summary import TrialRecord
 from raydis.sweep.trial import CHECKPOINT_URI, run_trial, trial_name, trial_resources
 
@@ -79,7 +79,7 @@ def search(
     left = num_left(searcher.study, spec)
     total = sum(record.ended for record in earlier) + left
     state = SweepState(total, spec.run.train.num_images, spec.objectives, earlier=earlier)
-    scheduler = SweepScheduler(spec, spec.stopping) if spec.stopping else None
+    scheduler = _scheduler_of(spec, searcher)
     with SweepProgress(state, console, scheduler) as progress, stopped_like_ctrl_c(), tolerant_tune():
         tuner = tune.Tuner(
             tune.with_resources(run_trial, trial_resources(spec.run)),
@@ -115,6 +115,16 @@ def search(
             if (failure := storage_failure(store, f"sweeps/{name}/{PROBE_FILE}", error)) is not None:
                 raise failure from error
             raise
+
+
+def _scheduler_of(spec: SweepSpec, searcher: StudySearcher) -> SweepScheduler | None:
+    """Return the scheduler of a sweep with early stopping, which knows what trials reported in earlier sessions."""
+    if spec.stopping is None:
+        return None
+    scheduler = SweepScheduler(spec, spec.stopping)
+    for number, reports in read_reports(searcher.study).items():
+        scheduler.replay(number, reports)
+    return scheduler
 
 
 def storage_failure(store: Store, probe: str, error: BaseException) -> StoreError | None:

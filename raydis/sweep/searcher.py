@@ -12,13 +12,12 @@ A trial that an interruption of the sweep ended has not ended: it is WAITING unt
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Callable, Mapping, Sequence
+import contextlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import optuna
-from optuna.samplers import BaseSampler, NSGAIISampler, RandomSampler, TPESampler
 from optuna.storages import BaseStorage
 from optuna.trial import TrialState
 from ray.tune.search import Searcher
@@ -28,6 +27,7 @@ from raydis.errors import StoreError, explain
 from raydis.metrics.standing import Objective, missing
 from raydis.sweep.domains import points
 from raydis.sweep.left import Left
+from raydis.sweep.sampler import build_sampler
 from raydis.sweep.space import as_point, control_settings, suggest_settings
 from raydis.sweep.spec import SweepSpec
 from raydis.sweep.study import (
@@ -43,8 +43,6 @@ from raydis.sweep.study import (
 )
 from raydis.sweep.summary import TrialRecord
 
-MAX_STARTUP_TRIALS = 10
-NSGA2_POPULATION = 20
 MAX_REPEATS = 100  # suggestions in a row that are known; then the sampler has nothing new
 
 
@@ -112,6 +110,8 @@ class StudySearcher(Searcher):
                 left = self._left(trial.number) if begun else Left()
                 self._time_s[trial_id] = max(left.time_s, trial.user_attrs.get(Note.time_s, 0.0))
                 self._trials[trial_id] = trial
+                if begun and Note.record in trial.user_attrs:  # Tune may stop it before it runs again
+                    self._reports[trial_id] = trial.user_attrs[Note.record]
                 self._saved()
                 suggestion = {"number": trial.number, "control": control, "settings": settings}
                 return suggestion | ({"checkpoints": list(left.checkpoints)} if left.checkpoints else {})
@@ -165,8 +165,22 @@ class StudySearcher(Searcher):
         self._errors[trial_id] = error
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
-        """Keep a report of a trial."""
+        """Keep a report of a trial, and one at a rung of early stopping in the study as well.
+
+        Raises:
+            StoreError, OSError: the study cannot be written. Every further call raises the same error.
+        """
         self._reports[trial_id] = result
+        trial, record = self._trials.get(trial_id), RunRecord.from_ray(result)
+        if trial is None or self.spec.stopping is None or record.finished or record.scores is None:
+            return
+        with self._lasting():
+            notes = self._notes(trial_id, result, None)
+            rungs = trial.user_attrs.get(Note.rungs, [])
+            if all(row["images_seen"] != record.images_seen for row in rungs):  # it may repeat one after a restart
+                notes[Note.rungs] = [*rungs, notes[Note.record]]
+            for name, value in notes.items():
+                trial.set_user_attr(name, value)
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         """Record in the study how a trial ended. `result` is its last report, if there was one.
@@ -176,15 +190,20 @@ class StudySearcher(Searcher):
         """
         if trial_id not in self._trials:
             return
+        cause = self._errors.get(trial_id)
+        if self._failure is None and error and cause is not None and (fatal := self._ends_sweep(cause)) is not None:
+            raise fatal  # the trial is not to blame: it waits until the sweep goes on
+        with self._lasting():
+            self._tell(trial_id, self._reports.get(trial_id) if result is None else result, error)
+
+    @contextlib.contextmanager
+    def _lasting(self) -> Iterator[None]:
+        """Make what a `with` block writes to the study lasting, and keep a failure."""
         if self._failure is not None:  # Tune takes an error of the first call for one of the trial, and calls again
             raise self._failure
-        cause = self._errors.get(trial_id)
-        if error and cause is not None and (fatal := self._ends_sweep(cause)) is not None:
-            raise fatal  # the trial is not to blame: it waits until the sweep goes on
-        report = self._reports.get(trial_id) if result is None else result
         try:
             self._saved()
-            self._tell(trial_id, report, error)
+            yield
             self._saved()
         except (OSError, StoreError) as failure:
             self._failure = failure
@@ -199,7 +218,7 @@ class StudySearcher(Searcher):
         values = [value for goal in self.spec.objectives if (value := scores.get(goal.metric)) is not None]
         told = self.study.tell(trial, values or None, state=state)
         del self._trials[trial_id]
-        if record is not None and record.finished and not error:
+        if record is not None and (record.finished or state is TrialState.PRUNED) and not error:
             self._known.setdefault(key_of(told.user_attrs[Note.settings]), told)
 
     def _outcome(self, trial_id: str, record: RunRecord | None, error: bool) -> tuple[TrialState, str | None]:
@@ -273,25 +292,3 @@ def trial_state(
     if reason := missing(record.values(), objectives):
         return TrialState.FAIL, reason
     return TrialState.COMPLETE, None
-
-
-def build_sampler(spec: SweepSpec, *, num_existing: int) -> BaseSampler:
-    """Return the spec's sampler, seeded by the spec's seed and the number of existing trials.
-
-    A sweep that is started again therefore does not repeat its first suggestions.
-    """
-    seed = int(np.random.SeedSequence([spec.seed, num_existing]).generate_state(1)[0])
-    match spec.sampler:
-        case "random":
-            return RandomSampler(seed=seed)
-        case "nsga2":
-            return NSGAIISampler(population_size=NSGA2_POPULATION, seed=seed)
-        case "tpe":
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-                return TPESampler(
-                    n_startup_trials=min(MAX_STARTUP_TRIALS, max(3, spec.num_trials // 3)),
-                    multivariate=True,
-                    group=True,
-                    seed=seed,
-                )

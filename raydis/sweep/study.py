@@ -29,13 +29,14 @@ class Note:
     control: the name of the control run that the trial is.
     settings: dotted key of the run -> value; written when the trial is suggested.
     record: its last record, as `RunRecord.to_ray` writes it, without what is None.
+    rungs: with early stopping, its records at the rungs, each as `record`.
     time_s: its time so far, over all interruptions.
     checkpoint: folder or s3:// URI of its last checkpoint.
     reason: why it is not complete.
     repeats: number of an earlier trial with the same settings. Such a trial never runs, and counts nowhere.
     """
 
-    control, settings, record, time_s = "control", "settings", "record", "time_s"
+    control, settings, record, rungs, time_s = "control", "settings", "record", "rungs", "time_s"
     checkpoint, reason, repeats = "checkpoint", "reason", "repeats"
 
 
@@ -109,13 +110,24 @@ def record_of(number: int, state: TrialState, notes: Mapping[str, Any]) -> Trial
     )
 
 
+def read_reports(study: optuna.Study) -> dict[int, list[dict[str, Any]]]:
+    """Return, by number, what the trials of a sweep with early stopping have reported: at the rungs, and last."""
+    found = dict[int, list[dict[str, Any]]]()
+    for trial in study.get_trials(deepcopy=False):
+        notes = trial.user_attrs
+        if Note.record in notes:
+            found[trial.number] = [*notes.get(Note.rungs, ()), notes[Note.record]]
+    return found
+
+
 def known_settings(trials: Sequence[FrozenTrial]) -> dict[str, FrozenTrial]:
     """Return the trials whose result another run of their settings would repeat, by `key_of` their settings."""
     known = dict[str, FrozenTrial]()
     for trial in trials:
         notes = trial.user_attrs
         counts = trial.state.is_finished() and Note.repeats not in notes
-        if counts and RunRecord.from_ray(notes.get(Note.record, {})).finished:  # its process did not die
+        finished = counts and RunRecord.from_ray(notes.get(Note.record, {})).finished  # its process did not die
+        if finished or (counts and trial.state is TrialState.PRUNED):
             known.setdefault(key_of(notes[Note.settings]), trial)
     return known
 
