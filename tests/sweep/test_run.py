@@ -59,6 +59,7 @@ class Tune:
 
     def __call__(self, *_: Any, tune_config: Any, **__: Any) -> Tune:
         self.searcher, self.num_samples = tune_config.search_alg, tune_config.num_samples
+        self.scheduler = tune_config.scheduler
         return self
 
     def fit(self) -> None:
@@ -165,6 +166,30 @@ def test_a_killed_driver_leaves_nothing_running(sweep: Any, monkeypatch: pytest.
     second = sweep(look)
     assert states == ["COMPLETE", "WAITING"]
     assert [(record.state, record.time_s) for record in second.records] == [("complete", 3.0), ("complete", 9.5)]
+
+
+def test_a_sweep_that_goes_on_compares_its_trials_with_those_of_the_session_before(sweep: Any) -> None:
+    rungs = {"run": expand({"preset": "tiny", "evaluation": {"rungs": [128]}}), "stopping": {"reduction_factor": 3}}
+
+    def pause_the_second(searcher: StudySearcher) -> None:
+        for name, value in (("a", 0.8), ("b", 0.3)):
+            searcher.suggest(name)
+            report = running(128, scores=scores_of(dci_disentanglement=value, factor_vae=value))
+            searcher.on_trial_result(name, at(3.0, report, 0))
+        searcher.on_trial_complete("a", GOOD)
+
+    assert sweep(pause_the_second, **rungs).interrupted
+    assert sweep.last.scheduler.halving.going_on(128) == set()  # a new one
+    asked = []
+    second = sweep(lambda searcher: asked.append(searcher.suggest("c")) or searcher.on_trial_complete("c"), **rungs)
+    halving, (waiting,) = sweep.last.scheduler.halving, asked
+    assert (halving.knows(128, 0), halving.knows(128, 1), halving.going_on(128)) == (True, True, {0})
+    assert waiting["number"] == 1
+    assert [record.state for record in second.records] == ["complete", "stopped"]
+    assert second.records[1].reason == "stopped after 128 images"
+    assert "stopped  128 of " in " ".join(sweep.shown().split(" "))
+    with pytest.raises(ConfigError, match=r"stopping\.reduction_factor was 3\.0, is 4\.0"):
+        sweep(finish, **rungs | {"stopping": {"reduction_factor": 4}})
 
 
 def test_another_specification_is_refused_and_a_held_lease_too(

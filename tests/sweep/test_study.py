@@ -10,7 +10,9 @@ from typing import Any
 import optuna
 import pytest
 from optuna.storages import JournalStorage
+from ray.tune.search import Searcher
 
+from raydis.config.presets import expand
 from raydis.errors import ConfigError
 from raydis.store import LocalStore
 from raydis.sweep.domains import MAX_POINTS, points
@@ -18,8 +20,9 @@ from raydis.sweep.journal import StoreJournal, cut_to_lines, study_storage
 from raydis.sweep.left import Left, elapsed, forget, last_index, left_behind
 from raydis.sweep.searcher import StudySearcher
 from raydis.sweep.signals import stopped_like_ctrl_c
-from raydis.sweep.study import num_left, open_study, read_records
-from tests.records import finished
+from raydis.sweep.stopping import SweepScheduler
+from raydis.sweep.study import num_left, open_study, read_records, read_reports
+from tests.records import finished, running, scores_of
 from tests.sweep.test_difference import spec_of
 
 FINITE = {
@@ -145,6 +148,81 @@ def test_an_interrupted_trial_is_asked_again_with_its_settings_and_what_it_left(
     fresh: Any = second.suggest("d")
     assert fresh["number"] == 2
     assert "checkpoints" not in fresh
+
+
+HALVING: dict[str, Any] = {
+    "run": expand({"preset": "tiny", "evaluation": {"rungs": [64, 128]}}),
+    "search": {"train.learning_rate": {"kind": "float", "low": 0.1, "high": 0.2}},
+    "stopping": {"reduction_factor": 3},
+    "controls": [],
+}
+
+
+def at_rung(images_seen: int, value: float) -> dict[str, Any]:
+    scores = scores_of(dci_disentanglement=value, factor_vae=value)
+    return running(images_seen, scores=scores).to_ray() | {"time_total_s": 2.0}
+
+
+def test_the_study_keeps_what_trials_reported_at_the_rungs_when_its_driver_is_killed(tmp_path: Path) -> None:
+    spec = spec_of(**HALVING)
+    assert spec.stopping is not None
+
+    def begin() -> StudySearcher:
+        storage, _ = study_storage(LocalStore(tmp_path), "sweeps/s", mend=True)
+        left = Left(("/c/checkpoint_000001",), 4.0)
+        place = "/c/checkpoint_000001"
+        return StudySearcher(spec, study_name="s", storage=storage, left=lambda _: left, checkpoint_of=lambda *_: place)
+
+    first = begin()
+    for number in range(3):
+        first.suggest(f"a{number}")
+        first.on_trial_result(f"a{number}", at_rung(64, 0.9 - 0.1 * number))
+    first.on_trial_result("a0", at_rung(128, 0.95))
+    first.on_trial_result("a0", running(192).to_ray())
+    first.on_trial_complete("a1", at_rung(64, 0.8))  # the scheduler has stopped it, and Tune repeats its last report
+
+    second = begin()
+    reports = read_reports(second.study)
+    assert {number: [row["images_seen"] for row in rows] for number, rows in reports.items()} == {
+        0: [64, 128, 128],
+        1: [64, 64],
+        2: [64, 64],
+    }
+    scheduler = SweepScheduler(spec, spec.stopping)
+    for number, rows in reports.items():
+        scheduler.replay(number, rows)
+    assert [scheduler.halving.going_on(rung) for rung in (64, 128)] == [{0}, {0}]
+    assert num_left(second.study, spec) == spec.num_trials - 1
+
+    for name in ("b0", "b2"):
+        second.suggest(name)
+    second.on_trial_result("b0", at_rung(128, 0.95))  # again, from the checkpoint before
+    second.on_trial_complete("b2")  # paused since the sweep went on: Tune has no report of it in this session
+    assert [(trial.state, trial.checkpoint, trial.run.images_seen) for trial in read_records(second.study)] == [
+        ("running", "/c/checkpoint_000001", 128),
+        ("stopped", "/c/checkpoint_000001", 64),
+        ("stopped", "/c/checkpoint_000001", 64),
+    ]
+    assert [record.time_s for record in read_records(second.study)] == [6.0, 2.0, 4.0]
+    assert [row["images_seen"] for row in second.study.trials[0].user_attrs["rungs"]] == [64, 128]
+
+
+def test_without_early_stopping_nothing_is_written_at_a_rung(tmp_path: Path) -> None:
+    searcher = StudySearcher(spec_of(**HALVING | {"stopping": None}), study_name="s")
+    searcher.suggest("a")
+    searcher.on_trial_result("a", at_rung(64, 0.5))
+    assert read_reports(searcher.study) == {}
+
+
+def test_settings_that_were_stopped_early_are_known() -> None:
+    point = {"train.learning_rate": {"kind": "choice", "values": [0.1, 0.2]}}
+    spec = spec_of(**HALVING | {"search": point, "num_trials": 8})
+    searcher = StudySearcher(spec, study_name="s")
+    for name in ("a", "b"):
+        searcher.suggest(name)
+        searcher.on_trial_complete(name, at_rung(64, 0.5))
+    assert num_left(searcher.study, spec) == 0
+    assert searcher.suggest("c") == Searcher.FINISHED
 
 
 def test_sigterm_does_in_a_search_what_ctrl_c_does_and_its_own_handler_hears_it() -> None:
