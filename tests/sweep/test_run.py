@@ -187,7 +187,7 @@ def test_a_sweep_that_goes_on_compares_its_trials_with_those_of_the_session_befo
     assert waiting["number"] == 1
     assert [record.state for record in second.records] == ["complete", "stopped"]
     assert second.records[1].reason == "stopped after 128 images"
-    assert "stopped  128 of " in " ".join(sweep.shown().split(" "))
+    assert "stopped  128 of 1024 images were spent on trials that were stopped early" in sweep.shown()
     with pytest.raises(ConfigError, match=r"stopping\.reduction_factor was 3\.0, is 4\.0"):
         sweep(finish, **rungs | {"stopping": {"reduction_factor": 4}})
 
