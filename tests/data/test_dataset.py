@@ -47,7 +47,7 @@ def test_images_without_factors_have_no_factors_and_no_sub_grid() -> None:
     dataset = ArrayDataset("photos", np.zeros((2, 4, 4, 3), np.uint8), None, fingerprint="f")
     with pytest.raises(DataError, match="photos has no factors: choose a set with a factor grid"):
         dataset.factors(np.array([0]))
-    with pytest.raises(DataError, match=r"photos has no factors.*remove data.levels"):
+    with pytest.raises(DataError, match=r"photos has no grid of factors.*remove data.levels"):
         dataset.subgrid({"a": 1})
 
 

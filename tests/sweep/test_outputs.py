@@ -17,8 +17,9 @@ from rich.console import Console
 
 from raydis.config.files import parse
 from raydis.config.presets import expand
-from raydis.engine.record import RECONSTRUCTION, RunRecord
+from raydis.engine.record import RunRecord
 from raydis.errors import explain
+from raydis.metrics.reconstruction import Reconstruction
 from raydis.metrics.scores import Scores
 from raydis.metrics.standing import DEFAULT_OBJECTIVES
 from raydis.metrics.table import numbers
@@ -101,7 +102,7 @@ def expected(name: str) -> str:
 def test_a_row_of_ray_is_what_it_was(number: int) -> None:
     for row in rows_of(number):
         written = RunRecord.from_ray(row).to_ray()
-        assert {*written} <= {*row, *numbers(), *RECONSTRUCTION}
+        assert {*written} <= {*row, *numbers(), *Reconstruction(0.0).to_dict()}
         assert {name: written[name] for name in row if name in written and name != "scores"} == {
             name: row[name] for name in row if name in written and name != "scores"
         }
