@@ -61,11 +61,6 @@ def trial_name(number: int) -> str:
     return f"trial-{number:04d}"
 
 
-def trial_number(path: str) -> int:
-    """Return the number of the trial with this folder; see `trial_name`."""
-    return int(path.rpartition("-")[2])
-
-
 def trial_resources(run: RunConfig) -> tune.PlacementGroupFactory:
     """Return the resources that Tune reserves for a trial.
 

@@ -13,7 +13,7 @@ from optuna.storages import JournalStorage
 from ray.tune.search import Searcher
 
 from raydis.config.presets import expand
-from raydis.errors import ConfigError
+from raydis.errors import ConfigError, StoreError
 from raydis.store import LocalStore
 from raydis.sweep.domains import MAX_POINTS, points
 from raydis.sweep.journal import StoreJournal, cut_to_lines, study_storage
@@ -212,6 +212,25 @@ def test_without_early_stopping_nothing_is_written_at_a_rung(tmp_path: Path) -> 
     searcher.suggest("a")
     searcher.on_trial_result("a", at_rung(64, 0.5))
     assert read_reports(searcher.study) == {}
+
+
+def test_a_rung_that_the_study_cannot_keep_ends_the_sweep_and_not_the_trial() -> None:
+    room = [True]
+
+    def saved() -> None:
+        if not room[0]:
+            raise StoreError("no space left")
+
+    searcher = StudySearcher(spec_of(**HALVING), study_name="s", saved=saved)
+    searcher.suggest("a")
+    room[0] = False
+    with pytest.raises(StoreError, match="no space left"):
+        searcher.on_trial_result("a", at_rung(64, 0.5))
+    room[0] = True
+    with pytest.raises(StoreError, match="no space left"):  # Tune takes the error for one of the trial
+        searcher.on_trial_complete("a", error=True)
+    searcher.close()
+    assert [(record.state, record.run.images_seen) for record in read_records(searcher.study)] == [("interrupted", 64)]
 
 
 def test_settings_that_were_stopped_early_are_known() -> None:
