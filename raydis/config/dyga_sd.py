@@ -210,7 +210,9 @@ class DiffusionConfig(Model):
     @model_validator(mode="after")
     def _steps(self) -> Self:
         if (self.default_steps or 1) > self.num_timesteps:
-            raise ValueError(f"default_steps={self.default_steps} must not exceed num_timesteps={self.num_timesteps}")
+            raise ValueError(
+                f"default_steps={self.default_steps} must not exceed num_timesteps={self.num_timesteps}: lower it"
+            )
         return self
 
 

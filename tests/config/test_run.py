@@ -7,7 +7,7 @@ from pydantic import ValidationError
 
 from raydis.config import RunConfig
 from raydis.config.data import RENDERED_SETS
-from raydis.config.dyga_sd import DygaSdConfig
+from raydis.config.dyga_sd import DiffusionConfig, DygaSdConfig
 
 
 def test_the_defaults_are_a_valid_run() -> None:
@@ -173,3 +173,9 @@ def test_a_discriminator_that_cannot_play_is_refused(method: dict, message: str)
     }
     with pytest.raises(ValidationError, match=message):
         RunConfig.model_validate(tree)
+
+
+def test_a_model_cannot_draw_in_more_steps_than_it_has_timesteps() -> None:
+    assert DiffusionConfig(num_timesteps=5, default_steps=5).default_steps == 5
+    with pytest.raises(ValueError, match=r"default_steps=6 must not exceed num_timesteps=5: lower it"):
+        DiffusionConfig(num_timesteps=5, default_steps=6)
