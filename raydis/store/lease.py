@@ -27,6 +27,7 @@ log = logging.getLogger(__name__)
 
 BEAT_S = 5.0  # time between two renewals
 STALE_S = 60.0  # time without a renewal after which a holder counts as dead: longer than a store is usually unavailable
+WARN_S = STALE_S / 2  # time without a renewal after which the holder warns, once until it succeeds again
 POLL_S = 1.0
 
 Record = dict[str, Any]
@@ -117,14 +118,18 @@ class Lease:
             self.store.write(self.key, b"{}", if_match=self._tag)
 
     def _renew_until(self, ended: threading.Event) -> None:
+        renewed, warned = self._clock(), False
         while not ended.wait(BEAT_S):
             try:
                 self.renew()
+                renewed, warned = self._clock(), False
             except LeaseLost as error:
                 log.warning("%s", error)
                 return
             except StoreError as error:
-                log.warning("%s: cannot renew the lease, will try again: %s", self.what, error)
+                if not warned and self._clock() - renewed > WARN_S:
+                    log.warning("%s: cannot renew the lease, will try again: %s", self.what, error)
+                    warned = True
 
     def _is_stale(self, tag: str, record: Record) -> bool:
         """Watch the record, and return whether it has not changed for STALE_S.

@@ -1,7 +1,7 @@
 """Make Ray Tune survive the errors of a trial that it does not expect, and say which error ended which trial.
 
-Tune has no interface for either, so the two classes here replace Tune's own while a sweep runs. They override one
-method each. `tests/system/test_losses.py` fails if Tune no longer calls them.
+Tune has no interface for either, so two classes here replace Tune's own while a sweep runs. They override one method
+each. `tests/system/test_losses.py` fails if Tune no longer calls them.
 """
 
 from __future__ import annotations
@@ -18,6 +18,14 @@ from ray.tune.execution.tune_controller import TuneController
 from raydis.sweep.searcher import StudySearcher
 
 
+class _ProcessEnded(RayActorError):
+    """The end of a trial's process by another error of Ray, which is the `cause`."""
+
+    def __init__(self, cause: RayError) -> None:
+        super().__init__(error_msg=str(cause))
+        self.cause = cause
+
+
 class _ActorManager(RayActorManager):
     """Treat every error of Ray as the end of the process that it came from.
 
@@ -27,12 +35,8 @@ class _ActorManager(RayActorManager):
 
     def _actor_task_failed(self, tracked_actor_task: Any, exception: Exception) -> None:
         if isinstance(exception, RayError) and not isinstance(exception, RayActorError | RayTaskError):
-            actor = tracked_actor_task._tracked_actor
-            self._actor_start_failed(tracked_actor=actor, exception=exception)
-            if tracked_actor_task._on_error:
-                tracked_actor_task._on_error(actor, exception)
-        else:
-            super()._actor_task_failed(tracked_actor_task, exception)
+            exception = _ProcessEnded(exception)
+        super()._actor_task_failed(tracked_actor_task, exception)
 
 
 class _Controller(TuneController):

@@ -196,6 +196,34 @@ def test_holding_renews_in_the_background_and_releases_after_errors_too(
     assert json.loads(store.read(KEY)) == {}
 
 
+def test_renewals_that_fail_for_long_are_told_once(
+    store: LocalStore, time: Time, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    mine, beats = lease(store, time), iter(["fails"] * 8 + ["works"] + ["fails"] * 7 + ["ends"])
+
+    class Beats(threading.Event):
+        """Time that passes from one renewal to the next."""
+
+        def wait(self, timeout: float | None = None) -> bool:
+            assert timeout == BEAT_S
+            time.now += BEAT_S
+            self.beat = next(beats)
+            return self.beat == "ends"
+
+    ended, told = Beats(), list[float]()
+
+    def renew() -> None:
+        told.append(len(caplog.records))  # warnings before this renewal
+        if ended.beat == "fails":
+            raise StoreError("no answer")
+
+    monkeypatch.setattr(mine, "renew", renew)
+    mine._renew_until(ended)
+    assert told == [0] * 7 + [1] * 9  # the warning after 35 s; another 35 s after the one that worked
+    assert len(caplog.records) == 2
+    assert caplog.messages[0] == "run mine: cannot renew the lease, will try again: no answer"
+
+
 def test_whether_a_process_of_this_machine_lives_is_known(tmp_path: Path) -> None:
     assert not is_gone_from_here(this_process())
     code = "from raydis.store.lease import this_process; print(this_process())"

@@ -21,7 +21,7 @@ GIB = 2**30
 SPEC = """
 name: small
 run: {preset: tiny}
-search: {train.learning_rate: {kind: float, low: 1e-4, high: 1e-2, log: true}}
+search: {train.learning_rate: {kind: float, low: 1e-4, high: 2e-3, log: true}}
 num_trials: 1
 max_concurrent: 1
 max_failures: 0
@@ -85,9 +85,10 @@ def test_a_full_disk_is_one_line_and_the_sweep_goes_on_once_there_is_room(
     assert done.returncode == 0, done.stdout + done.stderr
     out, err = (tmp_path / "full.out").read_text(), (tmp_path / "full.err").read_text()
     assert (tmp_path / "full.code").read_text() == "11\n", out + err
-    assert err.startswith("raydis: the sweep cannot go on: ")
-    assert "No space left on device: make room there" in err
-    assert err.count("\n") == 1
+    *warnings, line = err.splitlines()
+    assert line.startswith("raydis: the sweep cannot go on: ")
+    assert "No space left on device: make room there" in line
+    assert all("cannot renew the lease, will try again: " in warning for warning in warnings)  # on a busy machine
     assert "best " in out  # the first trial's result
     assert (tmp_path / "again.code").read_text() == "0\n", (tmp_path / "again.err").read_text()
     assert [row["state"] for row in rows(tmp_path / "summary.json")] == ["complete", "complete"]
