@@ -13,11 +13,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import optuna
 from optuna.storages import BaseStorage, JournalStorage
 from optuna.storages.journal import BaseJournalBackend, JournalFileBackend
 
 from raydis.store import Store
 from raydis.sweep.files import STUDY_FILE
+from raydis.sweep.folder import sweep_key
 
 PARTS = f"{STUDY_FILE}.parts"
 
@@ -89,6 +91,18 @@ def study_storage(store: Store, folder: str, *, mend: bool = False) -> tuple[Bas
         cut_to_lines(path)
         Path(f"{path}.lock").unlink(missing_ok=True)
     return JournalStorage(FileJournal(path)), None
+
+
+def read_study(store: Store, name: str) -> optuna.Study | None:
+    """Return the study of a sweep, to read it, also while the sweep runs; None if its folder has none."""
+    folder = sweep_key(name)
+    if not store.exists(f"{folder}/{STUDY_FILE}") and not any(True for _ in store.list(f"{folder}/{PARTS}/")):
+        return None
+    storage, _ = study_storage(store, folder)
+    try:
+        return optuna.load_study(study_name=name, storage=storage)
+    except KeyError:  # its driver was killed before it began
+        return None
 
 
 def cut_to_lines(path: Path) -> None:

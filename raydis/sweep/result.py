@@ -86,12 +86,17 @@ def write_summary(store: Store, key: str, result: SweepResult) -> None:
     store.write(f"{key}/{SUMMARY_FILE}", json.dumps(_summary(result), indent=2).encode())
 
 
+def read_summary(store: Store, key: str) -> dict[str, Any]:
+    """Return summary.json; empty if the folder of the sweep has none."""
+    try:
+        return json.loads(store.read(f"{key}/{SUMMARY_FILE}"))
+    except (StoreMissing, ValueError):
+        return {}
+
+
 def read_published(store: Store, key: str, result: SweepResult, spec: SweepSpec) -> Published | None:
     """Return what the sweep has already published, if that was the best trial of this result; else None."""
-    try:
-        summary = json.loads(store.read(f"{key}/{SUMMARY_FILE}"))
-    except StoreMissing:
-        return None
+    summary = read_summary(store, key)
     found = summary.get("promotion")
     if not found or result.best is None or spec.promotion is None:
         return None

@@ -13,22 +13,35 @@ from rich.console import Console
 from raydis.cluster.connect import ray_cluster
 from raydis.cluster.resources import choose_device, cluster_grows, cluster_nodes
 from raydis.cluster.storage import check_storage
-from raydis.errors import RaydisError, StoreError, explain
+from raydis.errors import ConfigError, RaydisError, StoreError, explain
 from raydis.registry import locate_checkpoints
 from raydis.store import Store, open_store
 from raydis.store.lease import Lease
 from raydis.sweep.difference import as_recorded
 from raydis.sweep.files import LEASE_FILE, SPEC_FILE
 from raydis.sweep.folder import check_spec, read_spec, sweep_key, write_spec
-from raydis.sweep.journal import study_storage
+from raydis.sweep.journal import read_study, study_storage
 from raydis.sweep.preflight import check_checkpoints, check_data, parallel_trials
 from raydis.sweep.publish import publish
-from raydis.sweep.result import SweepResult, check_result, read_published, result_of, write_summary
+from raydis.sweep.result import (
+    SweepResult,
+    check_result,
+    read_published,
+    read_summary,
+    result_of,
+    write_summary,
+)
 from raydis.sweep.search import search, searcher_of
 from raydis.sweep.searcher import StudySearcher
 from raydis.sweep.spec import SweepSpec
-from raydis.sweep.study import num_left
+from raydis.sweep.study import AGED, check_age, num_left, read_records
 from raydis.sweep.summary import TrialRecord, write_tables
+from raydis.sweep.trial import trial_name
+
+HAS_ENDED = (
+    "this sweep has ended, and its results follow: ask for more trials with --num-trials, begin another sweep with "
+    "--fresh, or choose another --name"
+)
 
 
 def run_sweep(spec: SweepSpec, *, name: str, storage: str, console: Console) -> SweepResult:
@@ -59,6 +72,9 @@ def run_sweep(spec: SweepSpec, *, name: str, storage: str, console: Console) -> 
     with contextlib.ExitStack() as stack:
         if read_spec(store, name) is not None:  # ask before Ray starts, which takes seconds
             stack.enter_context(lease.held())
+            if (ended := _ended(spec, store, name)) is not None:
+                console.print(HAS_ENDED, highlight=False, soft_wrap=True)
+                return check_result(ended)
             stack.enter_context(ray_cluster())
         else:
             stack.enter_context(ray_cluster())
@@ -72,6 +88,27 @@ def _located(spec: SweepSpec, store: Store, name: str) -> SweepSpec:
     check_checkpoints(spec)
     run = as_recorded(spec.run, read_spec(store, name) or {})
     return spec.model_copy(update={"run": locate_checkpoints(run, store.uri)})
+
+
+def _ended(spec: SweepSpec, store: Store, name: str) -> SweepResult | None:
+    """Return the result of a sweep of which nothing is left to do; None if something is. This does not need Ray.
+
+    Raises:
+        ConfigError: the sweep cannot go on, because an older raydis has begun it.
+    """
+    key = sweep_key(name)
+    study = read_study(store, name)
+    if study is None:
+        if any(True for _ in store.list(f"{key}/{trial_name(0)}/")):  # in a bucket, there was no study
+            raise ConfigError(AGED.format(name))
+        return None
+    check_age(study)
+    if num_left(study, spec) or read_summary(store, key).get("interrupted") is not False:
+        return None
+    result = result_of(read_records(study), spec, name=name, folder=str(store.location / key), interrupted=False)
+    published = read_published(store, key, result, spec)
+    to_publish = result.best is not None and spec.promotion is not None and published is None
+    return None if to_publish else replace(result, published=published)
 
 
 def _run(spec: SweepSpec, lease: Lease, *, name: str, console: Console) -> SweepResult:

@@ -40,6 +40,9 @@ class Note:
     checkpoint, reason, repeats = "checkpoint", "reason", "repeats"
 
 
+AGED = (
+    "sweep {} was begun by an older raydis and cannot go on: begin another one with --fresh, or choose another --name"
+)
 EXHAUSTED = "exhausted"  # attribute of a study whose sampler found no settings that are new
 STATES: dict[TrialState, State] = {
     TrialState.COMPLETE: "complete",
@@ -54,7 +57,7 @@ def open_study(spec: SweepSpec, name: str, storage: BaseStorage | None) -> optun
     """Return the study of a sweep, which is created if it does not exist; `storage=None` keeps it in memory.
 
     Raises:
-        ConfigError: an older raydis has begun the study, whose trials have no records there.
+        ConfigError: an older raydis has begun the study; see `check_age`.
     """
     study = optuna.create_study(
         study_name=name,
@@ -62,14 +65,21 @@ def open_study(spec: SweepSpec, name: str, storage: BaseStorage | None) -> optun
         directions=["maximize" if goal.direction == "max" else "minimize" for goal in spec.objectives],
         load_if_exists=True,
     )
-    trials = study.get_trials(deepcopy=False)
-    if any(trial.state is TrialState.COMPLETE and Note.settings not in trial.user_attrs for trial in trials):
-        raise ConfigError(f"the study of sweep {name} was begun by an older raydis: choose another --name, or --fresh")
-    if not trials:
+    if not study.get_trials(deepcopy=False):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
             study.set_metric_names([goal.metric for goal in spec.objectives])  # shown by optuna-dashboard
+    check_age(study)
     return study
+
+
+def check_age(study: optuna.Study) -> None:
+    """Raise ConfigError if an older raydis has begun a study, whose trials have no records there.
+
+    Such a study does not name its metrics.
+    """
+    if study.metric_names is None and study.get_trials(deepcopy=False):
+        raise ConfigError(AGED.format(study.study_name))
 
 
 def release_running(study: optuna.Study) -> None:

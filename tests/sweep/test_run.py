@@ -80,9 +80,9 @@ def finish(searcher: StudySearcher) -> None:
 def sweep(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
     """`sweep(act)` runs a sweep whose trials are a function's; `sweep.shown()` is what it printed."""
     console = Console(file=io.StringIO(), width=100)
+    monkeypatch.setattr(run, "ray_cluster", contextlib.nullcontext)
 
     def sweep(act: Act, **over: Any) -> SweepResult:
-        monkeypatch.setattr(run, "ray_cluster", contextlib.nullcontext)
         monkeypatch.setattr(run, "cluster_nodes", lambda: [{"CPU": 2.0}])
         monkeypatch.setattr(run, "cluster_grows", lambda: False)
         monkeypatch.setattr(run, "check_data", lambda spec: None)
@@ -113,7 +113,7 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path / "runs/sweeps/s"
 
 
-def test_the_same_call_goes_on_with_what_is_left(sweep: Any, tmp_path: Path) -> None:
+def test_the_same_call_goes_on_with_what_is_left(sweep: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     first = sweep(begin_two_and_stop)
     assert first.interrupted
     assert [record.state for record in first.records] == ["complete", "interrupted"]
@@ -142,7 +142,11 @@ def test_the_same_call_goes_on_with_what_is_left(sweep: Any, tmp_path: Path) -> 
     assert [record.time_s for record in second.records] == [3.0, 10.0]
     assert json.loads((folder(tmp_path) / "summary.json").read_text())["interrupted"] is False
 
-    sweep(lambda searcher: pytest.fail("ran a sweep that has ended"))
+    with monkeypatch.context() as without_ray:
+        without_ray.setattr(run, "ray_cluster", lambda: pytest.fail("started Ray for a sweep that has ended"))
+        again = sweep(finish)
+    assert "this sweep has ended, and its results follow: ask for more trials with --num-trials" in sweep.shown()
+    assert again == second
     more = sweep(lambda searcher: finish(searcher), num_trials=3, max_concurrent=1)
     assert [record.number for record in more.records] == [0, 1, 2]
 
@@ -202,6 +206,18 @@ def test_another_specification_is_refused_and_a_held_lease_too(
     monkeypatch.setattr("raydis.store.lease.POLL_S", 0.05)
     lease = Lease(LocalStore(tmp_path / "runs"), "sweeps/s/lease.json", what="sweep s")
     with lease.held(), pytest.raises(LeaseTaken, match=r"sweep s in .* is running elsewhere: "):
+        sweep(finish)
+
+
+def test_a_sweep_of_an_older_raydis_is_refused_before_ray_starts(
+    sweep: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    sweep(begin_two_and_stop)
+    (folder(tmp_path) / "optuna.journal").unlink()  # in a bucket, it was kept in memory
+    (folder(tmp_path) / "trial-0000").mkdir()
+    (folder(tmp_path) / "trial-0000/result.json").touch()
+    monkeypatch.setattr(run, "ray_cluster", lambda: pytest.fail("started Ray"))
+    with pytest.raises(ConfigError, match=r"sweep s was begun by an older raydis and cannot go on: begin another one"):
         sweep(finish)
 
 

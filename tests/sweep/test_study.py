@@ -10,6 +10,7 @@ from typing import Any
 import optuna
 import pytest
 from optuna.storages import JournalStorage
+from optuna.trial import TrialState
 from ray.tune.search import Searcher
 
 from raydis.config.presets import expand
@@ -65,11 +66,14 @@ def test_the_study_names_its_objectives(tmp_path: Path) -> None:
     assert study.metric_names == ["dci_disentanglement", "factor_vae"]
 
 
-def test_a_study_of_an_older_raydis_is_refused(tmp_path: Path) -> None:
+@pytest.mark.parametrize("state", [TrialState.COMPLETE, TrialState.PRUNED, TrialState.RUNNING])
+def test_a_study_of_an_older_raydis_is_refused(state: TrialState, tmp_path: Path) -> None:
     storage, _ = study_storage(LocalStore(tmp_path), "sweeps/s")
     study = optuna.create_study(study_name="s", storage=storage, directions=["maximize"] * 2)
-    study.tell(study.ask(), [0.1, 0.2])
-    with pytest.raises(ConfigError, match="the study of sweep s was begun by an older raydis"):
+    trial = study.ask()
+    if state.is_finished():
+        study.tell(trial, [0.1, 0.2] if state is TrialState.COMPLETE else None, state=state)
+    with pytest.raises(ConfigError, match="sweep s was begun by an older raydis and cannot go on: begin another one"):
         open_study(spec_of(), "s", storage)
 
 

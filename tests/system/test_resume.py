@@ -135,7 +135,8 @@ def test_after_kill_9_the_same_command_goes_on_and_nothing_runs_twice(tmp_path: 
 
     code, out, err = finish(start("kill.yaml"))
     assert (code, err) == (0, "")
-    assert "3 trials have ended, 0 are left" in out
+    assert "this sweep has ended, and its results follow: ask for more trials with --num-trials" in out
+    assert "kill@1 promoted" in out
     assert json.loads((folder / "summary.json").read_text()) == summary
     code, _, err = finish(start("kill.yaml", "--set", "run.train.learning_rate=0.5"))
     assert code == 2
