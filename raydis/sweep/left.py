@@ -8,6 +8,7 @@ import re
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from raydis.checkpoint.manifest import MANIFEST
 from raydis.store import Location, Store, StoreError, StoreMissing, open_store
@@ -57,6 +58,16 @@ def elapsed(log: bytes) -> float:
         total += last if now < last else 0.0
         last = now
     return total + last
+
+
+def last_report(log: bytes) -> dict[str, Any]:
+    """Return the last report in Tune's log of a trial; empty if there is none."""
+    for line in reversed(log.splitlines()):
+        try:
+            return dict(json.loads(line))
+        except (ValueError, TypeError):  # a line that was not written to its end
+            continue
+    return {}
 
 
 def last_index(checkpoints: Sequence[str]) -> int:

@@ -23,6 +23,7 @@ from raydis.sweep.folder import check_spec, read_spec, sweep_key, write_spec
 from raydis.sweep.journal import read_study, study_storage
 from raydis.sweep.preflight import check_checkpoints, check_data, parallel_trials
 from raydis.sweep.publish import publish
+from raydis.sweep.read import has_trials, stored_result
 from raydis.sweep.result import (
     SweepResult,
     check_result,
@@ -34,9 +35,8 @@ from raydis.sweep.result import (
 from raydis.sweep.search import search, searcher_of
 from raydis.sweep.searcher import StudySearcher
 from raydis.sweep.spec import SweepSpec
-from raydis.sweep.study import AGED, check_age, num_left, read_records
+from raydis.sweep.study import AGED, check_age, num_left
 from raydis.sweep.summary import TrialRecord, write_tables
-from raydis.sweep.trial import trial_name
 
 HAS_ENDED = (
     "this sweep has ended, and its results follow: ask for more trials with --num-trials, begin another sweep with "
@@ -96,19 +96,15 @@ def _ended(spec: SweepSpec, store: Store, name: str) -> SweepResult | None:
     Raises:
         ConfigError: the sweep cannot go on, because an older raydis has begun it.
     """
-    key = sweep_key(name)
     study = read_study(store, name)
     if study is None:
-        if any(True for _ in store.list(f"{key}/{trial_name(0)}/")):  # in a bucket, there was no study
+        if has_trials(store, name):  # in a bucket, there was no study
             raise ConfigError(AGED.format(name))
         return None
     check_age(study)
-    if num_left(study, spec) or read_summary(store, key).get("interrupted") is not False:
-        return None
-    result = result_of(read_records(study), spec, name=name, folder=str(store.location / key), interrupted=False)
-    published = read_published(store, key, result, spec)
-    to_publish = result.best is not None and spec.promotion is not None and published is None
-    return None if to_publish else replace(result, published=published)
+    result = stored_result(store, spec, study)
+    written = read_summary(store, sweep_key(name)).get("interrupted") is False
+    return result if written and not result.interrupted and result.unpublished is None else None
 
 
 def _run(spec: SweepSpec, lease: Lease, *, name: str, console: Console) -> SweepResult:

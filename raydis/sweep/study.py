@@ -74,12 +74,14 @@ def open_study(spec: SweepSpec, name: str, storage: BaseStorage | None) -> optun
 
 
 def check_age(study: optuna.Study) -> None:
-    """Raise ConfigError if an older raydis has begun a study, whose trials have no records there.
-
-    Such a study does not name its metrics.
-    """
-    if study.metric_names is None and study.get_trials(deepcopy=False):
+    """Raise ConfigError if an older raydis has begun a study; see `is_aged`."""
+    if is_aged(study):
         raise ConfigError(AGED.format(study.study_name))
+
+
+def is_aged(study: optuna.Study) -> bool:
+    """Return whether an older raydis has begun a study, which has no records of its trials and no names of metrics."""
+    return study.metric_names is None and bool(study.get_trials(deepcopy=False))
 
 
 def release_running(study: optuna.Study) -> None:
