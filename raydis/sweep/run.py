@@ -147,7 +147,7 @@ def _search(
     earlier: Sequence[TrialRecord] = searcher.records()
     left = num_left(searcher.study, spec)
     if ended := sum(record.ended for record in earlier):
-        console.print(f"{ended} trials have ended, {left} are left", highlight=False, soft_wrap=True)
+        console.print(f"{ended} of {ended + left} trials have ended", highlight=False, soft_wrap=True)
     stopped = False
     try:
         if left:

@@ -218,8 +218,7 @@ class StudySearcher(Searcher):
         values = [value for goal in self.spec.objectives if (value := scores.get(goal.metric)) is not None]
         told = self.study.tell(trial, values or None, state=state)
         del self._trials[trial_id]
-        if record is not None and (record.finished or state is TrialState.PRUNED) and not error:
-            self._known.setdefault(key_of(told.user_attrs[Note.settings]), told)
+        self._known.setdefault(key_of(told.user_attrs[Note.settings]), told)
 
     def _outcome(self, trial_id: str, record: RunRecord | None, error: bool) -> tuple[TrialState, str | None]:
         state, reason = trial_state(record, error, self.spec.objectives)

@@ -133,14 +133,14 @@ def read_reports(study: optuna.Study) -> dict[int, list[dict[str, Any]]]:
 
 
 def known_settings(trials: Sequence[FrozenTrial]) -> dict[str, FrozenTrial]:
-    """Return the trials whose result another run of their settings would repeat, by `key_of` their settings."""
+    """Return the trials that have ended, by `key_of` their settings, which are not run again.
+
+    This includes trials whose process died: they have been restarted as often as the specification allows.
+    """
     known = dict[str, FrozenTrial]()
     for trial in trials:
-        notes = trial.user_attrs
-        counts = trial.state.is_finished() and Note.repeats not in notes
-        finished = counts and RunRecord.from_ray(notes.get(Note.record, {})).finished  # its process did not die
-        if finished or (counts and trial.state is TrialState.PRUNED):
-            known.setdefault(key_of(notes[Note.settings]), trial)
+        if trial.state.is_finished() and Note.repeats not in trial.user_attrs:
+            known.setdefault(key_of(trial.user_attrs[Note.settings]), trial)
     return known
 
 

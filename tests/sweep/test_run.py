@@ -134,7 +134,7 @@ def test_the_same_call_goes_on_with_what_is_left(sweep: Any, monkeypatch: pytest
 
     second = sweep(go_on)
     assert sweep.last.num_samples == 1
-    assert "1 trials have ended, 1 are left" in sweep.shown()
+    assert "1 of 2 trials have ended\n" in sweep.shown()
     assert (asked[0]["number"], asked[0]["settings"]) == (1, first.records[1].settings)
     assert asked[0]["checkpoints"] == [str(kept)]
     assert not second.interrupted

@@ -132,6 +132,19 @@ def test_a_finite_space_is_searched_once_and_the_sampler_is_told_what_is_known(a
     assert {trial.state.name for trial in searcher.study.trials} <= {"COMPLETE", "FAIL"}
 
 
+def test_a_point_whose_trials_died_is_not_tried_again_and_the_space_is_searched(tmp_path: Path) -> None:
+    spec = spec_of(search=FINITE, num_trials=8, controls=[])
+    searcher = StudySearcher(spec, study_name="s")
+    for number in range(4):
+        assert num_left(searcher.study, spec) == 4 - number
+        assert isinstance(searcher.suggest(str(number)), dict)
+        died = number == 0
+        searcher.on_trial_complete(str(number), None if died else GOOD, error=died)
+    assert num_left(searcher.study, spec) == 0
+    assert searcher.suggest("5") == Searcher.FINISHED
+    assert [record.state for record in read_records(searcher.study)] == ["failed", *["complete"] * 3]
+
+
 def test_an_interrupted_trial_is_asked_again_with_its_settings_and_what_it_left(tmp_path: Path) -> None:
     line = {"train.learning_rate": {"kind": "float", "low": 0.1, "high": 0.2}}
 

@@ -120,7 +120,7 @@ def test_after_kill_9_the_same_command_goes_on_and_nothing_runs_twice(tmp_path: 
 
     code, out, err = finish(start("kill.yaml"))
     assert (code, err) == (0, ""), out + err
-    assert "1 trials have ended, 2 are left" in out
+    assert "1 of 3 trials have ended\n" in out
     assert states(folder) == ["COMPLETE"] * 3
     summary = json.loads((folder / "summary.json").read_text())
     # A whole run leaves checkpoint 4. One that went on from a checkpoint at which it was interrupted leaves 4 too, or 5
