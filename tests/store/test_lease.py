@@ -241,7 +241,13 @@ def test_which_leases_are_held_is_seen_at_once_here_and_by_their_renewals_elsewh
     assert time.now == 0.0
     for key in ("beats", "dead", "released"):
         elsewhere(key, 1)
-    time.meanwhile = lambda now: (elsewhere("beats", 2), store.write("released", b"{}")) if now == BEAT_S else None
+
+    def meanwhile(now: float) -> None:
+        if now == BEAT_S:
+            elsewhere("beats", 2)
+            store.write("released", b"{}")
+
+    time.meanwhile = meanwhile
     assert held_leases(store, ["here", "beats", "dead", "released"], sleep=time.sleep) == {"here", "beats"}
     assert time.now == WATCH_S
 
