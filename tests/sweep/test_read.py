@@ -26,8 +26,8 @@ from raydis.sweep.searcher import StudySearcher
 from tests.records import finished, running, scores_of
 from tests.sweep.test_difference import spec_of
 
-BOTH = {"dci_disentanglement": 0.5, "factor_vae": 0.75}
-GOOD = finished(**BOTH).to_ray() | {"time_total_s": 3.0, "checkpoint_dir_name": "checkpoint_000001"}
+RECORD = finished(dci_disentanglement=0.5, factor_vae=0.75)
+GOOD = RECORD.to_ray() | {"time_total_s": 3.0, "checkpoint_dir_name": "checkpoint_000001"}
 SPEC = spec_of(search={"train.learning_rate": {"kind": "float", "low": 0.1, "high": 0.2}}, num_trials=2, controls=[])
 
 
@@ -79,7 +79,7 @@ def test_a_sweep_is_read_while_it_runs_after_a_kill_and_at_its_end(store: LocalS
         sweep = read_sweep(store, "s", running=True)
     assert (sweep.state, sweep.num_ended, sweep.num_left, sweep.spec) == ("running", 1, 1, SPEC)
     first, second = sweep.result.records
-    assert (first.state, first.run.scores) == ("complete", finished(**BOTH).scores)
+    assert (first.state, first.run.scores) == ("complete", RECORD.scores)
     assert (second.state, second.run.images_seen, second.time_s) == ("running", 128, 2.0)
     assert (sweep.result.best, sweep.result.interrupted) == (first, True)
 
@@ -109,7 +109,7 @@ def test_tables_are_rebuilt_from_the_study_and_keep_what_was_published(
     searcher.on_trial_complete("b", GOOD)
     rebuilt = rebuild(store, "s")
     promotion = Promotion(ModelRef("s", 1), Decision(True, "s@1 is the first best"))
-    scores = dataclasses.replace(scores_of(**BOTH), protocol=PUBLISHED.name)
+    scores = dataclasses.replace(scores_of(dci_disentanglement=0.5, factor_vae=0.75), protocol=PUBLISHED.name)
     published = Published(scores, promotion, "sweeps/s/traversal.png")
     write_summary(store, "sweeps/s", dataclasses.replace(rebuilt, published=published, unpublished=None))
     whole = store.read("sweeps/s/summary.json")
@@ -139,7 +139,7 @@ def test_what_cannot_be_read_is_named(store: LocalStore) -> None:
         read_sweep(store, "s", running=False)
     write_spec(store, "t", SPEC)
     storage, parts = study_storage(store, "sweeps/t")
-    optuna.create_study(study_name="t", storage=storage, directions=["maximize"] * 2).ask()
+    optuna.create_study(study_name="t", storage=storage, directions=["maximize", "maximize"]).ask()
     if parts is not None:
         parts.flush()
     with pytest.raises(ConfigError, match=r"sweep t was begun by an older raydis"):
