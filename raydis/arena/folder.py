@@ -26,6 +26,7 @@ SPEC_FILE = "arena.json"
 LEASE_FILE = "lease.json"
 FREE = ("max_concurrent", "max_failures", "focus")  # keys that may change when an arena is continued
 FREE_OF_ENTRANT = ("title", "note", "speed")
+ENDED = ("complete", "failed")  # states of trials that are not repeated
 SHOWN = 4  # differences that an error lists
 
 Part = Literal["study", "final"]
@@ -82,7 +83,7 @@ def read_sweeps(store: Store, key: str, entrant: str, part: Part) -> Sweeps:
         except StoreMissing:  # its driver was killed
             rows += ended_trials(store, folder)
             continue
-        rows += [row for row in summary["trials"] if row["state"] != "interrupted"]
+        rows += [row for row in summary["trials"] if row["state"] in ENDED]
         last = last if summary["interrupted"] else summary
     return Sweeps(number - 1, tuple(rows), last)
 

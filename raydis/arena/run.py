@@ -30,7 +30,7 @@ from raydis.arena.pretrain import pretrain
 from raydis.arena.result import ArenaResult, Entry, entry_of, result_of
 from raydis.arena.spec import ArenaSpec, Entrant
 from raydis.cluster.connect import ray_cluster
-from raydis.errors import SweepError
+from raydis.errors import StoreError, SweepError
 from raydis.registry import locate_checkpoints
 from raydis.store import Store, open_store
 from raydis.store.lease import Lease
@@ -55,14 +55,21 @@ class _Arena:
         return entry_of(self.spec, entrant, self.sweeps(entrant, "study"), self.sweeps(entrant, "final"), pretrained)
 
     def run(self, sweep: SweepSpec, entrant: str, part: Part) -> bool:
-        """Run the next sweep of an entrant. Return whether all of its trials have ended."""
+        """Run the next sweep of an entrant. Return whether all of its trials have ended.
+
+        Raises:
+            StoreError: the storage failed.
+        """
         name = sweep_name(entrant, part, self.sweeps(entrant, part).num_begun + 1)
         title, count = self.spec.title(entrant), sweep.total_trials
         kind = f"{count} trials" if part == "study" else f"{count} fresh seeds"
         self.console.print(f"{title}: {part}, {kind}", highlight=False, markup=False, soft_wrap=True)
         storage = str(self.store.location / self.key)
         with contextlib.suppress(SweepError):  # no trial has scores: that is a result, and its reasons are written
-            return not run_sweep(sweep, name=name, storage=storage, console=self.console).interrupted
+            result = run_sweep(sweep, name=name, storage=storage, console=self.console)
+            if result.unwritten is not None:
+                raise StoreError(f"{result.unwritten}. The same command goes on")
+            return not result.interrupted
         return True
 
 

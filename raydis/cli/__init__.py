@@ -1,4 +1,5 @@
-"""The command line `python -m raydis VERB`: train a run, draw pictures from a checkpoint, manage the registry.
+"""The command line `python -m raydis VERB`: train a run, draw pictures from a checkpoint, manage the registry, and
+look at sweeps.
 
 Heavy imports are inside the functions, so that `--help` and errors in options answer quickly.
 """
@@ -7,7 +8,7 @@ from __future__ import annotations
 
 import typer
 
-from raydis.cli import pictures, registry, runs
+from raydis.cli import pictures, registry, runs, sweeps
 from raydis.cli.evaluate import evaluate
 from raydis.edge import EXIT_CODE_HELP, run_command
 
@@ -21,6 +22,7 @@ app = typer.Typer(
 for verb in (runs.train, evaluate, pictures.traverse, pictures.swap, pictures.image, pictures.report):
     app.command()(verb)
 app.add_typer(registry.app, name="models")
+app.add_typer(sweeps.app, name="sweeps")
 
 
 def main() -> None:

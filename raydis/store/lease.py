@@ -15,7 +15,7 @@ import secrets
 import socket
 import threading
 import time
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, cast
@@ -27,7 +27,9 @@ log = logging.getLogger(__name__)
 
 BEAT_S = 5.0  # time between two renewals
 STALE_S = 60.0  # time without a renewal after which a holder counts as dead: longer than a store is usually unavailable
+WARN_S = STALE_S / 2  # time without a renewal after which the holder warns, once until it succeeds again
 POLL_S = 1.0
+WATCH_S = 2 * BEAT_S + POLL_S  # time in which a reader sees a renewal of a living holder
 
 Record = dict[str, Any]
 
@@ -117,14 +119,18 @@ class Lease:
             self.store.write(self.key, b"{}", if_match=self._tag)
 
     def _renew_until(self, ended: threading.Event) -> None:
+        renewed, warned = self._clock(), False
         while not ended.wait(BEAT_S):
             try:
                 self.renew()
+                renewed, warned = self._clock(), False
             except LeaseLost as error:
                 log.warning("%s", error)
                 return
             except StoreError as error:
-                log.warning("%s: cannot renew the lease, will try again: %s", self.what, error)
+                if not warned and self._clock() - renewed > WARN_S:
+                    log.warning("%s: cannot renew the lease, will try again: %s", self.what, error)
+                    warned = True
 
     def _is_stale(self, tag: str, record: Record) -> bool:
         """Watch the record, and return whether it has not changed for STALE_S.
@@ -181,6 +187,27 @@ def check_lease(store: Store, key: str, token: str, *, what: str) -> None:
         )
 
 
+def held_leases(store: Store, keys: Iterable[str], *, sleep: Callable[[float], None] = time.sleep) -> set[str]:
+    """Return those of some keys whose lease is held by a process that lives.
+
+    A process of this machine is looked up. One of another machine lives if it renews its record within WATCH_S, for
+    which this function waits then.
+    """
+    records = {key: record for key in keys if "token" in (record := _record(store, key))}
+    here = {key for key, record in records.items() if _is_of_this_machine(str(record.get("process")))}
+    held = {key for key in here if not is_gone_from_here(str(records[key]["process"]))}
+    watched = {key: record for key, record in records.items() if key not in here}
+    for _ in range(round(WATCH_S / POLL_S)):
+        if not watched:
+            break
+        sleep(POLL_S)
+        for key, before in list(watched.items()):
+            if (now := _record(store, key)) != before:
+                del watched[key]
+                held |= {key} if "token" in now else set()
+    return held
+
+
 def this_process() -> str:
     """Return a text that identifies this process among all others; empty if the system has no /proc."""
     try:
@@ -202,6 +229,13 @@ def is_gone_from_here(process: str) -> bool:
             return True
         return state == "Z" or now_started != started  # a zombie, or another process with the same id
     return False
+
+
+def _is_of_this_machine(process: str) -> bool:
+    try:
+        return process.startswith(f"{_machine()} ")
+    except OSError:
+        return False
 
 
 def _machine() -> str:

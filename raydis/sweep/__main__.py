@@ -7,12 +7,17 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from raydis.edge import EXIT_CODE_HELP, run_command
 from raydis.errors import INTERRUPTED, ConfigError, StoreError, SweepError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from raydis.sweep.spec import SweepSpec
 
 QUICKSTART = Path("sweeps", "quickstart.yaml")
 WIDTH = 100  # columns of the output if it is not a terminal
@@ -37,19 +42,28 @@ def sweep(
             envvar="RAYDIS_STORAGE", help="Folder or s3://bucket/prefix, not percent-encoded, for sweeps and registry."
         ),
     ] = "runs",
-    name: Annotated[str | None, typer.Option(help="Name of the sweep; default: the file's name and the time.")] = None,
+    name: Annotated[str | None, typer.Option(help="Name of the sweep; default: the name in its file.")] = None,
+    fresh: Annotated[
+        bool, typer.Option("--fresh", help="Begin another sweep with a number after its name; continue none.")
+    ] = False,
     num_trials: Annotated[int | None, typer.Option(help="Number of sampled trials, without controls.")] = None,
     max_concurrent: Annotated[int | None, typer.Option(help="Most trials at once; default: all that fit.")] = None,
     seed: Annotated[int | None, typer.Option(help="Seed of the sampler.")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the plan and start nothing.")] = False,
 ) -> None:
-    """Search over run settings: train, score and compare trials, then publish the best one in the registry."""
+    """Search over run settings: train, score and compare trials, then publish the best one in the registry.
+
+    After an interruption, the same command continues: trials that have ended are not repeated, and the others go on
+    from their last checkpoints.
+    """
     from rich.console import Console
 
     from raydis.engine.plan import budget_warnings
     from raydis.sweep.plan import print_plan
     from raydis.sweep.spec import load_spec
 
+    if fresh and name is not None:
+        raise ConfigError(f"--fresh and --name={name} exclude each other: --fresh chooses a name that is free")
     flags = {"num_trials": num_trials, "max_concurrent": max_concurrent, "seed": seed}
     path = spec or find_quickstart()
     plan = load_spec(
@@ -60,18 +74,27 @@ def sweep(
         console.print(f"warning: {warning}", highlight=False, soft_wrap=True)
     if dry_run:
         print_plan(plan, path, console)
-        return
-    from raydis.cluster.storage import lasting_storage
-    from raydis.sweep.printout import print_result
-    from raydis.sweep.run import default_name, run_sweep
+    else:
+        _run(plan, path, name, storage, console, fresh=fresh)
 
-    name = name or default_name(plan)
-    console.print(f"sweep {name}: {plan.total_trials} trials of {path}", highlight=False, soft_wrap=True)
+
+def _run(plan: SweepSpec, path: Path, name: str | None, storage: str, console: Console, *, fresh: bool) -> None:
+    """Run what is left of a sweep and print its result. Raises what the exit code says."""
+    from raydis.cluster.storage import lasting_storage
+    from raydis.store import open_store
+    from raydis.sweep.folder import default_name
+    from raydis.sweep.printout import print_result
+    from raydis.sweep.run import run_sweep
+
     storage = lasting_storage(storage)
+    name = name or default_name(open_store(storage), plan, fresh=fresh)
+    console.print(f"sweep {name}: {plan.total_trials} trials of {path}", highlight=False, soft_wrap=True)
     result = run_sweep(plan, name=name, storage=storage, console=console)
     print_result(result, plan, storage, console)
     if result.unwritten is not None:
-        raise StoreError(f"the sweep's tables were not written: {result.unwritten}. Its results are printed above")
+        raise StoreError(
+            f"{result.unwritten}. The results so far are printed above; the same command goes on from them"
+        )
     if result.interrupted:
         raise typer.Exit(INTERRUPTED)
     if result.unpublished is not None:

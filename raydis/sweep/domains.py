@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import itertools
 import json
-from collections.abc import Iterator, Mapping
+import math
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Annotated, Any, Literal, Self
 
 import numpy as np
@@ -16,6 +17,7 @@ from pydantic import Field, model_validator
 from raydis.config.section import Model
 
 MAX_CORNERS = 1024
+MAX_POINTS = 10_000
 
 
 class IntRange(Model):
@@ -40,6 +42,10 @@ class IntRange(Model):
         """Return the values that this key has at corners of the space: the ends of the range."""
         return (self.low, self.high)
 
+    def points(self) -> Sequence[Any] | None:
+        """Return all values of this key; None if there are too many to list."""
+        return range(self.low, self.high + 1, self.step)
+
     def holds(self, value: Any) -> bool:
         """Return whether a value lies in the range and on its steps."""
         whole = isinstance(value, int) and not isinstance(value, bool)
@@ -63,6 +69,10 @@ class FloatRange(Model):
         """Return the values that this key has at corners of the space: the ends of the range."""
         return (self.low, self.high)
 
+    def points(self) -> Sequence[Any] | None:
+        """Return all values of this key; None if there are too many to list."""
+        return (self.low,) if self.low == self.high else None
+
     def holds(self, value: Any) -> bool:
         """Return whether a value lies in the range."""
         return isinstance(value, int | float) and not isinstance(value, bool) and self.low <= value <= self.high
@@ -83,6 +93,10 @@ class Choice(Model):
 
     def ends(self) -> tuple[Any, ...]:
         """Return the values that this key has at corners of the space: all choices."""
+        return self.values
+
+    def points(self) -> Sequence[Any] | None:
+        """Return all values of this key; None if there are too many to list."""
         return self.values
 
     def holds(self, value: Any) -> bool:
@@ -107,6 +121,15 @@ def corners(search: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
     for row in range(MAX_CORNERS):
         picks = [row % len(values) if row < longest else int(rng.integers(len(values))) for values in ends]
         yield {key: values[pick] for key, values, pick in zip(search, ends, picks, strict=True)}
+
+
+def points(search: Mapping[str, Any]) -> list[dict[str, Any]] | None:
+    """Return all points of the space as settings by key; None if there are more than MAX_POINTS."""
+    values = [domain.points() for domain in search.values()]
+    found = [each for each in values if each is not None]
+    if len(found) < len(values) or math.prod(map(len, found)) > MAX_POINTS:
+        return None
+    return [dict(zip(search, point, strict=True)) for point in itertools.product(*found)]
 
 
 def _check_bounds(low: float, high: float, log: bool) -> None:

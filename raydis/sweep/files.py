@@ -5,3 +5,5 @@ from __future__ import annotations
 SPEC_FILE = "spec.json"
 STUDY_FILE = "optuna.journal"
 SUMMARY_FILE = "summary.json"
+LEASE_FILE = "lease.json"
+PICTURE_FILE = "traversal.png"

@@ -11,8 +11,8 @@ from rich.table import Table
 
 from raydis.metrics.scores import Scores
 from raydis.metrics.standing import Objective, with_spread
-from raydis.store import Location
 from raydis.sweep.files import STUDY_FILE
+from raydis.sweep.read import StoredSweep
 from raydis.sweep.result import SweepResult
 from raydis.sweep.spec import SweepSpec
 from raydis.sweep.summary import Replicates
@@ -22,8 +22,15 @@ DEFAULT_STORAGE = "runs"
 SERVED = "quickstart@best"  # the model in serve_configs/local.yaml
 
 
-def print_result(result: SweepResult, spec: SweepSpec, storage: str, console: Console) -> None:
-    """Print the table of trials, the best trial, and where the files are."""
+def print_result(
+    result: SweepResult, spec: SweepSpec, storage: str, console: Console, *, running: bool = False, tables: bool = True
+) -> None:
+    """Print the table of trials, the best trial, and where the files are.
+
+    Args:
+        running: whether a process runs the sweep now.
+        tables: whether the folder holds tables of these trials.
+    """
     console.print(trials_table(result, spec))
     for record in result.records:
         if record.reason:
@@ -32,9 +39,11 @@ def print_result(result: SweepResult, spec: SweepSpec, storage: str, console: Co
         console.print(replicates_table(result.replicates, [goal.metric for goal in spec.objectives]))
     facts, next_commands = {}, []
     where = "" if storage == DEFAULT_STORAGE else f" --storage {shlex.quote(storage)}"
-    if result.interrupted:
-        ended = sum(record.state != "interrupted" for record in result.records)
-        facts["interrupted"] = f"{ended} of {spec.total_trials} trials ended; nothing was promoted"
+    ended = sum(record.ended for record in result.records)
+    if running:
+        facts["running"] = f"{ended} of {spec.total_trials} trials ended"
+    elif result.interrupted:
+        facts["interrupted"] = f"{ended} of {spec.total_trials} trials ended; the same command goes on"
     if stopped := [record for record in result.records if record.state == "stopped"]:
         spent = sum(record.run.images_seen or 0 for record in stopped)
         total = spec.total_trials * spec.run.train.num_images
@@ -58,10 +67,9 @@ def print_result(result: SweepResult, spec: SweepSpec, storage: str, console: Co
         if promotion.decision.promote and spec.promotion and f"{spec.model_name}@{spec.promotion.alias}" == SERVED:
             there = "" if storage == DEFAULT_STORAGE else f"RAYDIS_STORAGE={shlex.quote(storage)} "
             next_commands.append(f"{there}serve run serve_configs/local.yaml")
-    local = f", {STUDY_FILE}" if Location.parse(result.folder).folder else ""
     facts["folder"] = result.folder
-    if result.unwritten is None:
-        facts["files"] = f"trials.csv, trials.parquet, summary.json, spec.json{local}, a folder a trial"
+    if result.unwritten is None and tables:
+        facts["files"] = f"trials.csv, trials.parquet, summary.json, spec.json, {STUDY_FILE}, a folder a trial"
     facts |= {"next" if row == 0 else " " * row: command for row, command in enumerate(next_commands)}
     print_facts(console, facts)
 
@@ -81,6 +89,21 @@ def trials_table(result: SweepResult, spec: SweepSpec) -> Table:
         values = [record.value(name) for name in scores]
         numbers = ["" if value is None else f"{value:.3f}" for value in values]
         table.add_row(mark, label, *settings, *numbers, record.state, duration(record.time_s))
+    return table
+
+
+def sweeps_table(sweeps: Sequence[StoredSweep]) -> Table:
+    """Return a table with a row for each sweep: its state, its trials, and the scores of its best one."""
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for heading in ("sweep", "state", "trials", "best"):
+        table.add_column(heading, no_wrap=heading != "best")
+    for sweep in sweeps:
+        best, metrics = sweep.result.best, [goal.metric for goal in sweep.spec.objectives]
+        values = {} if best is None else {name: best.value(name) for name in metrics}
+        numbers = ", ".join(f"{short(name)} {value:.3f}" for name, value in values.items() if value is not None)
+        shown = "" if best is None else f"trial {best.number}, {numbers}"
+        trials = f"{sweep.num_ended} of {sweep.num_ended + sweep.num_left}"
+        table.add_row(sweep.result.name, sweep.state, trials, shown)
     return table
 
 

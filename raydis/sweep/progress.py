@@ -18,6 +18,7 @@ from raydis.engine.record import RunRecord
 from raydis.metrics.standing import Objective, best_of
 from raydis.sweep.scheduler import ParetoHalvingScheduler
 from raydis.sweep.searcher import trial_state
+from raydis.sweep.summary import TrialRecord
 from raydis.sweep.words import describe, duration, short
 
 LINE_INTERVAL_S = 10.0
@@ -44,6 +45,7 @@ class SweepState:
         num_trials: number of trials of the sweep.
         num_images: training budget of one trial.
         objectives: the scores to show, which also decide the best trial so far.
+        earlier: the trials of earlier sessions of the sweep; those that have ended count.
         clock: returns the time in seconds; it must not go back.
     """
 
@@ -53,12 +55,30 @@ class SweepState:
         num_images: int,
         objectives: Sequence[Objective],
         clock: Callable[[], float] = time.monotonic,
+        *,
+        earlier: Sequence[TrialRecord] = (),
     ) -> None:
         self.num_trials, self.num_images, self.objectives = num_trials, num_images, objectives
         self.metrics = [goal.metric for goal in objectives]
         self.trials: dict[int, TrialView] = {}
+        for record in earlier:
+            if record.ended:
+                self._add(record)
+        self._share_before = self.share
         self._clock = clock
         self._started = clock()
+
+    def _add(self, record: TrialRecord) -> None:
+        values = record.run.values()
+        self.trials[record.number] = TrialView(
+            number=record.number,
+            control=record.control,
+            settings=record.settings,
+            state="done" if record.state == "complete" else record.state,
+            images_seen=record.run.images_seen or 0,
+            loss=record.run.loss,
+            scores={name: value for name in self.metrics if (value := values.get(name)) is not None},
+        )
 
     def start(self, config: dict[str, Any]) -> TrialView:
         """Record that a trial has started or restarted."""
@@ -114,8 +134,9 @@ class SweepState:
 
     @property
     def left_s(self) -> float | None:
-        """The estimated time left in seconds, at the speed so far; None during the first percent of the sweep."""
-        return self.elapsed_s * (1.0 - self.share) / self.share if self.share > 0.01 else None
+        """The estimated time left in seconds, at the speed so far; None during the first percent of what is left."""
+        done, left = self.share - self._share_before, 1.0 - self.share
+        return self.elapsed_s * left / done if done > 0.01 * (done + left) else None
 
     def best(self) -> TrialView | None:
         """Return the best trial so far, which may be a control, as at the end of the sweep."""

@@ -26,7 +26,9 @@ from raydis.metrics.scores import Scores
 from raydis.metrics.scoring import derived_seed
 from raydis.registry import Registry
 from raydis.registry.promotion import Promotion, promote
+from raydis.registry.registry import DEFAULT_ALIAS
 from raydis.store import open_store
+from raydis.sweep.files import PICTURE_FILE
 from raydis.sweep.spec import PromotionConfig, SweepSpec
 from raydis.sweep.summary import TrialRecord
 
@@ -46,6 +48,7 @@ class Published:
     scores: Scores
     promotion: Promotion
     picture: str  # the traversal grid's key below the storage
+    alias: str = DEFAULT_ALIAS  # the alias that might move to it
 
 
 def publish(best: TrialRecord, spec: SweepSpec, config: PromotionConfig, *, storage: str, folder: str) -> Published:
@@ -115,14 +118,14 @@ def _publish(
         editor, dataset = Editor.open(source, device=resolve_device(run.hardware)), open_dataset(run.data)
         scores = _score(editor.method, dataset, editor.device, run, config, num_jobs)
         final = with_scores(source, scores)
-        picture = Path(work, "traversal.png")
+        picture = Path(work, PICTURE_FILE)
         image = dataset.images(np.array([len(dataset) // 2]))[0]
         save_picture(draw_traversal(editor, image), picture)
         store = open_store(storage)
         store.upload(picture, f"{folder}/{picture.name}")
         registry = Registry(store)
         promotion = promote(registry, final, spec.model_name, objectives=spec.objectives, alias=config.alias)
-    return Published(scores, promotion, f"{folder}/{picture.name}")
+    return Published(scores, promotion, f"{folder}/{picture.name}", config.alias)
 
 
 def with_scores(source: Checkpoint, scores: Scores) -> Checkpoint:

@@ -8,8 +8,11 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from raydis.errors import SweepError
-from raydis.store import Store
-from raydis.sweep.files import SUMMARY_FILE
+from raydis.metrics.scores import Scores
+from raydis.registry import ModelRef
+from raydis.registry.promotion import Decision, Promotion
+from raydis.store import Store, StoreMissing
+from raydis.sweep.files import PICTURE_FILE, SUMMARY_FILE
 from raydis.sweep.publish import Published
 from raydis.sweep.spec import SweepSpec
 from raydis.sweep.summary import (
@@ -35,8 +38,8 @@ class SweepResult:
         best: the trial with the highest standing by the spec's objectives; None if no trial can be ranked.
         published: the published version of `best`; None without promotion, after an interruption, or if it failed.
         unpublished: the reason why publishing failed; None if it did not.
-        unwritten: the reason why the tables could not be written; None if they were.
-        interrupted: whether some trials have not ended.
+        unwritten: why the storage lacks a part of the results, in a sentence; None if it has them all.
+        interrupted: whether some trials have not ended, or the scoring of the best one was interrupted.
     """
 
     name: str
@@ -51,7 +54,9 @@ class SweepResult:
     unwritten: str | None = None
 
 
-def result_of(records: Sequence[TrialRecord], spec: SweepSpec, *, name: str, folder: str) -> SweepResult:
+def result_of(
+    records: Sequence[TrialRecord], spec: SweepSpec, *, name: str, folder: str, interrupted: bool
+) -> SweepResult:
     """Return the result of the trials that ran, before publishing; `folder` is a path or s3:// URI."""
     return SweepResult(
         name=name,
@@ -61,7 +66,7 @@ def result_of(records: Sequence[TrialRecord], spec: SweepSpec, *, name: str, fol
         replicates=replicates(records, spec.objectives),
         best=choose_best(records, spec.objectives),
         published=None,
-        interrupted=len(records) < spec.total_trials or any(record.state == "interrupted" for record in records),
+        interrupted=interrupted,
     )
 
 
@@ -81,6 +86,27 @@ def write_summary(store: Store, key: str, result: SweepResult) -> None:
     store.write(f"{key}/{SUMMARY_FILE}", json.dumps(_summary(result), indent=2).encode())
 
 
+def read_summary(store: Store, key: str) -> dict[str, Any]:
+    """Return summary.json; empty if the folder of the sweep has none."""
+    try:
+        return json.loads(store.read(f"{key}/{SUMMARY_FILE}"))
+    except (StoreMissing, ValueError):
+        return {}
+
+
+def read_published(store: Store, key: str, result: SweepResult, spec: SweepSpec) -> Published | None:
+    """Return what the sweep has already published, if that was the best trial of this result; else None."""
+    summary = read_summary(store, key)
+    found = summary.get("promotion")
+    if not found or result.best is None or spec.promotion is None:
+        return None
+    asked = (result.best.number, spec.model_name, spec.promotion.alias)
+    if asked != (summary["best"], found["model"], found["alias"]):
+        return None
+    promotion = Promotion(ModelRef(found["model"], found["version"]), Decision(found["promoted"], found["reason"]))
+    return Published(Scores.from_dict(found["scores"]), promotion, f"{key}/{PICTURE_FILE}", found["alias"])
+
+
 def _summary(result: SweepResult) -> dict[str, Any]:
     published = result.published
     return {
@@ -94,6 +120,7 @@ def _summary(result: SweepResult) -> dict[str, Any]:
         and {
             "model": published.promotion.ref.name,
             "version": published.promotion.ref.version,
+            "alias": published.alias,
             "promoted": published.promotion.decision.promote,
             "reason": published.promotion.decision.reason,
             "scores": published.scores.to_dict(),

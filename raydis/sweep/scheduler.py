@@ -12,7 +12,7 @@ Tune's own schedulers compare trials by one metric. This one places them by non-
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal
 
 from ray.tune.experiment import Trial
@@ -59,6 +59,7 @@ class ParetoHalvingScheduler(FIFOScheduler):
         self._progress, self._pause = progress, pause
         self._paused: dict[str, float] = {}  # id of a trial -> rung, in the order in which they were paused
         self._resuming: set[str] = set()  # ids of trials that have a place again, and wait for Tune to start them
+        self._left_at: dict[Any, float] = {}  # what an earlier session left at a rung, until Tune adds it: its rung
 
     # ---- what a subclass may change
 
@@ -109,6 +110,32 @@ class ParetoHalvingScheduler(FIFOScheduler):
             return None
         self.halving.record(rung, identity, None if compared == "invalid" else compared)
         return rung
+
+    def replay(self, identity: Any, reports: Iterable[Mapping[str, Any]]) -> None:
+        """Record what a trial reported in an earlier session of its experiment, in the order of its reports.
+
+        If its last report was the one at its rung, the trial was paused there, or had not gone far. When Tune adds it
+        again, it is paused unless it now is among the best at the rung.
+        """
+        rung, progress_there = None, -math.inf
+        for report in reports:
+            reached, progress = self.observe(identity, report), report.get(self._progress)
+            if reached is not None:
+                rung, progress_there = reached, report[self._progress]
+            elif progress is not None and progress > progress_there:
+                rung = None
+        if rung is not None:
+            self._left_at[identity] = rung
+
+    def on_trial_add(self, tune_controller: Any, trial: Trial) -> None:
+        """Pause a new trial before it starts if an earlier session left it at a rung, and it is not to go on."""
+        rung = self._left_at.pop(self.identity(trial), None)
+        if rung is None or not self._pause or self.spared(trial):
+            return
+        if self.identity(trial) not in self.halving.going_on(rung):
+            self._paused[trial.trial_id] = rung
+            _leave_place(tune_controller, trial)
+            trial.set_status(Trial.PAUSED)  # Tune reads it after this call
 
     def on_trial_complete(self, tune_controller: Any, trial: Trial, result: dict[str, Any]) -> None:
         """Give the place of a trial that has ended to a paused one."""

@@ -12,7 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, ValidationInfo, field_validator, model_validator
+from pydantic import AfterValidator, Field, ValidationInfo, field_validator, model_validator
 
 from raydis.config import RunConfig
 from raydis.config.files import Tree, apply_overrides, field_paths, parse, read_yaml
@@ -50,11 +50,17 @@ class Control(Model):
         return {f"{self.name}/{seed}": self.set | {"seed": seed} for seed in self.seeds} or {self.name: self.set}
 
 
+def _check_alias(alias: str) -> str:
+    if alias.isdecimal():
+        raise ValueError(f"{alias} consists of digits alone, which name a version: choose a word, such as best")
+    return alias
+
+
 class PromotionConfig(Model):
     """How the best trial is scored and registered, and which alias may move to it."""
 
     name: str | None = Field(default=None, pattern=NAME, description="Model name; null takes the sweep file's name.")
-    alias: str = Field(
+    alias: Annotated[str, AfterValidator(_check_alias)] = Field(
         default="best",
         pattern=NAME,
         description="Alias that moves if the new version is better by more than the margin of the scores.",
@@ -237,16 +243,30 @@ def load_spec(path: Path, overrides: list[str]) -> SweepSpec:
 
 
 def _nested(search: Tree) -> Tree:
-    """Convert dotted keys to nested mappings."""
+    """Convert dotted and nested keys to nested mappings.
+
+    Raises:
+        ConfigError: two keys name the same setting, or one of them names a section in which the other lies.
+    """
     tree: Tree = {}
-    for key, domain in search.items():
-        *above, last = str(key).split(".")
-        node = tree
-        for name in above:
-            node = node.setdefault(name, {})
-            if not isinstance(node, dict):
-                raise ConfigError(f"search: {key} lies inside a key that has a value of its own")
-        node[last] = domain
+    written = dict[str, str]()  # dotted key of a setting -> the key as the file has it
+    for first, value in search.items():
+        for key, domain in _flat({str(first): value}):
+            shown = key if key == str(first) else f"{key} (below {first})"
+            for other, before in written.items():
+                if key == other:
+                    raise ConfigError(f"search: {before} and {shown} name the same setting: keep one of them")
+                if key.startswith(f"{other}.") or other.startswith(f"{key}."):
+                    inner, outer = (shown, before) if key.startswith(f"{other}.") else (before, shown)
+                    raise ConfigError(
+                        f"search: {inner} lies inside {outer}, which is searched as a whole: keep one of them"
+                    )
+            written[key] = shown
+            *above, last = key.split(".")
+            node = tree
+            for name in above:
+                node = node.setdefault(name, {})
+            node[last] = domain
     return tree
 
 

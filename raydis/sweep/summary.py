@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import json
 import math
-from collections.abc import Container, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -13,35 +13,25 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.csv
 import pyarrow.parquet
-from optuna.trial import TrialState
-from ray.tune import Result, ResultGrid
 
 from raydis.engine.record import RunRecord
-from raydis.errors import explain
 from raydis.metrics.standing import Objective, best_of, missing
 from raydis.metrics.table import METRICS
-from raydis.store import Location, Store
-from raydis.sweep.searcher import trial_state
-from raydis.sweep.spec import SweepSpec
-from raydis.sweep.trial import CHECKPOINT_URI, trial_number
+from raydis.store import Store
 
-State = Literal["complete", "stopped", "failed", "interrupted"]
-STATES: dict[TrialState, State] = {
-    TrialState.COMPLETE: "complete",
-    TrialState.PRUNED: "stopped",
-    TrialState.FAIL: "failed",
-}
+State = Literal["complete", "stopped", "failed", "interrupted", "running"]
 
 
 @dataclass(frozen=True)
 class TrialRecord:
-    """The outcome of one trial.
+    """The outcome of one trial so far.
 
     Attributes:
         number, control: the number of the trial, and the name of the control run if it was one.
         settings: dotted key of the run -> value.
         state, reason: a `complete` trial has valid, finite scores; a `stopped` one was ended early, so that others
-            could go on; an `interrupted` one ended with the sweep. Any but a complete one has a reason.
+            could go on; a `failed` one has no valid scores; an `interrupted` one has not ended, and continues with its
+            sweep. Each but a complete and a `running` one has a reason.
         run: the last record of its run.
         time_s: time from the start of the trial to that record; None if there was none.
         checkpoint: folder or s3:// URI of its last checkpoint.
@@ -56,6 +46,11 @@ class TrialRecord:
     time_s: float | None
     checkpoint: str | None
 
+    @property
+    def ended(self) -> bool:
+        """Whether the trial has ended, and is not run again."""
+        return self.state in ("complete", "stopped", "failed")
+
     def value(self, metric: str) -> float | None:
         """Return a score by name; None if the trial does not have it."""
         return self.run.values().get(metric)
@@ -64,42 +59,6 @@ class TrialRecord:
         """Return a score's standard deviation over its draws; None if it is unknown."""
         scores = self.run.scores
         return scores.spread.get(metric) if scores and scores.spread else None
-
-
-def read_records(
-    grid: ResultGrid, spec: SweepSpec, storage: Location, stopped: Container[int] = ()
-) -> list[TrialRecord]:
-    """Return the records of a finished Tune run's trials, sorted by number.
-
-    Args:
-        storage: that of the sweep.
-        stopped: numbers of the trials that were stopped early.
-
-    A trial whose process had not started when the sweep was interrupted has neither settings nor an error. It has no
-    record, as if it had never been suggested.
-    """
-    begun = [result for result in grid if result.config or result.error is not None]
-    return sorted((_record(result, spec, storage, stopped) for result in begun), key=lambda record: record.number)
-
-
-def _record(result: Result, spec: SweepSpec, storage: Location, stopped: Container[int]) -> TrialRecord:
-    config, row = result.config or {}, result.metrics or {}
-    run = RunRecord.from_ray(row)
-    state, reason = trial_state(run, result.error is not None, spec.objectives)
-    if result.error is not None:
-        reason = explain(result.error).line
-    checkpoint = row.get(CHECKPOINT_URI) or (result.checkpoint and str(storage.at_pyarrow_path(result.checkpoint.path)))
-    number = config["number"] if config else trial_number(result.path)  # no process of it has started
-    return TrialRecord(
-        number=number,
-        control=config.get("control"),
-        settings=config.get("settings", {}),
-        state="interrupted" if state is TrialState.PRUNED and number not in stopped else STATES[state],
-        reason=reason,
-        run=run,
-        time_s=row.get("time_total_s"),
-        checkpoint=checkpoint or None,
-    )
 
 
 def pareto_front(records: Sequence[TrialRecord], objectives: Sequence[Objective]) -> set[int]:

@@ -7,17 +7,24 @@ inside functions, because the driver imports this file too.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import gc
-from typing import Any
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from ray import tune
 
 from raydis.config import DataConfig, RunConfig
 from raydis.config.files import parse
 from raydis.engine.record import RunRecord
-from raydis.errors import ClusterError, RaydisError, StoreError, final_error
+from raydis.errors import CheckpointError, ClusterError, RaydisError, StoreError
+from raydis.sweep.left import forget
 from raydis.sweep.settings import configure
+
+if TYPE_CHECKING:  # the driver does not import torch
+    from raydis.checkpoint.open import Checkpoint
 
 CHECKPOINT_URI = "checkpoint_uri"  # additional key of a report, for a checkpoint that Ray Train has stored
 LAUNCHER_SHARE = 0.001  # of the resource that each head node has; see `trial_resources`
@@ -26,27 +33,25 @@ LAUNCHER_SHARE = 0.001  # of the resource that each head node has; see `trial_re
 def run_trial(config: dict[str, Any]) -> None:
     """Run one trial. This is the trainable of Ray Tune.
 
-    A RaydisError or a full disk is reported as the trial's last record and not raised, because a restart would repeat
-    it, and so that the process stays available for the next trial. For any other exception, and for a ClusterError or
-    StoreError, which do not concern the trial itself, Tune restarts the trial from its checkpoint.
+    A RaydisError is reported as the trial's last record and not raised, because a restart would repeat it, and so that
+    the process stays available for the next trial. For any other exception, and for a ClusterError, a StoreError or a
+    full disk, which do not concern the trial itself, Tune restarts the trial from its checkpoint.
 
     Args:
         config: the sweep's constants `run` (base RunConfig), `sweep` (its name), `folder` (its URI), and the
-            searcher's suggestion: `number`, `control`, `settings`.
+            searcher's suggestion: `number`, `control`, `settings`, and `checkpoints` of a trial that was interrupted.
     """
     try:
         run = configure(parse(RunConfig, config["run"], source="run"), config["settings"])
         parent = {"sweep": config["sweep"], "trial": trial_name(config["number"])}
         if run.compute.num_workers == 1:
-            _train_here(run, parent)
+            _train_here(run, parent, config.get("checkpoints", ()))
         else:
             _train_with_workers(run, parent, config["folder"])
     except (ClusterError, StoreError):
         raise
-    except (RaydisError, OSError) as error:
-        if (final := final_error(error)) is None:
-            raise
-        tune.report(RunRecord.of_failure(final).to_ray())
+    except RaydisError as error:
+        tune.report(RunRecord.of_failure(error).to_ray())
     finally:
         _release_memory()
 
@@ -54,11 +59,6 @@ def run_trial(config: dict[str, Any]) -> None:
 def trial_name(number: int) -> str:
     """Return the name of a trial, which is also that of its folder."""
     return f"trial-{number:04d}"
-
-
-def trial_number(path: str) -> int:
-    """Return the number of the trial with this folder; see `trial_name`."""
-    return int(path.rpartition("-")[2])
 
 
 def trial_resources(run: RunConfig) -> tune.PlacementGroupFactory:
@@ -74,7 +74,7 @@ def trial_resources(run: RunConfig) -> tune.PlacementGroupFactory:
     return tune.PlacementGroupFactory([{"node:__internal_head__": LAUNCHER_SHARE}])
 
 
-def _train_here(run: RunConfig, parent: dict[str, str]) -> None:
+def _train_here(run: RunConfig, parent: dict[str, str], checkpoints: Sequence[str]) -> None:
     from raydis.engine.device import num_threads, resolve_device, use_threads
     from raydis.engine.state import Training
     from raydis.train.report import report_session
@@ -82,7 +82,30 @@ def _train_here(run: RunConfig, parent: dict[str, str]) -> None:
     device = resolve_device(run.hardware)
     use_threads(num_threads(run.compute.num_cpus))
     training = Training(run, _dataset(run.data.model_dump_json()), device=device)
-    report_session(tune, training, parent=parent)
+    earlier = functools.partial(_newest_sound, checkpoints)
+    report_session(tune, training, parent=parent, before_checkpoint=_Replace(checkpoints), earlier=earlier)
+
+
+def _newest_sound(checkpoints: Sequence[str], work: Path) -> Checkpoint | None:
+    """Return the first of the checkpoints that is complete; None if none is."""
+    from raydis.checkpoint.fetch import fetch_checkpoint
+
+    for checkpoint in checkpoints:
+        with contextlib.suppress(CheckpointError):  # the interruption came while it was written
+            return fetch_checkpoint(checkpoint, work)
+    return None
+
+
+class _Replace:
+    """A function to call before each new checkpoint, which deletes the earlier ones once there is a new one."""
+
+    def __init__(self, checkpoints: Sequence[str]) -> None:
+        self._checkpoints, self._num_new = checkpoints, 0
+
+    def __call__(self) -> None:
+        if self._num_new == 1:
+            forget(self._checkpoints)
+        self._num_new += 1
 
 
 def _release_memory() -> None:

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 
-from raydis.checkpoint.open import open_checkpoint
+from raydis.checkpoint.open import Checkpoint, open_checkpoint
 from raydis.engine.session import run_session
 from raydis.engine.state import Training
 
@@ -19,6 +19,7 @@ def report_session(
     *,
     parent: dict[str, str] | None,
     before_checkpoint: Callable[[], None] = lambda: None,
+    earlier: Callable[[Path], Checkpoint | None] = lambda work: None,
 ) -> None:
     """Run a session, from Ray's last checkpoint of it if there is one, and report it to Ray.
 
@@ -27,6 +28,7 @@ def report_session(
         training: a fresh state.
         parent: see `run_session`.
         before_checkpoint: called before Ray stores a checkpoint. If it raises an exception, nothing is stored.
+        earlier: returns the checkpoint to start from if Ray knows none; it may use the folder that it is given.
 
     Raises:
         RaydisError: of the session; see `run_session`.
@@ -35,6 +37,8 @@ def report_session(
         with latest.as_directory() as folder:
             training.resume(open_checkpoint(Path(folder)))
     with tempfile.TemporaryDirectory(prefix="raydis-") as workdir:
+        if latest is None and (checkpoint := earlier(Path(workdir, "earlier"))):
+            training.resume(checkpoint)
         for report in run_session(training, Path(workdir), parent=parent):
             folder = report.checkpoint
             if folder:

@@ -19,7 +19,7 @@ from raydis.arena.look import Look
 from raydis.arena.result import ArenaResult
 from raydis.arena.run import run_arena
 from raydis.arena.spec import ArenaSpec, load_arena
-from raydis.errors import ConfigError, LeaseTaken, ResourceError, SweepError
+from raydis.errors import ConfigError, LeaseTaken, ResourceError, StoreError, SweepError
 from raydis.store import LocalStore
 from raydis.store.lease import Lease
 from raydis.sweep.spec import SweepSpec
@@ -36,13 +36,14 @@ class Sweeps:
         interrupt: name of the sweep that is interrupted after its first trial.
         useless: entrants none of whose trials has scores.
         broken: name of the sweep in which the cluster fails.
+        full: name of the sweep whose last results find no room.
     """
 
     def __init__(self, store: LocalStore) -> None:
         self.store = store
         self.asked: dict[str, dict[str, Any]] = {}
         self.specs: dict[str, SweepSpec] = {}
-        self.interrupt, self.broken, self.useless = "", "", set[str]()
+        self.interrupt, self.broken, self.full, self.useless = "", "", "", set[str]()
 
     def __call__(self, spec: SweepSpec, *, name: str, storage: str, console: Console) -> Any:
         assert storage == str(self.store.location / "arenas/duel")
@@ -64,7 +65,8 @@ class Sweeps:
         write_sweep(self.store, entrant, part, int(number), summary(rows, interrupted=interrupted))
         if dci is None:
             raise SweepError("no trial ended with valid scores")
-        return SimpleNamespace(interrupted=interrupted)
+        full = "the sweep cannot go on: the disk is full" if name == self.full else None
+        return SimpleNamespace(interrupted=interrupted, unwritten=full)
 
 
 @pytest.fixture
@@ -162,6 +164,15 @@ def test_a_cluster_that_fails_ends_the_command_and_the_next_one_goes_on(
     sweeps.broken = ""
     assert not arena().interrupted
     assert list(sweeps.asked) == ["ours.final.2", *STUDIES_AND_FINALS[2:]]
+
+
+def test_a_storage_that_fails_under_a_sweep_ends_the_command_with_the_reason(
+    arena: Callable[[], ArenaResult], sweeps: Sweeps
+) -> None:
+    sweeps.full = "ours.study.1"
+    with pytest.raises(StoreError, match=r"the sweep cannot go on: the disk is full\. The same command goes on"):
+        arena()
+    assert list(sweeps.asked) == STUDIES_AND_FINALS[:1]
 
 
 def test_an_entrant_without_scores_is_a_result_and_has_no_final(

@@ -17,10 +17,12 @@ from raydis.store import LocalStore
 from raydis.store.lease import (
     BEAT_S,
     STALE_S,
+    WATCH_S,
     Lease,
     LeaseLost,
     LeaseTaken,
     check_lease,
+    held_leases,
     is_gone_from_here,
     this_process,
 )
@@ -194,6 +196,60 @@ def test_holding_renews_in_the_background_and_releases_after_errors_too(
     with pytest.raises(KeyboardInterrupt):
         interrupt()
     assert json.loads(store.read(KEY)) == {}
+
+
+def test_renewals_that_fail_for_long_are_told_once(
+    store: LocalStore, time: Time, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    mine, beats = lease(store, time), iter(["fails"] * 8 + ["works"] + ["fails"] * 7 + ["ends"])
+
+    class Beats(threading.Event):
+        """Time that passes from one renewal to the next."""
+
+        def wait(self, timeout: float | None = None) -> bool:
+            assert timeout == BEAT_S
+            time.now += BEAT_S
+            self.beat = next(beats)
+            return self.beat == "ends"
+
+    ended, told = Beats(), list[float]()
+
+    def renew() -> None:
+        told.append(len(caplog.records))  # warnings before this renewal
+        if ended.beat == "fails":
+            raise StoreError("no answer")
+
+    monkeypatch.setattr(mine, "renew", renew)
+    mine._renew_until(ended)
+    assert told == [0] * 7 + [1] * 9  # the warning after 35 s; another 35 s after the one that worked
+    assert len(caplog.records) == 2
+    assert caplog.messages[0] == "run mine: cannot renew the lease, will try again: no answer"
+
+
+def test_which_leases_are_held_is_seen_at_once_here_and_by_their_renewals_elsewhere(
+    store: LocalStore, time: Time
+) -> None:
+    def elsewhere(key: str, beats: int) -> None:
+        store.write(key, json.dumps({"token": "t", "process": "another-boot 7 8", "beats": beats}).encode())
+
+    Lease(store, "here", what="run mine").acquire()
+    ended = "import raydis.store.lease; print(raydis.store.lease.this_process())"
+    process = subprocess.run([sys.executable, "-c", ended], capture_output=True, text=True, check=True).stdout.strip()
+    store.write("ended", json.dumps({"token": "t", "process": process}).encode())
+    store.write("released", b"{}")
+    assert held_leases(store, ["here", "ended", "released", "absent"], sleep=time.sleep) == {"here"}
+    assert time.now == 0.0
+    for key in ("beats", "dead", "released"):
+        elsewhere(key, 1)
+
+    def meanwhile(now: float) -> None:
+        if now == BEAT_S:
+            elsewhere("beats", 2)
+            store.write("released", b"{}")
+
+    time.meanwhile = meanwhile
+    assert held_leases(store, ["here", "beats", "dead", "released"], sleep=time.sleep) == {"here", "beats"}
+    assert time.now == WATCH_S
 
 
 def test_whether_a_process_of_this_machine_lives_is_known(tmp_path: Path) -> None:

@@ -10,9 +10,12 @@ import pytest
 
 from raydis.engine.record import RunRecord
 from raydis.errors import STORAGE, SWEEP_FAILED, ConfigError
+from raydis.store import open_store
 from raydis.sweep import run
 from raydis.sweep.__main__ import find_quickstart, main
+from raydis.sweep.folder import write_spec
 from raydis.sweep.result import SweepResult
+from raydis.sweep.spec import load_spec
 from raydis.sweep.summary import TrialRecord
 
 CHECKOUT = Path(__file__).resolve().parents[2]
@@ -127,19 +130,32 @@ def test_a_bad_spec_is_one_line_on_standard_error_and_exit_code_2(
     assert list(smoke.parent.iterdir()) == [smoke]
 
 
-def test_a_name_that_is_taken_is_refused(
+def test_another_specification_under_a_used_name_is_refused_with_the_difference(
     smoke: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    (tmp_path / "runs/sweeps/mine").mkdir(parents=True)
-    (tmp_path / "runs/sweeps/mine/spec.json").write_text("{}")
-    assert call(monkeypatch, str(smoke), "--name", "mine", "--storage", str(tmp_path / "runs")) == 2
-    assert "sweeps/mine exists in " in capsys.readouterr().err
+    write_spec(open_store(tmp_path / "runs"), "smoke", load_spec(smoke, ["run.train.num_images=1000"]))
+    assert call(monkeypatch, str(smoke), "--storage", str(tmp_path / "runs"), "--seed", "7") == 2
+    error = capsys.readouterr().err
+    assert f"sweep smoke in {tmp_path}/runs was begun with another specification: seed was 0, is 7; " in error
+    assert "run.train.num_images was 1000, is 512" in error
+    assert error.count("\n") == 1
+
+
+def test_fresh_and_a_name_exclude_each_other(
+    smoke: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert call(monkeypatch, str(smoke), "--name", "mine", "--fresh") == 2
+    assert "--fresh and --name=mine exclude each other" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
     ("missing", "code", "words"),
     [
-        ({"unwritten": "the disk is full"}, STORAGE, "the sweep's tables were not written: the disk is full."),
+        (
+            {"unwritten": "the disk is full"},
+            STORAGE,
+            "the disk is full. The results so far are printed above; the same",
+        ),
         ({"unpublished": "the disk is full"}, SWEEP_FAILED, "the best trial was not published: the disk is full."),
         ({"interrupted": True}, 130, ""),
         ({}, 0, ""),

@@ -18,17 +18,19 @@ from rich.console import Console
 from raydis.config.files import parse
 from raydis.config.presets import expand
 from raydis.engine.record import RunRecord
+from raydis.errors import explain
 from raydis.metrics.reconstruction import Reconstruction
 from raydis.metrics.scores import Scores
 from raydis.metrics.standing import DEFAULT_OBJECTIVES
 from raydis.metrics.table import numbers
-from raydis.store import LocalStore, Location
+from raydis.store import LocalStore
 from raydis.sweep.printout import print_result
 from raydis.sweep.progress import SweepProgress, SweepState
 from raydis.sweep.result import SweepResult
-from raydis.sweep.searcher import StudySearcher
+from raydis.sweep.searcher import StudySearcher, trial_state
 from raydis.sweep.spec import SweepSpec
-from raydis.sweep.summary import choose_best, pareto_front, read_records, replicates, to_json, write_tables
+from raydis.sweep.study import record_of
+from raydis.sweep.summary import TrialRecord, choose_best, pareto_front, replicates, to_json, write_tables
 
 HERE = Path(__file__).parent / "outputs"
 LOST = RuntimeError("worker said\nTraceback (most recent call last):\nValueError: boom")
@@ -70,19 +72,26 @@ def spec() -> SweepSpec:
 @pytest.fixture
 def result(spec: SweepSpec) -> SweepResult:
     """The sweep of these trials, read from what they reported last."""
-    grid = [
-        SimpleNamespace(
-            config=config,
-            metrics=rows_of(config["number"])[-1] if rows_of(config["number"]) else None,
-            error=ERRORS.get(config["number"]),
-            checkpoint=SimpleNamespace(path=f"/runs/{config['number']}") if rows_of(config["number"]) else None,
-        )
-        for config in CONFIGS
-    ]
-    records = read_records(grid, spec, Location.parse("/runs"), {6})  # what is read of a grid
+    records = [record_of_rows(config, spec) for config in CONFIGS]
     front, best = pareto_front(records, spec.objectives), choose_best(records, spec.objectives)
     groups = replicates(records, spec.objectives)
     return SweepResult("s", "/runs/sweeps/s", records, front, groups, best, None, interrupted=False)
+
+
+def record_of_rows(config: dict[str, Any], spec: SweepSpec) -> TrialRecord:
+    """The record of a trial by its attributes in the study."""
+    number, rows = config["number"], rows_of(config["number"])
+    last, error = rows[-1] if rows else {}, ERRORS.get(config["number"])
+    state, reason = trial_state(RunRecord.from_ray(last), error is not None, spec.objectives)
+    notes = {
+        "control": config["control"],
+        "settings": config["settings"],
+        "record": last,
+        "reason": reason if error is None else explain(error).line,
+        "time_s": last.get("time_total_s"),
+        "checkpoint": last.get("checkpoint_uri", f"/runs/{number}") if rows else None,
+    }
+    return record_of(number, state, notes)
 
 
 def expected(name: str) -> str:
@@ -141,6 +150,8 @@ def test_the_live_lines_and_the_live_table_are_what_they_were() -> None:
 
 
 def test_optuna_is_told_what_it_was_told(spec: SweepSpec) -> None:
+    search = {"train.learning_rate": {"kind": "float", "low": 0.1, "high": 0.2}}  # 8 trials need more than 5 points
+    spec = parse(SweepSpec, spec.model_dump(mode="json") | {"search": search}, source="test")
     searcher = StudySearcher(spec, study_name="s")
     for config in CONFIGS:
         searcher.suggest(str(config["number"]))
@@ -148,7 +159,11 @@ def test_optuna_is_told_what_it_was_told(spec: SweepSpec) -> None:
         rows = rows_of(config["number"])
         searcher.on_trial_complete(str(config["number"]), None if error else (rows or [{}])[-1], error=error)
     told = [
-        (trial.state.name, trial.values, {name: value for name, value in trial.user_attrs.items() if name != "record"})
+        (
+            trial.state.name,
+            trial.values,
+            {name: trial.user_attrs[name] for name in ("reason",) if name in trial.user_attrs},
+        )
         for trial in searcher.study.trials
     ]
     assert "".join(f"{json.dumps(row)}\n" for row in told) == expected("study.jsonl")

@@ -101,7 +101,6 @@ def test_places_with_spaces_and_quotes_are_printed_as_a_shell_reads_them(result:
     text = printed(alone, spec_of(), storage=storage)
     (command,) = [line.removeprefix("next") for line in text.splitlines() if line.startswith("next ")]
     assert shlex.split(command)[3:5] == ["traverse", best.checkpoint]
-    assert "optuna.journal" not in text  # a study is a local file
     text = printed(dataclasses.replace(alone, unpublished="StoreError: x"), spec_of(), storage=storage)
     (command,) = [line.removeprefix("next") for line in text.splitlines() if line.startswith("next ")]
     assert shlex.split(command)[3:] == ["models", "register", best.checkpoint, "quickstart", "--storage", storage]

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import math
 import pickle
+from collections import defaultdict
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from ray.tune.execution.tune_controller import TuneController
 from ray.tune.experiment import Trial
 from ray.tune.schedulers import TrialScheduler
 from ray.tune.search import ConcurrencyLimiter, Searcher
@@ -67,9 +69,12 @@ class Controller:
         """Ask for new trials and start what the scheduler chooses, until nothing more starts. Return what started."""
         started: list[str] = []
         while True:
-            if len(self.trials) < self.total and self.limiter.suggest(name := f"t{len(self.trials)}") is not None:
+            while len(self.trials) < self.total and self.limiter.suggest(name := f"t{len(self.trials)}") is not None:
                 config = {"number": len(self.trials), "control": None}
                 self.trials.append(Book(name, config))
+                self.scheduler.on_trial_add(self, self.trials[-1])  # as Tune does, which reads the status after it
+                if self.trials[-1].status == Trial.PENDING:
+                    break
             trial = self.scheduler.choose_trial_to_run(self)
             assert trial is self.scheduler.choose_trial_to_run(self)  # Tune may ask twice
             if trial is None:
@@ -99,6 +104,9 @@ class Book:
 
     def __init__(self, trial_id: str, config: dict[str, Any]) -> None:
         self.trial_id, self.config, self.status = trial_id, config, Trial.PENDING
+
+    def set_status(self, status: str) -> None:
+        self.status = status
 
 
 def of_one_objective(**more: Any) -> ParetoHalvingScheduler:
@@ -208,6 +216,107 @@ def test_tune_may_pickle_it_while_trials_are_paused() -> None:
     again = pickle.loads(pickle.dumps(tune.scheduler))
     assert again.is_paused(tune.trials[1])
     assert again.halving.going_on(10) == {"t0"}
+
+
+# ---- a continued sweep
+
+
+def seen(*reports: tuple[int, float | None]) -> list[dict[str, Any]]:
+    return [{"seen": progress, "score": score} for progress, score in reports]
+
+
+def test_a_trial_that_was_left_at_a_rung_waits_until_it_is_among_the_best_there() -> None:
+    scheduler = of_one_objective()
+    scheduler.replay("t0", seen((10, 0.9), (20, None)))
+    scheduler.replay("t1", seen((10, 0.8), (10, 0.8)))  # it repeated its report after a restart
+    scheduler.replay("t2", seen((5, 0.1)))
+    tune = Controller(scheduler, total=6, at_once=2)
+    assert tune.step() == ["t0", "t2"]  # t0 had passed its rung
+    assert tune.status()["t1"] == "PAUSED"
+    assert tune.limiter.live_trials == {"t0", "t2"}
+    assert tune.report("t0", 10, score=0.9) == CONTINUE  # from an older checkpoint, and not compared again
+    assert tune.report("t2", 10, score=0.3) == PAUSE
+    assert tune.step() == ["t3"]
+    assert tune.report("t3", 10, score=0.2) == PAUSE
+    assert tune.step() == ["t4"]
+    assert tune.report("t4", 10, score=0.1) == PAUSE  # of five, the second best may go on
+    assert tune.step() == ["t1"]
+    assert tune.report("t1", 10, score=0.8) == CONTINUE
+    assert tune.searcher.ended == []
+
+
+def test_the_trials_of_earlier_sessions_count_at_their_rungs() -> None:
+    scheduler = of_one_objective()
+    for number, score in enumerate([0.9, 0.8, 0.7]):  # they have ended
+        scheduler.replay(f"old{number}", seen((10, score), (30, score), (60, score)))
+    tune = Controller(scheduler, total=2, at_once=2)
+    tune.step()
+    assert tune.report("t0", 10, score=0.75) == PAUSE
+    assert tune.report("t1", 10, score=0.85) == CONTINUE
+    assert tune.report("t1", 30, score=0.1) == PAUSE
+
+
+def test_a_trial_that_was_left_among_the_best_goes_on_at_once() -> None:
+    scheduler = of_one_objective()
+    for number, score in enumerate([0.9, 0.1, 0.2, 0.3, 0.8]):
+        scheduler.replay(f"t{number}", seen((10, score)))
+    tune = Controller(scheduler, total=5, at_once=5)
+    assert tune.step() == ["t0", "t4"]
+
+
+def test_trials_that_were_left_at_a_rung_are_stopped_when_nothing_else_is_left() -> None:
+    scheduler = of_one_objective()
+    scheduler.replay("other", seen((10, 0.9), (30, 0.9), (60, None)))
+    for number in range(2):
+        scheduler.replay(f"t{number}", seen((10, 0.1)))
+    tune = Controller(scheduler, total=2, at_once=1)
+    assert tune.step() == []
+    assert set(tune.status().values()) == {"TERMINATED"}
+    assert tune.searcher.ended == ["t0", "t1"]
+
+
+def test_without_pauses_every_trial_that_was_left_goes_on() -> None:
+    scheduler = of_one_objective(pause=False)
+    for number, score in enumerate([0.9, 0.1]):
+        scheduler.replay(f"t{number}", seen((10, score)))
+    assert Controller(scheduler, total=2, at_once=2).step() == ["t0", "t1"]
+
+
+def test_a_trial_is_not_asked_again_when_tune_adds_it_after_a_failure() -> None:
+    scheduler = of_one_objective()
+    for number, score in enumerate([0.9, 0.8]):
+        scheduler.replay(f"t{number}", seen((10, score)))
+    tune = Controller(scheduler, total=5, at_once=2)
+    assert tune.step() == ["t0", "t2"]
+    tune.report("t2", 10, score=0.1)
+    tune.step()
+    tune.report("t3", 10, score=0.1)
+    tune.step()
+    tune.report("t4", 10, score=0.1)
+    assert tune.step() == ["t1"]
+    scheduler.on_trial_add(tune, tune.trials[1])
+    assert tune.status()["t1"] == "RUNNING"
+
+
+def test_tune_keeps_its_books_by_the_status_that_the_scheduler_gives_a_new_trial() -> None:
+    """`add_trial` of Tune's own controller, without the processes behind it."""
+    scheduler: Any = of_one_objective()
+    controller: Any = TuneController.__new__(TuneController)
+    sets = ("pending_trials", "running_trials", "paused_trials", "stopped_trials", "failed_trials", "live_trials")
+    vars(controller).update({f"_{name}": set() for name in (*sets, "trials_to_cache")})
+    vars(controller).update(_trials=[], _pending_trials_list=[], _placeholder_resolvers={}, _scheduler_alg=scheduler)
+    vars(controller).update(
+        _resources_to_pending_trials=defaultdict(set), _wrapped=lambda: controller, _search_alg=None
+    )
+    trials = [Trial("stub", trial_id=name, stub=True) for name in ("t0", "t1")]
+    for trial, score in zip(trials, (0.9, 0.8), strict=True):
+        scheduler.replay(trial.trial_id, seen((10, score)))
+    for trial in trials:
+        controller.add_trial(trial)
+    assert (controller._pending_trials, controller._paused_trials) == ({trials[0]}, {trials[1]})
+    assert controller._pending_trials_list == [trials[0]]
+    controller._set_trial_status(trials[1], Trial.PENDING)  # as when the scheduler chooses it to run
+    assert controller._pending_trials_list == trials
 
 
 # ---- in a sweep

@@ -9,12 +9,15 @@ from typing import Any
 
 import optuna
 import pytest
+from optuna.storages import BaseStorage
 
 from raydis.config.files import parse
 from raydis.config.presets import expand
 from raydis.engine.record import RunRecord
 from raydis.errors import FitError
-from raydis.sweep.searcher import StudySearcher, journal
+from raydis.store import LocalStore
+from raydis.sweep.journal import study_storage
+from raydis.sweep.searcher import StudySearcher
 from raydis.sweep.settings import configure
 from raydis.sweep.spec import SweepSpec
 from tests.records import finished, running, scores_of
@@ -30,6 +33,10 @@ def spec_of(**over: Any) -> SweepSpec:
     }
     tree = {"name": "test", "run": expand({"preset": "tiny"}), "search": search}
     return parse(SweepSpec, tree | over, source="sweep.yaml")
+
+
+def journal(folder: Path, name: str) -> BaseStorage:
+    return study_storage(LocalStore(folder), name)[0]
 
 
 def states(searcher: StudySearcher) -> list[str]:
@@ -81,10 +88,10 @@ def test_a_trial_that_is_stopped_early_keeps_its_last_scores_in_the_study() -> N
     searcher.on_trial_complete("stopped", report)
     searcher.on_trial_result("interrupted", report)
     searcher.close()
-    assert states(searcher) == ["PRUNED"] * 3
-    assert searcher.stopped == {0, 1}
-    for trial in searcher.study.trials[:2]:
-        assert trial.user_attrs["reason"] == "stopped after 4000 images"
+    assert states(searcher) == ["PRUNED", "PRUNED", "WAITING"]
+    assert [record.state for record in searcher.records()] == ["stopped", "stopped", "interrupted"]
+    for trial in searcher.study.trials:
+        assert trial.user_attrs.get("reason") == (None if trial.number == 2 else "stopped after 4000 images")
         assert RunRecord.from_ray(trial.user_attrs["record"]).values() == {
             "dci_disentanglement": 0.3,
             "factor_vae": 0.6,
@@ -97,7 +104,7 @@ def test_nothing_is_left_running_when_the_sweep_closes() -> None:
         searcher.suggest(f"t{number}")
     searcher.on_trial_complete("t1", GOOD)
     searcher.close()
-    assert states(searcher) == ["PRUNED", "COMPLETE", "PRUNED", "PRUNED"]
+    assert states(searcher) == ["WAITING", "COMPLETE", "WAITING", "WAITING"]
 
 
 @pytest.mark.parametrize("sampler", ["tpe", "random", "nsga2"])
@@ -130,9 +137,10 @@ def test_controls_go_first_and_one_outside_of_the_space_teaches_the_sampler_noth
 
 def test_equal_seeds_suggest_equal_settings_and_a_second_start_goes_on_instead_of_repeating(tmp_path: Path) -> None:
     def start(name: str) -> list[dict[str, Any]]:
-        searcher = StudySearcher(spec_of(seed=3), study_name="a", storage=journal(tmp_path / name))
+        searcher = StudySearcher(spec_of(seed=3), study_name="a", storage=journal(tmp_path, name))
         drawn = [searcher.suggest(str(number)) for number in range(3)]
-        searcher.close()
+        for number in range(3):
+            searcher.on_trial_complete(str(number), GOOD)
         return [row["settings"] for row in drawn]
 
     first, again, second = start("one"), start("two"), start("one")
@@ -141,7 +149,7 @@ def test_equal_seeds_suggest_equal_settings_and_a_second_start_goes_on_instead_o
 
 
 def test_a_second_start_does_not_enqueue_a_control_again(tmp_path: Path) -> None:
-    spec, storage = spec_of(controls=[{"name": "base"}]), journal(tmp_path / "study")
+    spec, storage = spec_of(controls=[{"name": "base"}]), journal(tmp_path, "study")
     first = StudySearcher(spec, study_name="a", storage=storage)
     assert first.suggest("t0")["control"] == "base"
     first.on_trial_complete("t0", GOOD)
@@ -149,11 +157,11 @@ def test_a_second_start_does_not_enqueue_a_control_again(tmp_path: Path) -> None
 
 
 def test_the_study_can_be_read_from_its_file_while_the_sweep_runs(tmp_path: Path) -> None:
-    searcher = StudySearcher(spec_of(), study_name="mine", storage=journal(tmp_path / "study"))
+    searcher = StudySearcher(spec_of(), study_name="mine", storage=journal(tmp_path, "study"))
     searcher.suggest("t0")
     searcher.suggest("t1")
     searcher.on_trial_complete("t0", GOOD)
-    study = optuna.load_study(study_name="mine", storage=journal(tmp_path / "study"))
+    study = optuna.load_study(study_name="mine", storage=journal(tmp_path, "study"))
     assert [trial.state.name for trial in study.trials] == ["COMPLETE", "RUNNING"]
     assert [direction.name for direction in study.directions] == ["MAXIMIZE", "MAXIMIZE"]
 

@@ -6,26 +6,21 @@ import csv
 import json
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pyarrow.parquet
 import pytest
 
-from raydis.config.files import parse
-from raydis.config.presets import expand
 from raydis.engine.record import RunRecord
 from raydis.errors import FitError
 from raydis.metrics.scores import Scores
 from raydis.metrics.standing import Objective
-from raydis.store import LocalStore, Location
+from raydis.store import LocalStore
 from raydis.sweep.progress import SweepState
-from raydis.sweep.spec import SweepSpec
 from raydis.sweep.summary import (
     TrialRecord,
     choose_best,
     pareto_front,
-    read_records,
     replicates,
     to_json,
     write_tables,
@@ -137,49 +132,6 @@ def test_a_trial_without_an_objectives_metric_is_no_zero_but_left_out() -> None:
     assert pareto_front(runs, goals) == set()
     [row] = replicates(runs, goals)
     assert (row.num_runs, row.num_complete, row.mean) == (2, 0, {})
-
-
-def test_records_are_read_from_what_trials_reported_last() -> None:
-    search = {"method.num_units": {"kind": "int", "low": 4, "high": 8}}
-    spec = parse(SweepSpec, {"name": "t", "run": expand({"preset": "tiny"}), "search": search}, source="t")
-    done = run(0.4, 0.6).to_ray() | {"time_total_s": 9.0}
-    crash = RuntimeError("worker said\nTraceback (most recent call last):\nValueError: boom")
-
-    def result(number: int, metrics: Any, error: Any = None, checkpoint: str | None = None) -> SimpleNamespace:
-        config = {"number": number, "control": None, "settings": {"method.num_units": 4}}
-        place = checkpoint and SimpleNamespace(path=checkpoint)
-        return SimpleNamespace(config=config, metrics=metrics, error=error, checkpoint=place)
-
-    results = [
-        result(2, running(100).to_ray(), error=crash),
-        result(0, done, checkpoint="bucket/my runs#1/50%20"),  # Ray reports raw keys
-        result(1, done | {"checkpoint_uri": "s3://bucket/train/b"}),
-        result(3, RunRecord("invalid", "codes are constant").to_ray() | {"time_total_s": 9.0}),
-        result(4, running(64).to_ray()),
-        result(5, None, error=crash),
-    ]
-    storage = Location.parse("s3://bucket")
-    records = read_records(results, spec, storage)  # all that is read of a ResultGrid
-    assert [row.state for row in records] == ["complete", "complete", "failed", "failed", "interrupted", "failed"]
-    assert [row.checkpoint for row in records[:3]] == ["s3://bucket/my runs#1/50%20", "s3://bucket/train/b", None]
-    reasons = [None, None, "ValueError: boom", "codes are constant", "stopped after 64 images", "ValueError: boom"]
-    assert [row.reason for row in records] == reasons
-    assert records[0].run == run(0.4, 0.6)
-    assert [row.time_s for row in records] == [9.0, 9.0, None, 9.0, None, None]
-
-
-def test_a_trial_without_a_process_has_a_record_only_if_it_failed() -> None:
-    """Ray gives its settings only once a process of it has started, which Ctrl-C or a full machine may prevent."""
-    spec = parse(SweepSpec, {"name": "t", "run": expand({"preset": "tiny"}), "controls": [{"name": "c"}],
-                             "num_trials": 0}, source="t")  # fmt: skip
-    none: dict[str, Any] = {"config": None, "metrics": {"trial_id": "a"}, "checkpoint": None}
-    results = [
-        SimpleNamespace(**none, error=None, path="lab/sweeps/my-sweep/trial-0001"),
-        SimpleNamespace(**none, error=RuntimeError("the process died"), path="lab/sweeps/my-sweep/trial-0003"),
-    ]
-    (found,) = read_records(results, spec, Location.parse("s3://lab"))
-    assert (found.number, found.state, found.settings) == (3, "failed", {})
-    assert "the process died" in (found.reason or "")
 
 
 def test_tables_hold_a_row_a_trial_and_a_column_a_setting(tmp_path: Path) -> None:

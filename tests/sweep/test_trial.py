@@ -125,9 +125,7 @@ def test_what_a_trial_cannot_help_is_left_to_tune_which_starts_it_again(
     assert told == []
 
 
-def test_a_full_disk_ends_a_trial_once_and_any_other_system_error_is_tunes_to_repeat(
-    told: list, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_full_disk_and_any_other_system_error_is_left_to_tune(told: list, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(number: int) -> Any:
         def report_session(*_: Any, **__: Any) -> None:
             raise OSError(number, os.strerror(number), "/a")
@@ -135,10 +133,28 @@ def test_a_full_disk_ends_a_trial_once_and_any_other_system_error_is_tunes_to_re
         return report_session
 
     monkeypatch.setattr("raydis.train.report.report_session", refuse(errno.ENOSPC))
-    run_trial(trial())
-    [(metrics, checkpoint)] = told
-    assert (metrics["status"], checkpoint) == ("failed", None)
-    assert metrics["reason"].startswith("StoreError: cannot use /a: No space left on device: make room")
+    with pytest.raises(OSError, match="No space left on device"):
+        run_trial(trial())
     monkeypatch.setattr("raydis.train.report.report_session", refuse(errno.ECONNRESET))
     with pytest.raises(ConnectionResetError):
         run_trial(trial())
+    assert told == []
+
+
+def test_a_trial_of_an_interrupted_sweep_goes_on_from_its_newest_sound_checkpoint(told: list, tmp_path: Path) -> None:
+    run_trial(trial())
+    whole, kept = told.copy(), [folder.rename(tmp_path / f"old-{folder.name}") for _, folder in told if folder]
+    damaged = kept[1]
+    (damaged / "weights.safetensors").write_bytes(b"cut sh")
+    told.clear()
+    run_trial(trial() | {"checkpoints": [str(damaged), str(kept[0])]})
+    assert [metrics["images_seen"] for metrics, _ in told] == [96, 96]  # from 64 on
+    assert told[-1][0]["scores"] == whole[-1][0]["scores"]
+    assert not damaged.exists()  # replaced, once a later one was kept
+    assert not kept[0].exists()
+
+
+def test_a_trial_without_a_sound_checkpoint_begins_again(told: list, tmp_path: Path) -> None:
+    (tmp_path / "checkpoint_000000").mkdir()
+    run_trial(trial() | {"checkpoints": [str(tmp_path / "checkpoint_000000"), str(tmp_path / "gone")]})
+    assert [metrics["images_seen"] for metrics, _ in told] == [32, 64, 96, 96]

@@ -67,7 +67,8 @@ SHORTER = {
     "python -m raydis.sweep sweeps/controls.yaml": "--set run.train.num_images=320 --set run.evaluation.rungs=[]",
     "python -m raydis.sweep sweeps/objective.yaml": "--set run.train.num_images=320 --set run.evaluation.rungs=[]",
     # On Sprites the units of a shorter run vary so little that FactorVAE prunes all of them, and no trial is ranked.
-    "python -m raydis.sweep sweeps/controls.yaml --set run.data.name=sprites --set run.data.path=Sprites": (
+    "python -m raydis.sweep sweeps/controls.yaml --name controls-sprites --set run.data.name=sprites --set "
+    "run.data.path=Sprites": (
         "--set run.train.num_images=4800 --set run.train.warmup_images=320 --set run.evaluation.rungs=[] "
         "--set 'controls=[{name: constant-0.1}]'"
     ),

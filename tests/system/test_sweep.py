@@ -54,18 +54,29 @@ def ray_folder() -> Iterator[Path]:
         yield Path(folder)
 
 
-def sweep(*arguments: str, cwd: Path, ray_folder: Path, **environment: str) -> subprocess.CompletedProcess[str]:
-    """Run the command outside of the checkout, with no Ray of the user's in sight."""
+def start(*arguments: str, cwd: Path, ray_folder: Path, **environment: str) -> subprocess.Popen[str]:
+    """Begin the command outside of the checkout, with no Ray of the user's in sight."""
     inherited = {name: value for name, value in os.environ.items() if not name.startswith(("RAY_", "AWS_"))}
     settings = {"RAY_TMPDIR": str(ray_folder), "PYTHONPATH": str(CHECKOUT), "OMP_NUM_THREADS": "1"}
-    return subprocess.run(
+    return subprocess.Popen(
         [sys.executable, "-m", "raydis.sweep", *arguments],
         cwd=cwd,
         env=inherited | settings | environment,
-        capture_output=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
         text=True,
-        timeout=TIMEOUT_S,
     )
+
+
+def sweep(*arguments: str, cwd: Path, ray_folder: Path, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Run the command to its end."""
+    with start(*arguments, cwd=cwd, ray_folder=ray_folder, **environment) as process:
+        try:
+            out, err = process.communicate(timeout=TIMEOUT_S)
+        except BaseException:
+            process.kill()
+            raise
+    return subprocess.CompletedProcess(process.args, process.returncode, out, err)
 
 
 def test_a_sweep_promotes_its_best_trial_and_survives_those_that_fail(tmp_path: Path, ray_folder: Path) -> None:
