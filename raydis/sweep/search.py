@@ -164,6 +164,11 @@ def _name_of(trial: Any) -> str:
 
 
 def _folder_of(trial: Any) -> str:
-    """Return the name of a trial's folder, and let its checkpoints be numbered from where it was interrupted."""
+    """Return the name of a trial's folder, and let its checkpoints be numbered from where it was interrupted.
+
+    Tune sets the folder when a trial starts, and asks every trial for it at the end. A trial that early stopping had
+    paused before an interruption may be stopped before it starts again.
+    """
+    trial.storage.trial_dir_name = _name_of(trial)
     trial.storage.current_checkpoint_index = last_index(trial.config.get("checkpoints", ()))
     return _name_of(trial)

@@ -13,7 +13,7 @@ A trial that an interruption of the sweep ended has not ended: it is WAITING unt
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -24,7 +24,6 @@ from ray.tune.search import Searcher
 
 from raydis.engine.record import RunRecord
 from raydis.errors import StoreError, explain
-from raydis.metrics.standing import Objective, missing
 from raydis.sweep.domains import points
 from raydis.sweep.left import Left
 from raydis.sweep.sampler import build_sampler
@@ -40,6 +39,7 @@ from raydis.sweep.study import (
     record_of,
     release,
     release_running,
+    trial_state,
 )
 from raydis.sweep.summary import TrialRecord
 
@@ -82,6 +82,7 @@ class StudySearcher(Searcher):
         self._points = points(spec.search)
         self._trials: dict[str, optuna.Trial] = {}
         self._reports: dict[str, dict[str, Any]] = {}  # the last one of each trial
+        self._checkpoints: dict[str, str] = {}  # the last one of each trial; not every report has one
         self._errors: dict[str, BaseException] = {}
         self._time_s: dict[str, float] = {}  # before this session
         self._failure: Exception | None = None
@@ -170,7 +171,7 @@ class StudySearcher(Searcher):
         Raises:
             StoreError, OSError: the study cannot be written. Every further call raises the same error.
         """
-        self._reports[trial_id] = result
+        self._keep(trial_id, result)
         trial, record = self._trials.get(trial_id), RunRecord.from_ray(result)
         if trial is None or self.spec.stopping is None or record.finished or record.scores is None:
             return
@@ -193,8 +194,16 @@ class StudySearcher(Searcher):
         cause = self._errors.get(trial_id)
         if self._failure is None and error and cause is not None and (fatal := self._ends_sweep(cause)) is not None:
             raise fatal  # the trial is not to blame: it waits until the sweep goes on
+        if result is not None:
+            self._keep(trial_id, result)
         with self._lasting():
-            self._tell(trial_id, self._reports.get(trial_id) if result is None else result, error)
+            self._tell(trial_id, self._reports.get(trial_id), error)
+
+    def _keep(self, trial_id: str, report: dict[str, Any]) -> None:
+        """Keep a report as the last one of a trial, and its checkpoint if it has one."""
+        self._reports[trial_id] = report
+        if trial_id in self._trials and (found := self._checkpoint_of(self._trials[trial_id].number, report)):
+            self._checkpoints[trial_id] = found
 
     @contextlib.contextmanager
     def _lasting(self) -> Iterator[None]:
@@ -231,7 +240,7 @@ class StudySearcher(Searcher):
         if report is not None:
             row = RunRecord.from_ray(report).to_ray()
             notes[Note.record] = {key: value for key, value in row.items() if value is not None}
-            notes[Note.checkpoint] = self._checkpoint_of(self._trials[trial_id].number, report)
+            notes[Note.checkpoint] = self._checkpoints.get(trial_id)
             notes[Note.time_s] = self._time_s[trial_id] + report.get("time_total_s", 0.0)
         return {name: value for name, value in notes.items() if value is not None}
 
@@ -269,25 +278,9 @@ class StudySearcher(Searcher):
         """Ignore Tune's metric and constants, because the space and the objectives come from the spec."""
         return True
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Return nothing when Tune pickles the searcher, whose memory is the study; a connection cannot be pickled."""
+        return {}
+
     def save(self, checkpoint_path: str) -> None:
         """Do nothing when Tune asks for a snapshot, because the study has a storage of its own."""
-
-
-def trial_state(
-    record: RunRecord | None, error: bool, objectives: Sequence[Objective]
-) -> tuple[TrialState, str | None]:
-    """Return Optuna's state of a trial that has ended, and the reason if it is not COMPLETE.
-
-    Args:
-        record: the last record of the trial; None if there was none.
-        error: whether the trial raised an error or its process died.
-    """
-    if error or record is None:
-        return TrialState.FAIL, "it ended without a result: see its error.txt"
-    if not record.finished:
-        return TrialState.PRUNED, f"stopped after {record.images_seen or 0} images"
-    if record.state != "valid":
-        return TrialState.FAIL, record.reason or record.state
-    if reason := missing(record.values(), objectives):
-        return TrialState.FAIL, reason
-    return TrialState.COMPLETE, None

@@ -17,6 +17,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from raydis.engine.record import RunRecord
 from raydis.errors import ConfigError
+from raydis.metrics.standing import Objective, missing
 from raydis.sweep.domains import points
 from raydis.sweep.space import control_settings
 from raydis.sweep.spec import SweepSpec
@@ -120,6 +121,26 @@ def record_of(number: int, state: TrialState, notes: Mapping[str, Any]) -> Trial
         time_s=notes.get(Note.time_s),
         checkpoint=notes.get(Note.checkpoint),
     )
+
+
+def trial_state(
+    record: RunRecord | None, error: bool, objectives: Sequence[Objective]
+) -> tuple[TrialState, str | None]:
+    """Return Optuna's state of a trial that has ended, and the reason if it is not COMPLETE.
+
+    Args:
+        record: the last record of the trial; None if there was none.
+        error: whether the trial raised an error or its process died.
+    """
+    if error or record is None:
+        return TrialState.FAIL, "it ended without a result: see its error.txt"
+    if not record.finished:
+        return TrialState.PRUNED, f"stopped after {record.images_seen or 0} images"
+    if record.state != "valid":
+        return TrialState.FAIL, record.reason or record.state
+    if reason := missing(record.values(), objectives):
+        return TrialState.FAIL, reason
+    return TrialState.COMPLETE, None
 
 
 def read_reports(study: optuna.Study) -> dict[int, list[dict[str, Any]]]:

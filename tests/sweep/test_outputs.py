@@ -27,9 +27,9 @@ from raydis.store import LocalStore
 from raydis.sweep.printout import print_result
 from raydis.sweep.progress import SweepProgress, SweepState
 from raydis.sweep.result import SweepResult
-from raydis.sweep.searcher import StudySearcher, trial_state
+from raydis.sweep.searcher import StudySearcher
 from raydis.sweep.spec import SweepSpec
-from raydis.sweep.study import record_of
+from raydis.sweep.study import record_of, trial_state
 from raydis.sweep.summary import TrialRecord, choose_best, pareto_front, replicates, to_json, write_tables
 
 HERE = Path(__file__).parent / "outputs"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import ssl
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 import optuna
 import pytest
 from optuna.storages import BaseStorage
+from ray import cloudpickle
 
 from raydis.config.files import parse
 from raydis.config.presets import expand
@@ -173,3 +175,24 @@ def test_one_objective_and_a_minimum_are_told_as_such() -> None:
     searcher.on_trial_complete("t0", finished(dci_completeness=0.25).to_ray())
     assert searcher.study.directions[0].name == "MINIMIZE"
     assert searcher.study.trials[0].value == 0.25
+
+
+def test_tune_can_pickle_a_searcher_that_holds_a_connection() -> None:
+    """As that of a sweep in a bucket does. Tune pickles it, and raydis never reads the pickle."""
+    connection = ssl.create_default_context()
+    with pytest.raises(TypeError):
+        cloudpickle.dumps(connection)
+    searcher = StudySearcher(spec_of(), study_name="test", saved=lambda: None if connection else None)
+    assert isinstance(cloudpickle.loads(cloudpickle.dumps(searcher)), StudySearcher)
+
+
+def test_an_interrupted_trial_keeps_its_last_checkpoint_if_a_later_report_has_none() -> None:
+    searcher = StudySearcher(
+        spec_of(), study_name="test", checkpoint_of=lambda number, report: report.get("checkpoint_dir_name")
+    )
+    searcher.suggest("a")
+    for images, name in ((64, "checkpoint_000000"), (128, "checkpoint_000001"), (192, None)):
+        searcher.on_trial_result("a", running(images).to_ray() | {"checkpoint_dir_name": name})
+    searcher.close()
+    (record,) = searcher.records()
+    assert (record.state, record.run.images_seen, record.checkpoint) == ("interrupted", 192, "checkpoint_000001")
