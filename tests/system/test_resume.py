@@ -73,6 +73,7 @@ def start(tmp_path: Path) -> Iterator[Callable[..., subprocess.Popen[str]]]:
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,
                 text=True,
+                preexec_fn=heed_signals,
             )
             processes.append(process)
             return process
@@ -82,6 +83,12 @@ def start(tmp_path: Path) -> Iterator[Callable[..., subprocess.Popen[str]]]:
             if process.poll() is None:
                 process.kill()
                 process.communicate()
+
+
+def heed_signals() -> None:
+    """Undo that a shell lets its background jobs ignore SIGINT, and nohup SIGHUP: children inherit it."""
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_DFL)
 
 
 def wait_until(condition: Callable[[], Any], process: subprocess.Popen[str]) -> None:
