@@ -18,13 +18,10 @@ from itertools import pairwise
 from typing import Any
 
 import torch
-from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
-from torch.utils.flop_counter import FlopCounterMode
 
 from raydis.engine.accelerate import WARMUP_CALLS
+from raydis.engine.counters import FlopCounter, OpCounter
 from raydis.engine.state import Training
 from raydis.engine.step import Step, ema_update, make_moves, next_batch
 
@@ -34,7 +31,6 @@ REPEATS = 5  # measurements of each peak rate, of which the best counts
 MATRIX_SIZE = {"cpu": 1024, "cuda": 8192}
 COPY_BYTES = {"cpu": 2**28, "cuda": 2**31}
 NUM_TINY_OPS = 1000
-NO_KERNEL = {"empty", "empty_like", "empty_strided", "new_empty", "_unsafe_view", "_reshape_alias"}
 
 
 @dataclass(frozen=True)
@@ -242,7 +238,7 @@ def _by_phase(names: list[str], values: list[Any]) -> dict[str, Any]:
 
 def _work(training: Training) -> list[tuple[str, Phase]]:
     """Take two more steps to count the work of each phase; the seconds of the phases are 0."""
-    ops, flops = OpCounter(), FlopCounterMode(display=False)
+    ops, flops = OpCounter(), FlopCounter()
     counted: list[tuple[str, int, int]] = [("", 0, 0)]
     totals: list[tuple[str, int]] = [("", 0)]
     with torch.compiler.set_stance("force_eager"):
@@ -250,37 +246,9 @@ def _work(training: Training) -> list[tuple[str, Phase]]:
             _phased_step(training, lambda name: counted.append((name, ops.num_ops, ops.num_bytes)))
         # Torch counts matrix products alone, and would miss those within a CPU's fused attention.
         with flops, sdpa_kernel(SDPBackend.MATH):
-            _phased_step(training, lambda name: totals.append((name, flops.get_total_flops())))
+            _phased_step(training, lambda name: totals.append((name, flops.num_flops)))
     names = [name for name, *_ in counted[1:]]
     num_ops = _by_phase(names, [b[1] - a[1] for a, b in pairwise(counted)])
     num_bytes = _by_phase(names, [b[2] - a[2] for a, b in pairwise(counted)])
     num_flops = _by_phase(names, [b[1] - a[1] for a, b in pairwise(totals)])
     return [(name, Phase(0.0, num_ops[name], num_flops[name], num_bytes[name])) for name in PHASES]
-
-
-class OpCounter(TorchDispatchMode):
-    """A mode that counts operations that start work, and the bytes of the tensors that they read and write."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.num_ops, self.num_bytes = 0, 0
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        kwargs = kwargs or {}
-        result = func(*args, **kwargs)
-        if func.is_view or func.namespace != "aten" or func._schema.name.removeprefix("aten::") in NO_KERNEL:
-            return result
-        self.num_ops += 1
-        self.num_bytes += _num_bytes((args, kwargs))
-        given = dict(zip((argument.name for argument in func._schema.arguments), args, strict=False)) | kwargs
-        for argument in func._schema.arguments:
-            # AdamW's schema says that it writes to gradients, but it only does so to unscale them, which we never ask.
-            if argument.alias_info and argument.alias_info.is_write and argument.name != "grads":
-                self.num_bytes += _num_bytes(given.get(argument.name))
-        if all(returned.alias_info is None for returned in func._schema.returns):
-            self.num_bytes += _num_bytes(result)
-        return result
-
-
-def _num_bytes(tree: object) -> int:
-    return sum(leaf.numel() * leaf.element_size() for leaf in tree_leaves(tree) if isinstance(leaf, Tensor))

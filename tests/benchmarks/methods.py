@@ -26,11 +26,11 @@ from pathlib import Path
 from typing import Any, get_args
 
 import torch
-from torch.utils.flop_counter import FlopCounterMode
 
 from raydis.config import MethodConfig, RunConfig
 from raydis.config.presets import PRESETS, expand
 from raydis.data import open_dataset
+from raydis.engine.counters import FlopCounter
 from raydis.engine.state import Training
 from raydis.engine.step import Step
 from raydis.errors import RaydisError
@@ -80,9 +80,9 @@ def measure(name: str, num_steps: int) -> dict[str, Any]:
         elapsed = time.process_time() - started
         row["images_per_s"] = num_steps * config.train.batch_size / elapsed
         row["peak_mib"] = (resident("VmHWM") - before) / MIB  # before the operations are counted, which takes memory
-        with FlopCounterMode(display=False) as counter:
+        with FlopCounter() as counter:
             step()
-        row["gflop_per_image"] = counter.get_total_flops() / config.train.batch_size / 1e9
+        row["gflop_per_image"] = counter.num_flops / config.train.batch_size / 1e9
     else:
         row["images_per_s"] = training.images_seen / fit_s
         row["peak_mib"] = (resident("VmHWM") - before) / MIB

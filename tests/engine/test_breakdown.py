@@ -10,7 +10,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from raydis.config import RunConfig
 from raydis.data import FactorDataset
-from raydis.engine.breakdown import PHASES, Breakdown, Ceilings, OpCounter, Phase, describe, take_apart
+from raydis.engine.breakdown import PHASES, Breakdown, Ceilings, Phase, describe, take_apart
+from raydis.engine.counters import OpCounter
 from raydis.engine.state import Training
 from raydis.engine.step import forward, make_moves, next_batch
 from raydis.methods.contract import Batch, Losses, Move
