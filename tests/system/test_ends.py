@@ -47,15 +47,20 @@ def start(*arguments: str, cwd: Path, ray_folder: Path) -> subprocess.Popen[str]
 
 
 @pytest.mark.parametrize(
-    ("command", "begun"),
+    ("command", "begun", "shown", "lines"),
     [
-        (["raydis.sweep", "long.yaml", "--name", "a"], "sweeps/a/trial-0000/checkpoint_*"),
-        (TRAIN, "train/*/checkpoint_*"),
+        (
+            ["raydis.sweep", "long.yaml", "--name", "a"],
+            "sweeps/a/trial-0000/checkpoint_*",
+            "0 of 1 trials ended; the same command goes on",
+            [],
+        ),
+        (TRAIN, "train/*/checkpoint_*", "", ["raydis: terminated"]),
     ],
     ids=["sweep", "train"],
 )
 def test_sigterm_ends_a_running_command_with_143_and_no_stack(
-    command: list[str], begun: str, tmp_path: Path, ray_folder: Path
+    command: list[str], begun: str, shown: str, lines: list[str], tmp_path: Path, ray_folder: Path
 ) -> None:
     (tmp_path / "long.yaml").write_text(SPEC)
     process = start(*command, cwd=tmp_path, ray_folder=ray_folder)
@@ -65,10 +70,10 @@ def test_sigterm_ends_a_running_command_with_143_and_no_stack(
         assert time.monotonic() < deadline
         time.sleep(0.2)
     process.terminate()
-    _, err = process.communicate(timeout=TIMEOUT_S)
+    out, err = process.communicate(timeout=TIMEOUT_S)
     assert process.returncode == 143, err
-    lines = [line for line in err.splitlines() if "images  loss" not in line]
-    assert lines == ["raydis: terminated"]
+    assert [line for line in err.splitlines() if "images  loss" not in line] == lines
+    assert shown in out
 
 
 @pytest.mark.parametrize("command", [["raydis.sweep", "long.yaml"], TRAIN], ids=["sweep", "train"])
