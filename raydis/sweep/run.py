@@ -76,10 +76,12 @@ def run_sweep(spec: SweepSpec, *, name: str, storage: str, console: Console) -> 
                 console.print(HAS_ENDED, highlight=False, soft_wrap=True)
                 return check_result(ended)
             stack.enter_context(ray_cluster())
+            spec, parallel = _feasible(spec)
         else:
             stack.enter_context(ray_cluster())
+            spec, parallel = _feasible(spec)  # before anything is written
             stack.enter_context(lease.held())
-        result = _run(spec, lease, name=name, console=console)
+        result = _run(spec, lease, name=name, parallel=parallel, console=console)
     return check_result(result)
 
 
@@ -107,13 +109,22 @@ def _ended(spec: SweepSpec, store: Store, name: str) -> SweepResult | None:
     return result if written and not result.interrupted and result.unpublished is None else None
 
 
-def _run(spec: SweepSpec, lease: Lease, *, name: str, console: Console) -> SweepResult:
-    store, key = lease.store, sweep_key(name)
+def _feasible(spec: SweepSpec) -> tuple[SweepSpec, int]:
+    """Return the spec with the device of the cluster, and how many of its trials the cluster holds at once.
+
+    Raises:
+        ResourceError, DataError: see `run_sweep`.
+    """
     nodes, grows = cluster_nodes(), cluster_grows()
     compute = choose_device(spec.run.compute, nodes, grows=grows)
     spec = spec.model_copy(update={"run": spec.run.model_copy(update={"compute": compute})})
     parallel = parallel_trials(spec, nodes, grows=grows)
     check_data(spec)
+    return spec, parallel
+
+
+def _run(spec: SweepSpec, lease: Lease, *, name: str, parallel: int, console: Console) -> SweepResult:
+    store, key = lease.store, sweep_key(name)
     check_spec(store, name, spec)  # again, as the first check was made without the lease
     write_spec(store, name, spec)
     check_storage(store, f"{key}/{SPEC_FILE}")
