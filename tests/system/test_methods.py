@@ -81,7 +81,7 @@ def test_a_method_is_trained_searched_scored_promoted_traversed_and_served(
     assert len(summary["trials"]) == 2
     assert set(summary["trials"][0]["settings"]) == set(method.default_search_space())
     assert summary["promotion"]["promoted"] is True
-    best = summary["trials"][summary["best"]]
+    best = next(trial for trial in summary["trials"] if trial["number"] == summary["best"])
     assert best["state"] == "complete"
     assert open_checkpoint(Path(best["checkpoint"])).manifest.parent is not None
 

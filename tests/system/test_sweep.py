@@ -99,7 +99,7 @@ def test_a_sweep_promotes_its_best_trial_and_survives_those_that_fail(tmp_path: 
     told = {"complete": "COMPLETE", "failed": "FAIL"}
     assert [trial.state.name for trial in study.trials] == [told[row["state"]] for row in summary["trials"]]
 
-    best = summary["trials"][summary["best"]]
+    best = next(trial for trial in summary["trials"] if trial["number"] == summary["best"])
     assert open_checkpoint(Path(best["checkpoint"])).manifest.parent.trial == f"trial-{best['number']:04d}"
     registry = Registry(LocalStore(tmp_path / "runs"))
     ref = registry.resolve("smoke@best")
