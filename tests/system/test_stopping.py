@@ -71,8 +71,13 @@ def trials_of(folder: Path) -> list[optuna.trial.FrozenTrial]:
     return optuna.load_study(study_name=folder.name, storage=storage).trials
 
 
-def check_end(folder: Path) -> list[dict[str, Any]]:
-    """Check that a sweep has ended as its rungs say, in its summary and in its study. Return its trials."""
+def check_end(folder: Path, *, killed: bool = False) -> list[dict[str, Any]]:
+    """Check that a sweep has ended as its rungs say, in its summary and in its study. Return its trials.
+
+    Args:
+        killed: whether a driver was killed, perhaps after a trial had written its checkpoint at a rung and before the
+            report was recorded. The trial goes on from this checkpoint, and is not compared at the rung.
+    """
     trials = json.loads((folder / "summary.json").read_text())["trials"]
     states = Counter(row["state"] for row in trials)
     assert states["complete"] + states["stopped"] == len(trials) == 10
@@ -82,7 +87,9 @@ def check_end(folder: Path) -> list[dict[str, Any]]:
     for rung in RUNGS:
         beyond = {row["number"] for row in trials if row["images_seen"] > rung and row["control"] is None}
         controls = {row["number"] for row in trials if row["control"] is not None}
-        assert now[rung] - controls <= beyond <= ever[rung]  # at once, or after a pause
+        uncompared = beyond - {number for number, reached, _ in arrivals(folder) if reached == rung}
+        assert killed or not uncompared
+        assert now[rung] - controls <= beyond <= ever[rung] | uncompared  # at once, or after a pause
     told = {"complete": "COMPLETE", "stopped": "PRUNED"}
     for trial, row in zip(trials_of(folder), trials, strict=True):
         assert trial.state.name == told[row["state"]]
@@ -121,7 +128,7 @@ def test_a_sweep_that_was_killed_after_its_first_decisions_goes_on_with_its_rung
     done = sweep("halved.yaml", cwd=tmp_path, ray_folder=ray_folder, **ENOUGH)
     assert done.returncode == 0, done.stdout + done.stderr
     assert f"{len(ended)} of 10 trials have ended\n" in done.stdout
-    trials = check_end(folder)
+    trials = check_end(folder, killed=True)
     assert {number: reports(folder, number) for number in ended} == ended  # they have not run again
     assert all(row["settings"] == before[row["number"]].user_attrs["settings"] for row in trials[: len(before)])
     found = list(arrivals(folder))
