@@ -23,8 +23,9 @@ if TYPE_CHECKING:  # the driver does not import torch
     from raydis.editor.editor import Editor
 
 NUM_VALUES = 7  # columns of a traversal
-MAX_UNITS = 10  # rows of a traversal
-STRIP_QUALITY = 75
+MIN_UNITS, MAX_UNITS = 3, 10  # rows of a traversal
+MAX_STRIPS = 140  # rows of all traversals, so that the report of many methods stays below a megabyte
+STRIP_QUALITY = 50
 
 
 @dataclass(frozen=True)
@@ -44,7 +45,7 @@ class Look:
         num_parameters: weights that training changes; for a closed form, the numbers that it has fitted.
         train_s, cpu_s: wall-clock and CPU time of the training alone, without scoring; None if it is not recorded.
         curve: points of the learning curve, with `images_seen`, `train_s`, `cpu_s` and `scores`.
-        strips: the first MAX_UNITS units of a traversal; empty if none was asked for.
+        strips: the first units of a traversal, as many as `num_rows` says; empty if none was asked for.
         num_units: N.
         unseen: why there is no traversal although one was asked for; None otherwise.
     """
@@ -58,12 +59,13 @@ class Look:
     unseen: str | None
 
 
-def look_at(checkpoints: Mapping[str, bool], compute: ComputeConfig) -> dict[str, Look]:
+def look_at(checkpoints: Mapping[str, bool], compute: ComputeConfig, *, num_units: int) -> dict[str, Look]:
     """Look at checkpoints in tasks on the connected cluster, which may have GPUs and storage that the driver lacks.
 
     Args:
         checkpoints: folder or s3:// URI -> whether to draw a traversal.
         compute: that of the runs; a task reserves as much as one of their workers.
+        num_units: most units of a traversal; see `num_rows`.
 
     Raises:
         RaydisError: a checkpoint cannot be opened.
@@ -71,11 +73,20 @@ def look_at(checkpoints: Mapping[str, bool], compute: ComputeConfig) -> dict[str
     compute = choose_device(compute, cluster_nodes(), grows=cluster_grows())
     resources = worker_resources(compute)
     task = ray.remote(_look).options(num_cpus=resources["CPU"], num_gpus=resources.get("GPU", 0.0), max_retries=1)
-    references = {checkpoint: task.remote(checkpoint, draw, compute) for checkpoint, draw in checkpoints.items()}
+    references = {
+        checkpoint: task.remote(checkpoint, num_units if draw else 0, compute)
+        for checkpoint, draw in checkpoints.items()
+    }
     return {checkpoint: fetch_result(reference) for checkpoint, reference in references.items()}
 
 
-def _look(checkpoint: str, draw: bool, compute: ComputeConfig) -> Look:
+def num_rows(num_traversals: int) -> int:
+    """Return how many units each of so many traversals shows: MIN_UNITS to MAX_UNITS, MAX_STRIPS in all if they fit."""
+    return min(max(MAX_STRIPS // max(num_traversals, 1), MIN_UNITS), MAX_UNITS)
+
+
+def _look(checkpoint: str, num_units: int, compute: ComputeConfig) -> Look:
+    """Look at one checkpoint; with `num_units=0`, no traversal is drawn."""
     from raydis.editor.editor import Editor
     from raydis.engine.device import num_threads, resolve_device, use_threads
 
@@ -84,9 +95,9 @@ def _look(checkpoint: str, draw: bool, compute: ComputeConfig) -> Look:
         source = fetch_checkpoint(checkpoint, Path(work))
         editor = Editor.open(source, device=resolve_device(compute))
         strips, unseen = (), None
-        if draw:
+        if num_units:
             try:
-                strips = _strips(editor)
+                strips = _strips(editor, num_units)
             except RaydisError as error:  # a method that cannot draw or edit
                 unseen = str(error)
     found = editor.metrics
@@ -109,7 +120,7 @@ def _num_parameters(editor: Editor) -> int:
     return sum(tensor.numel() for name, tensor in fitted.items() if name != "unit_quantiles")
 
 
-def _strips(editor: Editor) -> tuple[Strip, ...]:
+def _strips(editor: Editor, num_units: int) -> tuple[Strip, ...]:
     """Return the first rows of a traversal of the image in the middle of the data set, the same for all entrants."""
     from raydis.data import open_dataset
     from raydis.report.grids import traverse_in_order
@@ -120,7 +131,7 @@ def _strips(editor: Editor) -> tuple[Strip, ...]:
     labels = editor.labels
     return tuple(
         Strip(f"unit {unit}", str(labels[unit]), strip_picture(images))
-        for unit, images in list(zip(found.units, found.images, strict=True))[:MAX_UNITS]
+        for unit, images in list(zip(found.units, found.images, strict=True))[:num_units]
     )
 
 

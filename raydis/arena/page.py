@@ -147,7 +147,7 @@ def _row(entry: Entry, spec: ArenaSpec) -> Row:
 
 
 def _curves(result: ArenaResult, spec: ArenaSpec, looks: Mapping[str, Look]) -> list[tuple[str, bytes]]:
-    """Return a picture for each objective whose axis is [0, 1]: title and PNG."""
+    """Return a picture for each objective whose axis is [0, 1]: title and WebP picture."""
     pictures: list[tuple[str, bytes]] = []
     for goal in spec.objectives:
         number = number_named(goal.metric)

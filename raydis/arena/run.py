@@ -24,7 +24,7 @@ from raydis.arena.folder import (
     sweep_name,
     write_spec,
 )
-from raydis.arena.look import Look, look_at
+from raydis.arena.look import Look, look_at, num_rows
 from raydis.arena.output import write_results
 from raydis.arena.pretrain import pretrain
 from raydis.arena.result import ArenaResult, Entry, entry_of, result_of
@@ -139,7 +139,8 @@ def _looks(spec: ArenaSpec, entries: list[Entry]) -> dict[str, Look]:
         ranked = [run for run in entry.ranked_runs(spec.objectives) if run.checkpoint]
         drawn = {ranked[0].seed, ranked[-1].seed} if ranked else set()
         checkpoints = {str(run.checkpoint): run.seed in drawn for run in ranked}
-        found |= look_at(checkpoints, spec.entrants[entry.name].run.compute)
+        compute = spec.entrants[entry.name].run.compute
+        found |= look_at(checkpoints, compute, num_units=num_rows(2 * len(entries)))
     return found
 
 

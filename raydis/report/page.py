@@ -95,7 +95,7 @@ class TraversalRows:
 
 @dataclass(frozen=True)
 class Inside:
-    """How the method works inside: its table and texts, and a picture (PNG) of tokens and anchors if it has any."""
+    """How the method works inside: its table and texts, and a picture (WebP) of tokens and anchors if it has any."""
 
     title: str
     panels_note: str

@@ -1,4 +1,4 @@
-"""Plot a checkpoint's tokens with their anchors, and learning curves, as PNGs with a transparent background.
+"""Plot a checkpoint's tokens with their anchors, and learning curves, as WebP pictures with a transparent background.
 
 M images, N units, D unit width.
 """
@@ -27,7 +27,7 @@ def draw_anchors(
     anchors: Sequence[np.ndarray],
     titles: Sequence[str],
 ) -> bytes:
-    """Plot a panel for each unit: raw tokens in their first two principal components, and the anchors, as a PNG.
+    """Plot a panel for each unit: raw tokens in their first two principal components, and the anchors, as a WebP picture.
 
     The colour of a token is that of its anchor. A grey line joins each raw token to its position after the shift.
 
@@ -53,7 +53,7 @@ def draw_anchors(
         panel.tick_params(labelsize=7)
     for panel in panels:
         panel.set_axis_off()
-    return _png(figure)
+    return _picture(figure)
 
 
 def _plane(points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -64,7 +64,7 @@ def _plane(points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def draw_curve(curve: Sequence[dict[str, Any]], labels: dict[str, str]) -> bytes:
-    """Plot scores over the number of images seen, with one line for each metric, as a PNG.
+    """Plot scores over the number of images seen, with one line for each metric, as a WebP picture.
 
     Args:
         curve: points with `images_seen` and `scores`, from a checkpoint's metrics.
@@ -82,11 +82,11 @@ def draw_curve(curve: Sequence[dict[str, Any]], labels: dict[str, str]) -> bytes
     panel.set_ylim(0, 1)
     panel.grid(alpha=0.3)
     panel.legend(frameon=False)
-    return _png(figure)
+    return _picture(figure)
 
 
 def draw_curves(panels: Mapping[str, Mapping[str, np.ndarray]], *, score: str, log: Collection[str] = ()) -> bytes:
-    """Plot one score of several methods in panels beside each other, as a PNG.
+    """Plot one score of several methods in panels beside each other, as a WebP picture.
 
     The line of a method is the mean over its runs, and its band reaches from the worst to the best of them.
 
@@ -122,10 +122,12 @@ def draw_curves(panels: Mapping[str, Mapping[str, np.ndarray]], *, score: str, l
     shared[0].set_ylabel(score)
     handles, labels = shared[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside right upper", frameon=False)
-    return _png(figure)
+    return _picture(figure)
 
 
-def _png(figure: Figure) -> bytes:
+def _picture(figure: Figure) -> bytes:
     buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=DPI, transparent=True)
+    figure.savefig(
+        buffer, format="webp", dpi=DPI, transparent=True, pil_kwargs={"lossless": True}
+    )  # smaller than a PNG
     return buffer.getvalue()

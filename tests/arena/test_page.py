@@ -15,7 +15,7 @@ from PIL import Image
 from rich.console import Console
 
 from raydis.arena.folder import Sweeps
-from raydis.arena.look import Look, Strip, strip_picture
+from raydis.arena.look import Look, Strip, num_rows, strip_picture
 from raydis.arena.output import to_csv, to_markdown
 from raydis.arena.page import render_page
 from raydis.arena.printout import print_result
@@ -236,3 +236,8 @@ def test_a_report_of_many_entrants_has_a_line_for_each(path: Any, looks: dict[st
                for name in spec.entrants]  # fmt: skip
     read = Reader(render_page(result_of(spec, entries, name="duel", folder="-"), spec, {}, ["command"]))
     assert read.dots == 13 * 2 * 3
+
+
+@pytest.mark.parametrize(("num_traversals", "rows"), [(0, 10), (2, 10), (14, 10), (16, 8), (34, 4), (140, 3)])
+def test_the_more_traversals_a_report_has_the_fewer_units_each_of_them_shows(num_traversals: int, rows: int) -> None:
+    assert num_rows(num_traversals) == rows

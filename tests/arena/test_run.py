@@ -78,7 +78,7 @@ def sweeps(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Sweeps:
     return stub
 
 
-def looked(checkpoints: dict[str, bool], compute: Any) -> dict[str, Look]:
+def looked(checkpoints: dict[str, bool], compute: Any, *, num_units: int) -> dict[str, Look]:
     return {checkpoint: Look(10, 2.0, 1.5, (), (), 4, "drawn" if drawn else None)
             for checkpoint, drawn in checkpoints.items()}  # fmt: skip
 

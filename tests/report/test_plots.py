@@ -15,7 +15,7 @@ def test_the_labels_of_a_logarithmic_axis_do_not_overlap(
     monkeypatch: pytest.MonkeyPatch, lowest: float, highest: float
 ) -> None:
     drawn: list[Figure] = []
-    monkeypatch.setattr(plots, "_png", lambda figure: drawn.append(figure) or b"")
+    monkeypatch.setattr(plots, "_picture", lambda figure: drawn.append(figure) or b"")
     where = np.geomspace(lowest, highest, 4)
     curves = {f"method {n}": np.stack([where * (1 + n), np.full(4, 0.1 * n)], axis=1)[None] for n in range(3)}
     plots.draw_curves({"images": curves, "seconds": curves}, score="a score", log=["seconds"])
