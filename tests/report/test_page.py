@@ -32,6 +32,9 @@ from raydis.report.plots import draw_anchors, draw_curve
 from raydis.report.template import render
 
 
+PICTURES = {"PNG": "png", "WEBP": "webp"}  # Pillow's names of formats -> those of media types
+
+
 class Reader(HTMLParser):
     """Texts and pictures of a page; an unclosed tag is an error."""
 
@@ -51,8 +54,9 @@ class Reader(HTMLParser):
         for name, value in attrs:
             if name in ("src", "href"):
                 head, _, data = (value or "").partition(",")
-                assert head == "data:image/png;base64"  # nothing is fetched from elsewhere
-                self.pictures.append(Image.open(io.BytesIO(base64.b64decode(data))))
+                picture = Image.open(io.BytesIO(base64.b64decode(data)))
+                assert head == f"data:image/{PICTURES[picture.format]};base64"  # nothing is fetched from elsewhere
+                self.pictures.append(picture)
 
     def handle_endtag(self, tag: str) -> None:
         assert self.open.pop() == tag
@@ -255,8 +259,8 @@ def test_anchors_are_drawn_for_units_of_any_width_and_for_units_without(unit_dim
     rng = np.random.default_rng(0)
     tokens = rng.normal(size=(30, 5, unit_dim))
     anchors = [tokens[:k, unit] for unit, k in enumerate((2, 3, 0, 1, 4))]
-    png = draw_anchors(tokens, tokens, np.zeros((30, 5), int), anchors, [f"unit {unit}" for unit in range(5)])
-    assert Image.open(io.BytesIO(png)).size[0] > 800
+    plot = draw_anchors(tokens, tokens, np.zeros((30, 5), int), anchors, [f"unit {unit}" for unit in range(5)])
+    assert Image.open(io.BytesIO(plot)).size[0] > 800
 
 
 def test_a_curve_leaves_out_what_could_not_be_scored() -> None:
