@@ -27,7 +27,7 @@ def draw_anchors(
     anchors: Sequence[np.ndarray],
     titles: Sequence[str],
 ) -> bytes:
-    """Plot a panel for each unit, as a WebP picture: raw tokens in their first two principal components, and the anchors.
+    """Plot a panel for each unit as a WebP picture: raw tokens in their first two principal components, and anchors.
 
     The colour of a token is that of its anchor. A grey line joins each raw token to its position after the shift.
 

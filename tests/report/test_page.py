@@ -31,7 +31,6 @@ from raydis.report.page import render_report, write_report
 from raydis.report.plots import draw_anchors, draw_curve
 from raydis.report.template import render
 
-
 PICTURES = {"PNG": "png", "WEBP": "webp"}  # Pillow's names of formats -> those of media types
 
 
