@@ -16,6 +16,7 @@ from raydis.metrics.scores import Scores
 from raydis.metrics.table import numbers
 
 if TYPE_CHECKING:  # the driver of a sweep reads records without importing torch
+    from raydis.checkpoint.open import Checkpoint
     from raydis.engine.state import Progress
 
 RunState = Literal["running", "valid", "invalid", "no_factors", "not_ready", "unscored", "failed"]
@@ -80,6 +81,23 @@ class RunRecord:
             health=progress.health,
             scores=scores,
             reconstruction=reconstruction,
+        )
+
+    @classmethod
+    def of_checkpoint(cls, checkpoint: Checkpoint) -> Self:
+        """Return the record of a finished run, as far as its last checkpoint tells it."""
+        metrics = checkpoint.metrics
+        scores = Scores.from_dict(metrics["scores"]) if metrics["scores"] else None
+        return cls(
+            state=scores.status if scores else "unscored",
+            reason=scores.reason if scores else None,
+            images_seen=checkpoint.manifest.images_seen,
+            num_images=checkpoint.config.train.num_images,
+            loss=metrics["loss"],
+            train_s=metrics["train_s"],
+            refit_s=metrics["refit_s"],
+            scores=scores,
+            reconstruction=Reconstruction.from_dict(metrics),
         )
 
     @classmethod

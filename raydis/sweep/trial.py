@@ -82,18 +82,34 @@ def _train_here(run: RunConfig, parent: dict[str, str], checkpoints: Sequence[st
     device = resolve_device(run.hardware)
     use_threads(num_threads(run.compute.num_cpus))
     training = Training(run, _dataset(run.data.model_dump_json()), device=device)
-    earlier = functools.partial(_newest_sound, checkpoints)
-    report_session(tune, training, parent=parent, before_checkpoint=_Replace(checkpoints), earlier=earlier)
+    earlier = _NewestSound(checkpoints)
+    replace = _Replace(checkpoints)
+    num_reports = report_session(tune, training, parent=parent, before_checkpoint=replace, earlier=earlier)
+    if not num_reports and earlier.found is not None:
+        # The driver was killed after the trial had written its last checkpoint, and before it had read the last report.
+        tune.report(RunRecord.of_checkpoint(earlier.found).to_ray() | {CHECKPOINT_URI: earlier.uri})
 
 
-def _newest_sound(checkpoints: Sequence[str], work: Path) -> Checkpoint | None:
-    """Return the first of the checkpoints that is complete; None if none is."""
-    from raydis.checkpoint.fetch import fetch_checkpoint
+class _NewestSound:
+    """A function that returns the first of some checkpoints that is complete; None if none is.
 
-    for checkpoint in checkpoints:
-        with contextlib.suppress(CheckpointError):  # the interruption came while it was written
-            return fetch_checkpoint(checkpoint, work)
-    return None
+    Attributes:
+        found, uri: the checkpoint that it has returned last, and its folder or s3:// URI.
+    """
+
+    def __init__(self, checkpoints: Sequence[str]) -> None:
+        self._checkpoints = checkpoints
+        self.found: Checkpoint | None = None
+        self.uri = ""
+
+    def __call__(self, work: Path) -> Checkpoint | None:
+        from raydis.checkpoint.fetch import fetch_checkpoint
+
+        for uri in self._checkpoints:
+            with contextlib.suppress(CheckpointError):  # the interruption came while it was written
+                self.found, self.uri = fetch_checkpoint(uri, work), uri
+                return self.found
+        return None
 
 
 class _Replace:

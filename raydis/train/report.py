@@ -20,8 +20,11 @@ def report_session(
     parent: dict[str, str] | None,
     before_checkpoint: Callable[[], None] = lambda: None,
     earlier: Callable[[Path], Checkpoint | None] = lambda work: None,
-) -> None:
+) -> int:
     """Run a session, from Ray's last checkpoint of it if there is one, and report it to Ray.
+
+    Returns:
+        The number of reports: 0 if the run had ended already, and its model was scored.
 
     Args:
         library: `ray.train` or `ray.tune`. Each has its own functions for reports and its own Checkpoint class.
@@ -36,6 +39,7 @@ def report_session(
     if latest := library.get_checkpoint():
         with latest.as_directory() as folder:
             training.resume(open_checkpoint(Path(folder)))
+    num_reports = 0
     with tempfile.TemporaryDirectory(prefix="raydis-") as workdir:
         if latest is None and (checkpoint := earlier(Path(workdir, "earlier"))):
             training.resume(checkpoint)
@@ -45,5 +49,7 @@ def report_session(
                 before_checkpoint()
             kept = library.Checkpoint.from_directory(folder) if folder else None
             library.report(report.record.to_ray(), checkpoint=kept)
+            num_reports += 1
             if folder:
                 shutil.rmtree(folder)  # Ray has copied it to the storage
+    return num_reports

@@ -154,6 +154,20 @@ def test_a_trial_of_an_interrupted_sweep_goes_on_from_its_newest_sound_checkpoin
     assert not kept[0].exists()
 
 
+def test_a_trial_that_had_ended_before_the_interruption_reports_its_end_again(told: list, tmp_path: Path) -> None:
+    run_trial(trial())
+    whole, last = told[-1][0], told[-1][1].rename(tmp_path / "checkpoint_000002")
+    told.clear()
+    run_trial(trial() | {"checkpoints": [str(last)]})
+    ((again, kept),) = told
+    assert kept is None  # the checkpoint stays where it is
+    assert again["checkpoint_uri"] == str(last)
+    assert open_checkpoint(last).metrics["scores"]["status"] == "valid"
+    unknown = {"step", "images_per_s", "num_workers", "num_refits", "health"}
+    assert {name for name in whole if whole[name] != again[name]} == unknown
+    assert again["finished"] is True
+
+
 def test_a_trial_without_a_sound_checkpoint_begins_again(told: list, tmp_path: Path) -> None:
     (tmp_path / "checkpoint_000000").mkdir()
     run_trial(trial() | {"checkpoints": [str(tmp_path / "checkpoint_000000"), str(tmp_path / "gone")]})
