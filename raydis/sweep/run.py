@@ -43,11 +43,6 @@ HAS_ENDED = (
     "--fresh, or choose another --name"
 )
 
-HALVED = (
-    "sweep {} stops trials early (`stopping`) and was interrupted. raydis cannot continue such a sweep yet, because it "
-    "might stop a trial that should go on: `python -m raydis sweeps show {}` shows its results, --fresh begins another"
-)
-
 
 def run_sweep(spec: SweepSpec, *, name: str, storage: str, console: Console) -> SweepResult:
     """Run what is left of a sweep, write its tables, and publish the best trial.
@@ -101,7 +96,7 @@ def _ended(spec: SweepSpec, store: Store, name: str) -> SweepResult | None:
     """Return the result of a sweep of which nothing is left to do; None if something is. This does not need Ray.
 
     Raises:
-        ConfigError: the sweep cannot go on, because an older raydis has begun it, or because it stops trials early.
+        ConfigError: the sweep cannot go on, because an older raydis has begun it.
     """
     study = read_study(store, name)
     if study is None:
@@ -110,8 +105,6 @@ def _ended(spec: SweepSpec, store: Store, name: str) -> SweepResult | None:
         return None
     check_age(study)
     result = stored_result(store, spec, study)
-    if spec.stopping is not None and result.records and result.interrupted:
-        raise ConfigError(HALVED.format(name, name))
     written = read_summary(store, sweep_key(name)).get("interrupted") is False
     return result if written and not result.interrupted and result.unpublished is None else None
 

@@ -172,7 +172,7 @@ def test_a_killed_driver_leaves_nothing_running(sweep: Any, monkeypatch: pytest.
     assert [(record.state, record.time_s) for record in second.records] == [("complete", 3.0), ("complete", 9.5)]
 
 
-def test_an_interrupted_sweep_with_early_stopping_is_refused_and_says_what_to_do(sweep: Any) -> None:
+def test_a_sweep_that_goes_on_compares_its_trials_with_those_of_the_session_before(sweep: Any) -> None:
     rungs = {"run": expand({"preset": "tiny", "evaluation": {"rungs": [128]}}), "stopping": {"reduction_factor": 3}}
 
     def pause_the_second(searcher: StudySearcher) -> None:
@@ -183,8 +183,17 @@ def test_an_interrupted_sweep_with_early_stopping_is_refused_and_says_what_to_do
         searcher.on_trial_complete("a", GOOD)
 
     assert sweep(pause_the_second, **rungs).interrupted
-    with pytest.raises(ConfigError, match=r"stops trials early .*`python -m raydis sweeps show .*--fresh"):
-        sweep(finish, **rungs)
+    assert sweep.last.scheduler.halving.going_on(128) == set()  # a new one
+    asked = []
+    second = sweep(lambda searcher: asked.append(searcher.suggest("c")) or searcher.on_trial_complete("c"), **rungs)
+    halving, (waiting,) = sweep.last.scheduler.halving, asked
+    assert (halving.knows(128, 0), halving.knows(128, 1), halving.going_on(128)) == (True, True, {0})
+    assert waiting["number"] == 1
+    assert [record.state for record in second.records] == ["complete", "stopped"]
+    assert second.records[1].reason == "stopped after 128 images"
+    assert "stopped  128 of 1024 images were spent on trials that were stopped early" in sweep.shown()
+    with pytest.raises(ConfigError, match=r"stopping\.reduction_factor was 3\.0, is 4\.0"):
+        sweep(finish, **rungs | {"stopping": {"reduction_factor": 4}})
 
 
 def test_another_specification_is_refused_and_a_held_lease_too(
