@@ -8,15 +8,14 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 from raydis.arena.recover import ended_trials
 from raydis.arena.spec import ArenaSpec, Entrant
 from raydis.checkpoint.migrate import migrate_config
-from raydis.config.identity import differences
-from raydis.config.tree import is_tree
+from raydis.config.identity import differences, listed
+from raydis.config.tree import flattened
 from raydis.errors import ConfigError
 from raydis.store import Store, StoreMissing
 from raydis.sweep.files import SPEC_FILE as SWEEP_FILE
@@ -27,7 +26,6 @@ LEASE_FILE = "lease.json"
 FREE = ("max_concurrent", "max_failures", "focus")  # keys that may change when an arena is continued
 FREE_OF_ENTRANT = ("title", "note", "speed")
 ENDED = ("complete", "failed")  # states of trials that are not repeated
-SHOWN = 4  # differences that an error lists
 
 Part = Literal["study", "final"]
 
@@ -115,7 +113,7 @@ def check_spec(store: Store, key: str, spec: ArenaSpec) -> None:
     both = old["entrants"].keys() & new["entrants"].keys()
     for terms in (old, new):
         terms["entrants"] = {name: each for name, each in terms["entrants"].items() if name in both}
-    before, after = dict(_flat(old)), dict(_flat(new))
+    before, after = dict(flattened(old)), dict(flattened(new))
     differing = [
         f"{name} was {before.get(name)}, is {after.get(name)}"
         for name in dict.fromkeys([*before, *after])
@@ -124,9 +122,8 @@ def check_spec(store: Store, key: str, spec: ArenaSpec) -> None:
     for name in new["entrants"]:
         differing += _run_differences(f"entrants.{name}", found["entrants"][name], spec.entrants[name])
     if differing:
-        more = f" and {len(differing) - SHOWN} more" if len(differing) > SHOWN else ""
         raise ConfigError(
-            f"{key} in {store.uri} was begun with other terms: {'; '.join(differing[:SHOWN])}{more}. Choose another "
+            f"{key} in {store.uri} was begun with other terms: {listed(differing)}. Choose another "
             "--name, or repeat the command that began it"
         )
 
@@ -157,11 +154,3 @@ def _run_differences(name: str, was: dict[str, Any], now: Entrant) -> list[str]:
         before = migrate_config(was["pretraining"]["run"])
         found += [f"{name}.pretraining.run.{line}" for line in differences(before, now.pretraining.run)]
     return found
-
-
-def _flat(tree: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for key, value in tree.items():
-        if is_tree(value) and value:
-            yield from _flat(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", value

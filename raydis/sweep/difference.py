@@ -14,6 +14,7 @@ from typing import Any
 from raydis.checkpoint.migrate import migrate_config
 from raydis.config import RunConfig
 from raydis.config.identity import differences
+from raydis.config.tree import flattened
 from raydis.registry import names_version
 from raydis.sweep.spec import SweepSpec
 
@@ -48,7 +49,7 @@ def as_recorded(run: RunConfig, was: Mapping[str, Any]) -> RunConfig:
 
     The alias may have moved in the meantime, but the trials of a sweep must all borrow the same weights.
     """
-    recorded = dict(_flat(was.get("run", {}), ""))
+    recorded = dict(flattened(was.get("run", {})))
     kept = dict[str, str]()
     for key, asked in run.checkpoints().items():
         model, _, version = asked.partition("@")
@@ -68,11 +69,3 @@ def _changes(key: str, before: Any, after: Any) -> Iterator[str]:
 
 def _shown(value: Any) -> str:
     return value if value == MISSING else json.dumps(value)
-
-
-def _flat(tree: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, Any]]:
-    for name, value in tree.items():
-        if isinstance(value, dict):
-            yield from _flat(value, f"{prefix}{name}.")
-        else:
-            yield f"{prefix}{name}", value
